@@ -1,0 +1,148 @@
+# The commands that people type; `make` lists them. Everything runs with the interpreter in $(VENV), which the
+# first command that needs it builds from requirements.lock. Once it is built, nothing here needs the network.
+
+PYTHON ?= python3
+VENV ?= .venv
+RECIPE ?=
+FILE ?= checkpoints/quantized.safetensors
+ARGS ?=
+UV_VERSION := 0.13.9
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+# Bytecode in site-packages halves the start-up time of DVC: a shell that forbids it does not forbid it here.
+unexport PYTHONDONTWRITEBYTECODE
+# Code is imported from this checkout, never from what a shell happens to point at.
+unexport PYTHONPATH
+export DVC_NO_ANALYTICS := 1
+export RECIPE FILE
+
+BIN := $(abspath $(VENV))/bin
+PY := $(BIN)/python
+# DVC runs `python stages/NAME.py`: the PATH makes that python this one.
+DVC := PATH="$(BIN):$$PATH" "$(PY)" -m dvc
+PYTEST := OMP_NUM_THREADS="$${OMP_NUM_THREADS:-2}" "$(PY)" -m pytest -q
+
+.PHONY: help
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+# --- environment ---
+
+# The copy of the lock is written last: a half-built environment has none, one of another lock has a different one.
+.PHONY: env
+env: ## build .venv from requirements.lock (the others do it when it is needed)
+	@if [ -x "$(PY)" ] && cmp -s requirements.lock "$(VENV)/installed.lock"; then exit 0; fi
+	if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+		echo "make: $(PYTHON) is not Python 3.11 or newer; name one that is, as in: make env PYTHON=python3.11" >&2
+		exit 2
+	fi
+	echo "building $(VENV) from requirements.lock: once, under a minute when uv has the packages, else a 3 GB download"
+	rm -rf "$(VENV)"
+	$(PYTHON) -m venv "$(VENV)"
+	"$(PY)" -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	"$(BIN)/uv" pip install --quiet --python "$(PY)" --compile-bytecode --requirement requirements.lock
+	cp requirements.lock "$(VENV)/installed.lock"
+
+# Registry settings of whoever runs this must not leave a trace in the lock.
+.PHONY: lock
+lock: env ## resolve pyproject.toml into requirements.lock again, at the newest versions it allows
+	@env -u PIP_FIND_LINKS -u UV_FIND_LINKS "$(BIN)/uv" pip compile pyproject.toml --group dev --quiet --upgrade \
+		--universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--output-file requirements.lock
+
+# --- pipeline ---
+
+.PHONY: score
+score: check ## bring the pipeline up to date, measure the packed model on the real test set, print the table
+	@$(DVC) pull >/dev/null 2>&1 </dev/null \
+		|| echo "make: release/cache lacks some results of these params; the pipeline makes them (make pull says which)"
+	$(DVC) repro
+	"$(PY)" stages/score.py --check
+
+.PHONY: repro
+repro: check ## run the stages whose code, inputs or params changed (dvc repro)
+	@$(DVC) repro $(ARGS)
+
+.PHONY: demo
+demo: env ## run the whole pipeline from nothing on the small sample, in build/demo
+	@rm -rf build/demo
+	mkdir -p build/demo/data
+	cp -R .dvcignore dvc.yaml stages models micronet build/demo/
+	cp -R data/sample build/demo/data/
+	cp recipes/demo.yaml build/demo/params.yaml
+	cd build/demo
+	$(DVC) init --no-scm --quiet
+	$(DVC) config core.analytics false
+	$(DVC) repro
+	"$(PY)" stages/score.py --check
+
+.PHONY: check
+check: env ## validate params.yaml: every fault in one line, nothing touched
+	@"$(PY)" stages/check.py
+
+.PHONY: use
+use: ## make a recipe the active params.yaml: make use RECIPE=laptop
+	@if ! [[ "$$RECIPE" =~ ^[A-Za-z0-9_-]+$$ && -f "recipes/$$RECIPE.yaml" ]]; then
+		names=""
+		for file in recipes/*.yaml; do name="$${file##*/}"; names="$$names $${name%.yaml}"; done
+		[ -n "$$RECIPE" ] && said="there is no recipe '$$RECIPE'" || said="RECIPE is missing"
+		echo "make use: $$said; name one of:$$names" >&2
+		exit 2
+	fi
+	kept=no
+	[ -e params.yaml ] || kept=yes
+	if git show HEAD:./params.yaml 2>/dev/null | cmp -s - params.yaml; then kept=yes; fi
+	for file in recipes/*.yaml; do if cmp -s "$$file" params.yaml; then kept=yes; fi; done
+	if [ "$$kept" = no ]; then
+		echo "make use: params.yaml has edits that are not committed; commit them, or drop them with: git checkout params.yaml" >&2
+		exit 2
+	fi
+	cp "recipes/$$RECIPE.yaml" params.yaml.new
+	mv params.yaml.new params.yaml
+	echo "params.yaml is now recipes/$$RECIPE.yaml"
+
+# --- published results ---
+
+.PHONY: pull
+pull: env ## fetch the published checkpoints from release/cache
+	@$(DVC) pull $(ARGS)
+
+.PHONY: push
+push: env ## publish the current checkpoints into release/cache
+	@$(DVC) push $(ARGS)
+
+# The remote is filled anew: what only older versions of dvc.lock name is superseded, and git keeps its history.
+.PHONY: release
+release: score ## score, then leave exactly the current checkpoints in release/cache
+	@$(DVC) fetch --quiet
+	rm -rf release/cache/files
+	$(DVC) push
+
+# --- code ---
+
+.PHONY: test
+test: env ## run the tests that take seconds: make test ARGS="-k scoring"
+	@$(PYTEST) $(ARGS)
+
+.PHONY: test-slow
+test-slow: env ## run the tests that take minutes
+	@$(PYTEST) -m slow $(ARGS)
+
+.PHONY: lint
+lint: env ## check style and formatting
+	@"$(PY)" -m ruff check .
+	"$(PY)" -m ruff format --check .
+
+.PHONY: format
+format: env ## fix style and formatting
+	@"$(PY)" -m ruff check --fix .
+	"$(PY)" -m ruff format .
+
+.PHONY: clean
+clean: ## delete scratch folders and caches (not .venv, data, checkpoints, nor the state that runs resume from)
+	@rm -rf build .pytest_cache .ruff_cache .hypothesis
+	find . -path "./$(VENV)" -prune -o -name __pycache__ -prune -exec rm -rf {} +

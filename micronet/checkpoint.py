@@ -1,0 +1,259 @@
+"""Files that are whole or absent: checkpoints, metrics, resume state.
+
+A checkpoint is a safetensors file: weights under plain names and one metadata entry `micronet`, a JSON
+object (safetensors keeps its metadata in an unordered map, so several entries would change the bytes from
+run to run). Nothing in it depends on time, commit or machine. No pickle is ever read from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+import models
+from micronet.errors import MicronetError
+from micronet.layers import prunable
+
+FORMAT = 1
+HALF_ABOVE_PARAMETERS = 1_000_000  # larger models are stored in 16 bits, so that a release stays small
+
+MADE_BY = {
+    "teacher": "train_teacher",
+    "student": "train_student",
+    "distilled": "distill",
+    "pruned": "prune",
+    "retrained": "retrain",
+    "quantized": "quantize",
+}
+
+
+class CheckpointError(MicronetError):
+    """A checkpoint or a state file cannot be used; the message is one sentence."""
+
+
+def write_atomically(path: Path | str, content: bytes | str) -> None:
+    """Writes a file under a temporary name beside its place, then renames it. The folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CheckpointError(
+                f"{path}: cannot be written ({error.strerror or error}); what stood there is intact"
+            ) from error
+        raise
+
+
+def write_json(path: Path | str, content: dict[str, Any]) -> None:
+    """Writes a JSON object, one key a line, atomically."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds."""
+
+    stage: str
+    spec: dict[str, Any]
+    weights: dict[str, Tensor]
+    epochs: int
+    validation_accuracy_percent: float
+    params_digest: str
+
+    def model(self) -> nn.Module:
+        """The model in eval mode with these weights, float32. Raises `CheckpointError` when they do not fit."""
+        model = models.build(self.spec)
+        weights = {key: value.float() if value.is_floating_point() else value for key, value in self.weights.items()}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            first = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"the weights are of another architecture than {self.spec['name']}: {first}"
+            ) from None
+        return model.eval()
+
+
+def stored(model: nn.Module) -> nn.Module:
+    """Rounds a large model's weights, in place, to the 16 bits they are stored in. Small ones stay."""
+    if sum(parameter.numel() for parameter in model.parameters()) > HALF_ABOVE_PARAMETERS:
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.copy_(tensor.half())
+    return model
+
+
+def count_nonzero(model: nn.Module) -> int:
+    """Parameters that are not zero."""
+    return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+
+
+def save(
+    path: Path | str,
+    model: nn.Module,
+    *,
+    stage: str,
+    epochs: int,
+    validation_accuracy_percent: float,
+    params_digest: str,
+    zeros: int | None = None,
+) -> None:
+    """Saves a model that `models.build` made.
+
+    Args:
+        zeros: how many prunable weights are claimed to be zero; checked against the weights.
+
+    Raises:
+        CheckpointError: the claimed sparsity is not there, a value is not finite, or the disk is full.
+    """
+    half = sum(parameter.numel() for parameter in model.parameters()) > HALF_ABOVE_PARAMETERS
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: not saved, {name} holds a value that is not finite")
+        tensor = tensor.detach().cpu().contiguous()
+        weights[name] = tensor.half() if half and tensor.is_floating_point() else tensor
+    if zeros is not None:
+        found = sum(int((weights[f"{name}.weight"] == 0).sum()) for name, _ in prunable(model))
+        if found != zeros:
+            raise CheckpointError(f"{path}: not saved, {zeros} zero weights are claimed and {found} are there")
+    header = {
+        "format": FORMAT,
+        "stage": stage,
+        "model": model.spec,
+        "epochs": epochs,
+        "validation_accuracy_percent": validation_accuracy_percent,
+        "params_digest": params_digest,
+    }
+    write_atomically(path, safetensors.torch.save(weights, {"micronet": json.dumps(header, sort_keys=True)}))
+
+
+def load(path: Path | str) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing (names the stage that makes it), truncated, a pickle, packed, or foreign.
+    """
+    path = Path(path)
+    made_by = MADE_BY.get(path.stem)
+    way = f"; `python stages/{made_by}.py` makes it, or `dvc pull`" if made_by else ""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint{way}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+            raise CheckpointError(f"{path}: is a pickle, which is never loaded; checkpoints are safetensors")
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = list(file.keys())
+            if "payload" in names:
+                raise CheckpointError(f"{path}: is a packed model; `micronet.packing.load_packed` reads those")
+            header = json.loads(metadata["micronet"])
+            weights = {name: file.get_tensor(name) for name in names}
+        if header["format"] != FORMAT:
+            raise CheckpointError(f"{path}: has format {header['format']}, this code reads {FORMAT}")
+        return Checkpoint(
+            stage=header["stage"],
+            spec=header["model"],
+            weights=weights,
+            epochs=header["epochs"],
+            validation_accuracy_percent=header["validation_accuracy_percent"],
+            params_digest=header["params_digest"],
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: is truncated or no checkpoint of this project ({reason}){way}") from None
+
+
+class ResumeState:
+    """What a killed run needs to go on, in `FOLDER/DIGEST/state`; a lock on FOLDER keeps a second trainer out.
+
+    The file is a sha256 over what follows, then the length, then `torch.save` bytes that are read back with
+    `weights_only=True`. Anything else is put aside as `state.refused` and named, never loaded.
+    """
+
+    MAGIC = b"micronet-state-1"
+
+    def __init__(self, folder: Path | str, digest: str):
+        self.folder = Path(folder)
+        self.digest = digest
+        self.path = self.folder / digest / "state"
+        self._lock = None
+
+    def __enter__(self) -> ResumeState:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / "lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise CheckpointError(
+                f"{self.folder}: another process is training this stage; wait for it or stop it"
+            ) from None
+        for other in self.folder.iterdir():  # state of other params can never be used again
+            if other.is_dir() and other.name != self.digest:
+                shutil.rmtree(other, ignore_errors=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Replaces the saved state. Raises `CheckpointError` when it cannot be written; the old one stays."""
+        buffer = io.BytesIO()
+        torch.save(content | {"digest": self.digest}, buffer)
+        data = buffer.getvalue()
+        head = self.MAGIC + hashlib.sha256(data).digest() + struct.pack("<Q", len(data))
+        write_atomically(self.path, head + data)
+
+    def load(self) -> tuple[dict[str, Any] | None, str | None]:
+        """The saved state, or None; and a sentence when a file was put aside."""
+        if not self.path.is_file():
+            return None, None
+        data = self.path.read_bytes()
+        head = len(self.MAGIC) + 40
+        try:
+            if data[: len(self.MAGIC)] != self.MAGIC:
+                raise ValueError("it is of another version")
+            (length,) = struct.unpack("<Q", data[head - 8 : head])
+            if len(data) != head + length:
+                raise ValueError("it is truncated")
+            if hashlib.sha256(data[head:]).digest() != data[len(self.MAGIC) : head - 8]:
+                raise ValueError("its checksum does not fit")
+            content = torch.load(io.BytesIO(data[head:]), weights_only=True)
+            if content.pop("digest") != self.digest:
+                raise ValueError("it belongs to other params")
+            return content, None
+        except Exception as error:  # whatever a damaged file makes torch raise
+            aside = self.path.with_name("state.refused")
+            os.replace(self.path, aside)
+            return None, f"{aside}: resume state put aside, {error}; starting anew"
+
+    def clear(self) -> None:
+        """Removes the state after success."""
+        shutil.rmtree(self.path.parent, ignore_errors=True)

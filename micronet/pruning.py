@@ -1,0 +1,139 @@
+"""Global unstructured magnitude pruning: schedules as pure functions, masks that hold after every step.
+
+A mask is `weight != 0`; nothing is renamed or reparametrised, so a pruned checkpoint has plain keys.
+Sources: Han et al. 2015 (arXiv:1506.02626), He et al. 2018 (arXiv:1808.06866), Zhu & Gupta 2017 (arXiv:1710.01878).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from micronet.errors import MicronetError
+from micronet.layers import prunable
+from micronet.params import Prune
+
+GRADUAL_UPDATES = 100  # masks of a gradual schedule are renewed this many times
+GRADUAL_END = 0.8  # share of the steps after which the amount is reached; the rest recovers
+
+
+class PruningError(MicronetError):
+    """The amount cannot be reached."""
+
+
+def zeros_wanted(amount: float, weights: int) -> int:
+    """How many of `weights` weights are zero at `amount`: to the nearest whole weight."""
+    return int(math.floor(amount * weights + 0.5))
+
+
+def amount_at(method: str, step: int, steps: int, *, amount: float, rounds: int = 4) -> float:
+    """The share of weights that is zero after step `step` of `steps` (0: before the first).
+
+    one_shot: all of it from the start. iterative: `rounds` equal rises, the first at the start (Han et al.).
+    gradual: cubic, amount * (1 - (1 - t)^3), reached after 80 % of the steps (Zhu & Gupta).
+    soft: all of it, at every epoch's end (He et al.); in between weights are free to come back.
+    """
+    if steps == 0 or method in ("one_shot", "soft"):
+        return amount
+    if method == "iterative":
+        return amount * min(rounds, 1 + rounds * step // steps) / rounds
+    fraction = min(1.0, step / (GRADUAL_END * steps))
+    return amount * (1.0 - (1.0 - fraction) ** 3)
+
+
+def global_masks(model: nn.Module, amount: float, *, layer_floor: float = 0.0) -> dict[str, Tensor]:
+    """The masks (True: kept) that zero the smallest weights of the whole network, by absolute value (L1).
+
+    Exactly `zeros_wanted(amount, all prunable weights)` weights are masked; ties go by position. Every layer keeps
+    at least `layer_floor` of its weights, the largest, and at least one.
+
+    Raises:
+        PruningError: the floor leaves fewer weights to prune than the amount asks for.
+    """
+    layers = prunable(model)
+    scores, protected = [], []
+    for _, module in layers:
+        score = module.weight.detach().abs().flatten().float()
+        keep = max(1, math.ceil(layer_floor * score.numel()))
+        shield = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
+        shield[torch.sort(score, descending=True, stable=True).indices[:keep]] = True
+        scores.append(score)
+        protected.append(shield)
+    flat, shield = torch.cat(scores), torch.cat(protected)
+    wanted = zeros_wanted(amount, flat.numel())
+    free = int((~shield).sum())
+    if wanted > free:
+        raise PruningError(
+            f"amount {amount} asks for {wanted} zeros, layer_floor {layer_floor} leaves {free} of {flat.numel()}"
+        )
+    ranked = torch.sort(flat.masked_fill(shield, math.inf), stable=True).indices
+    kept = torch.ones_like(shield)
+    kept[ranked[:wanted]] = False
+    pieces = torch.split(kept, [score.numel() for score in scores])
+    return {name: piece.view_as(module.weight) for (name, module), piece in zip(layers, pieces, strict=True)}
+
+
+@torch.no_grad()
+def apply_masks(model: nn.Module, masks: dict[str, Tensor]) -> None:
+    """Sets the masked weights to zero, in place."""
+    for name, module in prunable(model):
+        if name in masks:
+            module.weight.mul_(masks[name])
+
+
+class FixedMask:
+    """A constraint: weights that are zero stay zero."""
+
+    def __init__(self, model: nn.Module):
+        self.masks = {name: module.weight.detach() != 0 for name, module in prunable(model)}
+
+    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+        apply_masks(model, self.masks)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.masks
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self.masks = {name: mask.to(self.masks[name].device) for name, mask in state.items()}
+
+
+class PruningSchedule:
+    """A constraint: zeros grow as the method says, and are exactly `amount` after the last step."""
+
+    def __init__(self, config: Prune, model: nn.Module):
+        """Prunes `model` as far as the method does before the first step."""
+        self.config = config
+        self.masks: dict[str, Tensor] = {}
+        self.amount = 0.0
+        epochs = config.train.epochs
+        if config.method != "soft" or epochs == 0:
+            self._renew(model, amount_at(config.method, 0, epochs, amount=config.amount, rounds=config.rounds))
+
+    def _renew(self, model: nn.Module, amount: float) -> None:
+        self.amount = amount
+        self.masks = global_masks(model, amount, layer_floor=self.config.layer_floor)
+        apply_masks(model, self.masks)
+
+    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+        config = self.config
+        if config.method == "soft":
+            if step % (steps // config.train.epochs) == 0:
+                self._renew(model, config.amount)
+            return
+        every = max(1, steps // GRADUAL_UPDATES) if config.method == "gradual" else 1
+        if step % every == 0 or step == steps:
+            amount = amount_at(config.method, step, steps, amount=config.amount, rounds=config.rounds)
+            if step == steps:
+                amount = config.amount
+            if amount > self.amount:
+                self._renew(model, amount)
+        apply_masks(model, self.masks)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.masks | {"amount": torch.tensor(self.amount, dtype=torch.float64)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self.amount = float(state["amount"])
+        self.masks = {name: mask for name, mask in state.items() if name != "amount"}

@@ -1,0 +1,359 @@
+"""Inference of a packed model in integers, in numpy alone, with counters of what it really did.
+
+The slow witness of `packing.PackedModule` (same logits) and of the challenge score (same operations): `run` computes
+the logits and counts, `packed_operations` says from the codes what must be counted. `strict` inference multiplies and
+adds number by number in the order that the file states, and checks every partial sum against its proven width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from micronet import packed
+from micronet.errors import MicronetError
+from micronet.packed import PackedModel, Step
+
+RELU_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width
+
+
+class InferenceError(MicronetError):
+    """The reference cannot run on this, or found a sum outside of its proven width: one line."""
+
+
+@dataclass
+class Counts:
+    """Multiplications and additions of one step for one image: {bits: count}."""
+
+    name: str
+    multiplications: Counter[int] = field(default_factory=Counter)
+    additions: Counter[int] = field(default_factory=Counter)
+
+
+def _width(low: np.ndarray, high: np.ndarray) -> int:
+    """Bits that hold the codes of all channels."""
+    return int(packed.code_width(low, high).max())
+
+
+def _columns(x: np.ndarray, step: Step) -> np.ndarray:
+    """The inputs of each output: (N, C, H, W) -> (groups, taps, N * H' * W')."""
+    if step.op == "linear":
+        return x.reshape(len(x), -1).T[None]
+    kernel, stride, padding = step.kernel, step.stride, step.padding
+    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
+    columns = windows.transpose(1, 4, 5, 0, 2, 3)  # C, k, k, N, H', W'
+    return columns.reshape(step.groups, -1, math.prod(columns.shape[3:]))
+
+
+def _fits(values: np.ndarray, bits: int, name: str) -> None:
+    if values.size and not -(1 << (bits - 1)) <= int(values.min()) <= int(values.max()) < 1 << (bits - 1):
+        raise InferenceError(f"{name}: a partial sum does not fit the {bits} bits that were proven for it")
+
+
+def _sum_running(products: np.ndarray, bits: int, images: int, counts: Counts) -> np.ndarray:
+    """Sums (taps, positions) one tap after the other in an accumulator of `bits`."""
+    total = products[0].copy()
+    _fits(total, bits, counts.name)
+    for product in products[1:]:
+        total += product
+        _fits(total, bits, counts.name)
+        counts.additions[bits] += total.size // images
+    return total
+
+
+def _sum_tree(products: np.ndarray, low: np.ndarray, high: np.ndarray, images: int, counts: Counts) -> np.ndarray:
+    """Sums (leaves, positions) as a tree whose leaves have ranges [low, high]; each addition in its own width."""
+    nodes = [(product, int(lo), int(hi)) for product, lo, hi in zip(products, low, high, strict=True)]
+    while len(nodes) > 1:
+        level = []
+        for left, right in zip(nodes[::2], nodes[1::2], strict=False):
+            widths = [int(packed.signed_width(lo, hi)) for _, lo, hi in (left, right)]
+            for (values, _, _), bits in zip((left, right), widths, strict=True):
+                _fits(values, bits, counts.name)
+            level.append((left[0] + right[0], left[1] + right[1], left[2] + right[2]))
+            counts.additions[max(widths)] += left[0].size // images
+        nodes = level + (nodes[-1:] if len(nodes) % 2 else [])
+    return nodes[0][0]
+
+
+def _dot_products(x: np.ndarray, source: Step, step: Step, counts: Counts, strict: bool) -> np.ndarray:
+    """Accumulators of a conv or linear step, (N, O, H', W') int64."""
+    images, rows = len(x), len(step.weight)
+    columns = _columns(x, step)
+    sums = packed.accumulation(step.weight, step.groups, source.low, source.high)
+    width = max(step.weight_bits, _width(source.low, source.high))
+    positions = columns.shape[2] // images
+    weight = step.weight.reshape(rows, -1)
+    total = np.zeros((rows, columns.shape[2]), np.int64)
+    group_rows = rows // step.groups
+    if strict:
+        for row in range(rows):
+            order = packed.tree_order(weight[row]) if step.tree else np.flatnonzero(weight[row])
+            if not len(order):
+                continue
+            inputs = columns[row // group_rows][order].astype(np.int64)
+            products = weight[row, order].astype(np.int64)[:, None] * inputs
+            counts.multiplications[width] += products.size // images
+            if step.tree:
+                low, high = packed.tap_ranges(step.weight, step.groups, source.low, source.high, row)
+                total[row] = _sum_tree(products, low[order], high[order], images, counts)
+            else:
+                total[row] = _sum_running(products, int(sums.bits[row]), images, counts)
+    else:
+        # Floats hold these sums exactly, and their products are fast.
+        largest = max(-int(sums.low.min()), int(sums.high.max()))
+        dtype = np.float32 if largest < packed.EXACT_FLOAT32 else np.float64
+        for group in range(step.groups):
+            part = slice(group * group_rows, (group + 1) * group_rows)
+            total[part] = weight[part].astype(dtype) @ columns[group].astype(dtype)
+        counts.multiplications[width] += int(np.count_nonzero(weight)) * positions
+        for bits, count in packed.additions(step.weight, step.groups, source.low, source.high, step.tree).items():
+            counts.additions[bits] += count * positions
+    for row in range(rows):
+        _fits(total[row], int(sums.bits[row]), counts.name)
+        if total[row].size and not sums.low[row] <= total[row].min() <= total[row].max() <= sums.high[row]:
+            raise InferenceError(f"{counts.name}: a sum lies outside of its proven range")
+    shape = (rows, images, *step.shape[1:])
+    return total.reshape(shape).transpose(1, 0, 2, 3)
+
+
+@dataclass(frozen=True)
+class _Requantization:
+    """Widths of one step's requantization, an entry an output channel; `alive`: the channel's sum is no constant."""
+
+    alive: np.ndarray
+    product_bits: np.ndarray  # of sum * multiplier as an input of the multiplication
+    bias_bits: np.ndarray  # of the bias's addition
+    residual_product_bits: int
+    residual_bits: np.ndarray  # of the residual's addition
+
+
+def _requantization(step: Step, source: Step, residual: Step | None) -> _Requantization:
+    if step.op == "conv":
+        sums = packed.accumulation(step.weight, step.groups, source.low, source.high)
+        low, high, sum_bits, alive = sums.low, sums.high, sums.bits, sums.nonzeros > 0
+    else:
+        chosen = packed.interleave(step.shape[0], step.order)
+        low, high = source.low.astype(np.int64)[chosen], source.high.astype(np.int64)[chosen]
+        sum_bits, alive = packed.code_width(low, high), np.ones(step.shape[0], bool)
+    low, high = packed.product_range(low, high, step.multiplier)
+    bias = step.bias << step.bias_shift
+    bias_width = packed.signed_width(bias, bias)
+    bias_bits = np.maximum(packed.signed_width(low, high), bias_width)
+    biased = packed.signed_width(low + bias, high + bias)
+    product_bits, residual_bits = np.maximum(sum_bits, step.multiplier_bits), np.zeros_like(biased)
+    if residual is None:
+        return _Requantization(alive, product_bits, bias_bits, 0, residual_bits)
+    factor = step.residual_multiplier
+    added = packed.product_range(residual.low, residual.high, factor << step.residual_shift)
+    residual_bits = np.maximum(biased, packed.signed_width(*added))
+    width = max(step.residual_bits, _width(residual.low, residual.high))
+    return _Requantization(alive, product_bits, bias_bits, width, residual_bits)
+
+
+def _count_requantization(step: Step, widths: _Requantization, counts: Counts) -> None:
+    """What a requantization of one image takes. A channel without weights is a constant, its bias is no addition."""
+    positions = math.prod(step.shape[1:])
+    for product, bias in zip(widths.product_bits[widths.alive], widths.bias_bits[widths.alive], strict=True):
+        counts.multiplications[int(product)] += positions
+        counts.additions[int(bias)] += positions
+    if step.residual is not None:
+        for bits in widths.residual_bits:
+            counts.multiplications[widths.residual_product_bits] += positions
+            counts.additions[int(bits)] += positions
+    if step.relu:
+        counts.additions[RELU_BITS] += math.prod(step.shape)
+
+
+def _requantize(x: np.ndarray, step: Step, residual: np.ndarray | None) -> np.ndarray:
+    total = x * step.multiplier[:, None, None] + (step.bias << step.bias_shift)[:, None, None]
+    if residual is not None:
+        total += residual.astype(np.int64) * (step.residual_multiplier << step.residual_shift)
+    return np.clip(total >> step.shift, step.low[0], step.high[0])
+
+
+def _pool_width(step: Step, source: Step) -> np.ndarray:
+    """Width of the running sum of each channel's window."""
+    return packed.code_width(step.low, step.high)
+
+
+def _run_step(
+    step: Step, steps: tuple[Step, ...], values: dict[int, np.ndarray], counts: Counts, pixels: np.ndarray, strict: bool
+) -> np.ndarray:
+    if step.op == "input":
+        return (pixels.astype(np.int32) - 128) >> (8 - step.code_bits)
+    if step.op == "concat":
+        return np.concatenate([values[index] for index in step.inputs], axis=1)
+    x, source = values[step.inputs[0]], steps[step.inputs[0]]
+    if step.op == "pool":
+        channels, height, width = step.shape
+        windows = x.reshape(len(x), channels, height, step.kernel, width, step.kernel)
+        for bits in _pool_width(step, source):
+            counts.additions[int(bits)] += (step.kernel**2 - 1) * height * width
+        return windows.sum(axis=(3, 5), dtype=np.int32)
+    if step.op == "affine":
+        total = x[:, packed.interleave(step.shape[0], step.order)].astype(np.int64)
+    else:
+        total = _dot_products(x, source, step, counts, strict)
+    if step.op == "linear":
+        sums = packed.accumulation(step.weight, 1, source.low, source.high)
+        for bits in _linear_bias_bits(step, sums):
+            counts.additions[int(bits)] += 1
+        return total + step.bias[:, None, None]
+    residual = None if step.residual is None else values[step.residual]
+    other = None if step.residual is None else steps[step.residual]
+    _count_requantization(step, _requantization(step, source, other), counts)
+    return _requantize(total, step, residual).astype(np.int32)
+
+
+def _linear_bias_bits(step: Step, sums: packed.Accumulation) -> np.ndarray:
+    """Widths of the biases' additions of the outputs that have weights."""
+    alive = sums.nonzeros > 0
+    return np.maximum(sums.bits, packed.signed_width(step.bias, step.bias))[alive]
+
+
+def run(model: PackedModel, images: np.ndarray, *, strict: bool = False) -> tuple[np.ndarray, list[Counts]]:
+    """Logits of images, and what one image's inference took, step by step.
+
+    Args:
+        images: (N, 3, 32, 32) uint8.
+        strict: multiply and add number by number in the stated widths (slow: a few images), counting each.
+
+    Returns:
+        logits: (N, classes) int64. Counts: one a step, for one image.
+
+    Raises:
+        InferenceError: a model in 16-bit floats, other images, or a sum outside of its proven width.
+    """
+    if model.arithmetic != "integer":
+        raise InferenceError("the reference computes in integers, this model holds 16-bit floats; use load_packed")
+    if images.dtype != np.uint8 or images.shape[1:] != packed.IMAGE or len(images) == 0:
+        raise InferenceError(f"images must be (N, 3, 32, 32) uint8 (got {images.shape} {images.dtype})")
+    last_use = {}
+    for index, step in enumerate(model.steps):
+        last_use |= {value: index for value in (*step.inputs, step.residual)}
+    values: dict[int, np.ndarray] = {}
+    counters = []
+    for index, step in enumerate(model.steps):
+        counts = Counts(step.name)
+        values[index] = _run_step(step, model.steps, values, counts, images, strict)
+        counters.append(counts)
+        for value in [value for value in values if last_use.get(value, index) <= index and value != index]:
+            del values[value]
+    return values[index].reshape(len(images), -1).astype(np.int64), counters
+
+
+def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
+    """Logits (N, classes) int64 of any number of images (N, 3, 32, 32) uint8, in batches."""
+    batches = [run(model, images[start : start + batch_size])[0] for start in range(0, len(images), batch_size)]
+    return np.concatenate(batches)
+
+
+def _bits(step: Step, *fields: str) -> int:
+    return sum(bits for name, bits in step.storage if name in fields)
+
+
+def _pairs(counts: Counter[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(sorted((bits, count) for bits, count in counts.items() if count))
+
+
+def packed_operations(model: PackedModel) -> list[dict[str, Any]]:
+    """The fields of one `scoring.Operation` a record, from the codes alone, in the order of the work.
+
+    Under challenge rules the records of a step equal the counters of `run`, and all `storage_bits` together are the
+    payload's bits. Under deck rules (`rules` both or deck) they are the architecture as it was designed: batch norms
+    unfolded, at the width that their constants are stored in.
+    """
+    half = model.arithmetic == "half"
+    records: list[dict[str, Any]] = []
+    for step in model.steps:
+        if step.op in ("input", "concat"):
+            continue
+        source = model.steps[step.inputs[0]]
+        positions = math.prod(step.shape[1:])
+        codes = 16 if half else _width(source.low, source.high)
+        vector_bits = 16 if half else _vector_bits(step)
+        counts = Counts(step.name)
+        shape = {"output_shape": step.shape, "input_shape": source.shape}
+        if step.op == "pool":
+            window = step.kernel**2
+            if half:
+                counts.additions[32] += (window - 1) * math.prod(step.shape)
+                counts.multiplications[16] += math.prod(step.shape)
+            else:
+                for bits in _pool_width(step, source):
+                    counts.additions[int(bits)] += (window - 1) * positions
+            records.append(_record(step.name, "pool", counts, rules="challenge", activation_bits=codes, **shape))
+            continue
+        if step.op in ("conv", "linear"):
+            nonzeros = int(np.count_nonzero(step.weight))
+            rows = np.count_nonzero(step.weight.reshape(len(step.weight), -1), axis=1)
+            if nonzeros:
+                counts.multiplications[max(step.weight_bits, codes)] += nonzeros * positions
+            if half:
+                counts.additions[32] += int(np.maximum(rows - 1, 0).sum()) * positions
+            else:
+                found = packed.additions(step.weight, step.groups, source.low, source.high, step.tree)
+                counts.additions.update({bits: count * positions for bits, count in found.items()})
+            fields = {
+                "kernel": step.kernel if step.op == "conv" else 1,
+                "groups": step.groups,
+                "weights": step.weight.size,
+                "nonzeros": nonzeros,
+                "weight_bits": step.weight_bits,
+                "activation_bits": codes,
+                "accumulator_bits": step.accumulator_bits,
+                "storage_bits": _bits(step, "weight"),
+            }
+        if step.op == "linear":
+            shape = {"output_shape": (step.shape[0],), "input_shape": (source.shape[0],)}
+            if half:
+                counts.additions[32] += int(np.count_nonzero(rows))
+            else:
+                sums = packed.accumulation(step.weight, 1, source.low, source.high)
+                counts.additions.update(int(bits) for bits in _linear_bias_bits(step, sums))
+            # The bits that fill the payload's last byte are charged here.
+            stored = sum(bits for each in model.steps for _, bits in each.storage)
+            fields["storage_bits"] += _bits(step, "bias") + model.payload_bits - stored
+            fields |= {"bias": True, "bias_parameters": step.shape[0], "vector_bits": vector_bits}
+            records.append(_record(step.name, "linear", counts, **fields, **shape))
+            continue
+        if step.op == "conv":
+            records.append(_record(step.name, "conv", counts, **fields, **shape))
+        same = {"output_shape": step.shape, "input_shape": step.shape, "vector_bits": vector_bits}
+        if step.norm:
+            norm = {"norm_parameters": 2 * step.shape[0], "rules": "deck"}
+            records.append(_record(f"{step.name}.norm", "batch_norm", Counts(step.name), **norm, **same))
+        counts = Counts(step.name)
+        if half:
+            alive = int(np.count_nonzero(rows)) if step.op == "conv" else step.shape[0]
+            counts.additions[32] += alive * positions
+            if step.op == "affine":
+                counts.multiplications[16] += math.prod(step.shape)
+            if step.residual is not None:
+                counts.additions[32] += math.prod(step.shape)
+            if step.relu:
+                counts.additions[RELU_BITS] += math.prod(step.shape)
+        else:
+            other = None if step.residual is None else model.steps[step.residual]
+            _count_requantization(step, _requantization(step, source, other), counts)
+        name, kind = (step.name, "affine") if step.op == "affine" else (f"{step.name}.requantize", "requantize")
+        stored = _bits(step, "multiplier", "bias", "shift", "residual")
+        widths = {"activation_bits": step.code_bits, "storage_bits": stored, "rules": "challenge"}
+        records.append(_record(name, kind, counts, **widths, **same))
+    return records
+
+
+def _vector_bits(step: Step) -> int:
+    """Mean width of the two constants a channel that a batch norm is stored in, rounded up; of a linear's biases."""
+    return step.bias_bits if step.op == "linear" else -(-(step.multiplier_bits + step.bias_bits) // 2)
+
+
+def _record(name: str, kind: str, counts: Counts, **fields: Any) -> dict[str, Any]:
+    done = {"multiplications": _pairs(counts.multiplications), "additions": _pairs(counts.additions)}
+    return {"name": name, "kind": kind, **fields, **done}

@@ -1,0 +1,39 @@
+"""The architectures, one file each, and `build(spec)`.
+
+A spec is a name (`"densenet_nano"`) or a dict with a name and its own settings
+(`{"name": "densenet", "blocks": [6, 12, 24, 16], "growth_rate": 4}`); `models/spec.py` lists them.
+Checking a spec needs no torch; the architecture's file is imported when a model is built.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from models.spec import NAMED, SpecError, check, normalise
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["NAMED", "SpecError", "build", "check", "normalise"]
+
+
+def build(spec: str | dict[str, Any]) -> nn.Module:
+    """A new model with random weights for (N, 3, 32, 32) float images; logits (N, classes).
+
+    `model.spec` is the full spec: `build(model.spec)` makes the same architecture.
+
+    Raises:
+        SpecError: one line that says what is wrong with the spec.
+    """
+    full = normalise(spec)
+    settings = {key: value for key, value in full.items() if key != "name"}
+    if full["name"] == "densenet":
+        from models.densenet import DenseNet
+
+        model: nn.Module = DenseNet(**settings)
+    else:
+        from models.resnet import ResNet
+
+        model = ResNet(**settings)
+    model.spec = full
+    return model

@@ -1,0 +1,72 @@
+"""ResNet for 32 x 32 images. He et al. 2016, arXiv:1512.03385.
+
+Basic blocks, a 3x3 stem without pooling. Any widths and depths: [2, 2, 2, 2] with [64, 128, 256, 512] is the
+ResNet-18 that the MicroNet score is relative to. Where a block changes shape, the shortcut is a 1x1 convolution
+with a batch norm (the paper's option B).
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import initialise
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias and its batch norm: (N, C, H, W) -> (N, width, H / stride, W / stride)."""
+
+    def __init__(self, channels: int, width: int, kernel: int, stride: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class BasicBlock(nn.Module):
+    """(N, C, H, W) -> (N, width, H / stride, W / stride)."""
+
+    def __init__(self, channels: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.shortcut = ConvNorm(channels, width, 1, stride) if stride > 1 or channels != width else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm1(self.conv1(x)))
+        out = self.norm2(self.conv2(out))
+        return F.relu(out + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class ResNet(nn.Module):
+    """Images (N, 3, 32, 32) -> logits (N, classes).
+
+    Args:
+        blocks: basic blocks of each stage; the first block of every stage but the first halves the map.
+        widths: channels of each stage; the stem has the first stage's.
+        classes: number of logits.
+    """
+
+    def __init__(self, *, blocks: list[int], widths: list[int], classes: int):
+        super().__init__()
+        self.stem = ConvNorm(3, widths[0], 3, 1)
+        self.stages = nn.ModuleList()
+        channels = widths[0]
+        for index, (depth, width) in enumerate(zip(blocks, widths, strict=True)):
+            stage = nn.Sequential()
+            for position in range(depth):
+                stage.append(BasicBlock(channels, width, 2 if index > 0 and position == 0 else 1))
+                channels = width
+            self.stages.append(stage)
+        self.classifier = nn.Linear(channels, classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        for stage in self.stages:
+            x = stage(x)
+        return self.classifier(x.mean((2, 3)))

@@ -1,0 +1,19 @@
+"""Fetches CIFAR-10, checks it against the official checksums, splits it, and writes the manifest."""
+
+from __future__ import annotations
+
+import sys
+
+from common import MANIFEST, Job
+
+
+def work(job: Job) -> None:
+    from micronet.data import prepare
+
+    sizes = prepare(job.params.data, job.params.seed, manifest_path=MANIFEST, report=job.reporter.say)
+    job.metrics(**sizes)
+    job.record_run(params_digest=job.params_digest("data"))
+
+
+if __name__ == "__main__":
+    sys.exit(Job.main(__file__, __doc__, work))

@@ -1,0 +1,171 @@
+"""What the stages that train share: machine, seed, checkpoints in and out, resume state."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import CHECKPOINTS, MANIFEST, METRICS, ROOT, Job, first_party, parameters
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from micronet import training
+    from micronet.checkpoint import Checkpoint, ResumeState
+    from micronet.training import Machine, TrainResult
+
+STATE = Path("run")
+
+
+class TrainingJob(Job):
+    """A run of a stage that trains."""
+
+    @cached_property
+    def machine(self) -> Machine:
+        from micronet.training import machine
+
+        return machine(self.params.engine)
+
+    @property
+    def seed(self) -> int:
+        """A seed of this stage's own, so that two stages do not see the images in the same order."""
+        return zlib.crc32(f"{self.params.seed} {self.stage}".encode())
+
+    def new_model(self, spec: dict[str, Any]) -> nn.Module:
+        """A model with random weights, the same for the same seed."""
+        import torch
+
+        import models
+
+        torch.manual_seed(self.seed)
+        return models.build(spec)
+
+    def load(self, name: str) -> Checkpoint:
+        """The checkpoint of an earlier stage."""
+        from micronet.checkpoint import load
+
+        return load(CHECKPOINTS / f"{name}.safetensors")
+
+    def teacher(self) -> nn.Module:
+        """The teacher, ready to answer."""
+        return self.load("teacher").model()
+
+    @contextmanager
+    def resumable(self, section: str, inputs: tuple[str, ...] = ()) -> Iterator[ResumeState]:
+        """State of an earlier, interrupted run of the same work; removed when the block succeeds.
+
+        It is found again only when all that decides the result is the same: params, code, input checkpoints, data.
+        """
+        from micronet.checkpoint import ResumeState
+
+        paths = [CHECKPOINTS / f"{name}.safetensors" for name in inputs]
+        for path in paths:
+            self.load(path.stem)  # a missing or foreign input is named before anything is written
+        files = [*(ROOT / name for name in first_party(self.script)), MANIFEST, *paths]
+        parts = [parameters.digest(self.params.seed, self.params.engine, getattr(self.params, section))]
+        parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
+        with ResumeState(STATE / self.stage, hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]) as state:
+            yield state
+            state.clear()
+
+    def train(
+        self,
+        model: nn.Module,
+        config: parameters.Train,
+        *,
+        state: ResumeState,
+        loss: training.Loss | None = None,
+        constraint: training.Constraint | None = None,
+    ) -> TrainResult:
+        """`micronet.training.train` on this stage's data, machine, seed and places."""
+        from micronet.training import train
+
+        return train(
+            model,
+            config=config,
+            training=self.split("train"),
+            validation=self.split("validation"),
+            machine=self.machine,
+            seed=self.seed,
+            loss=loss,
+            constraint=constraint,
+            state=state,
+            reporter=self.reporter,
+            curve=METRICS / "curves" / f"{self.stage}.csv",
+            evaluation_batch_size=self.params.engine.evaluation_batch_size,
+            save_every_seconds=self.params.engine.save_every_seconds,
+        )
+
+    def save(self, name: str, model: nn.Module, result: TrainResult, *sections: str, zeros: int | None = None) -> None:
+        """Writes the checkpoint, `metrics/STAGE.json` and `metrics/runs/STAGE.json`.
+
+        The validation accuracy is that of the weights as they are stored.
+
+        Args:
+            sections: the params sections, this stage's and earlier ones', that the weights came from.
+            zeros: the prunable weights claimed to be zero.
+        """
+        from micronet.checkpoint import count_nonzero, save, stored
+        from micronet.layers import count_zeros
+        from micronet.training import evaluate
+
+        size = self.params.engine.evaluation_batch_size
+        _, accuracy = evaluate(stored(model), self.split("validation"), self.machine, size)
+        path = CHECKPOINTS / f"{name}.safetensors"
+        save(
+            path,
+            model,
+            stage=self.stage,
+            epochs=len(result.rows),
+            validation_accuracy_percent=accuracy,
+            params_digest=self.params_digest(*sections),
+            zeros=zeros,
+        )
+        found, prunable = count_zeros(model)
+        self.metrics(
+            validation_accuracy_percent=round(accuracy, 4),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            nonzero_parameters=count_nonzero(model),
+            prunable_weights=prunable,
+            zero_weights=found,
+            epochs=len(result.rows),
+            batch_size=result.batch_size,
+            learning_rate=result.learning_rate,
+        )
+        self.record_training(result, *sections)
+        self.reporter.say(f"{accuracy:.2f} % on validation, {path}")
+
+    def record_training(self, result: TrainResult, *sections: str) -> None:
+        """Writes `metrics/runs/STAGE.json`; seconds and speed count interrupted parts of the run too."""
+        import torch
+
+        self.record_run(
+            params_digest=self.params_digest(*sections),
+            seconds=round(result.seconds, 1),
+            images_per_second=round(result.images_per_second, 1),
+            device=_device_name(self.machine),
+            precision="bf16" if self.machine.autocast else "fp32",
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+        )
+
+
+def _device_name(machine: Machine) -> str:
+    """The GPU's name, or the processor's with the number of cores."""
+    import torch
+
+    if machine.device.type == "cuda":
+        return torch.cuda.get_device_name(machine.device)
+    model = "CPU"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"

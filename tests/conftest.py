@@ -1,0 +1,26 @@
+"""What several test files share: the sample of CIFAR-10, prepared once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from micronet import data, params
+
+SEED = 0
+
+
+@pytest.fixture(scope="session")
+def sample_data(tmp_path_factory: pytest.TempPathFactory) -> params.Data:
+    """The sample, prepared with seed 0: 800 training, 200 validation, 500 test images."""
+    root = tmp_path_factory.mktemp("data")
+    config = params.Data(source="sample", folder=str(root / "sample"), validation_size=200)
+    data.prepare(config, SEED, root / "manifest.json")
+    return config
+
+
+@pytest.fixture(scope="session")
+def sample_manifest(sample_data: params.Data) -> Path:
+    """The manifest that belongs to `sample_data`."""
+    return Path(sample_data.folder).parent / "manifest.json"

@@ -1,0 +1,210 @@
+"""The architectures: their sizes, their specs and what a spec is refused for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import fx, nn
+
+import models
+from models.layers import Interleave
+
+PARAMETERS = {
+    "densenet_cifar": 1_000_618,
+    "densenet_small": 569_566,
+    "densenet_tiny": 259_114,
+    "densenet_nano": 119_146,
+    "densenet121": 6_956_298,
+    "densenet169": 12_493_322,
+    "densenet161": 26_482_378,
+    "densenet201": 18_104_330,
+    "resnet18": 11_173_962,
+}
+SMALL = [
+    {"name": "densenet", "blocks": [2, 2], "growth_rate": 4},
+    {
+        "name": "densenet",
+        "blocks": [2, 2],
+        "growth_rate": 6,
+        "groups": {"bottleneck": 3, "transition": 2, "stem": 3},
+        "interleave": {"bottleneck": True, "transition": True},
+        "classes": 7,
+    },
+    {"name": "resnet", "blocks": [1, 2], "widths": [4, 8]},
+]
+
+
+def meta(spec) -> nn.Module:
+    with torch.device("meta"):
+        return models.build(spec)
+
+
+def refusal(spec) -> str:
+    with pytest.raises(models.SpecError) as error:
+        models.check(spec)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_named_model_has_its_published_number_of_parameters(name):
+    assert sum(parameter.numel() for parameter in meta(name).parameters()) == PARAMETERS[name]
+
+
+def test_every_name_is_covered_here():
+    assert set(models.NAMED) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("spec", SMALL)
+def test_images_in_logits_out(spec):
+    logits = models.build(spec)(torch.randn(2, 3, 32, 32))
+    assert logits.shape == (2, spec.get("classes", 10)) and logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("spec", [*SMALL, *PARAMETERS])
+def test_the_spec_of_a_model_builds_the_same_architecture(spec):
+    model = meta(spec)
+    again = meta(json.loads(json.dumps(model.spec)))
+    assert again.spec == model.spec and str(again) == str(model)
+
+
+@pytest.mark.parametrize("spec", SMALL)
+def test_fx_traces_a_model_to_the_same_function(spec):
+    model, images = models.build(spec).eval(), torch.randn(2, 3, 32, 32)
+    assert torch.equal(fx.symbolic_trace(model)(images), model(images))
+
+
+def test_a_name_with_overrides_keeps_the_rest_of_its_settings():
+    spec = models.normalise({"name": "densenet_nano", "groups": {"bottleneck": 4}, "classes": 100})
+    assert spec["growth_rate"] == 4 and spec["blocks"] == [6, 12, 24, 16] and spec["classes"] == 100
+    assert spec["groups"] == {"bottleneck": 4, "transition": 1, "stem": 1}
+
+
+def test_normalising_leaves_the_named_specs_as_they_are():
+    before = json.dumps(models.NAMED)
+    models.normalise("densenet_nano")["blocks"].append(1)
+    assert json.dumps(models.NAMED) == before
+
+
+def test_a_dense_layer_puts_its_input_first():
+    layer = models.build(SMALL[0]).eval().blocks[0][0]
+    x = torch.randn(1, 8, 4, 4)
+    out = layer(x)
+    assert out.shape[1] == 12 and torch.equal(out[:, :8], x)
+
+
+def test_the_deck_densenet_groups_at_its_three_places():
+    spec = {"name": "densenet_cifar", "groups": {"bottleneck": 3, "transition": 6, "stem": 3}}
+    model = meta(spec)
+    assert model.stem.conv.groups == 3
+    assert {layer.conv1.groups for block in model.blocks for layer in block} == {1}
+    assert {layer.conv2.groups for block in model.blocks for layer in block} == {3}
+    assert {transition.conv.groups for transition in model.transitions} == {6}
+
+
+def test_convolutions_start_with_a_standard_deviation_of_kaiming_fan_out():
+    weight = models.build("densenet121").blocks[0][0].conv2.weight
+    assert weight.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.02)
+
+
+def test_a_residual_block_projects_only_where_the_shape_changes():
+    model = meta({"name": "resnet", "blocks": [2, 1], "widths": [8, 8]})
+    assert [block.shortcut is None for stage in model.stages for block in stage] == [True, True, False]
+
+
+@given(st.integers(1, 6), st.integers(1, 6))
+@settings(max_examples=25, deadline=None)
+def test_interleaving_gives_group_g_the_channels_c_with_c_mod_groups_equal_g(groups, members):
+    channels = groups * members
+    x = torch.arange(channels).view(1, channels, 1, 1).expand(2, channels, 2, 3)
+    out = Interleave(groups)(x)
+    assert out.shape == x.shape
+    for group, chunk in enumerate(out[0, :, 0, 0].split(members)):
+        assert chunk.tolist() == list(range(group, channels, groups))
+
+
+def test_interleaved_groups_see_other_channels_than_contiguous_ones():
+    def sees(interleave: bool) -> list[int]:
+        spec = {"name": "densenet", "blocks": [1, 1], "growth_rate": 4, "groups": {"bottleneck": 2}}
+        layer = models.build(spec | {"interleave": {"bottleneck": interleave}}).blocks[0][0].eval()
+        x = torch.ones(1, 16, 1, 1, requires_grad=True)
+        grouped = layer.conv2(layer.interleave(x) if interleave else x)
+        grouped[0, 0, 0, 0].backward()
+        return x.grad.flatten().nonzero().flatten().tolist()
+
+    assert sees(False) == list(range(8)) and sees(True) == list(range(0, 16, 2))
+
+
+def test_an_unknown_name_lists_those_that_exist():
+    message = refusal("densenet_pico")
+    assert "densenet_pico" in message and all(name in message for name in [*models.NAMED, "densenet", "resnet"])
+
+
+@pytest.mark.parametrize(
+    ("place", "groups", "possible"),
+    [("bottleneck", 3, "1, 2, 4"), ("transition", 5, "1, 2, 4, 8, 16"), ("stem", 2, "1")],
+)
+def test_groups_that_do_not_divide_are_refused_with_those_that_would(place, groups, possible):
+    message = refusal({"name": "densenet_nano", "groups": {place: groups}})
+    assert message.startswith(f"groups.{place}: {groups}") and message.endswith(f"; {possible} would")
+    for count in possible.split(", "):
+        meta({"name": "densenet_nano", "groups": {place: int(count)}})
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    st.integers(1, 8),
+    st.fixed_dictionaries({place: st.integers(1, 8) for place in ("bottleneck", "transition", "stem")}),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_check_accepts_builds_and_what_it_refuses_torch_refuses_too(blocks, growth_rate, groups):
+    from models.densenet import DenseNet
+
+    spec = {"name": "densenet", "blocks": blocks, "growth_rate": growth_rate, "groups": groups}
+    if len(blocks) == 1:
+        groups["transition"] = 1
+    try:
+        models.check(spec)
+    except models.SpecError:
+        none = {place: False for place in groups}
+        with pytest.raises(ValueError), torch.device("meta"):
+            DenseNet(blocks=blocks, growth_rate=growth_rate, groups=groups, interleave=none, classes=10)
+    else:
+        assert meta(spec)(torch.zeros(1, 3, 32, 32, device="meta")).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (3, "a model is a name"),
+        ({"blocks": [1]}, "a model is a name"),
+        ({"name": "resnet18", "width": 3}, "width: no such key (resnet18 takes blocks, widths, classes)"),
+        ({"name": "resnet", "blocks": [1]}, "widths: is missing"),
+        ({"name": "resnet", "blocks": [1, 1], "widths": [4]}, "widths: must be 2 numbers"),
+        ({"name": "resnet18", "classes": True}, "classes: must be a whole number (got True)"),
+        ({"name": "resnet18", "classes": 0}, "classes: must be from 1 to"),
+        ({"name": "resnet18", "blocks": "2"}, "blocks: must be a list"),
+        ({"name": "resnet18", "blocks": [1] * 7, "widths": [8] * 7}, "blocks: must be a list of 1 to 6 numbers"),
+        ({"name": "densenet_nano", "growth_rate": 4.0}, "growth_rate: must be a whole number (got 4.0)"),
+        ({"name": "densenet_nano", "growth_rate": 10**9}, "growth_rate: must be from 1 to"),
+        ({"name": "densenet_nano", "groups": 2}, "groups: must be a section"),
+        ({"name": "densenet_nano", "groups": {"head": 2}}, "groups.head: no such key"),
+        ({"name": "densenet_nano", "groups": {"stem": 0}}, "groups.stem: must be from 1 to"),
+        ({"name": "densenet", "blocks": [1], "growth_rate": 4, "groups": {"transition": 2}}, "groups.transition: a"),
+        ({"name": "densenet_nano", "interleave": {"stem": 1}}, "interleave.stem: must be true or false (got 1)"),
+        ({"name": "densenet_nano", "interleave": {"bottleneck": True}}, "interleave.bottleneck: needs groups"),
+    ],
+)
+def test_a_wrong_spec_is_refused_in_one_line(spec, message):
+    assert refusal(spec).startswith(message)
+
+
+def test_checking_a_spec_does_not_import_torch():
+    code = "import sys, models; models.check('densenet_nano'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
