@@ -6,6 +6,7 @@ VENV ?= .venv
 RECIPE ?=
 FILE ?= checkpoints/quantized.safetensors
 ARGS ?=
+NAME ?=
 UV_VERSION := 0.13.9
 
 SHELL := bash
@@ -18,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Code is imported from this checkout, never from what a shell happens to point at.
 unexport PYTHONPATH
 export DVC_NO_ANALYTICS := 1
-export RECIPE FILE
+export RECIPE FILE NAME
 
 BIN := $(abspath $(VENV))/bin
 PY := $(BIN)/python
@@ -105,6 +106,21 @@ use: ## make a recipe the active params.yaml: make use RECIPE=laptop
 	mv params.yaml.new params.yaml
 	echo "params.yaml is now recipes/$$RECIPE.yaml"
 
+# --- studies ---
+
+# A run that fails is recorded, so that the others go on; it is tried again the next time. The exit code is 1 then.
+.PHONY: studies
+studies: check ## train the variants of all studies (budget: studies/params.yaml), write docs/studies.md
+	@"$(PY)" studies/plan.py --retry
+	$(DVC) repro studies/dvc.yaml
+	"$(PY)" tools/studies_table.py
+
+.PHONY: study
+study: check ## one of them: make study NAME=growth_rate
+	@"$(PY)" studies/plan.py --retry "$$NAME"
+	$(DVC) repro "studies/dvc.yaml:collect@$$NAME"
+	"$(PY)" tools/studies_table.py
+
 # --- published results ---
 
 .PHONY: pull
@@ -115,12 +131,33 @@ pull: env ## fetch the published checkpoints from release/cache
 push: env ## publish the current checkpoints into release/cache
 	@$(DVC) push $(ARGS)
 
+.PHONY: verify
+verify: env ## measure a packed model from its file alone, compare with what is claimed: make verify FILE=path
+	@"$(PY)" tools/verify.py $(ARGS) -- "$$FILE"
+
 # The remote is filled anew: what only older versions of dvc.lock name is superseded, and git keeps its history.
+# What is published is what dvc.lock names, so the workspace that is verified must be that. Studies are not published.
 .PHONY: release
-release: score ## score, then leave exactly the current checkpoints in release/cache
-	@$(DVC) fetch --quiet
+release: env ## verify, write release/MODEL_CARD.md, leave exactly the current checkpoints in release/cache
+	@if ! $(DVC) status --quiet dvc.yaml; then
+		echo "make release: the results are not those of this code and these params; make repro brings them up to date" >&2
+		exit 1
+	fi
+	"$(PY)" tools/verify.py --claims metrics/score.json
+	"$(PY)" tools/model_card.py
+	$(DVC) fetch --quiet dvc.yaml
 	rm -rf release/cache/files
-	$(DVC) push
+	$(DVC) push dvc.yaml
+	size=$$(find release/cache -type f -exec cat {} + | wc -c)
+	echo "release/cache: $$((size)) bytes"
+	if [ "$$size" -gt 10000000 ]; then
+		echo "make release: release/cache is over 10 MB; a smaller teacher would fit (above 1 M parameters they have 16 bits)" >&2
+		exit 1
+	fi
+
+.PHONY: plots
+plots: env ## draw the curves and the path of metrics/ into docs/plots, PNG and SVG
+	@"$(PY)" tools/plots.py $(ARGS)
 
 # --- code ---
 

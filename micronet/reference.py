@@ -111,7 +111,8 @@ def _dot_products(x: np.ndarray, source: Step, step: Step, counts: Counts, stric
         for group in range(step.groups):
             part = slice(group * group_rows, (group + 1) * group_rows)
             total[part] = weight[part].astype(dtype) @ columns[group].astype(dtype)
-        counts.multiplications[width] += int(np.count_nonzero(weight)) * positions
+        if weight.any():
+            counts.multiplications[width] += int(np.count_nonzero(weight)) * positions
         for bits, count in packed.additions(step.weight, step.groups, source.low, source.high, step.tree).items():
             counts.additions[bits] += count * positions
     for row in range(rows):
@@ -142,15 +143,14 @@ def _requantization(step: Step, source: Step, residual: Step | None) -> _Requant
         low, high = source.low.astype(np.int64)[chosen], source.high.astype(np.int64)[chosen]
         sum_bits, alive = packed.code_width(low, high), np.ones(step.shape[0], bool)
     low, high = packed.product_range(low, high, step.multiplier)
-    bias = step.bias << step.bias_shift
+    bias = step.scaled_bias
     bias_width = packed.signed_width(bias, bias)
     bias_bits = np.maximum(packed.signed_width(low, high), bias_width)
     biased = packed.signed_width(low + bias, high + bias)
     product_bits, residual_bits = np.maximum(sum_bits, step.multiplier_bits), np.zeros_like(biased)
     if residual is None:
         return _Requantization(alive, product_bits, bias_bits, 0, residual_bits)
-    factor = step.residual_multiplier
-    added = packed.product_range(residual.low, residual.high, factor << step.residual_shift)
+    added = packed.product_range(residual.low, residual.high, step.residual_factor)
     residual_bits = np.maximum(biased, packed.signed_width(*added))
     width = max(step.residual_bits, _width(residual.low, residual.high))
     return _Requantization(alive, product_bits, bias_bits, width, residual_bits)
@@ -171,10 +171,10 @@ def _count_requantization(step: Step, widths: _Requantization, counts: Counts) -
 
 
 def _requantize(x: np.ndarray, step: Step, residual: np.ndarray | None) -> np.ndarray:
-    total = x * step.multiplier[:, None, None] + (step.bias << step.bias_shift)[:, None, None]
+    total = x * step.multiplier[:, None, None] + step.scaled_bias[:, None, None]
     if residual is not None:
-        total += residual.astype(np.int64) * (step.residual_multiplier << step.residual_shift)
-    return np.clip(total >> step.shift, step.low[0], step.high[0])
+        total += residual.astype(np.int64) * step.residual_factor[:, None, None]
+    return np.clip(total >> step.shift[:, None, None], step.low[0], step.high[0])
 
 
 def _pool_width(step: Step, source: Step) -> np.ndarray:
@@ -343,7 +343,7 @@ def packed_operations(model: PackedModel) -> list[dict[str, Any]]:
             other = None if step.residual is None else model.steps[step.residual]
             _count_requantization(step, _requantization(step, source, other), counts)
         name, kind = (step.name, "affine") if step.op == "affine" else (f"{step.name}.requantize", "requantize")
-        stored = _bits(step, "multiplier", "bias", "shift", "residual")
+        stored = _bits(step, "multiplier", "exponent", "bias", "shift", "residual")
         widths = {"activation_bits": step.code_bits, "storage_bits": stored, "rules": "challenge"}
         records.append(_record(name, kind, counts, **widths, **same))
     return records
@@ -351,7 +351,9 @@ def packed_operations(model: PackedModel) -> list[dict[str, Any]]:
 
 def _vector_bits(step: Step) -> int:
     """Mean width of the two constants a channel that a batch norm is stored in, rounded up; of a linear's biases."""
-    return step.bias_bits if step.op == "linear" else -(-(step.multiplier_bits + step.bias_bits) // 2)
+    if step.op == "linear":
+        return step.bias_bits
+    return -(-(step.multiplier_bits + step.exponent_bits + step.bias_bits) // 2)
 
 
 def _record(name: str, kind: str, counts: Counts, **fields: Any) -> dict[str, Any]:

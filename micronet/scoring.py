@@ -29,6 +29,8 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 import models
 from micronet.errors import MicronetError
+from micronet.packed import PackedModel
+from micronet.reference import packed_operations
 from models.layers import Interleave
 
 if TYPE_CHECKING:
@@ -170,8 +172,8 @@ def operations(
     """The operations of one (3, 32, 32) image, in the order of the work.
 
     Args:
-        model: a module, whose zeros are its real ones (on the meta device it counts as dense) and whose widths
-            are the assumed ones given here.
+        model: a packed model or its module, whose zeros and widths are those of the file; or any other module, whose
+            zeros are its real ones (on the meta device it counts as dense) and whose widths are the ones given here.
         weight_bits: of convolutions and linear layers.
         activation_bits: None is unquantized: 16 bits as long as the weights are not below 16 (the challenge's
             freebie for float models), 32 otherwise.
@@ -181,6 +183,9 @@ def operations(
     Raises:
         ScoreError: an operation without a price.
     """
+    packed = getattr(model, "packed", model)
+    if isinstance(packed, PackedModel):
+        return [Operation(**record) for record in packed_operations(packed)]
     widths = _Widths.assume(weight_bits, activation_bits, accumulator_bits, vector_bits)
     if not isinstance(model, nn.Module):
         raise ScoreError(f"a {type(model).__name__} has no price; a module has")

@@ -331,6 +331,9 @@ def train(
             elapsed, seen = saved["elapsed"], saved["seen"]
             reporter.say(f"going on after epoch {epoch}, step {step_in_epoch} of {steps_an_epoch}")
 
+    def rate_of(step: int) -> float:
+        return learning_rate(config.schedule, step, steps, peak=peak, warmup_fraction=config.warmup_fraction)
+
     def averaged() -> nn.Module:
         """The weights that are evaluated and kept."""
         if not average:
@@ -353,9 +356,7 @@ def train(
                 epoch_began = time.monotonic()
                 for indices in batches(len(labels), batch_size, epoch_seed)[step_in_epoch:]:
                     step = epoch * steps_an_epoch + step_in_epoch
-                    rate = learning_rate(
-                        config.schedule, step, steps, peak=peak, warmup_fraction=config.warmup_fraction
-                    )
+                    rate = rate_of(step)
                     for group in optimizer.param_groups:
                         group["lr"] = rate
                     indices = indices.to(machine.device)
@@ -400,6 +401,7 @@ def train(
                     if state and now - last_save > save_every_seconds and step_in_epoch < steps_an_epoch:
                         state.save(snapshot())
                         last_save = now
+                rate = rate_of((epoch + 1) * steps_an_epoch - 1)
                 trained = steps_an_epoch * batch_size if steps_an_epoch > 1 else min(batch_size, len(labels))
                 epoch += 1
                 step_in_epoch = 0

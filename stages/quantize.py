@@ -11,15 +11,14 @@ BATCH_NORM_IMAGES = 10_000  # training images that the batch norm statistics are
 
 
 def work(job: TrainingJob) -> None:
-    from micronet.checkpoint import write_atomically
     from micronet.data import normalise
     from micronet.distillation import distilled
-    from micronet.packing import load_packed, pack
+    from micronet.packing import PackedModule, pack
     from micronet.pruning import FixedMask
     from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
     from micronet.training import evaluate
 
-    section = job.params.quantize
+    section, engine = job.params.quantize, job.params.engine
     path = CHECKPOINTS / "quantized.safetensors"
     with job.resumable("quantize", inputs=("teacher", "retrained")) as state:
         model = job.load("retrained").model()
@@ -33,13 +32,22 @@ def work(job: TrainingJob) -> None:
         if section.train.epochs:
             batches = (normalise(batch) for batch in images[:BATCH_NORM_IMAGES].split(500))
             recalibrate_batch_norm(prepared, batches)
-        write_atomically(path, pack(prepared, section))
-        packed = load_packed(path)
+        trial = pack(prepared, state.path.with_name("packed"), quantize=section)
         machine = job.machine.exact()
-        _, accuracy = evaluate(packed, job.split("validation"), machine, job.params.engine.evaluation_batch_size)
-        job.metrics(validation_accuracy_percent=round(accuracy, 4), **packed.packed.facts(), epochs=len(result.rows))
-        job.record_training(result, "teacher", "student", "distill", "prune", "retrain", "quantize")
-        job.reporter.say(f"{accuracy:.2f} % on validation, {path.stat().st_size:,} bytes in {path}")
+        accuracy = evaluate(PackedModule(trial), job.split("validation"), machine, engine.evaluation_batch_size)[1]
+        sections = ("teacher", "student", "distill", "prune", "retrain", "quantize")
+        claims = {"validation_accuracy_percent": f"{accuracy:.4f}", "params_digest": job.params_digest(*sections)}
+        packed = pack(prepared, path, quantize=section, metadata=claims)
+        job.metrics(
+            validation_accuracy_percent=round(accuracy, 4),
+            parameters=packed.parameters,
+            nonzero_parameters=packed.nonzero_parameters,
+            payload_bits=packed.payload_bits,
+            file_bytes=packed.file_bytes,
+            epochs=len(result.rows),
+        )
+        job.record_training(result, *sections)
+        job.reporter.say(f"{accuracy:.2f} % on validation, {packed.file_bytes:,} bytes in {path}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,115 @@
 """Measures the packed model on the test set, prices it under both rule books; no other stage reads the test set.
 
-With --check it measures again and compares with metrics/score.json instead of writing it.
+With --check it measures again and compares with metrics/score.json instead of writing it: exit code 1 when they differ.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
-from common import Job, run
+from common import CHECKPOINTS, METRICS, Job
+
+PACKED = CHECKPOINTS / "quantized.safetensors"
+PATH_STAGES = ("teacher", "student", "distilled", "pruned", "retrained")
+SCORE, PATH = METRICS / "score.json", METRICS / "path.csv"
 
 
-def work(job: Job) -> int: ...
+def unpacked_row(job: Job, name: str, test: Any) -> dict[str, Any]:
+    """One checkpoint of the path, in float; its price is that of 16-bit weights."""
+    from micronet.checkpoint import count_nonzero, load
+    from micronet.scoring import challenge_score, deck_score, macs, operations
+    from micronet.training import evaluate, machine
+
+    model = load(CHECKPOINTS / f"{name}.safetensors").model()
+    ops = operations(model, weight_bits=16)
+    accuracy = None
+    if job.params.score.measure_path:
+        _, accuracy = evaluate(model, test, machine(job.params.engine).exact(), job.params.score.batch_size)
+    return {
+        "stage": name,
+        "test_accuracy_percent": accuracy,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "nonzero_parameters": count_nonzero(model),
+        "deck_score": deck_score(ops).score,
+        "challenge_score": challenge_score(ops).score,
+        "macs": macs(ops),
+    }
+
+
+def packed_row(model: Any, score: dict[str, Any]) -> dict[str, Any]:
+    """The packed model: what is stored, each value once."""
+    return {
+        "stage": "quantized",
+        "test_accuracy_percent": score["test_accuracy_percent"],
+        "parameters": model.packed.parameters,
+        "nonzero_parameters": model.packed.nonzero_parameters,
+        "deck_score": score["deck"]["score"],
+        "challenge_score": score["challenge"]["score"],
+        "macs": score["macs"],
+    }
+
+
+def read_path() -> list[dict[str, Any]]:
+    """The rows of `metrics/path.csv`, for the table."""
+    numbers = {"test_accuracy_percent": float, "deck_score": float, "challenge_score": float}
+    return [
+        {
+            key: value if key == "stage" else numbers.get(key, int)(value) if value else None
+            for key, value in row.items()
+        }
+        for row in csv.DictReader(io.StringIO(PATH.read_text(encoding="utf-8")))
+    ]
+
+
+def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None:
+    """The table of the path, and what was measured, on stdout."""
+    from rich.console import Console
+
+    from micronet.scoring import score_table
+
+    Console().print(score_table(rows))
+    packed, accuracy = score["packed"], score["test_accuracy_percent"]
+    challenge, deck = score["challenge"]["score"], score["deck"]["score"]
+    print(f"{accuracy:.2f} % of {images:,} test images, measured now on {PACKED} read back")
+    print(f"MicroNet score {challenge:.4f} under challenge rules, {deck:.4f} under deck rules")
+    print(f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload")
+
+
+def work(job: Job) -> int:
+    from micronet.checkpoint import CheckpointError, write_atomically, write_json
+    from micronet.measurement import differences, measure
+    from micronet.packing import load_packed
+
+    if not PACKED.is_file():
+        raise CheckpointError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `dvc pull`")
+    model = load_packed(PACKED)
+    test = job.split("test", verify=True)
+    score = measure(PACKED, model, test, job.params.score.batch_size)
+    if job.flags.check:
+        if not SCORE.is_file():
+            raise CheckpointError(f"{SCORE}: there is no such file; `python stages/score.py` makes it")
+        lines = differences(json.loads(SCORE.read_text(encoding="utf-8")), score)
+        for line in lines:
+            print(f"{SCORE}: {line}", file=sys.stderr)
+        show(read_path()[:-1] + [packed_row(model, score)], score, len(test))
+        return 1 if lines else 0
+    rows = [unpacked_row(job, name, test) for name in PATH_STAGES] + [packed_row(model, score)]
+    write_json(SCORE, score)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(PATH, text.getvalue())
+    job.record_run(params_digest=job.params_digest("score"))
+    show(rows, score, len(test))
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run("score", __file__, __doc__, work, {"--check": "measure again, compare with metrics/score.json"}))
+    flags = {"--check": f"measure again and compare with {Path(SCORE)}"}
+    sys.exit(Job.main(__file__, __doc__, work, flags))

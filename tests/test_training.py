@@ -116,19 +116,20 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, where, ema_
     assert result.rows == expected.rows
 
 
-def test_a_signal_stops_after_the_step_and_the_same_command_goes_on(tmp_path):
+@pytest.mark.parametrize("where", [(2, 32), (1, 64)])  # in the middle of an epoch, and at its last step
+def test_a_signal_stops_after_the_step_and_the_same_command_goes_on(tmp_path, where):
     import os
     import signal
 
     class Interrupt(Reporter):
         def step(self, *, epoch: int, images: int, loss: float) -> None:
-            if (epoch, images) == (2, 32):
+            if (epoch, images) == where:
                 os.kill(os.getpid(), signal.SIGINT)
 
     whole, parts = new_model(), new_model()
     run(whole, config())
     with ResumeState(tmp_path, "x") as state:
-        with pytest.raises(training.Interrupted, match="epoch 2 after step 2 of 4.*goes on from here"):
+        with pytest.raises(training.Interrupted, match=f"epoch {where[0]} after step .* of 4.*goes on from here"):
             run(parts, config(), state=state, reporter=Interrupt())
         run(parts, config(), state=state)
     assert same(whole, parts)

@@ -1,0 +1,113 @@
+"""PyTorch's own 8-bit quantization, FX graph mode: observers, fake quantization, for training or calibration alone.
+
+FX graph mode (torch.ao.quantization) is deprecated (pytorch/ao#2259) and warns hundreds of times; everything that
+touches it is in this file. It folds each batch norm that follows a convolution into it while training. Its model is
+only trained and calibrated here: `quantization.finish` turns it into this project's own form, whose packed file is
+what is measured.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, fx, nn
+
+from models.layers import Interleave
+
+
+def prepare(model: nn.Module) -> fx.GraphModule:
+    """A copy of a model with FX graph mode's fake quantizers; `meta["float_model"]` holds its architecture.
+
+    Weights: 8 bits, symmetric, a scale a tensor. Activations: 8 bits, of a moving range.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver, QConfig, QConfigMapping
+        from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
+        from torch.ao.quantization.quantize_fx import prepare_qat_fx
+
+        class FakeQuantizer(FakeQuantize):
+            """Observes while training alone: evaluating a model must not change it. Computes in float32."""
+
+            def train(self, mode: bool = True) -> FakeQuantizer:
+                self.observer_enabled[0] = int(mode)
+                return super().train(mode)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x.float())
+
+        weight = FakeQuantizer.with_args(
+            observer=MovingAverageMinMaxObserver,
+            averaging_constant=1.0,
+            quant_min=-127,
+            quant_max=127,
+            dtype=torch.qint8,
+            qscheme=torch.per_tensor_symmetric,
+        )
+        activation = FakeQuantizer.with_args(
+            observer=MovingAverageMinMaxObserver,
+            quant_min=0,
+            quant_max=255,
+            dtype=torch.quint8,
+            qscheme=torch.per_tensor_affine,
+        )
+        prepared = prepare_qat_fx(
+            copy.deepcopy(model).train(),
+            QConfigMapping().set_global(QConfig(activation=activation, weight=weight)),
+            (torch.zeros(1, 3, 32, 32),),
+            PrepareCustomConfig().set_non_traceable_module_classes([Interleave]),
+        )
+    prepared.meta["float_model"] = copy.deepcopy(model).eval()
+    return prepared.train(model.training)
+
+
+def _fake_quantizers(prepared: nn.Module) -> list[nn.Module]:
+    return [module for module in prepared.modules() if hasattr(module, "observer_enabled")]
+
+
+@torch.no_grad()
+def calibrate(prepared: fx.GraphModule, batches: Iterable[Tensor]) -> None:
+    """Observes the ranges of activations and weights on normalised images, in eval mode, without quantizing."""
+    was_training = prepared.training
+    prepared.eval()
+    for quantizer in _fake_quantizers(prepared):
+        quantizer.enable_observer()
+        quantizer.disable_fake_quant()
+    try:
+        for batch in batches:
+            prepared(batch)
+    finally:
+        for quantizer in _fake_quantizers(prepared):
+            quantizer.enable_fake_quant()
+        prepared.train(was_training)
+
+
+def layer(prepared: fx.GraphModule, name: str) -> tuple[Tensor, Tensor | None, nn.BatchNorm2d | None]:
+    """Weight, bias and folded batch norm of a convolution or linear layer."""
+    module = prepared.get_submodule(name)
+    return module.weight.detach(), module.bias, getattr(module, "bn", None)
+
+
+def norm(prepared: fx.GraphModule, name: str) -> nn.BatchNorm2d:
+    """A batch norm that stands alone, or with its ReLU."""
+    module = prepared.get_submodule(name)
+    return module if isinstance(module, nn.BatchNorm2d) else module[0]
+
+
+def observed_range(prepared: fx.GraphModule, names: list[str]) -> tuple[float, float]:
+    """Lowest and highest value that the fake quantizer behind a node can give; the first node found counts.
+
+    Raises:
+        KeyError: none of the nodes is followed by one.
+    """
+    nodes = {str(node.target) if node.op == "call_module" else node.name: node for node in prepared.graph.nodes}
+    for name in names:
+        for user in nodes[name].users if name in nodes else ():
+            if user.op == "call_module" and hasattr(prepared.get_submodule(user.target), "observer_enabled"):
+                quantizer = prepared.get_submodule(user.target)
+                scale, zero = float(quantizer.scale), int(quantizer.zero_point)
+                return (quantizer.quant_min - zero) * scale, (quantizer.quant_max - zero) * scale
+    raise KeyError(names[0])

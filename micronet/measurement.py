@@ -1,0 +1,77 @@
+"""What a release claims, measured: the accuracy of the packed file read back, and its price under both rule books."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models
+from micronet.data import CLASSES, Split, normalise
+from micronet.packing import PackedModule
+from micronet.scoring import challenge_score, cross_check_macs, deck_score, macs, nonzero_macs, operations
+
+
+@torch.no_grad()
+def predictions(model: PackedModule, split: Split, batch_size: int = 500) -> torch.Tensor:
+    """The predicted class of every image, (N,) int64: the first of the largest logits."""
+    parts = [model(normalise(images)).argmax(1) for images in split.images.split(batch_size)]
+    return torch.cat(parts)
+
+
+def price(model: PackedModule) -> dict[str, Any]:
+    """Both scores of a packed model, and its MACs, which ptflops counts too.
+
+    Raises:
+        ScoreError: ptflops counts other MACs for the architecture that the file names.
+    """
+    ops = operations(model)
+    return {
+        "deck": asdict(deck_score(ops)),
+        "challenge": asdict(challenge_score(ops)),
+        "macs": macs(ops),
+        "nonzero_macs": nonzero_macs(ops),
+        "ptflops_macs": cross_check_macs(models.build(model.spec)),
+    }
+
+
+def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int = 500) -> dict[str, Any]:
+    """The content of `metrics/score.json`.
+
+    Args:
+        path: the packed file that `model` was read from.
+        test: the images that accuracy is measured on.
+    """
+    correct = int((predictions(model, test, batch_size) == test.labels).sum())
+    content = Path(path).read_bytes()
+    return {
+        "test_accuracy_percent": 100.0 * correct / len(test),
+        **price(model),
+        "packed": {
+            "bytes": len(content),
+            "payload_bits": model.packed.payload_bits,
+            "sha256": hashlib.sha256(content).hexdigest(),
+        },
+    }
+
+
+def differences(claimed: dict[str, Any], measured: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two results, a line each: `deck.score: claimed 0.04, measured 0.05`."""
+    lines = []
+    for key in sorted(claimed.keys() | measured.keys()):
+        mine, theirs = measured.get(key), claimed.get(key)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            lines += differences(theirs, mine, f"{prefix}{key}.")
+        elif mine != theirs:
+            lines.append(f"{prefix}{key}: claimed {theirs}, measured {mine}")
+    return lines
+
+
+def class_accuracies(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Accuracy in percent of the images of each class."""
+    return {
+        name: 100.0 * float((predicted[labels == index] == index).float().mean()) for index, name in enumerate(CLASSES)
+    }

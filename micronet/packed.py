@@ -1,0 +1,712 @@
+"""The packed model's file: steps in integers <-> bytes. Numpy only; `docs/format.md` is the specification.
+
+A packed model is a list of steps. Step i makes value i, an integer map (C, H, W) whose codes have a known range in
+every channel, from values before it. `encode` writes the steps into a safetensors file with one uint8 tensor
+`payload`, `decode` reads it back and checks everything: shapes, ranges, lengths, the digest, and that no accumulator
+can overflow. What a file makes `decode` allocate is bounded by a small multiple of the file's size.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from micronet.errors import MicronetError
+
+VERSION = 1
+IMAGE = (3, 32, 32)
+EXACT_FLOAT32 = 1 << 24  # float32 holds every whole number below
+MOST_SUM = 1 << 31  # no accumulator reaches it
+MOST_REQUANTIZED = 1 << 52  # no requantization reaches it, so that float64 holds it exactly
+SHIFT_BITS = 6
+MOST_SHIFT = 48
+MOST_STEPS = 4096
+MOST_SIDE = 1024  # kernel, stride, padding
+
+
+class PackedFileError(MicronetError, ValueError):
+    """A file that is no packed model, or a damaged one: one line that says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step. Vectors have an entry a channel of the output, which is (C, H, W)."""
+
+    op: str  # input conv affine pool concat linear
+    name: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, int, int]
+    low: np.ndarray  # lowest code of each output channel, (C,) int32; of a linear step: the accumulator's
+    high: np.ndarray
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    kernel: int = 1  # pool: window and stride
+    order: int = 1  # affine: output channel i reads input channel interleave(C, order)[i]
+    relu: bool = False
+    norm: bool = False  # a batch norm of the architecture lies in this step
+    code_bits: int = 0  # input, conv, affine: width of the output's codes; half: 16
+    signed: bool = False
+    weight: np.ndarray | None = None  # (O, I / groups, k, k) or (O, I), int8; half: float16
+    weight_bits: int = 0
+    sparse: bool = False
+    multiplier: np.ndarray | None = None  # (C,) int64; half: float16
+    multiplier_bits: int = 0
+    shift: np.ndarray | None = None  # (C,) int64, each channel's own
+    exponent_bits: int = 0  # width of what a shift is above the least one
+    bias: np.ndarray | None = None
+    bias_bits: int = 0
+    bias_fraction: int = 0  # bits of a bias below one output code
+    residual: int | None = None  # the value that is added
+    residual_multiplier: int = 1
+    residual_bits: int = 0
+    residual_fraction: int = 0
+    accumulator_bits: int = 0
+    tree: bool = False
+    storage: tuple[tuple[str, int], ...] = ()  # (field, bits) in the order of the payload
+
+    @property
+    def scaled_bias(self) -> np.ndarray:
+        """What a requantization adds to the product, (C,) int64."""
+        return self.bias << np.maximum(self.shift - self.bias_fraction, 0)
+
+    @property
+    def residual_factor(self) -> np.ndarray:
+        """What a requantization multiplies the residual's code with, (C,) int64."""
+        return self.residual_multiplier << (self.shift - self.residual_fraction)
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """What a packed file holds. `steps[-1]` is the linear step whose integers are the logits."""
+
+    steps: tuple[Step, ...]
+    spec: dict[str, Any] | None
+    arithmetic: str  # integer, half
+    metadata: dict[str, str]
+    digest: str  # sha256 of metadata and payload, hex
+    payload_bits: int
+    file_bytes: int
+
+    @property
+    def classes(self) -> int:
+        return self.steps[-1].shape[0]
+
+    def _arrays(self) -> list[np.ndarray]:
+        each = ((step.weight, step.multiplier, step.bias) for step in self.steps)
+        return [array for arrays in each for array in arrays if array is not None]
+
+    @property
+    def parameters(self) -> int:
+        """Weights, multipliers and biases."""
+        return sum(array.size for array in self._arrays())
+
+    @property
+    def nonzero_parameters(self) -> int:
+        return sum(int(np.count_nonzero(array)) for array in self._arrays())
+
+
+def interleave(channels: int, groups: int) -> np.ndarray:
+    """The input channel of each output channel when `groups` strided groups are brought together."""
+    return np.arange(channels).reshape(-1, groups).T.reshape(-1)
+
+
+def bit_length(values: np.ndarray) -> np.ndarray:
+    """Bits of each number >= 0, below 2**53; 0 has none."""
+    return np.frexp(np.asarray(values, dtype=np.float64))[1].astype(np.int64)
+
+
+def signed_width(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Fewest two's complement bits that hold every number of [low, high]."""
+    low, high = np.asarray(low, dtype=np.int64), np.asarray(high, dtype=np.int64)
+    return 1 + np.maximum(bit_length(np.maximum(high, 0)), bit_length(np.maximum(-low - 1, 0)))
+
+
+def code_width(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Fewest bits of codes in [low, high]: without a sign where none is negative, else two's complement."""
+    low, high = np.asarray(low, dtype=np.int64), np.asarray(high, dtype=np.int64)
+    return np.where(low >= 0, np.maximum(bit_length(np.maximum(high, 0)), 1), signed_width(low, high))
+
+
+def product_range(low: np.ndarray, high: np.ndarray, factor: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+    """The range of x * factor for x in [low, high], int64."""
+    one = np.asarray(low, dtype=np.int64) * factor
+    other = np.asarray(high, dtype=np.int64) * factor
+    return np.minimum(one, other), np.maximum(one, other)
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """The dot products of a conv or linear step, proven from its codes. Vectors: an entry an output channel."""
+
+    low: np.ndarray  # no partial sum, whatever the order, lies below
+    high: np.ndarray
+    bits: np.ndarray  # two's complement width that holds every partial sum
+    nonzeros: np.ndarray
+
+
+def accumulation(weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray) -> Accumulation:
+    """Bounds of sum(weight code * input code) when input channel c has codes in [low[c], high[c]], low <= 0 <= high."""
+    rows, columns = weight.shape[:2]
+    planes = weight.reshape(groups, rows // groups, columns, -1)
+    up = np.maximum(planes, 0).sum(3, dtype=np.int64)
+    down = np.minimum(planes, 0).sum(3, dtype=np.int64)
+    low = np.asarray(low, np.int64).reshape(groups, columns, 1)
+    high = np.asarray(high, np.int64).reshape(groups, columns, 1)
+    sum_low, sum_high = (up @ low + down @ high).reshape(-1), (up @ high + down @ low).reshape(-1)
+    nonzeros = np.count_nonzero(weight.reshape(rows, -1), axis=1)
+    return Accumulation(sum_low, sum_high, signed_width(sum_low, sum_high), nonzeros)
+
+
+def tap_ranges(
+    weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray, row: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Range of each product of one output channel, two vectors of C_in / groups * kernel**2 taps."""
+    columns = weight.shape[1]
+    first = row // (len(weight) // groups) * columns
+    codes = weight[row].astype(np.int64).reshape(columns, -1)
+    channels = slice(first, first + columns)
+    one = codes * np.asarray(low[channels], np.int64)[:, None]
+    other = codes * np.asarray(high[channels], np.int64)[:, None]
+    return np.minimum(one, other).reshape(-1), np.maximum(one, other).reshape(-1)
+
+
+def tree_order(row: np.ndarray) -> np.ndarray:
+    """The non-zero taps of one output channel in the order of a tree's leaves: by |code|, then by place."""
+    taps = np.flatnonzero(row)
+    return taps[np.argsort(np.abs(row[taps].astype(np.int64)), kind="stable")]
+
+
+def tree_additions(low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
+    """Widths of a tree's additions, level by level; `low`, `high`: ranges of its leaves in order.
+
+    A level adds neighbours (0 + 1, 2 + 3, ...); an odd one at the end goes up as it is.
+    """
+    levels = []
+    while len(low) > 1:
+        bits, pairs = signed_width(low, high), len(low) // 2 * 2
+        levels.append(np.maximum(bits[:pairs:2], bits[1:pairs:2]))
+        low = np.concatenate([low[:pairs:2] + low[1:pairs:2], low[pairs:]])
+        high = np.concatenate([high[:pairs:2] + high[1:pairs:2], high[pairs:]])
+    return levels
+
+
+def additions(weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray, tree: bool) -> dict[int, int]:
+    """{width: count} of the additions of one position's dot products: n - 1 for n non-zero codes."""
+    counts: dict[int, int] = {}
+    if not tree:
+        sums = accumulation(weight, groups, low, high)
+        for bits, nonzeros in zip(sums.bits.tolist(), sums.nonzeros.tolist(), strict=True):
+            if nonzeros > 1:
+                counts[bits] = counts.get(bits, 0) + nonzeros - 1
+        return counts
+    for row in range(len(weight)):
+        order = tree_order(weight[row].reshape(-1))
+        tap_low, tap_high = tap_ranges(weight, groups, low, high, row)
+        for widths in tree_additions(tap_low[order], tap_high[order]):
+            for bits, count in enumerate(np.bincount(widths).tolist()):
+                if count:
+                    counts[bits] = counts.get(bits, 0) + count
+    return counts
+
+
+# Bits <-> numbers
+
+
+def _to_bits(numbers: np.ndarray, width: int) -> np.ndarray:
+    """Two's complement, least significant bit first: (n,) -> (n * width,) uint8 of 0 and 1."""
+    numbers = numbers.astype(np.int64).reshape(-1, 1)
+    return ((numbers >> np.arange(width)) & 1).astype(np.uint8).reshape(-1)
+
+
+def weight_fields(weight: np.ndarray, bits: int, sparse: bool) -> list[tuple[str, np.ndarray]]:
+    """A weight's bits: a mask (1: not zero) and the other codes, or all codes. One bit: 1 is +1, 0 is -1."""
+    flat = weight.reshape(-1)
+    fields = [("mask", (flat != 0).astype(np.uint8))] if sparse else []
+    kept = flat[flat != 0] if sparse else flat
+    if bits == 16:
+        return [*fields, ("weight", _to_bits(kept.astype(np.float16).view(np.uint16), 16))]
+    return [*fields, ("weight", _to_bits(kept > 0 if bits == 1 else kept, bits))]
+
+
+def weight_storage(weight: np.ndarray) -> tuple[int, bool]:
+    """The width and form (sparse?) in which weight codes take the fewest bits."""
+    flat = weight.reshape(-1)
+    nonzero = flat[flat != 0]
+    if weight.dtype == np.float16:
+        return 16, len(flat) + 16 * len(nonzero) < 16 * len(flat)
+    largest = int(np.abs(nonzero.astype(np.int64)).max(initial=1))
+    bits = 1 if largest == 1 else int(signed_width(-largest, largest))
+    dense = bits if bits > 1 or len(nonzero) == len(flat) else 2
+    if len(flat) + bits * len(nonzero) < dense * len(flat):
+        return bits, True
+    return dense, False
+
+
+def most_channels(payload_bytes: int) -> int:
+    """Channels that all steps of a file may have together: bounds what concatenations can allocate."""
+    return 2 * payload_bytes + 4096
+
+
+class _Reader:
+    """Reads numbers out of a payload, front to back, never past its end."""
+
+    def __init__(self, payload: np.ndarray):
+        self.payload, self.at, self.end = payload, 0, 8 * len(payload)
+
+    def bits(self, count: int) -> np.ndarray:
+        if count > self.end - self.at:
+            raise PackedFileError(f"the payload ends at bit {self.end}, a field needs {count} bits from {self.at}")
+        first = self.at // 8
+        last = (self.at + count + 7) // 8
+        bits = np.unpackbits(self.payload[first:last], bitorder="little")[self.at % 8 :][:count]
+        self.at += count
+        return bits
+
+    def numbers(self, count: int, width: int, signed: bool = True) -> np.ndarray:
+        """`count` numbers of `width` bits; int8 up to 8 bits, int64 above."""
+        bits = self.bits(count * width).reshape(count, width)
+        dtype = np.int16 if width <= 8 else np.int64
+        result = np.zeros(count, dtype)
+        for place in range(width):
+            weight = -(1 << place) if signed and place == width - 1 else 1 << place
+            result += bits[:, place] * dtype(weight)
+        return result.astype(np.int8) if signed and width <= 8 else result
+
+    def weights(self, shape: tuple[int, ...], width: int, sparse: bool) -> np.ndarray:
+        size = math.prod(shape)
+        mask = self.bits(size).astype(bool) if sparse else None
+        count = int(np.count_nonzero(mask)) if sparse else size
+        if width == 16:
+            codes: np.ndarray = self.numbers(count, 16, signed=False).astype(np.uint16).view(np.float16)
+            if not np.isfinite(codes).all():
+                raise PackedFileError("a weight is not finite")
+        elif width == 1:
+            codes = self.bits(count).astype(np.int8) * np.int8(2) - np.int8(1)
+        else:
+            codes = self.numbers(count, width)
+            if (codes == -(1 << (width - 1))).any():
+                raise PackedFileError(f"a weight code is below {1 - (1 << (width - 1))}, the lowest of {width} bits")
+        if mask is not None:
+            if (codes == 0).any():
+                raise PackedFileError("a weight that the mask calls non-zero is zero")
+            dense = np.zeros(size, codes.dtype)
+            dense[mask] = codes
+            codes = dense
+        return codes.reshape(shape)
+
+
+# Steps <-> table and payload
+
+
+def _half_bits(values: np.ndarray) -> np.ndarray:
+    return _to_bits(values.astype(np.float16).view(np.uint16), 16)
+
+
+def _payload_fields(step: Step, half: bool) -> list[tuple[str, np.ndarray]]:
+    fields: list[tuple[str, np.ndarray]] = []
+    if step.weight is not None:
+        fields += weight_fields(step.weight, step.weight_bits, step.sparse)
+    for name, vector, bits in (
+        ("multiplier", step.multiplier, step.multiplier_bits),
+        ("exponent", None if step.shift is None else step.shift - step.shift.min(), step.exponent_bits),
+        ("bias", step.bias, step.bias_bits),
+    ):
+        if bits:
+            fields.append((name, _half_bits(vector) if half else _to_bits(vector, bits)))
+    if step.op in ("conv", "affine") and not half:
+        shifts = [int(step.shift.min()), step.bias_fraction]
+        if step.residual is not None:
+            shifts.append(step.residual_fraction)
+        fields.append(("shift", _to_bits(np.array(shifts), SHIFT_BITS)))
+        if step.residual is not None:
+            fields.append(("residual", _to_bits(np.array([step.residual_multiplier]), step.residual_bits)))
+    return fields
+
+
+def _row(step: Step, at: int) -> dict[str, Any]:
+    """The step's entry of the table; what has its usual value is left out."""
+    row: dict[str, Any] = {"op": step.op}
+    if step.op in ("conv", "affine", "linear"):
+        row["name"] = step.name
+    if step.inputs:
+        row["from"] = list(step.inputs)
+    if step.op == "input":
+        row["bits"] = step.code_bits
+    if step.op == "pool":
+        row["kernel"] = step.kernel
+    if step.op in ("conv", "linear"):
+        row["shape"] = list(step.weight.shape)
+        row["weight"] = [step.weight_bits, int(step.sparse)]
+        row["sum"] = [step.accumulator_bits, int(step.tree)]
+    if step.op == "conv":
+        for key, value, usual in (("stride", step.stride, 1), ("padding", step.padding, 0), ("groups", step.groups, 1)):
+            if value != usual:
+                row[key] = value
+    if step.op in ("conv", "affine"):
+        row["out"] = [step.code_bits, int(step.signed)]
+        for key, value in (("relu", step.relu), ("norm", step.norm)):
+            if value:
+                row[key] = 1
+    if step.op == "affine":
+        row["shape"] = [step.shape[0]]
+    if step.op == "affine" and step.order != 1:
+        row["order"] = step.order
+    if step.op in ("conv", "affine", "linear"):
+        row["at"] = at
+        row["bits"] = [step.multiplier_bits, step.exponent_bits, step.bias_bits]
+    if step.residual is not None:
+        row["add"] = [step.residual, step.residual_bits]
+    return row
+
+
+def _digest(header: dict[str, Any], payload: bytes) -> str:
+    body = json.dumps({key: value for key, value in header.items() if key != "digest"}, sort_keys=True)
+    return hashlib.sha256(body.encode() + b"\n" + payload).hexdigest()
+
+
+def encode(steps: list[Step], spec: dict[str, Any] | None, arithmetic: str, metadata: dict[str, str]) -> bytes:
+    """The file's bytes; the same input gives the same bytes."""
+    bits: list[np.ndarray] = []
+    rows, at = [], 0
+    for step in steps:
+        fields = _payload_fields(step, arithmetic == "half")
+        rows.append(_row(step, at))
+        bits += [values for _, values in fields]
+        at += sum(len(values) for _, values in fields)
+    payload = np.packbits(np.concatenate(bits), bitorder="little").tobytes()
+    table = json.dumps({"arithmetic": arithmetic, "bits": at, "steps": rows}, separators=(",", ":"))
+    header: dict[str, Any] = {
+        "format": "micronet-packed",
+        "version": VERSION,
+        "model": spec,
+        "table": base64.b85encode(zlib.compress(table.encode(), 9)).decode(),
+        "made": metadata,
+    }
+    header["digest"] = _digest(header, payload)
+    top = {
+        "__metadata__": {"micronet": json.dumps(header, sort_keys=True, separators=(",", ":"))},
+        "payload": {"dtype": "U8", "shape": [len(payload)], "data_offsets": [0, len(payload)]},
+    }
+    text = json.dumps(top, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + payload
+
+
+def _show(value: Any) -> str:
+    """A value of a foreign file, short and in one line."""
+    return repr(value)[:40]
+
+
+def _is(value: Any, low: int, high: int, what: str) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise PackedFileError(f"{what}: must be a whole number from {low} to {high} (got {_show(value)})")
+    return value
+
+
+def _pair(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise PackedFileError(f"{what}: must be two numbers (got {_show(value)})")
+    return value
+
+
+def _ints(value: Any, most: int, what: str) -> list[int]:
+    if not isinstance(value, list) or not 1 <= len(value) <= most or any(type(item) is not int for item in value):
+        raise PackedFileError(f"{what}: must be a list of up to {most} whole numbers (got {_show(value)})")
+    return value
+
+
+def _requantization(step: dict[str, Any], sum_low: np.ndarray, sum_high: np.ndarray, residual: Step | None) -> None:
+    """Checks that a requantization never leaves the integers that float64 holds."""
+    shift = step["shift"].astype(np.float64)
+    largest = np.maximum(-sum_low, sum_high) * np.abs(step["multiplier"]).astype(np.float64)
+    largest += np.abs(step["bias"]) * 2.0 ** np.maximum(shift - step["bias_fraction"], 0)
+    if residual is not None:
+        if step["residual_fraction"] > shift.min():
+            raise PackedFileError("a residual has more fraction bits than the shift takes away")
+        reach = max(int(residual.high.max()), -int(residual.low.min()))
+        largest += abs(step["residual_multiplier"]) * float(reach) * 2.0 ** (shift - step["residual_fraction"])
+    if largest.max() >= MOST_REQUANTIZED:
+        raise PackedFileError("a requantization needs more than 52 bits")
+
+
+def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: bool) -> Step:
+    """One step out of its row of the table and the payload. Raises `PackedFileError`."""
+    if not isinstance(row, dict):
+        raise PackedFileError("a row of the table is no object")
+    op = row.get("op")
+    name = row.get("name", f"{op}{len(steps)}")
+    if op not in ("input", "conv", "affine", "pool", "concat", "linear"):
+        raise PackedFileError(f"there is no operation {_show(op)}")
+    if not isinstance(name, str) or len(name) > 200 or not name.isprintable():
+        raise PackedFileError("a step has no printable name")
+    if (op == "input") != (not steps) or (op == "linear") != last:
+        raise PackedFileError("the first step must be the input, and the last alone a linear one")
+    if op == "input":
+        bits = _is(row.get("bits"), 1, 16, "bits")
+        if (bits == 16) != half or (not half and bits > 8):
+            raise PackedFileError("the input has 1 to 8 bits, 16 in a file of 16-bit floats")
+        low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if not half else (0, 0)
+        three = np.full(3, low, np.int32), np.full(3, high, np.int32)
+        return Step(op, name, (), IMAGE, *three, code_bits=bits, signed=True)
+
+    inputs = tuple(_is(index, 0, len(steps) - 1, "from") for index in _ints(row.get("from"), MOST_STEPS, "from"))
+    sources = [steps[index] for index in inputs]
+    if op != "concat" and len(sources) != 1:
+        raise PackedFileError(f"{op} takes one value")
+    channels, height, width = sources[0].shape
+    if op == "concat":
+        if any(source.shape[1:] != (height, width) for source in sources):
+            raise PackedFileError("a concatenation of maps of different sizes")
+        if sum(source.shape[0] for source in sources) > most_channels(len(reader.payload)):
+            raise PackedFileError("has more channels than the payload can fill")
+        low = np.concatenate([source.low for source in sources])
+        high = np.concatenate([source.high for source in sources])
+        return Step(op, name, inputs, (len(low), height, width), low, high)
+    if op == "pool":
+        kernel = _is(row.get("kernel"), 1, MOST_SIDE, "kernel")
+        if height % kernel or width % kernel:
+            raise PackedFileError(f"a pool of {kernel} does not divide a map of {height} x {width}")
+        low, high = (np.asarray(side, np.int64) * kernel**2 for side in (sources[0].low, sources[0].high))
+        if max(-int(low.min(initial=0)), int(high.max(initial=0))) >= MOST_SUM:
+            raise PackedFileError("a pool's sums need more than 32 bits")
+        shape = (channels, height // kernel, width // kernel)
+        return Step(op, name, inputs, shape, low.astype(np.int32), high.astype(np.int32), kernel=kernel)
+
+    start = reader.at
+    if row.get("at") != start or type(row["at"]) is not int:
+        raise PackedFileError(f"its fields begin at bit {start}, the table says {_show(row.get('at'))}")
+    found: dict[str, Any] = {}
+    storage: list[tuple[str, int]] = []
+
+    def stored(field_name: str) -> None:
+        storage.append((field_name, reader.at - start - sum(bits for _, bits in storage)))
+
+    widths = _ints(row.get("bits"), 3, "bits")
+    if len(widths) != 3:
+        raise PackedFileError(f"bits: must be three widths (got {_show(widths)})")
+    multiplier_bits, exponent_bits, bias_bits = (
+        _is(bits, 0, most, "bits") for bits, most in zip(widths, (16, 5, 48), strict=True)
+    )
+    sum_low, sum_high = sources[0].low.astype(np.int64), sources[0].high.astype(np.int64)
+    if op in ("conv", "linear"):
+        shape = tuple(_ints(row.get("shape"), 4, "shape"))
+        if len(shape) != (4 if op == "conv" else 2) or min(shape) < 1:
+            raise PackedFileError(f"a weight of shape {list(shape)}")
+        groups = _is(row.get("groups", 1), 1, channels, "groups")
+        if math.prod(shape) > reader.end or shape[1] * groups != channels or shape[0] % groups:
+            raise PackedFileError(f"a weight of shape {list(shape)} in {groups} groups, on {channels} channels")
+        weight_bits, sparse = _pair(row.get("weight"), "weight")
+        weight_bits, sparse = _is(weight_bits, 1, 16, "weight bits"), bool(_is(sparse, 0, 1, "sparse"))
+        if (weight_bits == 16) != half or (not half and weight_bits > 8):
+            raise PackedFileError(f"a weight of {weight_bits} bits")
+        weight = reader.weights(shape, weight_bits, sparse)
+        stored("weight")
+        found.update(weight=weight, weight_bits=weight_bits, sparse=sparse, groups=groups)
+        stated, tree = _pair(row.get("sum"), "sum")
+        stated, tree = _is(stated, 0, 32, "accumulator bits"), bool(_is(tree, 0, 1, "tree"))
+        if not half:
+            sums = accumulation(weight, groups, sum_low, sum_high)
+            sum_low, sum_high = sums.low, sums.high
+            if max(-int(sum_low.min()), int(sum_high.max())) >= MOST_SUM:
+                raise PackedFileError("an accumulator needs more than 32 bits")
+            if stated != int(sums.bits.max()):
+                raise PackedFileError(f"its accumulators need {int(sums.bits.max())} bits, the table says {stated}")
+        found.update(accumulator_bits=stated, tree=tree)
+        channels = shape[0]
+    if op == "linear":
+        if (height, width) != (1, 1) or row.get("groups", 1) != 1:
+            raise PackedFileError(f"a linear step on a map of {height} x {width}")
+        if multiplier_bits:
+            raise PackedFileError("a linear step has no multipliers")
+    if exponent_bits and (half or op == "linear"):
+        raise PackedFileError("exponents where there are no shifts")
+    if op == "conv":
+        found["stride"] = _is(row.get("stride", 1), 1, MOST_SIDE, "stride")
+        found["padding"] = _is(row.get("padding", 0), 0, MOST_SIDE, "padding")
+        kernel, found["kernel"] = shape[2:], shape[2]
+        if kernel[0] != kernel[1] or found["padding"] >= kernel[0]:
+            raise PackedFileError(f"a kernel of {kernel[0]} x {kernel[1]} with padding {found['padding']}")
+        height, width = ((side + 2 * found["padding"] - kernel[0]) // found["stride"] + 1 for side in (height, width))
+        if min(height, width) < 1:
+            raise PackedFileError("a kernel larger than its map")
+    if op == "affine":
+        if row.get("shape") != [channels]:
+            raise PackedFileError(f"vectors of shape {_show(row.get('shape'))} on {channels} channels")
+        found["order"] = _is(row.get("order", 1), 1, channels, "order")
+        if channels % found["order"]:
+            raise PackedFileError(f"an order of {found['order']} groups of {channels} channels")
+        chosen = interleave(channels, found["order"])
+        sum_low, sum_high = sum_low[chosen], sum_high[chosen]
+
+    residual = None
+    if "add" in row:
+        if op == "linear":
+            raise PackedFileError("a linear step adds no value")
+        index, residual_bits = _pair(row["add"], "add")
+        found["residual"] = _is(index, 0, len(steps) - 1, "add")
+        found["residual_bits"] = _is(residual_bits, 0 if half else 1, 16, "add")
+        residual = steps[found["residual"]]
+        if residual.shape != (channels, height, width):
+            raise PackedFileError(f"adds a map of {residual.shape} to one of {(channels, height, width)}")
+    for key, bits in (("multiplier", multiplier_bits), ("exponent", exponent_bits), ("bias", bias_bits)):
+        found[f"{key}_bits"] = bits
+        if bits and key == "exponent":
+            exponents = reader.numbers(channels, bits, signed=False).astype(np.int64)
+            stored(key)
+            continue
+        if bits:
+            if half and bits != 16:
+                raise PackedFileError(f"{key}: of {bits} bits in a file of 16-bit floats")
+            vector = reader.numbers(channels, bits, signed=not half)
+            found[key] = vector.astype(np.uint16).view(np.float16) if half else vector.astype(np.int64)
+            if half and not np.isfinite(found[key]).all():
+                raise PackedFileError(f"{key}: not finite")
+            stored(key)
+    if op != "linear":
+        found["relu"], found["norm"] = (bool(_is(row.get(key, 0), 0, 1, key)) for key in ("relu", "norm"))
+        code_bits, signed = _pair(row.get("out"), "out")
+        found["code_bits"], found["signed"] = _is(code_bits, 1, 16, "out"), bool(_is(signed, 0, 1, "out"))
+        if not half:
+            if not (multiplier_bits and bias_bits):
+                raise PackedFileError("a step without multipliers or biases")
+            if found["code_bits"] > 8 or (signed and found["code_bits"] < 2):
+                raise PackedFileError(f"codes of {found['code_bits']} bits")
+            shifts = reader.numbers(2 if residual is None else 3, SHIFT_BITS, signed=False).tolist()
+            stored("shift")
+            found["shift"] = shifts[0] + (exponents if exponent_bits else np.zeros(channels, np.int64))
+            found["bias_fraction"] = shifts[1]
+            if found["shift"].max() > MOST_SHIFT:
+                raise PackedFileError(f"a shift above {MOST_SHIFT}")
+            if exponent_bits and exponents.min() > 0:
+                raise PackedFileError("exponents of which none is 0")
+            if residual is not None:
+                found["residual_fraction"] = shifts[2]
+                found["residual_multiplier"] = int(reader.numbers(1, residual_bits)[0])
+                stored("residual")
+            _requantization(found, sum_low, sum_high, residual)
+            top = (1 << (found["code_bits"] - signed)) - 1
+            sum_low, sum_high = (
+                np.broadcast_to(np.int32(-top if signed else 0), channels),
+                np.broadcast_to(np.int32(top), channels),
+            )
+        else:
+            sum_low = sum_high = np.broadcast_to(np.int32(0), channels)
+    elif not half:
+        if bias_bits == 0:
+            raise PackedFileError("a linear step without biases")
+        sum_low, sum_high = sum_low + found["bias"], sum_high + found["bias"]
+        if max(-int(sum_low.min()), int(sum_high.max())) >= MOST_SUM:
+            raise PackedFileError("a logit needs more than 32 bits")
+    shape3 = (channels, height, width)
+    return Step(
+        op, name, inputs, shape3, sum_low.astype(np.int32), sum_high.astype(np.int32), storage=tuple(storage), **found
+    )
+
+
+def _open(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
+    """The metadata and payload of a safetensors file with one uint8 tensor `payload`."""
+    # The length of a header can look like the start of a pickle, so the header's first character decides.
+    if data[8:9] != b"{" and data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise PackedFileError("is a pickle (torch.save), which is never loaded; a packed model is a safetensors file")
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 10 or length > len(data) - 8:
+        raise PackedFileError("is truncated, or no safetensors file")
+    try:
+        top = json.loads(data[8 : 8 + length].decode())
+        header = json.loads(top["__metadata__"]["micronet"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise PackedFileError("has no readable header, so it is damaged or no packed model") from None
+    if not isinstance(header, dict) or header.get("format") != "micronet-packed":
+        raise PackedFileError(
+            "is a checkpoint of plain weights, not a packed model; `python stages/quantize.py` makes those"
+        )
+    if header.get("version") != VERSION:
+        raise PackedFileError(f"has version {_show(header.get('version'))}, this code reads {VERSION}")
+    payload = np.frombuffer(memoryview(data)[8 + length :], np.uint8)
+    size = len(payload)
+    stated = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+    if not isinstance(top, dict) or set(top) != {"__metadata__", "payload"} or top["payload"] != stated:
+        raise PackedFileError(f"holds {size} bytes after its header, and the header states other ones")
+    try:
+        digest = _digest(header, payload.tobytes())
+    except RecursionError:
+        digest = None
+    if digest is None or header.get("digest") != digest:
+        raise PackedFileError("is damaged: its digest does not fit its content")
+    return header, payload
+
+
+def _table(header: dict[str, Any], file_bytes: int) -> dict[str, Any]:
+    """The table out of the header, never inflated to more than the file and 64 KiB."""
+    try:
+        packed = base64.b85decode(header["table"])
+        inflater = zlib.decompressobj()
+        text = inflater.decompress(packed, file_bytes + (1 << 16))
+        if not inflater.eof or inflater.unused_data:
+            raise ValueError
+        table = json.loads(text)
+    except (ValueError, KeyError, TypeError, RecursionError, zlib.error):
+        raise PackedFileError("its table is not readable") from None
+    if not isinstance(table, dict) or not isinstance(table.get("steps"), list):
+        raise PackedFileError("its table has no steps")
+    return table
+
+
+def decode(data: bytes) -> PackedModel:
+    """The model in a file's bytes, everything checked.
+
+    Raises:
+        PackedFileError: what is wrong, in one line.
+    """
+    header, payload = _open(data)
+    table = _table(header, len(data))
+    arithmetic, rows, made = table.get("arithmetic"), table["steps"], header.get("made")
+    if arithmetic not in ("integer", "half"):
+        raise PackedFileError(f"its arithmetic is {_show(arithmetic)}, integer or half are known")
+    if not 2 <= len(rows) <= MOST_STEPS:
+        raise PackedFileError(f"has {len(rows)} steps, 2 to {MOST_STEPS} are possible")
+    if not isinstance(made, dict) or not all(isinstance(value, str) for value in made.values()):
+        raise PackedFileError("its metadata are no texts")
+    if header.get("model") is not None and not isinstance(header["model"], dict):
+        raise PackedFileError("its model spec is no object")
+    reader, steps, channels = _Reader(payload), [], 0
+    for row in rows:
+        name = row.get("name") if isinstance(row, dict) else None
+        try:
+            steps.append(_read_step(row, steps, reader, arithmetic == "half", last=len(steps) + 1 == len(rows)))
+        except PackedFileError as error:
+            raise PackedFileError(f"step {len(steps)} ({_show(name)}): {error}") from None
+        # Concatenations could double the channels in every step.
+        channels += steps[-1].shape[0]
+        if channels > most_channels(len(payload)):
+            raise PackedFileError(f"has more channels than a payload of {len(payload)} bytes can fill")
+    left = reader.end - reader.at
+    if left > 7 or table.get("bits") != reader.at or (left and reader.bits(left).any()):
+        raise PackedFileError(f"its fields end at bit {reader.at} of {reader.end}, with zeros to a whole byte expected")
+    return PackedModel(tuple(steps), header.get("model"), arithmetic, made, header["digest"], reader.end, len(data))
+
+
+def read(path: Path | str) -> PackedModel:
+    """Reads and checks a packed file. Raises `PackedFileError`, one line that begins with the path."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise PackedFileError(
+            f"{path}: there is no such file; `python stages/quantize.py` makes the packed model, or `dvc pull`"
+        ) from None
+    except OSError as error:
+        raise PackedFileError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        return decode(data)
+    except PackedFileError as error:
+        raise PackedFileError(f"{path}: {error}") from None

@@ -1,0 +1,514 @@
+"""From a trained quantized network to the packed file, and back to a module that computes in its integers.
+
+`pack` turns a `quantization.prepare`d model into steps (`micronet.packed`, `docs/format.md`): batch norms become
+fixed-point multipliers and biases, ReLUs the lower end of a code range, a channel interleaving the order of the
+channels before it. `load_packed` reads the file into a `PackedModule`, whose logits are the integers that the numpy
+reference computes, on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from micronet import packed
+from micronet.checkpoint import write_atomically
+from micronet.errors import MicronetError
+from micronet.packed import PackedFileError, PackedModel, Step
+from micronet.params import Quantize
+from micronet.quantization import PackError, finish, kind
+
+__all__ = ["PackError", "PackedFileError", "PackedModel", "PackedModule", "load_packed", "pack"]
+
+MOST_SHIFT = 36
+MOST_EXPONENT = 15  # shifts of one step differ by at most this
+BIAS_FRACTION_BITS = 8  # a bias is stored to 1 / 256 of an output code
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value of the packed model: the step that makes it, and what one code of each channel is worth."""
+
+    index: int
+    scale: np.ndarray  # (C,) float64
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """gain * source + offset + residual, not yet requantized. Vectors: an entry an output channel, float64."""
+
+    name: str
+    source: _Value
+    layer: nn.Conv2d | None
+    gain: np.ndarray
+    offset: np.ndarray
+    norm: bool = False
+    residual: _Value | None = None
+
+
+def _vector(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().double().cpu().numpy()
+
+
+def _norm(layer: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
+    """A batch norm in eval mode as gain and offset."""
+    gain = _vector(layer.weight) / np.sqrt(_vector(layer.running_var) + layer.eps)
+    return gain, _vector(layer.bias) - _vector(layer.running_mean) * gain
+
+
+def _square(value: int | tuple[int, ...], name: str, what: str) -> int:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if pair[0] != pair[1]:
+        raise PackError(f"{name}: a {what} of {pair[0]} x {pair[1]} cannot be packed, a square one would work")
+    return pair[0]
+
+
+def _uniform(value: _Value, name: str) -> float:
+    if np.ptp(value.scale) > 0:
+        raise PackError(f"{name}: reads maps of different scales at once; a batch norm and ReLU between would work")
+    return float(value.scale[0])
+
+
+def _argument(node: fx.Node, place: int, key: str, usual=None):
+    return node.args[place] if len(node.args) > place else node.kwargs.get(key, usual)
+
+
+class _Packer:
+    """Walks a prepared graph and collects steps."""
+
+    def __init__(self, prepared: fx.GraphModule, multiplier_bits: int, trees: bool, half: bool):
+        self.modules = dict(prepared.named_modules())
+        self.multiplier_limit = 2 ** (multiplier_bits - 1) - 1
+        self.trees, self.half = trees, half
+        self.steps: list[Step] = []
+        self.values: dict[fx.Node, _Value] = {}
+        self.pending: dict[fx.Node, _Pending] = {}
+        for node in prepared.graph.nodes:
+            getattr(self, f"_{kind(node, self.modules)}")(node)
+
+    def _emit(self, scale: np.ndarray, step: Step) -> _Value:
+        self.steps.append(step)
+        return _Value(len(self.steps) - 1, scale)
+
+    def _value(self, node: fx.Node, user: fx.Node) -> _Value:
+        if node not in self.values:
+            raise PackError(f"{user.name}: reads {node.name}, which is not quantized; quantization.prepare does that")
+        return self.values[node]
+
+    def _step_of(self, value: _Value) -> Step:
+        return self.steps[value.index]
+
+    # Steps that have no arithmetic
+
+    def _input(self, node: fx.Node) -> None:
+        if self.half:
+            zero = np.zeros(3, np.int32)
+            step = Step("input", "image", (), packed.IMAGE, zero, zero, code_bits=16, signed=True)
+            self.values[node] = self._emit(np.ones(3), step)
+
+    def _image_codes(self, node: fx.Node) -> None:
+        codes = self.modules[node.target]
+        low, high = np.full(3, codes.low, np.int32), np.full(3, codes.high, np.int32)
+        step = Step("input", "image", (), packed.IMAGE, low, high, code_bits=codes.bits, signed=True)
+        self.values[node] = self._emit(np.full(3, codes.step), step)
+
+    def _identity(self, node: fx.Node) -> None:
+        source = node.all_input_nodes[0]
+        for known in (self.values, self.pending):
+            if source in known:
+                known[node] = known[source]
+
+    def _flatten(self, node: fx.Node) -> None:
+        value = self._value(node.all_input_nodes[0], node)
+        if self._step_of(value).shape[1:] != (1, 1):
+            raise PackError(
+                f"{node.name}: flattens a map that is not 1 x 1; a global average pool before it would work"
+            )
+        self.values[node] = value
+
+    def _concat(self, node: fx.Node) -> None:
+        if _argument(node, 1, "dim", 0) != 1:
+            raise PackError(f"{node.name}: concatenates along another dimension than the channels, 1 would work")
+        values = [self._value(source, node) for source in node.args[0]]
+        steps = [self._step_of(value) for value in values]
+        low, high = (np.concatenate([getattr(step, side) for step in steps]) for side in ("low", "high"))
+        step = Step(
+            "concat", node.name, tuple(value.index for value in values), (len(low), *steps[0].shape[1:]), low, high
+        )
+        self.values[node] = self._emit(np.concatenate([value.scale for value in values]), step)
+
+    def _interleave(self, node: fx.Node) -> None:
+        source, groups = node.all_input_nodes[0], self.modules[node.target].groups
+        value = self._value(source, node)
+        step = self._step_of(value)
+        order = packed.interleave(step.shape[0], groups)
+        if len(source.users) > 1 or step.residual is not None or step.order > 1 or step.groups > 1:
+            raise PackError(
+                f"{node.target}: what it orders is used elsewhere too, or already ordered or grouped; "
+                "it would work right behind a convolution or batch norm of its own"
+            )
+        keys = [key for key in ("multiplier", "shift", "bias") if getattr(step, key) is not None]
+        vectors = {key: getattr(step, key)[order] for key in keys}
+        if step.op == "conv":
+            step = replace(step, weight=step.weight[order], **vectors)
+        elif step.op == "affine":
+            step = replace(step, order=groups, **vectors)
+        else:
+            raise PackError(
+                f"{node.target}: stands behind a {step.op}; it would work right behind a convolution or norm"
+            )
+        self.steps[value.index] = step
+        self.values[node] = _Value(value.index, value.scale[order])
+
+    # Sums
+
+    def _pool(self, node: fx.Node, kernel: int) -> None:
+        value = self._value(node.all_input_nodes[0], node)
+        source = self._step_of(value)
+        channels, height, width = source.shape
+        if height % kernel or width % kernel:
+            raise PackError(
+                f"{node.name}: a pool of {kernel} on {height} x {width} cannot be packed, a divisor would work"
+            )
+        low, high = ((side.astype(np.int64) * kernel**2).astype(np.int32) for side in (source.low, source.high))
+        shape = (channels, height // kernel, width // kernel)
+        step = Step("pool", node.name, (value.index,), shape, low, high, kernel=kernel)
+        self.values[node] = self._emit(value.scale / kernel**2, step)
+
+    def _average(self, node: fx.Node) -> None:
+        if node.op == "call_module":
+            layer = self.modules[node.target]
+            kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
+        else:
+            kernel = _argument(node, 1, "kernel_size")
+            stride, padding = _argument(node, 2, "stride"), _argument(node, 3, "padding", 0)
+        kernel = _square(kernel, node.name, "pool")
+        if (stride is not None and _square(stride, node.name, "stride") != kernel) or padding not in (0, (0, 0)):
+            raise PackError(f"{node.name}: an overlapping or padded pool cannot be packed, stride = kernel would work")
+        self._pool(node, kernel)
+
+    def _mean(self, node: fx.Node) -> None:
+        if node.target in (torch.mean, "mean"):
+            dims = _argument(node, 1, "dim")
+            fits = isinstance(dims, list | tuple) and sorted(dim % 4 for dim in dims) == [2, 3]
+        else:
+            size = self.modules[node.target].output_size if node.op == "call_module" else node.args[1]
+            fits = size in (1, (1, 1), [1, 1])
+        height, width = self._step_of(self._value(node.all_input_nodes[0], node)).shape[1:]
+        if not fits or height != width:
+            raise PackError(f"{node.name}: only a mean over a whole square map can be packed, dimensions (2, 3)")
+        self._pool(node, height)
+
+    # Results on the way to a requantization
+
+    def _conv(self, node: fx.Node) -> None:
+        layer = self.modules[node.target]
+        offset = np.zeros(layer.out_channels) if layer.bias is None else _vector(layer.bias)
+        source = self._value(node.all_input_nodes[0], node)
+        self.pending[node] = _Pending(node.target, source, layer, np.ones(layer.out_channels), offset)
+
+    def _norm(self, node: fx.Node) -> None:
+        source = node.all_input_nodes[0]
+        gain, offset = _norm(self.modules[node.target])
+        if source in self.pending and not self.pending[source].norm and self.pending[source].residual is None:
+            before = self.pending[source]
+            self.pending[node] = replace(before, gain=gain, offset=before.offset * gain + offset, norm=True)
+        else:
+            self.pending[node] = _Pending(node.target, self._value(source, node), None, gain, offset, norm=True)
+
+    def _add(self, node: fx.Node) -> None:
+        main = next((item for item in node.all_input_nodes if item in self.pending), node.all_input_nodes[0])
+        other = self._value(next(item for item in node.all_input_nodes if item is not main), node)
+        if main in self.pending:
+            self.pending[node] = replace(self.pending[main], residual=other)
+        else:
+            value = self._value(main, node)
+            channels = len(value.scale)
+            self.pending[node] = _Pending(node.name, value, None, np.ones(channels), np.zeros(channels), residual=other)
+
+    def _relu(self, node: fx.Node) -> None:
+        raise PackError(f"{node.name}: a ReLU without a quantizer; quantization.prepare puts one there")
+
+    def _activation(self, node: fx.Node) -> None:
+        source, quantizer = node.all_input_nodes[0], self.modules[node.target]
+        if source in self.pending:
+            pending = self.pending[source]
+        else:
+            value = self._value(source, node)
+            channels = len(value.scale)
+            pending = _Pending(source.name, value, None, np.ones(channels), np.zeros(channels))
+        fields = {"name": pending.name, "relu": quantizer.relu, "norm": pending.norm}
+        fields |= {"code_bits": quantizer.bits, "signed": quantizer.signed}
+        if pending.residual is not None:
+            fields["residual"] = pending.residual.index
+        channels = len(pending.gain)
+        if self.half:
+            step = self._float_step(pending, fields)
+            self.values[node] = self._emit(np.ones(channels), step)
+        else:
+            scale = float(quantizer.step.detach())
+            step = self._integer_step(pending, fields, scale, quantizer.low, quantizer.high)
+            self.values[node] = self._emit(np.full(channels, scale), step)
+
+    def _geometry(self, pending: _Pending, fields: dict) -> tuple[int, int, int]:
+        """Adds what a convolution needs to `fields`; gives the output's shape."""
+        channels, height, width = self._step_of(pending.source).shape
+        layer = pending.layer
+        if layer is None:
+            return channels, height, width
+        kernel = _square(layer.kernel_size, pending.name, "kernel")
+        stride, padding = _square(layer.stride, pending.name, "stride"), _square(layer.padding, pending.name, "padding")
+        fields |= {"kernel": kernel, "stride": stride, "padding": padding, "groups": layer.groups}
+        return len(pending.gain), *((side + 2 * padding - kernel) // stride + 1 for side in (height, width))
+
+    def _float_step(self, pending: _Pending, fields: dict) -> Step:
+        shape = self._geometry(pending, fields)
+        zero = np.zeros(shape[0], np.int32)
+        with np.errstate(over="ignore"):
+            fields |= {"bias": pending.offset.astype(np.float16), "bias_bits": 16}
+            if pending.layer is None:
+                fields |= {"multiplier": pending.gain.astype(np.float16), "multiplier_bits": 16}
+            else:
+                weight = _vector(pending.layer.weight) * pending.gain[:, None, None, None]
+                fields["weight"] = weight.astype(np.float16)
+                fields["weight_bits"], fields["sparse"] = packed.weight_storage(fields["weight"])
+                fields["accumulator_bits"] = 32
+        for key in ("weight", "multiplier", "bias"):
+            if key in fields and not np.isfinite(fields[key]).all():
+                raise PackError(f"{pending.name}: a {key} is too large for 16 bits; lsq would work")
+        op = "affine" if pending.layer is None else "conv"
+        return Step(op, inputs=(pending.source.index,), shape=shape, low=zero, high=zero, **fields)
+
+    def _dot_products(self, name: str, codes: np.ndarray, groups: int, source: Step, fields: dict) -> tuple:
+        """Adds weight storage and accumulator widths to `fields`; gives the sums' range, (C,) each."""
+        codes = codes.astype(np.int8)
+        fields["weight"] = codes
+        fields["weight_bits"], fields["sparse"] = packed.weight_storage(codes)
+        sums = packed.accumulation(codes, groups, source.low, source.high)
+        if max(-int(sums.low.min()), int(sums.high.max())) >= packed.MOST_SUM:
+            raise PackError(f"{name}: its sums need more than 32 bits; fewer weight or activation bits would work")
+        fields["accumulator_bits"], fields["tree"] = int(sums.bits.max()), False
+        if self.trees:
+            cost = [
+                sum(
+                    bits * count
+                    for bits, count in packed.additions(codes, groups, source.low, source.high, tree).items()
+                )
+                for tree in (False, True)
+            ]
+            fields["tree"] = cost[1] < cost[0]
+        return sums.low, sums.high
+
+    def _integer_step(self, pending: _Pending, fields: dict, scale: float, low: int, high: int) -> Step:
+        source, name = self._step_of(pending.source), pending.name
+        shape = self._geometry(pending, fields)
+        if pending.layer is None:
+            sum_low, sum_high = source.low.astype(np.int64), source.high.astype(np.int64)
+            gain = pending.gain * pending.source.scale / scale
+        else:
+            codes, weight_scale = pending.layer.quantizer.codes(pending.layer.weight)
+            sum_low, sum_high = self._dot_products(name, codes.cpu().numpy(), pending.layer.groups, source, fields)
+            gain = pending.gain * _vector(weight_scale) * _uniform(pending.source, name) / scale
+        gain = np.where(sum_high > sum_low, gain, 0.0)
+        offset, limit = pending.offset / scale, self.multiplier_limit
+        if not (np.isfinite(gain).all() and np.isfinite(offset).all()):
+            raise PackError(
+                f"{name}: a weight, norm or step is not finite; a training run that diverged cannot be packed"
+            )
+        # A norm over a channel that was constant in training has a huge gain. Beyond the limit a sum's unit spans more
+        # than most of the code range anyway: the line gets flatter around the middle of the range.
+        steep = np.abs(gain) > limit
+        flat = np.where(steep, np.sign(gain) * limit, gain)
+        middle = (low + high) / 2
+        offset = np.where(steep, middle - (middle - offset) * np.abs(flat) / np.where(steep, np.abs(gain), 1), offset)
+        gain = flat
+        # Each channel has a shift of its own, so that all multipliers use their width.
+        with np.errstate(divide="ignore"):
+            shift = np.floor(np.log2(limit / np.abs(gain)))
+        shift += np.abs(np.rint(gain * 2.0 ** np.minimum(shift + 1, MOST_SHIFT))) <= limit
+        shift = np.clip(shift, 0, MOST_SHIFT).astype(np.int64)
+        least = int(shift[gain != 0].min()) if gain.any() else BIAS_FRACTION_BITS
+        shift = np.where(gain != 0, np.minimum(shift, least + MOST_EXPONENT), least)
+        multiplier = np.rint(gain * 2.0**shift).astype(np.int64)
+        reach_low, reach_high = packed.product_range(sum_low, sum_high, multiplier)
+        fields |= {"multiplier": multiplier, "shift": shift, "bias_fraction": BIAS_FRACTION_BITS}
+        fields["exponent_bits"] = int(packed.bit_length(shift.max() - shift.min()))
+        if pending.residual is not None:
+            ratio = _uniform(pending.residual, name) / scale
+            fraction = next((bits for bits in range(int(shift.min()), -1, -1) if round(ratio * 2.0**bits) <= limit), 0)
+            factor = min(round(ratio * 2.0**fraction), limit)
+            fields |= {"residual_multiplier": factor, "residual_fraction": fraction}
+            fields["residual_bits"] = int(packed.signed_width(0, factor))
+            other = self._step_of(pending.residual)
+            added = packed.product_range(other.low, other.high, factor << (shift - fraction))
+            reach_low, reach_high = reach_low + added[0], reach_high + added[1]
+        # The half that makes the floor a rounding is in the bias. A bias beyond these bounds gives the lowest or
+        # highest code whatever the sum, and so does the bound, in fewer bits.
+        unit = 2.0 ** np.maximum(shift - BIAS_FRACTION_BITS, 0)
+        bias = np.rint((offset + 0.5) * 2.0**shift / unit)
+        lowest = np.floor((low * 2.0**shift - reach_high) / unit)
+        highest = np.ceil((high * 2.0**shift - reach_low) / unit)
+        fields["bias"] = np.clip(bias, lowest, highest).astype(np.int64)
+        for key in ("multiplier", "bias"):
+            fields[f"{key}_bits"] = int(packed.signed_width(fields[key].min(), fields[key].max()))
+        code_range = np.full(shape[0], low, np.int32), np.full(shape[0], high, np.int32)
+        op = "affine" if pending.layer is None else "conv"
+        return Step(op, inputs=(pending.source.index,), shape=shape, low=code_range[0], high=code_range[1], **fields)
+
+    def _linear(self, node: fx.Node) -> None:
+        layer, name = self.modules[node.target], node.target
+        value = self._value(node.all_input_nodes[0], node)
+        source = self._step_of(value)
+        if source.shape[1:] != (1, 1) or [user.op for user in node.users] != ["output"]:
+            raise PackError(f"{name}: a linear layer packs as the last one, behind a global average pool")
+        bias = np.zeros(layer.out_features) if layer.bias is None else _vector(layer.bias)
+        fields: dict = {}
+        zero = np.zeros(layer.out_features, np.int32)
+        if self.half:
+            fields |= {"weight": _vector(layer.weight).astype(np.float16), "accumulator_bits": 32}
+            fields["weight_bits"], fields["sparse"] = packed.weight_storage(fields["weight"])
+            fields |= {"bias": bias.astype(np.float16), "bias_bits": 16}
+        else:
+            codes, weight_scale = layer.quantizer.codes(layer.weight)
+            if float(weight_scale.max()) != float(weight_scale.min()):
+                raise PackError(f"{name}: logits of different scales cannot be compared; a scale a tensor would work")
+            self._dot_products(name, codes.cpu().numpy(), 1, source, fields)
+            integers = np.rint(bias / (float(weight_scale[0]) * _uniform(value, name))).astype(np.int64)
+            fields |= {"bias": integers, "bias_bits": int(packed.signed_width(integers.min(), integers.max()))}
+        shape = (layer.out_features, 1, 1)
+        self._emit(zero, Step("linear", name, (value.index,), shape, zero, zero, **fields))
+
+    def _output(self, node: fx.Node) -> None:
+        if not self.steps or self.steps[-1].op != "linear":
+            raise PackError("the model does not end in a linear layer; one behind a global average pool would work")
+
+
+def pack(
+    prepared: fx.GraphModule,
+    path: Path | str,
+    *,
+    quantize: Quantize,
+    metadata: Mapping[str, str] | None = None,
+) -> PackedModel:
+    """Writes a model that `quantization.prepare` made (its eval mode) as a packed file; gives it read back.
+
+    Args:
+        quantize: `multiplier_bits`, `accumulator_tree` and `method` are used.
+        metadata: texts that travel with the model under its digest, such as its accuracy and its params.
+
+    Raises:
+        PackError: an operation that the format does not know, or a value it cannot hold; nothing is written.
+    """
+    if not isinstance(prepared, fx.GraphModule) or "quantize" not in prepared.meta:
+        raise PackError(f"a {type(prepared).__name__} is not quantized; quantization.prepare makes what can be packed")
+    half = quantize.method == "half"
+    packer = _Packer(finish(prepared), quantize.multiplier_bits, quantize.accumulator_tree, half)
+    data = packed.encode(packer.steps, prepared.meta.get("spec"), "half" if half else "integer", dict(metadata or {}))
+    model = packed.decode(data)
+    write_atomically(path, data)
+    return model
+
+
+class PackedModule(nn.Module):
+    """A packed model as a module: normalised images (N, 3, 32, 32) -> logits (N, classes).
+
+    The logits are integers. Codes and accumulators are held in floats that are exact for them: float32 where no sum
+    reaches 2**24, on a CPU, whose convolutions sum plain products; float64 for larger sums, and elsewhere, where
+    float32 may mean Winograd or TF32. A requantization computes in float64, exact below 2**53. Logits are float64,
+    because float32 could round two of them to the same. `half` models compute in float32 and give float32; they may
+    differ in the last bits from machine to machine.
+    """
+
+    def __init__(self, model: PackedModel):
+        super().__init__()
+        self.packed = model
+        self.spec = model.spec
+        for index, step in enumerate(model.steps):
+            arrays = {"weight": step.weight, "multiplier": step.multiplier, "bias": step.bias}
+            if step.shift is not None:
+                arrays |= {"bias": step.scaled_bias, "scale": 2.0**-step.shift}
+                if step.residual is not None:
+                    arrays["factor"] = step.residual_factor
+            for key, array in arrays.items():
+                if array is not None:
+                    single = key == "weight" or model.arithmetic == "half"
+                    tensor = torch.from_numpy(array.astype(np.float32 if single else np.float64))
+                    shape = tensor.shape if key == "weight" or step.op == "linear" else (-1, 1, 1)
+                    self.register_buffer(f"{key}_{index}", tensor.reshape(shape), persistent=False)
+        self._last_use = {}
+        for index, step in enumerate(model.steps):
+            for value in (*step.inputs, *(() if step.residual is None else (step.residual,))):
+                self._last_use[value] = index
+
+    @property
+    def in_floats(self) -> bool:
+        return self.packed.arithmetic == "half"
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dim() != 4 or tuple(images.shape[1:]) != packed.IMAGE:
+            raise MicronetError(f"a packed model takes images of (N, 3, 32, 32), got {tuple(images.shape)}")
+        with torch.autocast(images.device.type, enabled=False), torch.no_grad():
+            return self._forward(images.float())
+
+    def _forward(self, images: Tensor) -> Tensor:
+        values: dict[int, Tensor] = {}
+        for index, step in enumerate(self.packed.steps):
+            inputs = [values[value] for value in step.inputs]
+            residual = None if step.residual is None else values[step.residual]
+            values[index] = self._step(index, step, inputs, residual, images)
+            for value in (*step.inputs, step.residual):
+                if self._last_use.get(value) == index:
+                    values.pop(value, None)
+        return values[index]
+
+    def _step(self, index: int, step: Step, inputs: list[Tensor], residual: Tensor | None, images: Tensor) -> Tensor:
+        exact = images.dtype if self.in_floats or images.device.type == "cpu" else torch.float64
+        if step.op == "input":
+            if self.in_floats:
+                return images
+            # A normalised image is (pixel - 128) / 64.
+            codes = torch.floor(images * (64 / 2 ** (8 - step.code_bits)))
+            return codes.clamp_(int(step.low[0]), int(step.high[0])).to(exact)
+        if step.op == "concat":
+            return torch.cat(inputs, 1)
+        (x,) = inputs
+        if step.op == "pool":
+            if self.in_floats:
+                return F.avg_pool2d(x, step.kernel)
+            return F.avg_pool2d(x, step.kernel, divisor_override=1)
+        weight, bias = getattr(self, f"weight_{index}", None), getattr(self, f"bias_{index}")
+        if step.op == "linear":
+            if self.in_floats:
+                return F.linear(x.flatten(1), weight, bias)
+            return F.linear(x.flatten(1).double(), weight.double(), bias)
+        if step.op == "conv":
+            if step.accumulator_bits > 25 and not self.in_floats:
+                x = x.double()
+            x = F.conv2d(x, weight.to(x.dtype), None, step.stride, step.padding, 1, step.groups)
+        elif step.order > 1:
+            x = x[:, torch.from_numpy(packed.interleave(step.shape[0], step.order)).to(x.device)]
+        multiplier = getattr(self, f"multiplier_{index}", None)
+        if self.in_floats:
+            x = x + bias if multiplier is None else x * multiplier + bias
+            x = x if residual is None else x + residual
+            return F.relu(x) if step.relu else x
+        x = x.double().mul_(multiplier).add_(bias)
+        if residual is not None:
+            x.addcmul_(residual.double(), getattr(self, f"factor_{index}"))
+        scale = getattr(self, f"scale_{index}")
+        return x.mul_(scale).floor_().clamp_(int(step.low[0]), int(step.high[0])).to(exact)
+
+
+def load_packed(path: Path | str) -> PackedModule:
+    """A packed file as a module in eval mode; `module.packed` holds its steps and digest.
+
+    Raises:
+        PackedFileError: the file is missing, damaged or no packed model; one line.
+    """
+    return PackedModule(packed.read(path)).eval()

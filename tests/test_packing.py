@@ -1,0 +1,519 @@
+"""The packed file: small, exact, read back whole or refused in one line. Its module computes in its integers."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import re
+import tracemalloc
+import zlib
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, strategies
+from hypothesis import settings as hypothesis_settings
+from torch import nn
+
+import models
+from micronet import packed
+from micronet.data import normalise
+from micronet.errors import MicronetError
+from micronet.packing import PackedFileError, PackError, load_packed, pack
+from micronet.params import Quantize, Train
+from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
+
+RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
+DENSENET = {
+    "name": "densenet",
+    "blocks": [2, 2],
+    "growth_rate": 4,
+    "groups": {"bottleneck": 2, "transition": 4},
+    "interleave": {"bottleneck": True, "transition": True},
+}
+FORMAT = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
+DECODER, EXAMPLE = re.findall(r"```python\n(.*?)```", FORMAT, re.DOTALL)
+IMAGES = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def settings(**changes) -> Quantize:
+    return Quantize(train=Train(epochs=1, learning_rate=0.1), **changes)
+
+
+def prepared_model(spec, quantize: Quantize, zeros: float = 0.0) -> nn.Module:
+    """A model with random weights and norms, pruned, quantized, calibrated."""
+    torch.manual_seed(1)
+    model = models.build(spec)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.3)
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.mul_(torch.rand_like(module.weight) >= zeros)
+    prepared = prepare(model, quantize)
+    calibrate(prepared, IMAGES)
+    recalibrate_batch_norm(prepared, [normalise(IMAGES)])
+    return prepared.eval()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """A sparse 4-bit ResNet's packed file."""
+    path = tmp_path_factory.mktemp("packed") / "quantized.safetensors"
+    quantize = settings(weight_bits=4, activation_bits=4)
+    pack(prepared_model(RESNET, quantize, 0.5), path, quantize=quantize, metadata={"stage": "quantize"})
+    return path
+
+
+def same(a, b) -> bool:
+    return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
+
+
+# The file
+
+
+def test_the_worked_example_of_the_document_holds():
+    exec(EXAMPLE, {})
+
+
+def test_the_documents_decoder_is_at_most_60_lines():
+    assert len(DECODER.splitlines()) <= 60
+
+
+CASES = [
+    (spec, changes, zeros)
+    for spec in (RESNET, DENSENET)
+    for changes, zeros in (
+        ({}, 0.0),
+        ({"weight_bits": 3, "activation_bits": 2, "input_bits": 5}, 0.7),
+        ({"method": "binary_connect", "weight_bits": 1, "activation_bits": 4}, 0.0),
+        ({"method": "binary_connect", "weight_bits": 1, "keep_first_and_last": False}, 0.6),
+        ({"method": "half"}, 0.5),
+    )
+]
+
+
+@pytest.mark.parametrize(("spec", "changes", "zeros"), CASES)
+def test_the_documents_decoder_gives_the_weights_bit_for_bit(spec, changes, zeros, tmp_path):
+    quantize = settings(**changes)
+    prepared = prepared_model(spec, quantize, zeros)
+    model = pack(prepared, tmp_path / "m", quantize=quantize)
+    scope: dict = {}
+    exec(DECODER, scope)
+    steps, bits = scope["decode"]((tmp_path / "m").read_bytes())
+    assert bits == model.payload_bits
+    for found, step in zip(steps, model.steps, strict=True):
+        for key in ("weight", "multiplier", "bias"):
+            if getattr(step, key) is not None:
+                assert np.array_equal(found[key], getattr(step, key))
+        if step.shift is not None:
+            assert (found["shift"][0] + found.get("exponent", 0) == step.shift).all()
+    if changes.get("method") != "half":
+        layers = [step for step in model.steps if step.op == "conv" and step.name != "blocks.0.0.conv1"]
+        trained = {name: module for name, module in prepared.named_modules() if hasattr(module, "quantizer")}
+        # An interleaving behind a layer is in the order of its rows: compare rows as sets there.
+        for step in layers:
+            codes = trained[step.name].quantizer.codes(trained[step.name].weight)[0].numpy()
+            assert sorted(map(bytes, codes.astype(np.int8))) == sorted(map(bytes, step.weight))
+
+
+def test_packing_twice_gives_the_same_bytes(small, tmp_path):
+    quantize = settings(weight_bits=4, activation_bits=4)
+    prepared = prepared_model(RESNET, quantize, 0.5)
+    pack(prepared, tmp_path / "again", quantize=quantize, metadata={"stage": "quantize"})
+    assert (tmp_path / "again").read_bytes() == small.read_bytes()
+
+
+def test_the_safetensors_library_reads_the_file(small):
+    with safetensors.safe_open(small, framework="np") as file:
+        assert list(file.keys()) == ["payload"]
+        assert 8 * len(file.get_tensor("payload")) == packed.read(small).payload_bits
+
+
+def test_reading_back_gives_what_was_packed(small):
+    model = packed.read(small)
+    data = packed.encode(list(model.steps), model.spec, model.arithmetic, model.metadata)
+    assert data == small.read_bytes()
+    again = packed.decode(data)
+    for one, other in zip(model.steps, again.steps, strict=True):
+        assert all(same(getattr(one, item.name), getattr(other, item.name)) for item in fields(one))
+
+
+def test_the_header_of_a_small_network_is_at_most_a_tenth(tmp_path):
+    quantize = settings(weight_bits=4, activation_bits=4)
+    spec = {"name": "resnet", "blocks": [2, 2, 2], "widths": [16, 24, 32]}
+    made = {"stage": "quantize", "validation_accuracy_percent": "90.12", "params_digest": "0123456789abcdef"}
+    model = pack(prepared_model(spec, quantize, 0.7), tmp_path / "m", quantize=quantize, metadata=made)
+    assert model.payload_bits / 8 < 20_000
+    assert model.file_bytes - model.payload_bits / 8 <= 0.1 * model.file_bytes
+
+
+@given(
+    bits=strategies.integers(1, 8),
+    zeros=strategies.floats(0, 1),
+    size=strategies.integers(1, 200),
+    seed=strategies.integers(0, 2**32 - 1),
+)
+@hypothesis_settings(deadline=None, max_examples=200)
+def test_weights_come_back_at_any_width_and_sparsity(bits, zeros, size, seed):
+    generator = np.random.default_rng(seed)
+    top = max(1, 2 ** (bits - 1) - 1)
+    codes = generator.integers(-top, top + 1, size).astype(np.int8)
+    codes[generator.random(size) < zeros] = 0
+    width, sparse = packed.weight_storage(codes)
+    assert width <= max(bits, 2)
+    stored = np.concatenate([values for _, values in packed.weight_fields(codes, width, sparse)])
+    assert len(stored) == min(size + width * np.count_nonzero(codes), size * (width if codes.all() or width > 1 else 2))
+    reader = packed._Reader(np.packbits(stored, bitorder="little"))
+    assert np.array_equal(reader.weights((size,), width, sparse), codes)
+
+
+@given(
+    values=strategies.lists(strategies.integers(-(2**47), 2**47 - 1), min_size=1, max_size=20),
+    before=strategies.integers(0, 9),
+)
+@hypothesis_settings(deadline=None)
+def test_vectors_come_back_in_the_fewest_bits_that_hold_them(values, before):
+    width = int(packed.signed_width(min(values), max(values)))
+    assert -(2 ** (width - 1)) <= min(values) and max(values) < 2 ** (width - 1)
+    bits = np.concatenate([np.ones(before, np.uint8), packed._to_bits(np.array(values), width)])
+    reader = packed._Reader(np.packbits(bits, bitorder="little"))
+    reader.bits(before)
+    assert reader.numbers(len(values), width).tolist() == values
+
+
+# The arithmetic of the module
+
+
+@pytest.mark.parametrize("spec", [RESNET, DENSENET])
+def test_the_packed_module_follows_the_fake_quantized_model(spec, tmp_path):
+    quantize = settings(multiplier_bits=14)
+    prepared = prepared_model(spec, quantize)
+    pack(prepared, tmp_path / "m", quantize=quantize)
+    with torch.no_grad():
+        wanted, got = prepared(normalise(IMAGES)), load_packed(tmp_path / "m")(normalise(IMAGES))
+    correlation = torch.corrcoef(torch.stack([wanted.flatten().double(), got.flatten()]))[0, 1]
+    assert correlation > 0.999
+
+
+def test_a_channel_that_was_constant_in_training_does_not_blur_the_others(tmp_path):
+    prepared = prepared_model(RESNET, settings(multiplier_bits=14))
+    pack(prepared, tmp_path / "before", quantize=settings(multiplier_bits=14))
+    norm = prepared.get_submodule("stages.0.0.norm1")
+    norm.running_var[1], norm.bias.data[1] = 0.0, -1e4  # a gain of 300, always below 0
+    model = pack(prepared, tmp_path / "m", quantize=settings(multiplier_bits=14))
+    with torch.no_grad():
+        wanted, got = prepared(normalise(IMAGES)), load_packed(tmp_path / "m")(normalise(IMAGES))
+    assert torch.corrcoef(torch.stack([wanted.flatten().double(), got.flatten()]))[0, 1] > 0.999
+    (step,) = [step for step in model.steps if step.name == "stages.0.0.conv1"]
+    assert np.abs(step.multiplier).min() >= 2**12
+
+
+def test_a_gain_beyond_the_multipliers_keeps_its_threshold(tmp_path):
+    prepared = prepared_model(RESNET, settings(activation_bits=2, multiplier_bits=6))
+    with torch.no_grad():
+        prepared.stem.norm.weight.fill_(1e5)
+    pack(prepared, tmp_path / "m", quantize=settings(multiplier_bits=6))
+    module = load_packed(tmp_path / "m")
+    with torch.no_grad():
+        real = prepared.activations.relu(
+            prepared.stem.norm(prepared.stem.conv(prepared.activations.image(normalise(IMAGES))))
+        )
+        image = module._step(0, module.packed.steps[0], [], None, normalise(IMAGES))
+        codes = module._step(1, module.packed.steps[1], [image], None, normalise(IMAGES))
+    assert (codes == real / prepared.activations.relu.step).float().mean() > 0.99
+
+
+def test_a_half_model_computes_what_the_float_model_does(tmp_path):
+    quantize = settings(method="half")
+    prepared = prepared_model(DENSENET, quantize)
+    pack(prepared, tmp_path / "m", quantize=quantize)
+    with torch.no_grad():
+        wanted, got = prepared(normalise(IMAGES)), load_packed(tmp_path / "m")(normalise(IMAGES))
+    assert torch.allclose(wanted, got, atol=2e-2 * float(wanted.std()) + 1e-3)
+
+
+def test_logits_are_integers_whatever_autocast_says(small):
+    module = load_packed(small)
+    plain = module(normalise(IMAGES))
+    assert torch.equal(plain, plain.round())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(module(normalise(IMAGES)), plain)
+
+
+def test_logits_do_not_depend_on_batch_size_or_memory_format(small):
+    module = load_packed(small)
+    plain = module(normalise(IMAGES))
+    single = torch.cat([module(normalise(IMAGES[index : index + 1])) for index in range(len(IMAGES))])
+    assert torch.equal(plain, single)
+    assert torch.equal(plain, module(normalise(IMAGES).to(memory_format=torch.channels_last)))
+
+
+def test_an_interleaving_costs_no_step_and_no_bit(tmp_path):
+    files = {}
+    for interleave in (True, False):
+        spec = DENSENET | {"interleave": {"bottleneck": interleave, "transition": interleave}}
+        files[interleave] = pack(prepared_model(spec, settings()), tmp_path / "m", quantize=settings())
+    assert [step.op for step in files[True].steps] == [step.op for step in files[False].steps]
+    weights = [
+        sum(bits for step in model.steps for name, bits in step.storage if name == "weight") for model in files.values()
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_images_of_the_wrong_size_are_refused(small):
+    with pytest.raises(MicronetError, match=r"takes images of \(N, 3, 32, 32\), got \(2, 3, 28, 28\)"):
+        load_packed(small)(torch.zeros(2, 3, 28, 28))
+
+
+# Bounds of sums
+
+
+@given(
+    seed=strategies.integers(0, 2**32 - 1),
+    taps=strategies.integers(1, 40),
+    low=strategies.integers(-128, 0),
+    high=strategies.integers(0, 255),
+)
+@hypothesis_settings(deadline=None, max_examples=200)
+def test_accumulators_have_the_fewest_bits_that_hold_the_worst_input(seed, taps, low, high):
+    weight = np.random.default_rng(seed).integers(-127, 128, (1, taps, 1, 1)).astype(np.int8)
+    sums = packed.accumulation(weight, 1, np.full(taps, low), np.full(taps, high))
+    flat = weight.reshape(-1).astype(int)
+    highest, lowest = np.where(flat > 0, high, low), np.where(flat > 0, low, high)
+    assert (int(flat @ lowest), int(flat @ highest)) == (sums.low[0], sums.high[0])
+    bits = int(sums.bits[0])
+    assert -(2 ** (bits - 1)) <= sums.low[0] and sums.high[0] < 2 ** (bits - 1)
+    assert bits == 1 or not (-(2 ** (bits - 2)) <= sums.low[0] and sums.high[0] < 2 ** (bits - 2))
+
+
+# Refusals
+
+
+class Odd(nn.Module):
+    """conv -> norm -> relu -> something -> mean -> linear."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.between, self.classifier = between, nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.classifier(self.between(F.relu(self.norm(self.conv(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("between", "message"),
+    [
+        (nn.MaxPool2d(2), "between: MaxPool2d cannot be packed"),
+        (nn.AvgPool2d(3, 1), "overlapping or padded pool cannot be packed"),
+        (nn.Conv2d(4, 4, 3, padding=2, dilation=2), "between: a dilated convolution cannot be packed"),
+        (nn.Conv2d(4, 4, (1, 3), padding=(0, 1)), "between: a kernel of 1 x 3 cannot be packed"),
+    ],
+)
+def test_what_the_format_does_not_know_is_refused_and_nothing_is_written(between, message, tmp_path):
+    with pytest.raises(PackError, match=message) as error:
+        pack(prepare(Odd(between), settings()), tmp_path / "m", quantize=settings())
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_quantizers_is_refused(tmp_path):
+    with pytest.raises(PackError, match="a ResNet is not quantized; quantization.prepare makes"):
+        pack(models.build(RESNET), tmp_path / "m", quantize=settings())
+
+
+def test_a_model_that_diverged_is_refused(tmp_path):
+    prepared = prepared_model(RESNET, settings())
+    prepared.stem.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(PackError, match="not finite"):
+        pack(prepared, tmp_path / "m", quantize=settings())
+
+
+def test_a_missing_file_names_the_stage_that_makes_it(tmp_path):
+    with pytest.raises(PackedFileError, match="there is no such file; `python stages/quantize.py` makes"):
+        load_packed(tmp_path / "m")
+
+
+def test_a_plain_checkpoint_is_called_one(tmp_path):
+    safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "m", {"micronet": json.dumps({"format": 1})})
+    with pytest.raises(PackedFileError, match="is a checkpoint of plain weights, not a packed model"):
+        load_packed(tmp_path / "m")
+
+
+def test_a_pickle_is_refused(tmp_path):
+    torch.save({"a": 1}, tmp_path / "m")
+    with pytest.raises(PackedFileError, match="is a pickle"):
+        load_packed(tmp_path / "m")
+
+
+def test_a_flipped_bit_of_the_payload_is_noticed(small, tmp_path):
+    data = bytearray(small.read_bytes())
+    data[-100] ^= 1
+    (tmp_path / "m").write_bytes(data)
+    with pytest.raises(PackedFileError, match="m: is damaged: its digest does not fit its content"):
+        load_packed(tmp_path / "m")
+
+
+# Fuzzing: any bytes give a model or one line, in bounded time and memory
+
+
+def survives(data: bytes) -> None:
+    try:
+        packed.decode(data)
+    except PackedFileError as error:
+        assert "\n" not in str(error) and len(str(error)) < 400
+
+
+def resigned(data: bytes, change) -> bytes:
+    """A file whose header, table or payload `change(header, table, payload)` altered, with a digest that fits."""
+    length = int.from_bytes(data[:8], "little")
+    top = json.loads(data[8 : 8 + length])
+    header = json.loads(top["__metadata__"]["micronet"])
+    table = json.loads(zlib.decompress(base64.b85decode(header["table"])))
+    payload = bytearray(data[8 + length :])
+    change(header, table, payload)
+    header["table"] = base64.b85encode(zlib.compress(json.dumps(table).encode())).decode()
+    header["digest"] = packed._digest(header, bytes(payload))
+    top["__metadata__"]["micronet"] = json.dumps(header)
+    top["payload"] = {"dtype": "U8", "shape": [len(payload)], "data_offsets": [0, len(payload)]}
+    text = json.dumps(top).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(payload)
+
+
+def leaves(tree, path=()):
+    """Paths of all values inside nested lists and dicts."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from leaves(value, (*path, key))
+
+
+HOSTILE = strategies.one_of(
+    strategies.sampled_from(
+        [-1, 0, 1, 2, 16, 2**16, 2**31, 2**63, 10**30, 1.5, None, True, "conv", [], {}, [2**20] * 4]
+    ),
+    strategies.integers(-10, 70),
+    strategies.lists(strategies.integers(-2, 70), max_size=5),
+)
+
+
+def _damage(data: bytes, draw) -> bytes:
+    """Bits flipped, bytes cut off, inserted or repeated."""
+    damaged = bytearray(data)
+    for _ in range(draw(strategies.integers(1, 4))):
+        place = draw(strategies.integers(0, max(0, len(damaged) - 1)))
+        how = draw(strategies.sampled_from(["flip", "cut", "insert", "repeat", "length"]))
+        if how == "flip" and damaged:
+            damaged[place] ^= 1 << draw(strategies.integers(0, 7))
+        elif how == "cut":
+            del damaged[place:]
+        elif how == "insert":
+            damaged[place:place] = draw(strategies.binary(max_size=20))
+        elif how == "repeat":
+            damaged[place:place] = damaged[place : place + 100]
+        else:
+            damaged[:8] = draw(strategies.integers(0, 2**64 - 1)).to_bytes(8, "little")
+    return bytes(damaged)
+
+
+def _rewrite(data: bytes, draw) -> bytes:
+    """Values of the table replaced by hostile ones, payload bits flipped, all of it signed."""
+
+    def change(header, table, payload):
+        for _ in range(draw(strategies.integers(1, 4))):
+            where = draw(strategies.sampled_from(["table", "table", "header", "payload", "step"]))
+            if where == "payload":
+                payload[draw(strategies.integers(0, len(payload) - 1))] ^= 1 << draw(strategies.integers(0, 7))
+            elif where == "step" and table.get("steps"):
+                steps = table["steps"]
+                index = draw(strategies.integers(0, len(steps) - 1))
+                other = draw(strategies.integers(0, len(steps) - 1))
+                steps[index] = copy.deepcopy(steps[other])
+            else:
+                tree = table if where == "table" else header
+                path = draw(strategies.sampled_from(sorted(leaves(tree), key=str)))
+                for key in path[:-1]:
+                    tree = tree[key]
+                tree[path[-1]] = copy.deepcopy(draw(HOSTILE))  # never one object at two places
+
+    return resigned(data, change)
+
+
+def fuzz(data: strategies.DataObject, source: bytes) -> None:
+    how = data.draw(strategies.sampled_from([_damage, _rewrite]))
+    try:
+        hostile = how(source, data.draw)
+    except (TypeError, KeyError, AttributeError, ValueError):
+        return  # a second change found its place gone
+    survives(hostile)
+
+
+RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+
+
+@given(data=strategies.data())
+@hypothesis_settings(max_examples=500, derandomize=True, **RELAXED)
+def test_500_damaged_or_hostile_files_are_read_or_refused_in_one_line(small, data):
+    fuzz(data, small.read_bytes())
+
+
+@pytest.mark.slow
+@given(data=strategies.data())
+@hypothesis_settings(max_examples=10_000, **RELAXED)
+def test_10_000_damaged_or_hostile_files_are_read_or_refused_in_one_line(small, data):
+    fuzz(data, small.read_bytes())
+
+
+def _peak(data: bytes) -> int:
+    tracemalloc.start()
+    try:
+        survives(data)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def huge_shape(header, table, payload):
+    table["steps"][1]["shape"] = [2**20, 3, 2**10, 2**10]
+
+
+def doubling_concatenations(header, table, payload):
+    table["steps"] = table["steps"][:1] + [{"op": "concat", "from": [i, i]} for i in range(4000)] + table["steps"][-1:]
+
+
+def wide_concatenation(header, table, payload):
+    table["steps"] = table["steps"][:2] + [{"op": "concat", "from": [1] * 4096}] + table["steps"][-1:]
+
+
+def inflating_table(header, table, payload):
+    table["steps"] += [{"op": " " * 50_000_000}]
+
+
+def huge_padding(header, table, payload):
+    table["steps"][1] |= {"padding": 1000}
+
+
+@pytest.mark.parametrize(
+    "change", [huge_shape, doubling_concatenations, wide_concatenation, inflating_table, huge_padding]
+)
+def test_a_hostile_file_is_refused_within_a_small_multiple_of_its_size(small, change):
+    data = resigned(small.read_bytes(), change)
+    with pytest.raises(PackedFileError):
+        packed.decode(data)
+    assert _peak(data) < 128 * len(data) + 2**20
+
+
+def test_reading_a_sparse_file_allocates_a_small_multiple_of_its_size(tmp_path):
+    spec = {"name": "resnet", "blocks": [1], "widths": [128]}
+    prepared = prepared_model(spec, settings(weight_bits=2), 0.97)
+    pack(prepared, tmp_path / "m", quantize=settings())
+    data = (tmp_path / "m").read_bytes()
+    assert _peak(data) < 128 * len(data)

@@ -1,0 +1,363 @@
+"""params.yaml: what is refused, in which words, and that numbers are read as DVC reads them."""
+
+from __future__ import annotations
+
+import copy
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from micronet import params
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "stages"))
+
+import common  # noqa: E402 - it stands among the stage scripts
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+DEMO = params.read_yaml(ROOT / "recipes/demo.yaml")
+
+
+def changed(*changes: tuple[str, Any]) -> dict[str, Any]:
+    """The demo recipe with other values, by key path."""
+    tree = copy.deepcopy(DEMO)
+    for path, value in changes:
+        *sections, key = path.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[key] = value
+    return tree
+
+
+def without(section: str) -> dict[str, Any]:
+    return {key: value for key, value in DEMO.items() if key != section}
+
+
+def faults(tree: Any, path: str = "params.yaml") -> list[str]:
+    try:
+        params.parse(tree, path)
+    except params.ParamsError as error:
+        return error.faults
+    return []
+
+
+def faults_of_text(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(params.ParamsError) as caught:
+        params.load(path)
+    return [fault.replace(str(path), "params.yaml") for fault in caught.value.faults]
+
+
+# --- what is accepted ---
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_passes_the_whole_validation(recipe):
+    assert isinstance(common.validate(recipe), params.Params)
+
+
+def test_params_yaml_is_the_laptop_recipe():
+    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "recipes/laptop.yaml").read_bytes()
+
+
+def test_a_small_exponent_is_a_number(tmp_path):
+    text = (ROOT / "recipes/demo.yaml").read_text().replace("learning_rate: 0.05", "learning_rate: 1e-3")
+    (tmp_path / "params.yaml").write_text(text)
+    assert params.load(tmp_path / "params.yaml").teacher.train.learning_rate == 0.001
+
+
+def test_an_integer_stands_for_a_float():
+    assert params.parse(changed(("teacher.train.learning_rate", 1))).teacher.train.learning_rate == 1.0
+
+
+def test_params_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        params.parse(DEMO).seed = 3
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        # unknown key
+        ("teacher.train.lr", 0.1, "no such key"),
+        ("score.bits", 8, "no such key"),
+        ("student.train.augment.rotate", 5, "no such key"),
+        # wrong type
+        ("seed", "yes", "input should be a valid integer (got 'yes')"),
+        ("engine.channels_last", "yes", "input should be a valid boolean (got 'yes')"),
+        ("teacher.train.learning_rate", "yes", "input should be a valid number (got 'yes')"),
+        ("teacher.train.learning_rate", True, "input should be a valid number (got True)"),
+        ("teacher.train.epochs", 1.0, "input should be a valid integer (got 1.0)"),
+        ("teacher.train.augment", 3, "must be a section with keys (got 3)"),
+        ("teacher", None, "must be a section with keys (got None)"),
+        ("teacher.model", "resnet18", "must be a section with keys (got 'resnet18')"),
+        # out of range
+        ("seed", -1, "must be >= 0 (got -1)"),
+        ("teacher.train.learning_rate", -1, "must be > 0 (got -1)"),
+        ("teacher.train.momentum", 1.0, "must be < 1 (got 1.0)"),
+        ("teacher.train.weight_decay", -0.1, "must be >= 0 (got -0.1)"),
+        ("student.train.augment.crop_padding", 17, "must be <= 16 (got 17)"),
+        ("student.train.augment.cutmix_probability", 1.1, "must be <= 1 (got 1.1)"),
+        ("distill.temperature", 0, "must be > 0 (got 0)"),
+        ("distill.temperature", -4.0, "must be > 0 (got -4.0)"),
+        ("prune.temperature", 0.0, "must be > 0 (got 0.0)"),
+        ("distill.alpha", 1.01, "must be <= 1 (got 1.01)"),
+        ("distill.alpha", -0.01, "must be >= 0 (got -0.01)"),
+        ("prune.amount", 1.0, "must be < 1 (got 1.0)"),
+        ("prune.amount", -0.1, "must be >= 0 (got -0.1)"),
+        ("prune.rounds", 0, "must be >= 1 (got 0)"),
+        ("quantize.weight_bits", 0, "must be >= 1 (got 0)"),
+        ("quantize.weight_bits", 9, "must be <= 8 (got 9)"),
+        ("quantize.activation_bits", 1, "must be >= 2 (got 1)"),
+        ("quantize.layer_bits.classifier", 9, "must be <= 8 (got 9)"),
+        ("quantize.multiplier_bits", 5, "must be >= 6 (got 5)"),
+        ("engine.threads", -1, "must be >= 0 (got -1)"),
+        ("data.validation_size", 0, "must be >= 1 (got 0)"),
+        # contradictions
+        ("data.validation_size", 1000, "must be below the 1000 training images (got 1000)"),
+        ("data.validation_size", 15, "must be a multiple of 10, a stratified split (got 15)"),
+        ("data.source", "path", "path needs data.path, a folder or archive"),
+        ("prune.amount", 0.99, "0.99 leaves less than layer_floor 0.02 of the weights"),
+        ("prune.train.epochs", 0, "must be > 0 for method gradual (0 is one_shot)"),
+        ("quantize.weight_bits", 1, "lsq takes 2 to 8 (got 1)"),
+    ],
+)
+def test_one_bad_value_is_one_line_with_file_key_and_reason(path, value, reason):
+    assert faults(changed((path, value))) == [f"params.yaml: {path}: {reason}"]
+
+
+@pytest.mark.parametrize("section", [name for name in params.Params.model_fields])
+def test_a_missing_section_is_named(section):
+    assert faults(without(section)) == [f"params.yaml: {section}: is missing"]
+
+
+def test_a_missing_key_is_named():
+    tree = changed()
+    del tree["prune"]["amount"]
+    assert faults(tree) == ["params.yaml: prune.amount: is missing"]
+
+
+@pytest.mark.parametrize(
+    ("path", "those"),
+    [
+        ("data.source", "'auto', 'path', 'torchvision', 'npm' or 'sample'"),
+        ("teacher.train.optimizer", "'sgd' or 'adam'"),
+        ("teacher.train.schedule", "'cosine', 'step', 'one_cycle' or 'constant'"),
+        ("distill.start_from", "'student' or 'scratch'"),
+        ("prune.method", "'one_shot', 'iterative', 'gradual' or 'soft'"),
+        ("quantize.method", "'half', 'fx_int8', 'binary_connect' or 'lsq'"),
+    ],
+)
+def test_a_name_that_does_not_exist_lists_those_that_do(path, those):
+    assert faults(changed((path, "magic"))) == [f"params.yaml: {path}: must be {those} (got 'magic')"]
+
+
+@pytest.mark.parametrize(
+    ("method", "bits", "takes"), [("fx_int8", 4, "8"), ("binary_connect", 2, "1"), ("lsq", 1, "2 to 8")]
+)
+def test_a_width_that_a_quantizer_does_not_have_is_refused(method, bits, takes):
+    tree = changed(("quantize.method", method), ("quantize.weight_bits", bits), ("quantize.activation_bits", 8))
+    assert faults(tree) == [f"params.yaml: quantize.weight_bits: {method} takes {takes} (got {bits})"]
+
+
+def test_more_pruning_rounds_than_epochs_are_refused():
+    tree = changed(("prune.method", "iterative"), ("prune.rounds", 5))
+    assert faults(tree) == ["params.yaml: prune.rounds: must be at most train.epochs, 4 (got 5)"]
+
+
+def test_mixup_and_cutmix_together_need_probabilities_that_sum_to_at_most_1():
+    tree = changed(("student.train.augment", {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}))
+    (fault,) = faults(tree)
+    where = "student.train.augment.mixup_probability + cutmix_probability"
+    assert fault == f"params.yaml: {where}: must be at most 1 when both are on"
+
+
+@pytest.mark.parametrize("value", ["big", 0, 1.5])
+def test_a_wrong_batch_size_is_one_fault(value):
+    assert len(faults(changed(("teacher.train.batch_size", value)))) == 1
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("path", ["teacher.train.learning_rate", "distill.temperature", "student.train.weight_decay"])
+def test_infinity_and_nan_are_out_of_every_range(path, value):
+    (fault,) = faults(changed((path, value)))
+    assert fault.startswith(f"params.yaml: {path}: ")
+
+
+def test_all_faults_come_at_once():
+    found = faults(
+        changed(
+            ("teacher.train.learning_rate", -1),
+            ("student.train.lr", 0.1),
+            ("distill.temperature", 0),
+            ("prune.amount", 1.0),
+            ("data.validation_size", 1000),
+            ("quantize.weight_bits", 1),
+        )
+    )
+    assert sorted(fault.split(": ")[1] for fault in found) == [
+        "data.validation_size",
+        "distill.temperature",
+        "prune.amount",
+        "quantize.weight_bits",
+        "student.train.lr",
+        "teacher.train.learning_rate",
+    ]
+
+
+def test_a_fault_names_the_file_it_is_in():
+    assert faults(without("seed"), "recipes/mine.yaml") == ["recipes/mine.yaml: seed: is missing"]
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "teacher\n"])
+def test_a_file_without_sections_is_one_fault(tmp_path, text):
+    (fault,) = faults_of_text(tmp_path, text)
+    assert fault.startswith("params.yaml: must hold sections, one a stage")
+
+
+@pytest.mark.parametrize("text", ["a: [1\n", "a: b: c\n", "\tseed: 0\n", "a: !!python/object:os.system {}\n"])
+def test_what_is_not_yaml_is_one_line(tmp_path, text):
+    (fault,) = faults_of_text(tmp_path, text)
+    assert fault.startswith("params.yaml: not readable as YAML: ") and "\n" not in fault
+
+
+def test_bytes_that_are_not_text_are_one_line(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"seed: \xff\xfe\n")
+    with pytest.raises(params.ParamsError, match="not readable as YAML"):
+        params.load(path)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    with pytest.raises(params.ParamsError, match="there is no such file .*make use RECIPE=laptop"):
+        params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("text", ["seed: 0\nseed: 1\n", "teacher: {train: {epochs: 1, epochs: 2}}\n"])
+def test_a_key_given_twice_is_refused(tmp_path, text):
+    (fault,) = faults_of_text(tmp_path, text)
+    assert "stands twice" in fault and repr("seed" if "seed" in text else "epochs") in fault
+
+
+# --- models, through what the stages call ---
+
+
+@pytest.mark.parametrize(
+    ("model", "fault"),
+    [
+        (
+            {"name": "densenet_nano", "groups": {"bottleneck": 3}},
+            "groups.bottleneck: 3 does not divide the channels of growth_rate 4; 1, 2, 4 would",
+        ),
+        ({"name": "densenet_nano", "groups": {"stem": 3}}, "groups.stem: 3 does not divide"),
+        ({"name": "resnet", "blocks": [1], "widths": [0]}, "widths.0: must be from 1 to"),
+        ({"name": "resnet", "blocks": [1]}, "widths: is missing"),
+        ({"name": "alexnet"}, "there is no model 'alexnet' (there are densenet_cifar, "),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_a_fault_of_the_params(tmp_path, model, fault):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(changed(("student.model", model))))
+    with pytest.raises(params.ParamsError) as caught:
+        common.validate(path)
+    (line,) = caught.value.faults
+    assert line.startswith(f"{path}: student.model.{fault}")
+
+
+def test_the_command_prints_faults_of_params_and_models_together_and_ends_with_2(tmp_path):
+    bad = changed(("student.model", {"name": "alexnet"}), ("seed", -1), ("distill.alpha", 2))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(bad))
+    command = [sys.executable, str(ROOT / "stages/check.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and done.stdout == ""
+    assert [line.split(": ")[1] for line in lines[:2]] == ["seed", "distill.alpha"]
+    assert len(lines) == 3 and "there is no model 'alexnet'" in lines[2]
+
+
+def test_the_module_answers_from_the_command_line(tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(yaml.safe_dump(without("seed")))
+    assert params.main([str(ROOT / "recipes/demo.yaml"), str(bad)]) == 2
+    assert capsys.readouterr().err == f"{bad}: seed: is missing\n"
+    assert params.main([str(ROOT / "recipes/demo.yaml")]) == 0
+
+
+# --- the digest ---
+
+
+def test_the_digest_changes_with_any_value_and_with_nothing_else():
+    one, other = params.parse(DEMO), params.parse(changed(("prune.amount", 0.51)))
+    assert params.digest(one.seed, one.prune) == params.digest(params.parse(DEMO).seed, params.parse(DEMO).prune)
+    assert params.digest(one.prune) != params.digest(other.prune)
+    assert params.digest(one.retrain) == params.digest(other.retrain)
+    assert params.digest(0, one.prune) != params.digest(1, one.prune)
+
+
+# --- YAML as DVC reads it ---
+
+
+def as_dvc_reads(text: str) -> Any:
+    try:
+        return YAML(typ="safe").load(f"key: {text}")["key"]
+    except Exception:
+        return "refused"
+
+
+def as_we_read(text: str) -> Any:
+    try:
+        return yaml.load(f"key: {text}", Loader=params._Loader)["key"]
+    except (yaml.YAMLError, ValueError):
+        return "refused"
+
+
+def same(one: Any, two: Any) -> bool:
+    both_nan = isinstance(one, float) and isinstance(two, float) and math.isnan(one) and math.isnan(two)
+    return both_nan or (type(one) is type(two) and one == two)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("1E5", 1e5), (".5", 0.5), ("1.", 1.0), ("-.5", -0.5), ("+5", 5), ("1.e3", 1000.0)]
+    + [("yes", "yes"), ("on", "on"), ("off", "off"), ("n", "n"), ("True", True), ("~", None), ("1:30", "1:30")]
+    + [(".inf", math.inf), ("e3", "e3"), ("1.2.3", "1.2.3"), ("nan", "nan")],
+)
+def test_a_scalar_is_what_dvc_reads(text, value):
+    assert same(as_we_read(text), value) and same(as_dvc_reads(text), value)
+
+
+@pytest.mark.parametrize("text", ["010", "08", "0o17", "0x1F", "0b11", "1_000", "1.5_0", ".5e1", ".5e+1", ".NaN"])
+def test_a_rare_form_of_number_is_what_dvc_reads(text):
+    assert same(as_we_read(text), as_dvc_reads(text))
+
+
+NUMBER_LIKE = st.one_of(
+    st.integers().map(str),
+    st.floats().map(lambda value: repr(value).replace("inf", ".inf").replace("nan", ".nan")),
+    st.floats(allow_nan=False, allow_infinity=False).map("{:.3e}".format),
+    st.from_regex(r"[-+]?[0-9_]{0,4}\.?[0-9_]{0,3}([eE][-+]?[0-9]{1,2})?", fullmatch=True),
+    st.from_regex(r"[-+]?0[xob]?[0-9a-fA-F]{1,4}", fullmatch=True),
+    st.sampled_from("yes no on off y n true True TRUE false null Null NULL ~ .inf -.inf .Inf .nan .NaN".split()),
+)
+
+
+@given(NUMBER_LIKE)
+@example("1e-3")
+@example("1_000")
+@example("0o17")
+@example("010")
+def test_number_like_scalars_are_what_dvc_reads(text):
+    assert same(as_we_read(text), as_dvc_reads(text)), (text, as_we_read(text), as_dvc_reads(text))

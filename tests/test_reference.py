@@ -1,0 +1,339 @@
+"""The numpy reference: the packed module's logits, and the operations that the score charges."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, strategies
+from hypothesis import settings as hypothesis_settings
+from torch import nn
+
+import models
+from micronet import packed, reference, scoring
+from micronet.data import normalise
+from micronet.packed import PackedModel, Step
+from micronet.packing import load_packed, pack
+from micronet.params import Quantize, Train
+from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
+from micronet.reference import InferenceError, packed_operations, predict, run
+
+RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
+DENSENET = {
+    "name": "densenet",
+    "blocks": [2, 2],
+    "growth_rate": 4,
+    "groups": {"bottleneck": 2, "transition": 4},
+    "interleave": {"bottleneck": True, "transition": True},
+}
+IMAGES = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32)).astype(np.uint8)
+CASES = [
+    (spec, changes, zeros)
+    for spec in (RESNET, DENSENET)
+    for changes, zeros in (
+        ({}, 0.0),
+        ({"weight_bits": 4, "activation_bits": 4}, 0.8),
+        ({"weight_bits": 2, "activation_bits": 3, "input_bits": 4, "accumulator_tree": False}, 0.5),
+        ({"method": "binary_connect", "weight_bits": 1, "activation_bits": 2}, 0.0),
+        ({"weight_bits": 3, "activation_bits": 5}, 0.9),
+    )
+]
+
+
+def packed_model(spec, changes, zeros, path) -> PackedModel:
+    quantize = Quantize(train=Train(epochs=1, learning_rate=0.1), **changes)
+    torch.manual_seed(2)
+    model = models.build(spec)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(-0.5, 1.5)
+                module.bias.normal_(0, 0.3)
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.mul_(torch.rand_like(module.weight) >= zeros)
+    prepared = prepare(model, quantize)
+    images = torch.from_numpy(IMAGES)
+    calibrate(prepared, images)
+    recalibrate_batch_norm(prepared, [normalise(images)])
+    return pack(prepared.eval(), path, quantize=quantize)
+
+
+def counted(records) -> dict[str, tuple[Counter, Counter]]:
+    """Multiplications and additions of the records of each step, challenge rules."""
+    steps: dict[str, tuple[Counter, Counter]] = {}
+    for record in records:
+        if record.get("rules") == "deck":
+            continue
+        sums = steps.setdefault(record["name"].removesuffix(".requantize"), (Counter(), Counter()))
+        sums[0].update(dict(record["multiplications"]))
+        sums[1].update(dict(record["additions"]))
+    return {name: sums for name, sums in steps.items() if any(sums)}
+
+
+def hand_made(*steps: Step) -> PackedModel:
+    """A model of hand-made steps behind an 8-bit image, written and read back."""
+    edge = np.full(3, -128, np.int32), np.full(3, 127, np.int32)
+    image = Step("input", "image", (), packed.IMAGE, *edge, code_bits=8, signed=True)
+    return packed.decode(packed.encode([image, *steps], None, "integer", {}))
+
+
+def vector(*numbers) -> np.ndarray:
+    return np.array(numbers, np.int64)
+
+
+def conv(weight, source=0, **fields) -> Step:
+    """A 1x1 convolution to 4-bit codes with multiplier 1, bias 0 unless given; widths as they must be stated."""
+    codes = np.array(weight, np.int8)[:, :, None, None]
+    low, high = fields.pop("input_range", (np.full(codes.shape[1], -128), np.full(codes.shape[1], 127)))
+    sums = packed.accumulation(codes, 1, low, high)
+    bits, sparse = packed.weight_storage(codes)
+    usual = {
+        "name": "conv",
+        "code_bits": 4,
+        "weight_bits": bits,
+        "sparse": sparse,
+        "multiplier": np.ones(len(codes), np.int64),
+        "multiplier_bits": 2,
+        "shift": np.zeros(len(codes), np.int64),
+        "bias": np.zeros(len(codes), np.int64),
+        "bias_bits": 1,
+        "accumulator_bits": int(sums.bits.max()),
+    }
+    edge = np.zeros(len(codes), np.int32), np.full(len(codes), 15, np.int32)
+    return Step(
+        "conv", inputs=(source,), shape=(len(codes), 32, 32), low=edge[0], high=edge[1], weight=codes, **usual | fields
+    )
+
+
+def linear(weight, bias, source, input_range) -> Step:
+    codes = np.array(weight, np.int8)
+    bits, sparse = packed.weight_storage(codes)
+    sums = packed.accumulation(codes, 1, *input_range)
+    zero = np.zeros(len(codes), np.int32)
+    biases = vector(*bias)
+    return Step(
+        "linear", "linear", (source,), (len(codes), 1, 1), zero, zero,
+        weight=codes, weight_bits=bits, sparse=sparse, bias=biases,
+        bias_bits=int(packed.signed_width(biases.min(), biases.max())), accumulator_bits=int(sums.bits.max()),
+    )  # fmt: skip
+
+
+def pool(source, channels, high=15) -> Step:
+    edge = np.zeros(channels, np.int32), np.full(channels, high * 1024, np.int32)
+    return Step("pool", "pool", (source,), (channels, 1, 1), *edge, kernel=32)
+
+
+POOLED = np.zeros(1), np.full(1, 15 * 1024)
+
+
+@pytest.mark.parametrize(("spec", "changes", "zeros"), CASES)
+def test_logits_equal_those_of_the_packed_module(spec, changes, zeros, tmp_path):
+    model = packed_model(spec, changes, zeros, tmp_path / "m")
+    wanted = load_packed(tmp_path / "m")(normalise(torch.from_numpy(IMAGES)))
+    assert np.array_equal(predict(model, IMAGES, batch_size=10), wanted.numpy())
+    assert len(np.unique(wanted)) > 10
+
+
+@pytest.mark.parametrize(("spec", "changes", "zeros"), CASES)
+def test_strict_inference_gives_the_same_logits_and_counts(spec, changes, zeros, tmp_path):
+    model = packed_model(spec, changes, zeros, tmp_path / "m")
+    logits, counts = run(model, IMAGES[:2])
+    strict_logits, strict_counts = run(model, IMAGES[:2], strict=True)
+    assert np.array_equal(logits, strict_logits)
+    assert counts == strict_counts
+
+
+@pytest.mark.parametrize(("spec", "changes", "zeros"), CASES)
+def test_the_records_equal_the_counters_operation_by_operation(spec, changes, zeros, tmp_path):
+    model = packed_model(spec, changes, zeros, tmp_path / "m")
+    _, counts = run(model, IMAGES[:1], strict=True)
+    done = {
+        each.name: (each.multiplications, each.additions) for each in counts if each.multiplications or each.additions
+    }
+    assert counted(packed_operations(model)) == done
+
+
+@pytest.mark.parametrize(("spec", "changes", "zeros"), [*CASES, (RESNET, {"method": "half"}, 0.3)])
+def test_the_storage_of_all_records_is_the_payload(spec, changes, zeros, tmp_path):
+    model = packed_model(spec, changes, zeros, tmp_path / "m")
+    stored = sum(record.get("storage_bits", 0) for record in packed_operations(model) if record.get("rules") != "deck")
+    assert stored == model.payload_bits == 8 * (len((tmp_path / "m").read_bytes()) - header_bytes(tmp_path / "m"))
+
+
+def header_bytes(path) -> int:
+    return 8 + int.from_bytes(path.read_bytes()[:8], "little")
+
+
+@pytest.mark.parametrize("spec", [RESNET, DENSENET])
+def test_under_deck_rules_the_records_are_the_model_as_designed(spec, tmp_path):
+    model = packed_model(spec, {}, 0.0, tmp_path / "m")
+    network = models.build(spec)
+    records = [record for record in packed_operations(model) if record.get("rules") != "challenge"]
+    parameters = sum(
+        record.get("weights", 0) + record.get("norm_parameters", 0) + record.get("bias_parameters", 0)
+        for record in records
+    )
+    assert parameters == sum(parameter.numel() for parameter in network.parameters())
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    assert sum(record["kind"] == "batch_norm" for record in records) == norms
+
+
+def test_trees_cost_less_and_give_the_same_logits(tmp_path):
+    changes = {"weight_bits": 4, "activation_bits": 4}
+    costs, logits = [], []
+    for tree in (True, False):
+        model = packed_model(RESNET, changes | {"accumulator_tree": tree}, 0.5, tmp_path / "m")
+        records = packed_operations(model)
+        costs.append(sum(bits * count for record in records for bits, count in record["additions"]))
+        logits.append(predict(model, IMAGES[:4]))
+    assert costs[0] < 0.9 * costs[1]
+    assert np.array_equal(*logits)
+
+
+# Counted by hand
+
+
+def test_a_convolution_counts_its_non_zero_codes():
+    # 3, 0, -2 on 8-bit pixels: sums in [-3 * 128 - 2 * 127, 3 * 127 + 2 * 128]: 11 bits
+    model = hand_made(conv([[3, 0, -2]]), pool(1, 1), linear([[1]], [0], 2, POOLED))
+    _, counts = run(model, IMAGES[:1], strict=True)
+    # 1024 positions: 2 products of 8 bits, 1 addition of 11; requantize: 1 product of 11, 1 bias addition of 11
+    assert counts[1].multiplications == {8: 2048, 11: 1024}
+    assert counts[1].additions == {11: 1024 + 1024}
+
+
+def test_a_channel_without_weights_is_a_constant_and_counts_nothing():
+    model = hand_made(conv([[0, 0, 0]], bias=vector(1), bias_bits=2), pool(1, 1), linear([[1]], [0], 2, POOLED))
+    logits, counts = run(model, IMAGES[:1])
+    assert not counts[1].multiplications and not counts[1].additions
+    assert logits.tolist() == [[1024]]
+
+
+def test_a_relu_counts_one_an_element():
+    plain, with_relu = (
+        run(hand_made(conv([[1, 1, 1]], relu=relu), pool(1, 1), linear([[1]], [0], 2, POOLED)), IMAGES[:1])[1]
+        for relu in (False, True)
+    )
+    assert with_relu[1].additions - plain[1].additions == Counter({32: 1024})
+
+
+def test_a_tree_adds_in_the_width_of_its_inputs():
+    # Codes 1, 1, 3 on [-128, 127]: 8-bit leaves 1 and 1 make [-256, 254], 9 bits; the leaf 3 is [-384, 381], 10 bits.
+    low, high = np.full(3, -128), np.full(3, 127)
+    weight = np.array([[[[3]], [[1]], [[1]]]], np.int8)
+    assert packed.additions(weight, 1, low, high, tree=True) == {8: 1, 10: 1}
+    # Running sums: [-640, 635], 11 bits.
+    assert packed.additions(weight, 1, low, high, tree=False) == {11: 2}
+    model = hand_made(conv([[3, 1, 1]], tree=True), pool(1, 1), linear([[1]], [0], 2, POOLED))
+    _, counts = run(model, IMAGES[:1], strict=True)
+    assert counts[1].additions == {8: 1024, 10: 1024, 11: 1024}  # the last is the bias
+
+
+def test_a_pool_counts_additions_of_its_sums_width():
+    model = hand_made(conv([[1, 1, 1]]), pool(1, 1), linear([[1]], [0], 2, POOLED))
+    _, counts = run(model, IMAGES[:1])
+    assert counts[2].additions == {14: 1023} and not counts[2].multiplications  # 15 * 1024 has 14 bits
+
+
+def test_a_linear_layer_counts_products_sums_and_biases():
+    # Inputs have 14 bits, codes -2 and 3: sums in [-2 * 15360, 3 * 15360] fit 17 bits.
+    both = np.zeros(2), np.full(2, 15 * 1024)
+    model = hand_made(conv([[1, 1, 1], [1, 0, 0]]), pool(1, 2), linear([[-2, 3], [0, 0]], [5, 6], 2, both))
+    logits, counts = run(model, IMAGES[:1], strict=True)
+    assert counts[3].multiplications == {14: 2}
+    assert counts[3].additions == {17: 2}  # one sum, one bias; the second logit is a constant
+    assert logits[0, 1] == 6
+
+
+def test_a_residual_counts_a_multiplication_and_an_addition():
+    first = conv([[1, 0, 0]])
+    codes = np.zeros(1), np.full(1, 15)
+    second = conv(
+        [[1]],
+        source=1,
+        name="second",
+        input_range=codes,
+        residual=1,
+        residual_multiplier=3,
+        residual_bits=3,
+        shift=vector(1),
+    )
+    model = hand_made(first, second, pool(2, 1), linear([[1]], [0], 3, POOLED))
+    logits, counts = run(model, IMAGES[:1], strict=True)
+    # Convolution: one 4-bit product; requantize: 5 bits (sum [0, 15]), bias 5; residual: 4 x 3 bits, 6 * 15 has 8 bits
+    assert counts[2].multiplications == {4: 1024 + 1024, 5: 1024}
+    assert counts[2].additions == {5: 1024, 8: 1024}
+    codes = np.clip(IMAGES[0, 0].astype(int) - 128, 0, 15)
+    assert logits[0, 0] == np.clip((codes + 6 * codes) >> 1, 0, 15).sum()
+
+
+def test_requantizing_floors_after_the_bias():
+    multiplied = conv(
+        [[1, 0, 0]],
+        multiplier=vector(5),
+        multiplier_bits=4,
+        bias=vector(3),
+        bias_bits=3,
+        shift=vector(4),
+        bias_fraction=3,
+    )
+    logits, _ = run(hand_made(multiplied, pool(1, 1), linear([[1]], [0], 2, POOLED)), IMAGES[:1])
+    pixels = IMAGES[0, 0].astype(int) - 128
+    assert logits[0, 0] == np.clip(np.floor((pixels * 5 + 6) / 16), 0, 15).sum()
+
+
+@given(
+    codes=strategies.lists(strategies.integers(-127, 127), min_size=1, max_size=30),
+    seed=strategies.integers(0, 2**32 - 1),
+)
+@hypothesis_settings(deadline=None, max_examples=100)
+def test_a_tree_sums_what_a_dot_product_does_in_one_addition_less_than_taps(codes, seed):
+    row, inputs = np.array(codes, np.int8), np.random.default_rng(seed).integers(-128, 128, len(codes))
+    order = packed.tree_order(row)
+    low, high = packed.tap_ranges(row[None, :, None, None], 1, np.full(len(row), -128), np.full(len(row), 127), 0)
+    if not len(order):
+        return
+    counts = reference.Counts("tree")
+    products = (row.astype(np.int64) * inputs)[order][:, None]
+    assert reference._sum_tree(products, low[order], high[order], 1, counts) == [row.astype(np.int64) @ inputs]
+    assert sum(counts.additions.values()) == len(order) - 1
+
+
+# Refusals
+
+
+def test_a_sum_that_leaves_its_proven_width_is_noticed():
+    with pytest.raises(InferenceError, match="does not fit the 3 bits"):
+        reference._sum_running(np.array([[3], [1]]), 3, 1, reference.Counts("conv"))
+
+
+def test_a_half_model_is_refused(tmp_path):
+    model = packed_model(RESNET, {"method": "half"}, 0.0, tmp_path / "m")
+    with pytest.raises(InferenceError, match="use load_packed"):
+        run(model, IMAGES)
+
+
+def test_images_that_are_not_pixels_are_refused(tmp_path):
+    model = packed_model(RESNET, {}, 0.0, tmp_path / "m")
+    with pytest.raises(InferenceError, match=r"must be \(N, 3, 32, 32\) uint8"):
+        run(model, IMAGES.astype(np.float32))
+
+
+def test_the_reference_does_not_import_torch():
+    code = "import sys, micronet.reference; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("spec", [RESNET, DENSENET])
+def test_a_packed_model_has_the_macs_and_deck_flops_of_its_architecture(spec, tmp_path):
+    packed_model(spec, {}, 0.0, tmp_path / "m")
+    ops = scoring.operations(load_packed(tmp_path / "m"))
+    designed = scoring.operations(models.build(spec), weight_bits=8)
+    assert scoring.macs(ops) == scoring.macs(designed)
+    # 8-bit codes use all their bits, so the deck's operations are the same; parameters differ in the norms' width.
+    assert scoring.deck_score(ops).flops == scoring.deck_score(designed).flops
+    assert scoring.challenge_score(ops).params == packed.read(tmp_path / "m").payload_bits / 32
