@@ -159,6 +159,10 @@ release: env ## verify, write release/MODEL_CARD.md, leave exactly the current c
 plots: env ## draw the curves and the path of metrics/ into docs/plots, PNG and SVG
 	@"$(PY)" tools/plots.py $(ARGS)
 
+.PHONY: docs
+docs: env ## write the results in README.md anew from metrics/
+	@"$(PY)" tools/results.py
+
 # --- code ---
 
 .PHONY: test

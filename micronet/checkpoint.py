@@ -48,10 +48,11 @@ class CheckpointError(MicronetError):
 def write_atomically(path: Path | str, content: bytes | str) -> None:
     """Writes a file under a temporary name beside its place, then renames it. The folder is made."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -59,7 +60,8 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise CheckpointError(
                 f"{path}: cannot be written ({error.strerror or error}); what stood there is intact"
@@ -85,7 +87,10 @@ class Checkpoint:
 
     def model(self) -> nn.Module:
         """The model in eval mode with these weights, float32. Raises `CheckpointError` when they do not fit."""
-        model = models.build(self.spec)
+        try:
+            model = models.build(self.spec)
+        except models.SpecError as error:
+            raise CheckpointError(f"the checkpoint's model cannot be built: {error}") from None
         weights = {key: value.float() if value.is_floating_point() else value for key, value in self.weights.items()}
         try:
             model.load_state_dict(weights)
@@ -133,10 +138,10 @@ def save(
     half = sum(parameter.numel() for parameter in model.parameters()) > HALF_ABOVE_PARAMETERS
     weights = {}
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: not saved, {name} holds a value that is not finite")
         tensor = tensor.detach().cpu().contiguous()
         weights[name] = tensor.half() if half and tensor.is_floating_point() else tensor
+        if not torch.isfinite(weights[name]).all():
+            raise CheckpointError(f"{path}: not saved, {name} holds a value that is not finite")
     if zeros is not None:
         found = sum(int((weights[f"{name}.weight"] == 0).sum()) for name, _ in prunable(model))
         if found != zeros:
@@ -165,8 +170,8 @@ def load(path: Path | str) -> Checkpoint:
         raise CheckpointError(f"{path}: there is no such checkpoint{way}")
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+            start = file.read(9)
+        if start[8:9] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
             raise CheckpointError(f"{path}: is a pickle, which is never loaded; checkpoints are safetensors")
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -252,7 +257,8 @@ class ResumeState:
         except Exception as error:  # whatever a damaged file makes torch raise
             aside = self.path.with_name("state.refused")
             os.replace(self.path, aside)
-            return None, f"{aside}: resume state put aside, {error}; starting anew"
+            reason = " ".join(str(error).split())
+            return None, f"{aside}: resume state put aside, {reason}; starting anew"
 
     def clear(self) -> None:
         """Removes the state after success."""

@@ -12,7 +12,7 @@ import torch
 import models
 from micronet.data import CLASSES, Split, normalise
 from micronet.packing import PackedModule
-from micronet.scoring import challenge_score, cross_check_macs, deck_score, macs, nonzero_macs, operations
+from micronet.scoring import ScoreError, challenge_score, cross_check_macs, deck_score, macs, nonzero_macs, operations
 
 
 @torch.no_grad()
@@ -26,15 +26,19 @@ def price(model: PackedModule) -> dict[str, Any]:
     """Both scores of a packed model, and its MACs, which ptflops counts too.
 
     Raises:
-        ScoreError: ptflops counts other MACs for the architecture that the file names.
+        ScoreError: ptflops counts other MACs for the architecture that the file names, or it names none.
     """
     ops = operations(model)
+    try:
+        designed = models.build(model.spec or {})
+    except models.SpecError as error:
+        raise ScoreError(f"the file names no architecture that can be built: {error}") from None
     return {
         "deck": asdict(deck_score(ops)),
         "challenge": asdict(challenge_score(ops)),
         "macs": macs(ops),
         "nonzero_macs": nonzero_macs(ops),
-        "ptflops_macs": cross_check_macs(models.build(model.spec)),
+        "ptflops_macs": cross_check_macs(designed),
     }
 
 

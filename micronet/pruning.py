@@ -38,7 +38,8 @@ def amount_at(method: str, step: int, steps: int, *, amount: float, rounds: int 
     if steps == 0 or method in ("one_shot", "soft"):
         return amount
     if method == "iterative":
-        return amount * min(rounds, 1 + rounds * step // steps) / rounds
+        done = min(rounds, 1 + rounds * step // steps)
+        return amount if done == rounds else amount * done / rounds
     fraction = min(1.0, step / (GRADUAL_END * steps))
     return amount * (1.0 - (1.0 - fraction) ** 3)
 
@@ -119,7 +120,7 @@ class PruningSchedule:
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
         config = self.config
         if config.method == "soft":
-            if step % (steps // config.train.epochs) == 0:
+            if steps and step % (steps // config.train.epochs) == 0:
                 self._renew(model, config.amount)
             return
         every = max(1, steps // GRADUAL_UPDATES) if config.method == "gradual" else 1

@@ -34,7 +34,9 @@ def work(job: TrainingJob) -> None:
             recalibrate_batch_norm(prepared, batches)
         trial = pack(prepared, state.path.with_name("packed"), quantize=section)
         machine = job.machine.exact()
-        accuracy = evaluate(PackedModule(trial), job.split("validation"), machine, engine.evaluation_batch_size)[1]
+        accuracy = evaluate(
+            PackedModule(trial).to(machine.device), job.split("validation"), machine, engine.evaluation_batch_size
+        )[1]
         sections = ("teacher", "student", "distill", "prune", "retrain", "quantize")
         claims = {"validation_accuracy_percent": f"{accuracy:.4f}", "params_digest": job.params_digest(*sections)}
         packed = pack(prepared, path, quantize=section, metadata=claims)
