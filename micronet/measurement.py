@@ -17,7 +17,16 @@ from micronet.scoring import ScoreError, challenge_score, cross_check_macs, deck
 
 @torch.no_grad()
 def predictions(model: PackedModule, split: Split, batch_size: int = 500) -> torch.Tensor:
-    """The predicted class of every image, (N,) int64: the first of the largest logits."""
+    """The predicted class of every image, (N,) int64: the first of the largest logits.
+
+    Raises:
+        ScoreError: the model has another number of classes than the dataset.
+    """
+    if model.packed.classes != len(CLASSES):
+        raise ScoreError(
+            f"the packed model has {model.packed.classes} classes, CIFAR-10 has {len(CLASSES)}; "
+            "it can be priced but not measured on this data"
+        )
     parts = [model(normalise(images)).argmax(1) for images in split.images.split(batch_size)]
     return torch.cat(parts)
 
