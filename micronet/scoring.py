@@ -7,7 +7,7 @@ lower is better. `operations` makes the records from a module with assumed width
 
 Choices that the rules leave open, and this file takes: an output with n > 0 non-zero weights takes n multiplications
 and n - 1 additions, one more for a bias; without any non-zero weight it is a constant and takes none. Padding counts
-like any other input. A ReLU costs 1 whatever its width.
+like any other input. A ReLU costs 1 whatever its width; a maximum of n values n - 1 additions at their width.
 """
 
 from __future__ import annotations
@@ -334,6 +334,8 @@ def _window(name: str, node: fx.Node) -> int:
 _RELU = (F.relu, torch.relu, "relu")
 _ADD = (operator.add, operator.iadd, torch.add, "add")
 _POOL = (F.avg_pool2d, "mean")
+_MAX_POOL = (F.max_pool2d,)
+_SCALE = (operator.mul,)
 _FREE = (torch.cat, torch.flatten, "flatten", "view", "reshape", "size")
 
 
@@ -386,6 +388,14 @@ def _module_operations(model: nn.Module, widths: _Widths) -> list[Operation]:
         elif node.target in _POOL:
             names[node] = f"{before}.pool"
             ops.append(_pool(names[node], node, _window(names[node], node), widths))
+        elif node.target in _MAX_POOL:  # a comparison is a subtraction of which the sign counts
+            names[node], shape = f"{before}.max", _shape(node)
+            compared = ((widths.activation, math.prod(shape) * (_window(names[node], node) - 1)),)
+            ops.append(Operation(names[node], "pool", shape, _shape(inputs[0]), additions=compared, rules="challenge"))
+        elif node.target in _SCALE and len(inputs) == 1:  # by a constant
+            names[node], shape = f"{before}.scale", _shape(node)
+            scaled = ((widths.sum_product, math.prod(shape)),)
+            ops.append(Operation(names[node], "affine", shape, shape, multiplications=scaled, rules="challenge"))
         elif node.target in _FREE:
             names[node] = f"{scope}.{node.name}".lstrip(".") if node.target is torch.cat else before
         else:

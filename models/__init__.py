@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from models.spec import NAMED, SpecError, check, normalise
+from models.spec import NAMED, UNPACKABLE, SpecError, check, normalise
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-__all__ = ["NAMED", "SpecError", "build", "check", "normalise"]
+__all__ = ["NAMED", "UNPACKABLE", "SpecError", "build", "check", "fit", "normalise"]
 
 
 def build(spec: str | dict[str, Any]) -> nn.Module:
@@ -31,9 +31,23 @@ def build(spec: str | dict[str, Any]) -> nn.Module:
         from models.densenet import DenseNet
 
         model: nn.Module = DenseNet(**settings)
+    elif full["name"] == "convnet":
+        from models.convnet import ConvNet
+
+        model = ConvNet(**settings)
     else:
         from models.resnet import ResNet
 
         model = ResNet(**settings)
     model.spec = full
     return model
+
+
+def fit(model: nn.Module, images: Tensor) -> None:
+    """Sets what an architecture takes from the data before it trains; most take nothing.
+
+    Args:
+        images: normalised training images, (N, 3, 32, 32) float32; a few thousand are enough.
+    """
+    if hasattr(model, "fit"):
+        model.fit(images)

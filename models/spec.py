@@ -22,6 +22,10 @@ NAMED: dict[str, dict[str, Any]] = {
 # Every stage but the first halves the 32 x 32 map, so a seventh would have nothing to look at. The other
 # limits lie far above every known network: they keep a damaged spec from asking for terabytes.
 MOST_STAGES, MOST_BLOCKS, MOST_GROWTH, MOST_WIDTH, MOST_CLASSES = 6, 64, 128, 2048, 10_000
+MOST_CONVNET_BLOCKS = 4  # its first convolution leaves a 31 x 31 map: 15, 7, 3, 1
+
+# Families that train and teach but do not go into a packed file.
+UNPACKABLE = {"convnet": "its pools take maxima, which the packed format does not know"}
 
 
 class SpecError(ValueError):
@@ -103,9 +107,17 @@ def _resnet(spec: dict[str, Any]) -> dict[str, Any]:
     return {"name": "resnet", "blocks": blocks, "widths": widths}
 
 
+def _convnet(spec: dict[str, Any]) -> dict[str, Any]:
+    widths = _integers("widths", spec["widths"], MOST_WIDTH)
+    if len(widths) > MOST_CONVNET_BLOCKS:
+        raise SpecError(f"widths: must be at most {MOST_CONVNET_BLOCKS} numbers, each halves the map (got {widths})")
+    return {"name": "convnet", "widths": widths}
+
+
 _FAMILIES = {
     "densenet": (_densenet, ("blocks", "growth_rate"), ("groups", "interleave", "classes")),
     "resnet": (_resnet, ("blocks", "widths"), ("classes",)),
+    "convnet": (_convnet, ("widths",), ("classes",)),
 }
 
 

@@ -56,6 +56,9 @@ def validate(path: str | Path) -> parameters.Params:
         if isinstance(spec, dict) and isinstance(spec.get("name"), str):
             try:
                 models.check(spec)
+                reason = models.UNPACKABLE.get(models.normalise(spec)["name"])
+                if section == "student" and reason:
+                    faults.append(f"{path}: student.model.name: {spec['name']} can only be a teacher: {reason}")
             except models.SpecError as error:
                 faults.append(f"{path}: {section}.model.{error}")
     if faults:

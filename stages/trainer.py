@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from micronet.training import Machine, TrainResult
 
 STATE = Path("run")
+FIT_IMAGES = 5000  # training images that a model may set itself from before it trains
 
 
 class TrainingJob(Job):
@@ -42,9 +43,12 @@ class TrainingJob(Job):
         import torch
 
         import models
+        from micronet.data import normalise
 
         torch.manual_seed(self.seed)
-        return models.build(spec)
+        model = models.build(spec)
+        models.fit(model, normalise(self.split("train").images[:FIT_IMAGES]))
+        return model
 
     def load(self, name: str) -> Checkpoint:
         """The checkpoint of an earlier stage."""

@@ -1,0 +1,83 @@
+"""A plain convolutional network that is accurate after few epochs, to be a teacher. Jordan 2024, arXiv:2404.00498.
+
+The first convolution is set from the data before training and then stays: its filters are the principal directions
+of 2 x 2 image patches, scaled to variance 1, and their negatives. Convolutions start as the identity on their first
+channels, norms have no scale, and pooling takes maxima, before the norm, where there is less to normalise. ReLU stands
+where the paper has GELU, which costs a CPU more than it gives here.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PATCH = 2  # side of the whitened patches
+DIRECTIONS = 3 * PATCH**2
+REGULARISER = 5e-4  # added to each direction's variance: the least ones are noise
+LOGIT_SCALE = 1 / 9
+
+
+def norm(width: int) -> nn.BatchNorm2d:
+    """A batch norm whose scale stays 1; its statistics follow quickly, for there are few steps."""
+    layer = nn.BatchNorm2d(width, momentum=0.4)
+    layer.weight.requires_grad_(False)
+    return layer
+
+
+def convolution(channels: int, width: int) -> nn.Conv2d:
+    """3x3, "same" padding; output c starts as input c, the outputs beyond the inputs as torch makes them."""
+    layer = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    nn.init.dirac_(layer.weight[: min(channels, width)])
+    return layer
+
+
+class Block(nn.Module):
+    """(N, C, H, W) -> (N, width, H // 2, W // 2)."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.conv1 = convolution(channels, width)
+        self.norm1 = norm(width)
+        self.conv2 = convolution(width, width)
+        self.norm2 = norm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        return F.relu(self.norm2(self.conv2(x)))
+
+
+class ConvNet(nn.Module):
+    """Images (N, 3, 32, 32) -> logits (N, classes).
+
+    Args:
+        widths: channels of each block, at most four; every block halves the map.
+        classes: number of logits.
+    """
+
+    def __init__(self, *, widths: list[int], classes: int):
+        super().__init__()
+        self.whiten = nn.Conv2d(3, 2 * DIRECTIONS, PATCH)  # frozen once `fit` has set it: (N, 24, 31, 31)
+        self.whiten.requires_grad_(False)
+        self.blocks = nn.ModuleList()
+        channels = 2 * DIRECTIONS
+        for width in widths:
+            self.blocks.append(Block(channels, width))
+            channels = width
+        self.last_map = 31 >> len(widths)
+        self.classifier = nn.Linear(channels, classes)
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Sets the whitening filters from normalised images (N, 3, H, W)."""
+        patches = F.unfold(images.float(), PATCH).transpose(1, 2).reshape(-1, DIRECTIONS).double()
+        variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (directions / (variances + REGULARISER).sqrt()).T.reshape(DIRECTIONS, 3, PATCH, PATCH)
+        self.whiten.weight.copy_(torch.cat([filters, -filters]))
+        self.whiten.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.whiten(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.classifier(F.max_pool2d(x, self.last_map).flatten(1)) * LOGIT_SCALE
