@@ -160,8 +160,31 @@ plots: env ## draw the curves and the path of metrics/ into docs/plots, PNG and 
 	@"$(PY)" tools/plots.py $(ARGS)
 
 .PHONY: docs
-docs: env ## write the results in README.md anew from metrics/
+docs: env ## write the results in README.md and docs/performance.md anew from metrics/
 	@"$(PY)" tools/results.py
+	"$(PY)" tools/performance.py
+
+# --- speed: only true when nothing else runs ---
+
+.PHONY: bench
+bench: env ## our training loop against the one everybody copies: images a second, memory, accuracy
+	@"$(PY)" bench/run.py
+	"$(PY)" bench/accuracy.py
+
+.PHONY: profile
+profile: env ## where the time of a training step goes, and what was tried on DenseNets
+	@"$(PY)" bench/shares.py
+	"$(PY)" bench/variants.py
+
+.PHONY: gpu-check
+gpu-check: env ## on a machine with a GPU: the tests marked gpu, then images a second and where the time goes
+	@if ! "$(PY)" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+		echo "make gpu-check: torch sees no CUDA device here" >&2
+		exit 1
+	fi
+	$(PYTEST) -m gpu
+	"$(PY)" bench/run.py --device cuda --output metrics/bench_gpu.json
+	"$(PY)" bench/shares.py --device cuda --output metrics/profile_gpu.json
 
 # --- code ---
 

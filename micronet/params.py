@@ -69,7 +69,7 @@ class Data(Section):
 
 
 class Engine(Section):
-    """How the machine is used. On one machine kind, only `threads` and `precision` change results."""
+    """How the machine is used. On one machine kind, only `threads`, `precision` and `compile` change results."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -77,6 +77,9 @@ class Engine(Section):
     )
     threads: Count = Field(default=2, description="CPU threads of torch; 0 leaves torch's own choice")
     channels_last: bool = True
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile the network in training; auto: long runs on CUDA"
+    )
     evaluation_batch_size: PositiveCount = 500
     save_every_seconds: NonNegative = Field(default=60.0, description="least time between two saves of resume state")
 

@@ -29,6 +29,7 @@ from micronet.errors import MicronetError
 from micronet.logger import EpochRow, Reporter, write_curve
 from micronet.params import Engine, Train
 
+COMPILE_STEPS = 5_000  # a run this long earns back the minute or so that compiling takes
 CPU_BATCH_SIZE = 128  # what `batch_size: auto` is on CPU, where a larger batch is no faster
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -65,6 +66,7 @@ class Machine:
     device: torch.device
     autocast: bool
     channels_last: bool
+    compile: str = "off"  # engine.compile
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -100,7 +102,20 @@ def machine(engine: Engine) -> Machine:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(True)
     bf16 = engine.precision == "bf16" or (engine.precision == "auto" and (cuda or _has_amx()))
-    return Machine(device, autocast=bf16, channels_last=engine.channels_last)
+    return Machine(device, autocast=bf16, channels_last=engine.channels_last, compile=engine.compile)
+
+
+def device_name(machine: Machine) -> str:
+    """The GPU's name, or the processor's with the number of cores and its vector instructions."""
+    if machine.device.type == "cuda":
+        return torch.cuda.get_device_name(machine.device)
+    model = "CPU"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _has_amx() -> bool:
@@ -222,10 +237,23 @@ def find_batch_size(model: nn.Module, config: Train, machine: Machine) -> tuple[
     return size, config.learning_rate * size / 128
 
 
-def batches(count: int, batch_size: int, seed: int) -> list[Tensor]:
+def compiled(model: nn.Module, machine: Machine, steps: int) -> Callable[[Tensor], Tensor]:
+    """What a run of so many steps calls: the model, or a `torch.compile` of it, which shares its weights.
+
+    `compile: auto` compiles on CUDA, in runs long enough to earn it back; on a CPU compiling took minutes and
+    gained little. What cannot be compiled runs as it is.
+    """
+    worth = machine.device.type == "cuda" and steps >= COMPILE_STEPS
+    if machine.compile == "off" or (machine.compile == "auto" and not worth):
+        return model
+    torch._dynamo.config.suppress_errors = True
+    return torch.compile(model)
+
+
+def batches(count: int, batch_size: int, seed: int, device: torch.device | str = "cpu") -> list[Tensor]:
     """Index batches of one epoch: a permutation by seed, cut into equal batches; the rest of the images waits
     for another epoch, so that every step sees a full batch (one short batch when there are fewer images)."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
     full = count // batch_size
     return list(order[: full * batch_size].view(full, batch_size)) if full else [order]
 
@@ -292,6 +320,7 @@ def train(
     generator = torch.Generator(machine.device)
     steps_an_epoch = len(batches(len(labels), batch_size, 0))
     steps = steps_an_epoch * config.epochs
+    forward = compiled(model, machine, steps)
     rows: list[EpochRow] = []
     epoch, step_in_epoch, elapsed, seen = 0, 0, 0.0, 0
     totals = torch.zeros(2, device=machine.device, dtype=torch.float64)  # sum of losses, correct answers
@@ -354,16 +383,15 @@ def train(
                     generator.manual_seed(epoch_seed)
                     totals.zero_()
                 epoch_began = time.monotonic()
-                for indices in batches(len(labels), batch_size, epoch_seed)[step_in_epoch:]:
+                for indices in batches(len(labels), batch_size, epoch_seed, machine.device)[step_in_epoch:]:
                     step = epoch * steps_an_epoch + step_in_epoch
                     rate = rate_of(step)
                     for group in optimizer.param_groups:
                         group["lr"] = rate
-                    indices = indices.to(machine.device)
                     batch, targets = augment(images[indices], labels[indices], config.augment, generator)
                     batch = batch.contiguous(memory_format=machine.memory_format)
                     with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
-                        logits = model(batch)
+                        logits = forward(batch)
                     value = loss(logits, targets, batch)
                     optimizer.zero_grad(set_to_none=True)
                     value.backward()

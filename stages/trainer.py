@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,27 +148,14 @@ class TrainingJob(Job):
         """Writes `metrics/runs/STAGE.json`; seconds and speed count interrupted parts of the run too."""
         import torch
 
+        from micronet.training import device_name
+
         self.record_run(
             params_digest=self.params_digest(*sections),
             seconds=round(result.seconds, 1),
             images_per_second=round(result.images_per_second, 1),
-            device=_device_name(self.machine),
+            device=device_name(self.machine),
             precision="bf16" if self.machine.autocast else "fp32",
             threads=torch.get_num_threads(),
             torch=torch.__version__,
         )
-
-
-def _device_name(machine: Machine) -> str:
-    """The GPU's name, or the processor's with the number of cores."""
-    import torch
-
-    if machine.device.type == "cuda":
-        return torch.cuda.get_device_name(machine.device)
-    model = "CPU"
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"

@@ -37,6 +37,7 @@ SMALL = [
         "classes": 7,
     },
     {"name": "resnet", "blocks": [1, 2], "widths": [4, 8]},
+    {"name": "convnet", "widths": [8, 30, 4]},
 ]
 
 
@@ -118,6 +119,27 @@ def test_a_residual_block_projects_only_where_the_shape_changes():
     assert [block.shortcut is None for stage in model.stages for block in stage] == [True, True, False]
 
 
+def test_fitting_makes_the_first_layer_of_a_convnet_white():
+    model = models.build({"name": "convnet", "widths": [8]})
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(200, 3, 40, 40, generator=generator), 9, 1)
+    models.fit(model, smooth)
+    patches = torch.nn.functional.conv2d(smooth, model.whiten.weight[:12]).transpose(0, 1).flatten(1)
+    # The regulariser leaves the least directions below 1; none is correlated with another.
+    covariance = patches @ patches.T / patches.shape[1]
+    assert torch.equal(model.whiten.weight[12:], -model.whiten.weight[:12])
+    assert covariance.diagonal().max().item() == pytest.approx(1, abs=0.05)
+    assert (covariance - covariance.diagonal().diag()).abs().max() < 1e-3
+    assert not model.whiten.weight.requires_grad
+
+
+def test_fitting_leaves_other_models_as_they_are():
+    model = models.build(SMALL[2])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    models.fit(model, torch.randn(4, 3, 32, 32))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 @given(st.integers(1, 6), st.integers(1, 6))
 @settings(max_examples=25, deadline=None)
 def test_interleaving_gives_group_g_the_channels_c_with_c_mod_groups_equal_g(groups, members):
@@ -191,6 +213,7 @@ def test_what_check_accepts_builds_and_what_it_refuses_torch_refuses_too(blocks,
         ({"name": "resnet18", "classes": 0}, "classes: must be from 1 to"),
         ({"name": "resnet18", "blocks": "2"}, "blocks: must be a list"),
         ({"name": "resnet18", "blocks": [1] * 7, "widths": [8] * 7}, "blocks: must be a list of 1 to 6 numbers"),
+        ({"name": "convnet", "widths": [8] * 5}, "widths: must be at most 4 numbers"),
         ({"name": "densenet_nano", "growth_rate": 4.0}, "growth_rate: must be a whole number (got 4.0)"),
         ({"name": "densenet_nano", "growth_rate": 10**9}, "growth_rate: must be from 1 to"),
         ({"name": "densenet_nano", "groups": 2}, "groups: must be a section"),

@@ -288,8 +288,15 @@ def test_a_half_precision_model_counts_like_a_float_one():
     assert operations(model.half()) == operations(meta(SMALL_DENSENET))
 
 
+def test_a_maximum_costs_its_comparisons_and_a_constant_factor_a_multiplication():
+    ops = {op.name: op for op in operations(meta({"name": "convnet", "widths": [4]}), weight_bits=8, activation_bits=8)}
+    assert ops["blocks.0.conv1.max"].additions == ((8, 4 * 15 * 15 * 3),)
+    assert ops["classifier.scale"].multiplications == ((32, 10),)
+    assert deck_score([ops["blocks.0.conv1.max"], ops["classifier.scale"]]).flops == 0
+
+
 def test_every_parameter_belongs_to_one_operation():
-    for spec in (SMALL_DENSENET, SMALL_RESNET):
+    for spec in (SMALL_DENSENET, SMALL_RESNET, {"name": "convnet", "widths": [4, 8]}):
         model = meta(spec)
         ops = operations(model)
         counted = sum(op.weights + op.norm_parameters + op.bias_parameters for op in ops)
@@ -309,7 +316,7 @@ def test_zeros_leave_macs_and_lower_nonzero_macs():
     ("model", "message"),
     [
         (Net(lambda net, x: F.silu(x)), "silu has no price"),
-        (Net(lambda net, x: x * 2), "mul has no price"),
+        (Net(lambda net, x: x * x), "mul has no price"),
         (Net(lambda net, x: x.mean(1)), "only a mean over height and width"),
         (Net(lambda net, x: net.act(x), act=nn.ReLU()), "act: ReLU has no price"),
         (Net(lambda net, x: x + x.relu() if x.sum() > 0 else x), "cannot be traced"),

@@ -6,6 +6,7 @@ import csv
 import fcntl
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ TRAINED = {  # the stages that end in a float checkpoint, and its name
     "prune": "pruned",
     "retrain": "retrained",
 }
+MADE = TRAINED | {"quantize": "quantized"}
 CURVE = "epoch learning_rate train_loss train_accuracy_percent validation_loss validation_accuracy_percent".split()
 METRICS = {
     "validation_accuracy_percent",
@@ -87,7 +89,7 @@ def files(folder: Path) -> set[str]:
 
 def results(folder: Path, stage: str) -> dict[str, bytes]:
     """The bytes of everything that a stage's result consists of."""
-    names = [f"checkpoints/{TRAINED[stage]}.safetensors", f"metrics/{stage}.json", f"metrics/curves/{stage}.csv"]
+    names = [f"checkpoints/{MADE[stage]}.safetensors", f"metrics/{stage}.json", f"metrics/curves/{stage}.csv"]
     return {name: (folder / name).read_bytes() for name in names}
 
 
@@ -236,9 +238,29 @@ def test_nothing_is_left_of_the_resume_state_after_success(pipeline):
     assert left == set(TRAINED) | {f"{stage}/lock" for stage in TRAINED}
 
 
-def test_the_same_params_give_the_same_bytes_of_checkpoint_metrics_and_curve(pipeline, prepared):
-    succeed(prepared, "train_student")
-    assert results(prepared, "train_student") == results(pipeline, "train_student")
+@pytest.fixture
+def resumed(pipeline: Path, prepared: Path) -> Path:
+    """A folder in which every checkpoint of the pipeline lies, for a stage to be run again."""
+    (prepared / "checkpoints").mkdir()
+    for name in TRAINED.values():
+        (prepared / f"checkpoints/{name}.safetensors").symlink_to(pipeline / f"checkpoints/{name}.safetensors")
+    return prepared
+
+
+def forget(folder: Path, stage: str) -> None:
+    """Removes what a stage made."""
+    for name in (f"checkpoints/{MADE[stage]}.safetensors", f"metrics/{stage}.json", f"metrics/curves/{stage}.csv"):
+        (folder / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("stage", MADE)
+def test_the_same_params_give_the_same_bytes_of_checkpoint_metrics_and_curve(pipeline, resumed, stage):
+    if stage not in TRAINED:
+        succeed(resumed, stage)
+    expected = results(pipeline if stage in TRAINED else resumed, stage)
+    forget(resumed, stage)
+    succeed(resumed, stage)
+    assert results(resumed, stage) == expected
 
 
 # --- killed ---
@@ -288,3 +310,28 @@ def test_a_stage_killed_at_three_moments_ends_with_the_bytes_of_one_that_was_not
     assert "going on" not in succeed(prepared, "train_student")
     assert results(prepared, "train_student") == interrupted
     assert list(run_folder.iterdir()) == [run_folder / "lock"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["train_student", "distill", "prune", "retrain", "quantize"])
+def test_a_stage_killed_at_five_random_moments_ends_with_the_same_bytes_each_time(resumed, stage):
+    tree = shrunk()
+    section = "student" if stage == "train_student" else stage
+    tree[section]["train"] |= {"epochs": 3, "batch_size": 10}
+    write_params(resumed, tree)
+    began = time.monotonic()
+    forget(resumed, stage)
+    succeed(resumed, stage)
+    whole, expected = time.monotonic() - began, results(resumed, stage)
+    chance = random.Random(f"{stage} {time.time_ns()}")
+    died = 0
+    for _ in range(5):
+        forget(resumed, stage)
+        moment = chance.uniform(0.0, 0.95 * whole)
+        with subprocess.Popen(command(stage), cwd=resumed, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as process:
+            time.sleep(moment)
+            process.kill()
+        died += process.returncode == -signal.SIGKILL
+        succeed(resumed, stage)
+        assert results(resumed, stage) == expected, f"killed after {moment:.3f} of {whole:.3f} s"
+    assert died >= 3, "it was mostly over before it was killed"

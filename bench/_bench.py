@@ -1,0 +1,130 @@
+"""What the benchmarks share: the import path, the cases, images without a download, what machine this is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from micronet import params as parameters  # noqa: E402 - the line above makes it importable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from micronet.training import Machine
+
+BATCH_SIZE = 128
+IMAGES = 50_000  # both loops hold as many images as CIFAR-10 has
+CIFAR10_EPOCH = 45_000, 5_000  # images trained on and validated on in an epoch of the laptop recipe
+TRAIN = {"batch_size": BATCH_SIZE, "learning_rate": 0.1, "weight_decay": 5e-4}
+
+_LAPTOP = parameters.load(ROOT / "recipes/laptop.yaml")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to train, perhaps with a teacher; `steps` timed steps on a CPU, after `WARM_STEPS`."""
+
+    model: dict[str, Any]
+    teacher: dict[str, Any] | None
+    steps: int
+
+
+NANO, CIFAR = {"name": "densenet_nano"}, {"name": "densenet_cifar"}
+STUDENT, TEACHER = _LAPTOP.student.model.spec(), _LAPTOP.teacher.model.spec()
+CASES = {
+    "densenet_nano": Case(NANO, None, 8),
+    "densenet_nano, taught by densenet_cifar": Case(NANO, CIFAR, 5),
+    "densenet_cifar": Case(CIFAR, None, 3),
+    "densenet_cifar, taught by densenet_cifar": Case(CIFAR, CIFAR, 3),
+    "laptop student": Case(STUDENT, None, 40),
+    "laptop student, taught by the laptop teacher": Case(STUDENT, TEACHER, 30),
+}
+WARM_STEPS = 2
+CUDA_STEPS = 400  # of every case: there, progress is told every 50 steps
+
+
+def images(count: int = IMAGES) -> tuple[np.ndarray, np.ndarray]:
+    """(count, 3, 32, 32) uint8 and (count,) labels: the sample in this repository, as often as needed.
+
+    What the pixels are decides no speed, so no download stands before a benchmark.
+    """
+    import numpy as np
+
+    from micronet.data import fetch
+
+    _, arrays = fetch(parameters.Data(source="sample", validation_size=500))
+    times = -(-count // len(arrays.train_labels))
+    pixels = np.tile(arrays.train_images, (times, 1))[:count]
+    return pixels.reshape(count, 3, 32, 32), np.tile(arrays.train_labels, times)[:count].astype(np.int64)
+
+
+def engine(device: str) -> parameters.Engine:
+    """The laptop recipe's, on this device."""
+    return _LAPTOP.engine.model_copy(update={"device": device})
+
+
+def describe(machine: Machine) -> dict[str, Any]:
+    """The machine and the date of a run."""
+    import torch
+
+    from micronet.training import device_name
+
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device_name(machine),
+        "precision": "bf16" if machine.autocast else "fp32",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def arguments(doc: str, output: str) -> argparse.Namespace:
+    """The arguments of a benchmark that writes a JSON file."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", default=output, help=f"JSON file to write (default: {output})")
+    return parser.parse_args()
+
+
+def measure(script: str, *words: str) -> dict[str, Any]:
+    """Runs a script of this folder in a process of its own, so that its peak memory is its own; gives its JSON."""
+    command = [sys.executable, str(ROOT / "bench" / script), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{script} {' '.join(words)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def median(values: list[dict[str, Any]], key: str) -> float:
+    """The median of one measurement over runs."""
+    return statistics.median(value[key] for value in values)
+
+
+def write(path: str, content: dict[str, Any]) -> None:
+    """Writes a result, rounded to what was measured."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.4g}")
+        if isinstance(value, dict):
+            return {key: rounded(item) for key, item in value.items()}
+        return [rounded(item) for item in value] if isinstance(value, list) else value
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(rounded(content), indent=2) + "\n", encoding="utf-8")
+
+
+Clock = Callable[[int], None]
+"""Told after each step how many images are done."""

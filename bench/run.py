@@ -1,0 +1,60 @@
+"""Our training loop against the one everybody copies (bench/plain.py), in turn, on the same machine in one run.
+
+Same model, batch size, augmentation and optimizer. Images a second count steps alone, data included; each run is a
+process of its own, and a case's ratio is that of the medians. Peak memory is that of the training process; the plain
+loop's two workers come on top of its own. Writes metrics/bench.json and prints a table.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from _bench import CASES, arguments, describe, engine, measure, median, write
+
+TURNS = 3
+LOOPS = ("plain", "ours")
+
+
+def main() -> int:
+    args = arguments(__doc__.splitlines()[0], "metrics/bench.json")
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from micronet.training import machine
+
+    results = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("bench", total=len(CASES) * TURNS * len(LOOPS))
+        for name in CASES:
+            runs: dict[str, list] = {loop: [] for loop in LOOPS}
+            for _ in range(TURNS):
+                for loop in LOOPS:
+                    progress.update(bar, description=f"{name}: {loop}")
+                    runs[loop].append(measure("loops.py", loop, name, args.device))
+                    progress.advance(bar)
+            results[name] = {
+                loop: {
+                    "images_per_second": median(runs[loop], "images_per_second"),
+                    "images_per_second_runs": [run["images_per_second"] for run in runs[loop]],
+                    "peak_memory_bytes": int(median(runs[loop], "peak_memory_bytes")),
+                }
+                for loop in LOOPS
+            }
+            plain, ours = (results[name][loop]["images_per_second"] for loop in LOOPS)
+            results[name]["ratio"] = ours / plain
+    write(args.output, {"machine": describe(machine(engine(args.device))), "turns": TURNS, "cases": results})
+
+    table = Table(title=f"images a second, median of {TURNS}; peak memory of the training process")
+    for column in ("case", "plain", "ours", "ratio", "plain MB", "ours MB"):
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for name, result in results.items():
+        speeds = [f"{result[loop]['images_per_second']:,.0f}" for loop in LOOPS]
+        memory = [f"{result[loop]['peak_memory_bytes'] / 1e6:,.0f}" for loop in LOOPS]
+        table.add_row(name, *speeds, f"{result['ratio']:.2f}", *memory)
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

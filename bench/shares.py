@@ -1,0 +1,192 @@
+"""Where the time of training goes, and what share of the machine's own limits it reaches.
+
+Splits a step into data, forward (a teacher's apart), backward and optimizer, and an epoch into steps and evaluation.
+The limits are measured here too: a matrix product in the precision of training, and a copy of a large array. The
+traffic is the least that unfused operations need: every map read and written once forward, twice backward, in float32.
+Writes metrics/profile.json and prints a table.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from _bench import BATCH_SIZE, CASES, CIFAR10_EPOCH, TRAIN, Case, arguments, describe, engine, images, write
+
+PARTS = ("data", "forward", "teacher", "backward", "optimizer")
+GROUPS = {  # operators by what they are, the first that fits
+    "convolution": ("conv", "mkldnn"),
+    "batch norm": ("batch_norm",),
+    "concatenation and copies": ("cat", "copy", "slice", "contiguous", "clone", "narrow"),
+    "ReLU, additions, pools": ("relu", "threshold", "add", "pool", "mean", "fill", "zero", "mul", "clamp"),
+}
+
+
+def synchronise(device: Any) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds_of(work: Callable[[], Any], device: Any, times: int = 5) -> float:
+    """The median time of one call, after one that warms up."""
+    work()
+    taken = []
+    for _ in range(times):
+        synchronise(device)
+        began = time.perf_counter()
+        work()
+        synchronise(device)
+        taken.append(time.perf_counter() - began)
+    return sorted(taken)[times // 2]
+
+
+def limits(machine: Any) -> dict[str, float]:
+    """GFLOP/s of a matrix product, GB/s (read and write) of a copy."""
+    import torch
+
+    size = 2048 if machine.device.type == "cpu" else 8192
+    dtype = torch.bfloat16 if machine.autocast else torch.float32
+    a, b = (torch.randn(size, size, device=machine.device, dtype=dtype) for _ in range(2))
+    source = torch.zeros(2**26, device=machine.device)
+    target = torch.empty_like(source)
+    product = seconds_of(lambda: torch.mm(a, b), machine.device)
+    copy = seconds_of(lambda: target.copy_(source), machine.device)
+    return {"gflop_per_second": 2 * size**3 / product / 1e9, "gb_per_second": 2 * source.nbytes / copy / 1e9}
+
+
+def traffic(model: Any) -> int:
+    """Bytes of one image's maps, each read and written once forward and twice backward, in float32."""
+    from micronet.scoring import operations
+
+    kinds = ("conv", "linear", "batch_norm", "relu", "add", "pool")
+    elements = sum(
+        math.prod(op.input_shape) + math.prod(op.output_shape) for op in operations(model) if op.kind in kinds
+    )
+    return 3 * 4 * elements
+
+
+def profile(case: Case, machine: Any) -> dict[str, Any]:
+    import torch
+
+    import models
+    from micronet import params
+    from micronet.augment import augment
+    from micronet.data import Split
+    from micronet.scoring import macs, operations
+    from micronet.training import cross_entropy, evaluate, make_optimizer
+
+    torch.manual_seed(0)
+    config, device = params.Train(epochs=1, **TRAIN), machine.device
+    model = models.build(case.model).to(device, memory_format=machine.memory_format).train()
+    teacher = (
+        models.build(case.teacher).to(device, memory_format=machine.memory_format).eval() if case.teacher else None
+    )
+    pixels, labels = (torch.from_numpy(array).to(device) for array in images(5_000))
+    optimizer, loss_of = make_optimizer(model, config), cross_entropy()
+    generator = torch.Generator(device).manual_seed(0)
+    spent = dict.fromkeys(PARTS, 0.0)
+
+    def step(record: bool) -> None:
+        mark = time.perf_counter()
+
+        def lap(part: str) -> None:
+            nonlocal mark
+            synchronise(device)
+            now = time.perf_counter()
+            if record:
+                spent[part] += now - mark
+            mark = now
+
+        indices = torch.randperm(len(labels), generator=generator, device=device)[:BATCH_SIZE]
+        batch, targets = augment(pixels[indices], labels[indices], config.augment, generator)
+        batch = batch.contiguous(memory_format=machine.memory_format)
+        lap("data")
+        with torch.autocast(device.type, torch.bfloat16, enabled=machine.autocast):
+            logits = model(batch)
+        loss = loss_of(logits, targets, batch)
+        lap("forward")
+        if teacher is not None:
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=machine.autocast):
+                teacher(batch)
+        lap("teacher")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        lap("backward")
+        optimizer.step()
+        lap("optimizer")
+
+    step(record=False)
+    for _ in range(case.steps):
+        step(record=True)
+    a_step = sum(spent.values()) / case.steps
+    held_out = Split(pixels[:500], labels[:500])
+    evaluation = seconds_of(lambda: evaluate(model, held_out, machine), device, 3) / 500
+    model.train()
+
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as recorded:
+        step(record=False)
+    kernel = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    operators = dict.fromkeys([*GROUPS, "everything else"], 0.0)
+    for event in recorded.key_averages():
+        group = next(
+            (name for name, words in GROUPS.items() if any(word in event.key for word in words)), "everything else"
+        )
+        operators[group] += getattr(event, kernel)
+    total = sum(operators.values())
+
+    trained, validated = CIFAR10_EPOCH
+    training_seconds, evaluation_seconds = trained * a_step / BATCH_SIZE, validated * evaluation
+    work = 6 * macs(operations(model)) + (2 * macs(operations(teacher)) if teacher is not None else 0)
+    moved = traffic(model) + (traffic(teacher) // 3 if teacher is not None else 0)
+    return {
+        "images_per_second": BATCH_SIZE / a_step,
+        "share_percent": {
+            part: 100 * taken / sum(spent.values()) for part, taken in spent.items() if taken / a_step > 1e-4
+        },
+        "evaluation_share_of_an_epoch_percent": 100 * evaluation_seconds / (training_seconds + evaluation_seconds),
+        "operator_share_percent": {name: 100 * taken / total for name, taken in operators.items()},
+        "gflop_per_second": work * BATCH_SIZE / a_step / 1e9,
+        "gb_per_second": moved * BATCH_SIZE / a_step / 1e9,
+    }
+
+
+def main() -> int:
+    args = arguments(__doc__.splitlines()[0], "metrics/profile.json")
+    from rich.console import Console
+    from rich.table import Table
+
+    from micronet.training import machine
+
+    here = machine(engine(args.device))
+    most = limits(here)
+    found = {}
+    for name, case in CASES.items():
+        print(f"profiling {name}", file=sys.stderr)
+        found[name] = profile(case, here)
+        for key in most:
+            found[name][f"{key}_share_of_limit_percent"] = 100 * found[name][key] / most[key]
+    write(args.output, {"machine": describe(here), "limits": most, "cases": found})
+    title = (
+        f"share of a step in percent; limits {most['gflop_per_second']:.0f} GFLOP/s, {most['gb_per_second']:.1f} GB/s"
+    )
+    table = Table(title=title)
+    for column in ("case", *PARTS, "arithmetic", "traffic", "evaluation"):
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for name, result in found.items():
+        shares = [f"{result['share_percent'].get(part, 0):.0f}" for part in PARTS]
+        of_limits = [f"{result[f'{key}_share_of_limit_percent']:.0f} %" for key in most]
+        table.add_row(name, *shares, *of_limits, f"{result['evaluation_share_of_an_epoch_percent']:.0f} %")
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
