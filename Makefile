@@ -121,6 +121,10 @@ study: check ## one of them: make study NAME=growth_rate
 	$(DVC) repro "studies/dvc.yaml:collect@$$NAME"
 	"$(PY)" tools/studies_table.py
 
+.PHONY: search
+search: check ## rank networks, zeros and bits within a price by short runs: make search ARGS="--minutes 120"
+	@"$(PY)" search/run.py $(ARGS)
+
 # --- published results ---
 
 .PHONY: pull
@@ -160,8 +164,9 @@ plots: env ## draw the curves and the path of metrics/ into docs/plots, PNG and 
 	@"$(PY)" tools/plots.py $(ARGS)
 
 .PHONY: docs
-docs: env ## write the results in README.md and docs/performance.md anew from metrics/
+docs: env ## write what metrics/ says into README.md, docs/record.md, docs/performance.md
 	@"$(PY)" tools/results.py
+	"$(PY)" tools/record.py
 	"$(PY)" tools/performance.py
 
 # --- speed: only true when nothing else runs ---

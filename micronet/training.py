@@ -105,6 +105,19 @@ def machine(engine: Engine) -> Machine:
     return Machine(device, autocast=bf16, channels_last=engine.channels_last, compile=engine.compile)
 
 
+def safe_layout(model: nn.Module, machine: Machine) -> Machine:
+    """The machine, in NCHW for a network whose training in channels-last would corrupt memory.
+
+    torch 2.15's CPU backward of a channels-last 1x1 convolution with a stride and fewer than 8 input channels writes
+    where it must not: the process ends with "double free" sooner or later.
+    """
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    hit = any(
+        module.kernel_size == (1, 1) and max(module.stride) > 1 and module.in_channels < 8 for module in convolutions
+    )
+    return replace(machine, channels_last=False) if hit and machine.device.type == "cpu" else machine
+
+
 def device_name(machine: Machine) -> str:
     """The GPU's name, or the processor's with the number of cores and its vector instructions."""
     if machine.device.type == "cuda":
@@ -311,6 +324,7 @@ def train(
     """
     reporter = reporter or Reporter()
     loss = loss or cross_entropy(config.label_smoothing)
+    machine = safe_layout(model, machine)
     model.to(machine.device, memory_format=machine.memory_format).train()
     images = training.images.to(machine.device)
     labels = training.labels.to(machine.device).long()

@@ -35,6 +35,10 @@ def build(spec: str | dict[str, Any]) -> nn.Module:
         from models.convnet import ConvNet
 
         model = ConvNet(**settings)
+    elif full["name"] == "mobilenet":
+        from models.mobilenet import MobileNet
+
+        model = MobileNet(**settings)
     else:
         from models.resnet import ResNet
 

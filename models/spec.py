@@ -22,6 +22,7 @@ NAMED: dict[str, dict[str, Any]] = {
 # Every stage but the first halves the 32 x 32 map, so a seventh would have nothing to look at. The other
 # limits lie far above every known network: they keep a damaged spec from asking for terabytes.
 MOST_STAGES, MOST_BLOCKS, MOST_GROWTH, MOST_WIDTH, MOST_CLASSES = 6, 64, 128, 2048, 10_000
+MOST_EXPANSION = 16
 MOST_CONVNET_BLOCKS = 4  # its first convolution leaves a 31 x 31 map: 15, 7, 3, 1
 
 # Families that train and teach but do not go into a packed file.
@@ -107,6 +108,13 @@ def _resnet(spec: dict[str, Any]) -> dict[str, Any]:
     return {"name": "resnet", "blocks": blocks, "widths": widths}
 
 
+def _mobilenet(spec: dict[str, Any]) -> dict[str, Any]:
+    full = _resnet(spec) | {"name": "mobilenet"}
+    full["expansion"] = _integer("expansion", spec.get("expansion", 3), MOST_EXPANSION)
+    full["head"] = _integer("head", spec.get("head", 2 * full["widths"][-1]), 2 * MOST_WIDTH)
+    return full
+
+
 def _convnet(spec: dict[str, Any]) -> dict[str, Any]:
     widths = _integers("widths", spec["widths"], MOST_WIDTH)
     if len(widths) > MOST_CONVNET_BLOCKS:
@@ -117,6 +125,7 @@ def _convnet(spec: dict[str, Any]) -> dict[str, Any]:
 _FAMILIES = {
     "densenet": (_densenet, ("blocks", "growth_rate"), ("groups", "interleave", "classes")),
     "resnet": (_resnet, ("blocks", "widths"), ("classes",)),
+    "mobilenet": (_mobilenet, ("blocks", "widths"), ("expansion", "head", "classes")),
     "convnet": (_convnet, ("widths",), ("classes",)),
 }
 

@@ -38,6 +38,7 @@ SMALL = [
     },
     {"name": "resnet", "blocks": [1, 2], "widths": [4, 8]},
     {"name": "convnet", "widths": [8, 30, 4]},
+    {"name": "mobilenet", "blocks": [2, 1], "widths": [4, 8], "expansion": 2},
 ]
 
 
@@ -213,6 +214,7 @@ def test_what_check_accepts_builds_and_what_it_refuses_torch_refuses_too(blocks,
         ({"name": "resnet18", "classes": 0}, "classes: must be from 1 to"),
         ({"name": "resnet18", "blocks": "2"}, "blocks: must be a list"),
         ({"name": "resnet18", "blocks": [1] * 7, "widths": [8] * 7}, "blocks: must be a list of 1 to 6 numbers"),
+        ({"name": "mobilenet", "blocks": [1], "widths": [4], "expansion": 0}, "expansion: must be from 1 to"),
         ({"name": "convnet", "widths": [8] * 5}, "widths: must be at most 4 numbers"),
         ({"name": "densenet_nano", "growth_rate": 4.0}, "growth_rate: must be a whole number (got 4.0)"),
         ({"name": "densenet_nano", "growth_rate": 10**9}, "growth_rate: must be from 1 to"),

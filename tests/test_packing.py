@@ -30,6 +30,7 @@ from micronet.params import Quantize, Train
 from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
 
 RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
+MOBILENET = {"name": "mobilenet", "blocks": [2, 1], "widths": [4, 8], "expansion": 2}
 DENSENET = {
     "name": "densenet",
     "blocks": [2, 2],
@@ -89,7 +90,7 @@ def test_the_documents_decoder_is_at_most_60_lines():
 
 CASES = [
     (spec, changes, zeros)
-    for spec in (RESNET, DENSENET)
+    for spec in (RESNET, DENSENET, MOBILENET)
     for changes, zeros in (
         ({}, 0.0),
         ({"weight_bits": 3, "activation_bits": 2, "input_bits": 5}, 0.7),

@@ -23,6 +23,7 @@ from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
 from micronet.reference import InferenceError, packed_operations, predict, run
 
 RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
+MOBILENET = {"name": "mobilenet", "blocks": [2, 1], "widths": [4, 8], "expansion": 2}
 DENSENET = {
     "name": "densenet",
     "blocks": [2, 2],
@@ -33,7 +34,7 @@ DENSENET = {
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32)).astype(np.uint8)
 CASES = [
     (spec, changes, zeros)
-    for spec in (RESNET, DENSENET)
+    for spec in (RESNET, DENSENET, MOBILENET)
     for changes, zeros in (
         ({}, 0.0),
         ({"weight_bits": 4, "activation_bits": 4}, 0.8),

@@ -180,6 +180,17 @@ def test_bf16_is_chosen_only_where_it_is_fast():
     assert training.machine(Engine(device="cpu", precision="bf16", threads=0)).autocast
 
 
+def test_a_network_that_torch_would_corrupt_memory_with_trains_in_nchw():
+    def layout(*widths: int) -> bool:
+        model = models.build({"name": "resnet", "blocks": [1] * len(widths), "widths": list(widths)})
+        return training.safe_layout(model, MACHINE).channels_last
+
+    assert layout(4) and layout(8, 16) and not layout(4, 8)
+    model = models.build({"name": "resnet", "blocks": [1, 1], "widths": [4, 8]})
+    run(model, config())
+    assert model.stem.conv.weight.is_contiguous()
+
+
 def test_evaluation_counts_every_image_once_and_gives_the_mode_back():
     model = new_model().train()
     split = images(30)

@@ -1,0 +1,349 @@
+"""A budgeted search for the network, its width, its zeros and its bits together: `make search`.
+
+Every candidate of search/space.yaml is priced before any training, as a packed file with untrained weights. What fits
+the price is trained briefly on few images, the best again on more (successive halving, arXiv:1502.07943), each all the
+way to the packed file: dense, then with growing zeros, then quantized. Only the validation set is measured. With
+checkpoints/teacher.safetensors there, it teaches.
+
+metrics/search.csv has a row a trial; a trial that is in it is not run again, so a search that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from micronet import params as parameters  # noqa: E402 - the line above makes it importable
+from micronet.errors import MicronetError  # noqa: E402
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from micronet.data import Split
+    from micronet.packed import PackedModel
+    from micronet.training import Machine
+
+SPACE, TABLE, SUMMARY = ROOT / "search/space.yaml", Path("metrics/search.csv"), Path("metrics/search.json")
+TEACHER = Path("checkpoints/teacher.safetensors")
+BATCH_NORM_IMAGES = 10_000  # training images that the last batch norm statistics are taken from
+
+
+class Rung(parameters.Section):
+    """One rung: how many images and epochs, and how many candidates go on."""
+
+    images: parameters.PositiveCount
+    epochs: tuple[parameters.Count, parameters.PositiveCount, parameters.Count]
+    keep: parameters.PositiveCount
+
+
+class Space(parameters.Section):
+    """search/space.yaml."""
+
+    most_challenge_score: parameters.Positive
+    seed: parameters.Count
+    batch_size: parameters.PositiveCount
+    learning_rate: parameters.Positive
+    layer_bits_first_and_last: parameters.Bits
+    networks: list[dict[str, Any]]
+    amounts: list[parameters.Fraction]
+    bits: list[tuple[parameters.Bits, parameters.Bits]]
+    rungs: list[Rung]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network, the share of its weights that become zero, and bits of weights and activations."""
+
+    network: str  # the spec as JSON: a candidate is a row of a table
+    amount: float
+    weight_bits: int
+    activation_bits: int
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return json.loads(self.network)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row of metrics/search.csv. Scores are those of the packed file; `priced` ones of the untrained one."""
+
+    network: str
+    amount: float
+    weight_bits: int
+    activation_bits: int
+    seed: int
+    images: int
+    epochs: str
+    taught: bool
+    macs: int
+    parameters: int
+    priced_challenge_score: float
+    priced_deck_score: float
+    validation_accuracy_percent: float
+    challenge_score: float
+    deck_score: float
+    seconds: float
+
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.network, self.amount, self.weight_bits, self.activation_bits)
+
+
+def candidates(space: Space) -> list[Candidate]:
+    """All of them, in the order of the file."""
+    import models
+
+    specs = [json.dumps(models.normalise(spec), separators=(",", ":")) for spec in space.networks]
+    return [
+        Candidate(spec, amount, *bits) for spec, amount, bits in itertools.product(specs, space.amounts, space.bits)
+    ]
+
+
+def quantization_of(candidate: Candidate, model: nn.Module, space: Space, epochs: int) -> parameters.Quantize:
+    """LSQ at the candidate's bits; the first and the last layer are small and sensitive."""
+    from micronet.layers import prunable
+
+    names = [name for name, _ in prunable(model)]
+    return parameters.Quantize(
+        method="lsq",
+        weight_bits=candidate.weight_bits,
+        activation_bits=candidate.activation_bits,
+        layer_bits=dict.fromkeys((names[0], names[-1]), space.layer_bits_first_and_last),
+        train=parameters.Train(epochs=epochs, batch_size=space.batch_size, learning_rate=0.15 * space.learning_rate),
+    )
+
+
+def scores(packed: PackedModel) -> tuple[float, float]:
+    """(challenge score, deck score) of a packed file."""
+    from micronet.scoring import challenge_score, deck_score, operations
+
+    ops = operations(packed)
+    return challenge_score(ops).score, deck_score(ops).score
+
+
+def price(candidate: Candidate, space: Space) -> tuple[float, float]:
+    """What the candidate will cost, before any training: its scores as a packed file of random weights."""
+    import torch
+
+    import models
+    from micronet.packing import pack
+    from micronet.pruning import apply_masks, global_masks
+    from micronet.quantization import calibrate, prepare
+
+    torch.manual_seed(space.seed)
+    model = models.build(candidate.spec)
+    apply_masks(model, global_masks(model, candidate.amount, layer_floor=0.02))
+    quantize = quantization_of(candidate, model, space, 0)
+    prepared = prepare(model, quantize)
+    calibrate(prepared, torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8))
+    with tempfile.TemporaryDirectory() as folder:
+        return scores(pack(prepared.eval(), Path(folder) / "packed", quantize=quantize))
+
+
+def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, validation: Split, here: Machine) -> Trial:
+    """Trains a candidate to its packed file and measures that on the validation images."""
+    import torch
+
+    import models
+    from micronet import checkpoint
+    from micronet.data import Split, normalise
+    from micronet.distillation import distilled
+    from micronet.packing import load_packed, pack
+    from micronet.pruning import FixedMask, PruningSchedule
+    from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
+    from micronet.scoring import macs, operations
+    from micronet.training import evaluate, train
+
+    began = time.monotonic()
+    images = Split(training.images[: rung.images], training.labels[: rung.images])
+    torch.manual_seed(space.seed)
+    model = models.build(candidate.spec)
+    shape = operations(model)
+    taught = TEACHER.is_file()
+
+    def fit(net: nn.Module, config: parameters.Train, temperature: float, constraint: Any = None) -> None:
+        teaching = parameters.Distillation(temperature=temperature, alpha=0.7 if taught else 0.0)
+        loss = distilled(lambda: checkpoint.load(TEACHER).model(), teaching, here)
+        train(
+            net, config=config, training=images, validation=Split(validation.images[:500], validation.labels[:500]),
+            machine=here, seed=space.seed, loss=loss, constraint=constraint,
+        )  # fmt: skip
+
+    def config(epochs: int, share: float) -> parameters.Train:
+        return parameters.Train(epochs=epochs, batch_size=space.batch_size, learning_rate=share * space.learning_rate)
+
+    dense, sparse, quantized = rung.epochs
+    fit(model, config(dense, 1.0), 4.0)
+    prune = parameters.Prune(method="gradual", amount=candidate.amount, train=config(sparse, 0.5))
+    fit(model, prune.train, 4.0, PruningSchedule(prune, model))
+    quantize = quantization_of(candidate, model, space, quantized)
+    mask, prepared = FixedMask(model), prepare(model, quantize)
+    calibrate(prepared, images.images[:1000])
+    fit(prepared, quantize.train, 2.0, mask)
+    prepared = prepared.cpu()
+    recalibrate_batch_norm(prepared, (normalise(part) for part in images.images[:BATCH_NORM_IMAGES].split(500)))
+    with tempfile.TemporaryDirectory() as folder:
+        pack(prepared, Path(folder) / "packed", quantize=quantize)
+        packed = load_packed(Path(folder) / "packed")
+    _, accuracy = evaluate(packed.to(here.device), validation, here.exact())
+    challenge, deck = scores(packed.packed)
+    return Trial(
+        **asdict(candidate),
+        seed=space.seed,
+        images=len(images),
+        epochs="+".join(map(str, rung.epochs)),
+        taught=taught,
+        macs=macs(shape),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        priced_challenge_score=0.0,
+        priced_deck_score=0.0,
+        validation_accuracy_percent=accuracy,
+        challenge_score=challenge,
+        deck_score=deck,
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+def read(path: Path = TABLE) -> list[Trial]:
+    """The trials so far."""
+    if not path.is_file():
+        return []
+    kinds = {field.name: field.type for field in fields(Trial)}
+    convert = {"int": int, "float": float, "str": str, "bool": lambda text: text == "True"}
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            Trial(**{key: convert[kinds[key]](value) for key, value in row.items()}) for row in csv.DictReader(file)
+        ]
+
+
+def write(trials: list[Trial], path: Path = TABLE) -> None:
+    """All trials, as CSV."""
+    from micronet.checkpoint import write_atomically
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Trial)], lineterminator="\n")
+    writer.writeheader()
+    for trial in trials:
+        writer.writerow(
+            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in asdict(trial).items()}
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.getvalue())
+
+
+def ranks(values: list[float]) -> list[float]:
+    """The rank of every value, the mean rank for equal ones."""
+    order = sorted(values)
+    return [order.index(value) + (order.count(value) - 1) / 2 for value in values]
+
+
+def rank_correlation(first: list[float], second: list[float]) -> float | None:
+    """Spearman's; None with fewer than three pairs or without any difference."""
+    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    return statistics.correlation(ranks(first), ranks(second))
+
+
+def affordable(space: Space, say: Any) -> dict[Candidate, tuple[float, float]]:
+    """The candidates within the price, and their prices."""
+    found = {}
+    for candidate in candidates(space):
+        priced = price(candidate, space)
+        if priced[0] <= space.most_challenge_score:
+            found[candidate] = priced
+        else:
+            say(f"too dear, {priced[0]:.4f}: {candidate}")
+    return found
+
+
+def climb(space: Space, priced: dict[Candidate, tuple[float, float]], until: float, say: Any) -> list[Trial]:
+    """Runs what is not in the table yet, rung by rung, until the time is over; all trials there are."""
+    from micronet.data import open_split
+    from micronet.training import machine
+
+    params = parameters.load(ROOT / "params.yaml")
+    here = machine(params.engine)
+    training, validation = (open_split(params.data, params.seed, name, report=say) for name in ("train", "validation"))
+    trials, going = read(), list(priced)
+    for rung in space.rungs:
+        epochs = "+".join(map(str, rung.epochs))
+        mine = {trial.candidate: trial for trial in trials if (trial.images, trial.epochs) == (rung.images, epochs)}
+        for candidate in going:
+            if candidate in mine:
+                continue
+            if time.monotonic() > until:
+                say("the time is over; the same command goes on from here")
+                return trials
+            trial = run(candidate, rung, space, training=training, validation=validation, here=here)
+            challenge, deck = priced[candidate]
+            mine[candidate] = replace(trial, priced_challenge_score=challenge, priced_deck_score=deck)
+            trials.append(mine[candidate])
+            write(trials)
+            say(f"{trial.validation_accuracy_percent:.2f} % at {trial.challenge_score:.4f}: {candidate}")
+        going.sort(key=lambda candidate: mine[candidate].validation_accuracy_percent, reverse=True)
+        del going[rung.keep :]
+    return trials
+
+
+def summary(space: Space, trials: list[Trial]) -> dict[str, Any]:
+    """How well each rung's ranking predicted the next one's, and the best trial of the highest rung reached."""
+    rungs = [(rung.images, "+".join(map(str, rung.epochs))) for rung in space.rungs]
+    tables = [{trial.candidate: trial for trial in trials if (trial.images, trial.epochs) == rung} for rung in rungs]
+    correlations = {}
+    for (low, high), (first, second) in zip(itertools.pairwise(rungs), itertools.pairwise(tables), strict=True):
+        both = [candidate for candidate in first if candidate in second]
+        accuracies = [[table[candidate].validation_accuracy_percent for candidate in both] for table in (first, second)]
+        name = f"{low[0]} images, {low[1]} epochs -> {high[0]} images, {high[1]} epochs"
+        correlations[name] = {"candidates": len(both), "rank_correlation": rank_correlation(*accuracies)}
+    highest = next((table for table in reversed(tables) if table), {})
+    best = max(highest.values(), key=lambda trial: trial.validation_accuracy_percent, default=None)
+    return {"trials": len(trials), "rankings": correlations, "best": asdict(best) if best else None}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=60.0, help="start no trial after so long (default: 60)")
+    parser.add_argument("--price", action="store_true", help="only say what every candidate would cost")
+    args = parser.parse_args()
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    until = time.monotonic() + 60 * args.minutes
+    try:
+        space = Space.model_validate(parameters.read_yaml(SPACE), strict=False)
+        priced = affordable(space, say)
+        for candidate, (challenge, deck) in sorted(priced.items(), key=lambda item: item[1]):
+            print(f"challenge {challenge:.4f}  deck {deck:.4f}  {candidate}")
+        if args.price:
+            return 0
+        trials = climb(space, priced, until, say)
+    except MicronetError as error:
+        print(f"search: {error}", file=sys.stderr)
+        return error.exit_code
+    except ValueError as error:  # pydantic's and models': what is wrong with search/space.yaml
+        print(f"search: {SPACE.name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    found = summary(space, trials)
+    SUMMARY.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

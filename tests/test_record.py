@@ -1,0 +1,73 @@
+"""docs/record.md and the list of releases: nothing typed by hand, nothing counted twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from micronet import params
+
+ROOT = Path(__file__).resolve().parents[1]
+PATH = """stage,test_accuracy_percent,parameters,nonzero_parameters,macs,deck_score,challenge_score
+teacher,91.5,10,10,5,0.2,0.21
+quantized,90.25,8,2,4,0.01,0.0035
+"""
+
+
+@pytest.fixture
+def record(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import record
+
+    return record
+
+
+@pytest.fixture
+def metrics(tmp_path, record) -> Path:
+    """A finished run's metrics."""
+    folder = tmp_path / "metrics"
+    (folder / "runs").mkdir(parents=True)
+    score = {
+        "test_accuracy_percent": 90.25,
+        "challenge": {"score": 0.0035},
+        "deck": {"score": 0.01},
+        "packed": {"bytes": 12345, "sha256": "ab" * 32},
+    }
+    (folder / "score.json").write_text(json.dumps(score))
+    (folder / "retrain.json").write_text(json.dumps({"zero_weights": 75, "prunable_weights": 100}))
+    (folder / "path.csv").write_text(PATH)
+    for stage in record.TRAINING_STAGES:
+        (folder / f"runs/{stage}.json").write_text(json.dumps({"device": "A CPU", "seconds": 600.0}))
+    return folder
+
+
+def test_a_release_is_what_the_metrics_say(record, metrics):
+    row = record.release(params.load(ROOT / "recipes/laptop.yaml"), metrics)
+    assert list(row) == list(record.COLUMNS)
+    assert (row["test_accuracy_percent"], row["challenge_score"], row["bytes"]) == ("90.25", "0.003500", "12345")
+    assert row["zeros"] == "0.750" and row["training_minutes"] == "60" and row["device"] == "A CPU"
+    assert row["teacher"].startswith("convnet ") and row["student"].startswith("resnet ")
+
+
+def test_the_same_model_is_released_once(record, metrics, tmp_path):
+    row = record.release(params.load(ROOT / "recipes/laptop.yaml"), metrics)
+    file = tmp_path / "releases.csv"
+    assert record.add(row, file) == [row] == record.add(dict(row, date="later"), file) == record.releases(file)
+    other = row | {"packed_sha256": "cd"}
+    assert record.add(other, file) == [row, other] == record.releases(file)
+
+
+def test_the_document_says_what_is_reached_and_what_is_missing(record, metrics):
+    row = record.release(params.load(ROOT / "recipes/laptop.yaml"), metrics)
+    text = record.render([row], metrics)
+    assert "90.0 % at 0.0137 (below the best peer we know): **reached**." in text
+    assert "90.9 % at 0.0036 (a tenth of the deck's score): missing: 0.65 points of accuracy." in text
+    assert "(the goal): missing: 0.65 points of accuracy and 0.0010 of score (1.4 times as much)." in text
+    assert "| ours: quantized | 90.25 % | 0.0100 | 0.0035 |" in text
+    assert "`make search` has not been run." in text
+
+
+def test_the_decks_steps_are_priced_anew_and_come_out_as_in_the_deck(record):
+    assert [row[2] for row in record.deck_rows()] == ["0.3205", "0.1822", "0.0826", "0.0378", "0.0357"]
