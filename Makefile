@@ -175,6 +175,7 @@ docs: env ## write what metrics/ says into README.md, docs/record.md, docs/perfo
 bench: env ## our training loop against the one everybody copies: images a second, memory, accuracy
 	@"$(PY)" bench/run.py
 	"$(PY)" bench/accuracy.py
+	"$(PY)" bench/startup.py
 
 .PHONY: profile
 profile: env ## where the time of a training step goes, and what was tried on DenseNets

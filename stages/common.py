@@ -182,15 +182,18 @@ class Job:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with `-dirty` when files differ from it; None outside git."""
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+    """The commit of the code, with `-dirty` when code or params differ from it; None outside git.
+
+    What a run writes itself, `dvc.lock` and `metrics/`, makes no checkout dirty.
+    """
+
+    def git(*words: str) -> str | None:
+        try:
+            answer = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    commit = git("rev-parse", "--short=12", "HEAD")
+    changed = git("status", "--porcelain", "--", "stages", "models", "micronet", "dvc.yaml", "params.yaml")
+    return f"{commit}-dirty" if commit and changed else commit

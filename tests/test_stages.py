@@ -263,6 +263,26 @@ def test_the_same_params_give_the_same_bytes_of_checkpoint_metrics_and_curve(pip
     assert results(resumed, stage) == expected
 
 
+def test_results_make_no_checkout_dirty_and_code_does(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "stages"))
+    import common
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", *words], cwd=tmp_path, check=True)
+
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    (tmp_path / "params.yaml").write_text("seed: 0")
+    (tmp_path / "dvc.lock").write_text("")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "x")
+    clean = common._commit()
+    (tmp_path / "dvc.lock").write_text("changed")
+    assert len(clean) == 12 and common._commit() == clean
+    (tmp_path / "params.yaml").write_text("seed: 1")
+    assert common._commit() == f"{clean}-dirty"
+
+
 # --- killed ---
 
 

@@ -140,11 +140,25 @@ def variants(content: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def startup(content: dict[str, Any]) -> list[str]:
+    """How long a person waits."""
+    return [
+        "## Start-up",
+        "",
+        f"`python stages/score.py --help`: {content['help_seconds']:.2f} s (goal: 2). `make score` with nothing to do, "
+        f"the measurement on all test images included: {content['score_seconds']:.1f} s (goal: 20).",
+        "",
+        machine_line(content),
+        "",
+    ]
+
+
 PARTS = (
     ("bench", bench, "make bench"),
     ("bench_accuracy", accuracy, "make bench"),
     ("profile", shares, "make profile"),
     ("bench_variants", variants, "make profile"),
+    ("bench_startup", startup, "make bench"),
 )
 GPU_PARTS = (("bench_gpu", bench, "make gpu-check"), ("profile_gpu", shares, "make gpu-check"))
 

@@ -41,7 +41,7 @@ def render(root: Path) -> str:
             lines.append(f"| {' | '.join(cells)} |")
     minutes = sum(run["seconds"] for run in runs) / 60
     devices = " and ".join(sorted({f"{run['device']}, {run['precision']}" for run in runs}))
-    lines += ["", f"Training took {minutes:.0f} minutes on {devices}; other work ran beside it."]
+    lines += ["", f"Training took {minutes:.0f} minutes on {devices}."]
     return "\n".join(lines)
 
 
