@@ -44,14 +44,14 @@ class Case:
 NANO, CIFAR = {"name": "densenet_nano"}, {"name": "densenet_cifar"}
 STUDENT, TEACHER = _LAPTOP.student.model.spec(), _LAPTOP.teacher.model.spec()
 CASES = {
-    "densenet_nano": Case(NANO, None, 8),
-    "densenet_nano, taught by densenet_cifar": Case(NANO, CIFAR, 5),
-    "densenet_cifar": Case(CIFAR, None, 3),
-    "densenet_cifar, taught by densenet_cifar": Case(CIFAR, CIFAR, 3),
-    "laptop student": Case(STUDENT, None, 40),
-    "laptop student, taught by the laptop teacher": Case(STUDENT, TEACHER, 30),
+    "densenet_nano": Case(NANO, None, 6),
+    "densenet_nano, taught by densenet_cifar": Case(NANO, CIFAR, 4),
+    "densenet_cifar": Case(CIFAR, None, 2),
+    "densenet_cifar, taught by densenet_cifar": Case(CIFAR, CIFAR, 2),
+    "laptop student": Case(STUDENT, None, 30),
+    "laptop student, taught by the laptop teacher": Case(STUDENT, TEACHER, 20),
 }
-WARM_STEPS = 2
+WARM_STEPS = 1
 CUDA_STEPS = 400  # of every case: there, progress is told every 50 steps
 
 
