@@ -161,11 +161,11 @@ def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, vali
 
     import models
     from micronet import checkpoint
-    from micronet.data import Split, normalise
+    from micronet.data import Split
     from micronet.distillation import distilled
     from micronet.packing import load_packed, pack
     from micronet.pruning import FixedMask, PruningSchedule
-    from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
+    from micronet.quantization import calibrate, prepare, recalibrate_batch_norm, training_batches
     from micronet.scoring import macs, operations
     from micronet.training import evaluate, train
 
@@ -196,7 +196,8 @@ def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, vali
     calibrate(prepared, images.images[:1000])
     fit(prepared, quantize.train, 2.0, mask)
     prepared = prepared.cpu()
-    recalibrate_batch_norm(prepared, (normalise(part) for part in images.images[:BATCH_NORM_IMAGES].split(500)))
+    seen = training_batches(images.images[:BATCH_NORM_IMAGES], quantize.train.augment, space.seed)
+    recalibrate_batch_norm(prepared, seen)
     with tempfile.TemporaryDirectory() as folder:
         pack(prepared, Path(folder) / "packed", quantize=quantize)
         packed = load_packed(Path(folder) / "packed")

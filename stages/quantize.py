@@ -11,11 +11,10 @@ BATCH_NORM_IMAGES = 10_000  # training images that the batch norm statistics are
 
 
 def work(job: TrainingJob) -> None:
-    from micronet.data import normalise
     from micronet.distillation import distilled
     from micronet.packing import PackedModule, pack
     from micronet.pruning import FixedMask
-    from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
+    from micronet.quantization import calibrate, prepare, recalibrate_batch_norm, training_batches
     from micronet.training import evaluate
 
     section, engine = job.params.quantize, job.params.engine
@@ -30,7 +29,7 @@ def work(job: TrainingJob) -> None:
         result = job.train(prepared, section.train, state=state, loss=loss, constraint=mask)
         prepared = prepared.cpu()
         if section.train.epochs:
-            batches = (normalise(batch) for batch in images[:BATCH_NORM_IMAGES].split(500))
+            batches = training_batches(images[:BATCH_NORM_IMAGES], section.train.augment, job.seed)
             recalibrate_batch_norm(prepared, batches)
         trial = pack(prepared, state.path.with_name("packed"), quantize=section)
         machine = job.machine.exact()

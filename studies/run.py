@@ -231,14 +231,14 @@ class Run:
         self, prepared: nn.Module, images: Split, validation: Split, path: Path
     ) -> tuple[float, dict[str, float]]:
         """Packs a quantized network; accuracy and scores are those of the file read back."""
-        from micronet.data import normalise
         from micronet.packing import load_packed, pack
-        from micronet.quantization import recalibrate_batch_norm
+        from micronet.quantization import recalibrate_batch_norm, training_batches
         from micronet.training import evaluate, machine
 
         settings = self.settings
         prepared = prepared.cpu()
-        recalibrate_batch_norm(prepared, (normalise(batch) for batch in images.images[:BATCH_NORM_IMAGES].split(500)))
+        seen = training_batches(images.images[:BATCH_NORM_IMAGES], settings.train.augment, self.seed)
+        recalibrate_batch_norm(prepared, seen)
         pack(prepared, path, quantize=settings.quantize)
         exact = machine(settings.engine).exact()
         packed = load_packed(path).to(exact.device)

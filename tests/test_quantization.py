@@ -12,7 +12,7 @@ from torch import nn
 import models
 from micronet import quantization
 from micronet.data import normalise
-from micronet.params import Quantize, Train
+from micronet.params import Augment, Quantize, Train
 from micronet.quantization import (
     BinaryWeight,
     InputCodes,
@@ -22,6 +22,7 @@ from micronet.quantization import (
     calibrate,
     prepare,
     recalibrate_batch_norm,
+    training_batches,
 )
 
 RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
@@ -213,6 +214,14 @@ def test_a_prepared_model_keeps_plain_parameter_names_and_leaves_the_original_al
 
 def test_a_copy_for_averaging_keeps_the_spec(resnet):
     assert copy.deepcopy(prepare(resnet, settings())).meta["spec"] == resnet.spec
+
+
+def test_statistics_are_taken_from_images_as_training_sees_them(images):
+    plain = training_batches(images, Augment(crop_padding=0, flip=False), seed=1, batch_size=8)
+    assert torch.equal(torch.cat(list(plain)), normalise(images))
+    cropped = [torch.cat(list(training_batches(images, Augment(cutmix_alpha=1.0), seed, 8))) for seed in (1, 1, 2)]
+    assert torch.equal(cropped[0], cropped[1]) and not torch.equal(cropped[0], cropped[2])
+    assert cropped[0].shape == images.shape and not torch.equal(cropped[0], normalise(images))
 
 
 def test_recalibration_gives_the_mean_statistics_of_the_batches(resnet, images):
