@@ -90,11 +90,13 @@ def describe(machine: Machine) -> dict[str, Any]:
     }
 
 
-def arguments(doc: str, output: str) -> argparse.Namespace:
-    """The arguments of a benchmark that writes a JSON file."""
+def arguments(doc: str, output: str, **switches: str) -> argparse.Namespace:
+    """The arguments of a benchmark that writes a JSON file. `switches`: further ones, name and what it does."""
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", default=output, help=f"JSON file to write (default: {output})")
+    for name, text in switches.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     return parser.parse_args()
 
 

@@ -122,14 +122,15 @@ def variants(content: dict[str, Any]) -> list[str]:
     """What was tried on a DenseNet."""
     speeds = content["images_per_second"]
     first = next(iter(speeds.values()))
+    seconds = content["compile_seconds"]
+    compiled = "" if seconds is None else f" `torch.compile` took {seconds:.0f} s to compile."
     lines = [
         "## What was tried on a DenseNet",
         "",
         f"Forward and backward of {content['model']}, in turn in one process (`bench/variants.py`). Shared statistics: "
         "a map's mean and variance are computed once and used by every later norm, norm and ReLU are one "
         "differentiable function; logits and gradients differ from plain PyTorch's by "
-        f"{content['largest_relative_difference']:.0e} in float64. "
-        f"`torch.compile` took {content['compile_seconds']:.0f} s to compile.",
+        f"{content['largest_relative_difference']:.0e} in float64.{compiled}",
         "",
         machine_line(content),
         "",
