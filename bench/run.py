@@ -52,7 +52,7 @@ def main() -> int:
         speeds = [f"{result[loop]['images_per_second']:,.0f}" for loop in LOOPS]
         memory = [f"{result[loop]['peak_memory_bytes'] / 1e6:,.0f}" for loop in LOOPS]
         table.add_row(name, *speeds, f"{result['ratio']:.2f}", *memory)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
     return 0
 
 

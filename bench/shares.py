@@ -184,7 +184,7 @@ def main() -> int:
         shares = [f"{result['share_percent'].get(part, 0):.0f}" for part in PARTS]
         of_limits = [f"{result[f'{key}_share_of_limit_percent']:.0f} %" for key in most]
         table.add_row(name, *shares, *of_limits, f"{result['evaluation_share_of_an_epoch_percent']:.0f} %")
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
     return 0
 
 

@@ -392,7 +392,7 @@ def _module_operations(model: nn.Module, widths: _Widths) -> list[Operation]:
             names[node], shape = f"{before}.max", _shape(node)
             compared = ((widths.activation, math.prod(shape) * (_window(names[node], node) - 1)),)
             ops.append(Operation(names[node], "pool", shape, _shape(inputs[0]), additions=compared, rules="challenge"))
-        elif node.target in _SCALE and len(inputs) == 1:  # by a constant
+        elif node.target in _SCALE and sum(isinstance(value, fx.Node) for value in node.args) == 1:  # by a constant
             names[node], shape = f"{before}.scale", _shape(node)
             scaled = ((widths.sum_product, math.prod(shape)),)
             ops.append(Operation(names[node], "affine", shape, shape, multiplications=scaled, rules="challenge"))

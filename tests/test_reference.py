@@ -23,7 +23,7 @@ from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
 from micronet.reference import InferenceError, packed_operations, predict, run
 
 RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
-MOBILENET = {"name": "mobilenet", "blocks": [2, 1], "widths": [4, 8], "expansion": 2}
+MOBILENET = {"name": "mobilenet", "blocks": [2, 1], "widths": [8, 16], "expansion": 2}
 DENSENET = {
     "name": "densenet",
     "blocks": [2, 2],

@@ -71,7 +71,8 @@ def test_what_costs_too_much_is_named_and_left_out():
     assert len(every) == 4 and len(found) == 2 and len(said) == 2 and all(line.startswith("too dear") for line in said)
 
 
-def test_a_trial_measures_the_packed_file_near_its_price():
+def test_a_trial_measures_the_packed_file_near_its_price(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # there is no teacher
     here = machine(Engine(device="cpu", precision="fp32", threads=1))
     candidate = search.candidates(space())[0]
     found = search.run(candidate, space().rungs[0], space(), training=images(64), validation=images(40), here=here)
