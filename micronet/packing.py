@@ -28,6 +28,7 @@ __all__ = ["PackError", "PackedFileError", "PackedModel", "PackedModule", "load_
 
 MOST_SHIFT = 36
 MOST_EXPONENT = 15  # shifts of one step differ by at most this
+CACHED_IMAGES = 50  # at once on a CPU: their maps stay in its cache, which more than halves the time
 BIAS_FRACTION_BITS = 8  # a bias is stored to 1 / 256 of an output code
 
 
@@ -453,8 +454,10 @@ class PackedModule(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.dim() != 4 or tuple(images.shape[1:]) != packed.IMAGE:
             raise MicronetError(f"a packed model takes images of (N, 3, 32, 32), got {tuple(images.shape)}")
+        whole = self.in_floats or images.device.type != "cpu" or len(images) <= CACHED_IMAGES
         with torch.autocast(images.device.type, enabled=False), torch.no_grad():
-            return self._forward(images.float())
+            parts = (images,) if whole else images.split(CACHED_IMAGES)
+            return torch.cat([self._forward(part.float()) for part in parts])
 
     def _forward(self, images: Tensor) -> Tensor:
         values: dict[int, Tensor] = {}
