@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import subprocess
 import sys
@@ -361,3 +362,15 @@ NUMBER_LIKE = st.one_of(
 @example("010")
 def test_number_like_scalars_are_what_dvc_reads(text):
     assert same(as_we_read(text), as_dvc_reads(text)), (text, as_we_read(text), as_dvc_reads(text))
+
+
+def test_a_student_that_cannot_be_packed_is_refused_and_the_same_network_may_teach(tmp_path):
+    tree = params.read_yaml(ROOT / "recipes/demo.yaml")
+    path = tmp_path / "params.yaml"
+    tree["teacher"]["model"] = {"name": "convnet", "widths": [8]}
+    path.write_text(json.dumps(tree))
+    common.validate(path)
+    tree["student"]["model"] = {"name": "convnet", "widths": [8]}
+    path.write_text(json.dumps(tree))
+    with pytest.raises(params.ParamsError, match="student.model.name: convnet can only be a teacher"):
+        common.validate(path)
