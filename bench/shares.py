@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from _bench import BATCH_SIZE, CASES, CIFAR10_EPOCH, TRAIN, Case, arguments, describe, engine, images, write
@@ -75,10 +76,9 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
 
     import models
     from micronet import params
-    from micronet.augment import augment
     from micronet.data import Split
     from micronet.scoring import macs, operations
-    from micronet.training import cross_entropy, evaluate, make_optimizer
+    from micronet.training import augmented, cross_entropy, evaluate, make_optimizer
 
     torch.manual_seed(0)
     config, device = params.Train(epochs=1, **TRAIN), machine.device
@@ -87,7 +87,7 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
         models.build(case.teacher).to(device, memory_format=machine.memory_format).eval() if case.teacher else None
     )
     pixels, labels = (torch.from_numpy(array).to(device) for array in images(5_000))
-    optimizer, loss_of = make_optimizer(model, config), cross_entropy()
+    optimizer, loss_of, sample = make_optimizer(model, config), cross_entropy(), augmented(config.augment)
     generator = torch.Generator(device).manual_seed(0)
     spent = dict.fromkeys(PARTS, 0.0)
 
@@ -103,16 +103,16 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
             mark = now
 
         indices = torch.randperm(len(labels), generator=generator, device=device)[:BATCH_SIZE]
-        batch, targets = augment(pixels[indices], labels[indices], config.augment, generator)
-        batch = batch.contiguous(memory_format=machine.memory_format)
+        batch = sample(pixels, labels, indices, generator)
+        batch = replace(batch, images=batch.images.contiguous(memory_format=machine.memory_format))
         lap("data")
         with torch.autocast(device.type, torch.bfloat16, enabled=machine.autocast):
-            logits = model(batch)
-        loss = loss_of(logits, targets, batch)
+            logits = model(batch.images)
+        loss = loss_of(logits, batch)
         lap("forward")
         if teacher is not None:
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=machine.autocast):
-                teacher(batch)
+                teacher(batch.images)
         lap("teacher")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

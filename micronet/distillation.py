@@ -1,15 +1,22 @@
-"""Knowledge distillation: Hinton et al. 2015, arXiv:1503.02531."""
+"""Knowledge distillation: Hinton et al. 2015, arXiv:1503.02531.
+
+The teacher answers every crop that the student sees, or a few fixed crops of every image once and for all
+(`fixed_views`), which costs as many passes of the teacher as there are crops, however long the student trains.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from micronet.params import Distillation
-from micronet.training import Loss, Machine, cross_entropy
+from micronet.augment import crop_and_flip
+from micronet.data import normalise
+from micronet.params import Augment, Distillation
+from micronet.training import Batch, Loss, Machine, Sampler, cross_entropy
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -38,17 +45,87 @@ def distilled(
     teacher is patient and consistent", arXiv:2106.05237); on mixed images its answer is that to the mixed image.
 
     Args:
-        teacher: gives the teacher; not called with alpha 0, where only the labels count.
+        teacher: gives the teacher; not called with alpha 0, where only the labels count, nor for batches that
+            bring its answers along.
     """
     labels_loss = cross_entropy(label_smoothing)
     if config.alpha == 0:
         return labels_loss
-    model = teacher().to(machine.device, memory_format=machine.memory_format).eval().requires_grad_(False)
+    answer = None if config.views else answering(teacher(), machine)
 
-    def loss(logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
-            answers = model(images)
+    def loss(logits: Tensor, batch: Batch) -> Tensor:
+        answers = answer(batch.images) if answer else batch.answers
         value = config.alpha * distillation_loss(logits, answers, config.temperature)
-        return value + (1 - config.alpha) * labels_loss(logits, targets, images) if config.alpha < 1 else value
+        return value + (1 - config.alpha) * labels_loss(logits, batch) if config.alpha < 1 else value
 
     return loss
+
+
+def answering(teacher: nn.Module, machine: Machine) -> Callable[[Tensor], Tensor]:
+    """The teacher on this machine as a function of normalised images: in eval mode, without gradients."""
+    model = teacher.to(machine.device, memory_format=machine.memory_format).eval().requires_grad_(False)
+
+    def answer(images: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
+            return model(images.contiguous(memory_format=machine.memory_format))
+
+    return answer
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which fixed crops the images have: V of each of M images. Tensors of (V, M)."""
+
+    rows: Tensor  # uint8, top left corner of the crop in the padded image
+    columns: Tensor
+    mirrored: Tensor  # bool
+    padding: int  # pixels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: torch.device) -> Views:
+        return Views(self.rows.to(device), self.columns.to(device), self.mirrored.to(device), self.padding)
+
+    def show(self, images: Tensor, view: Tensor | int, indices: Tensor | slice) -> Tensor:
+        """(N, 3, 32, 32) float32, normalised: a view of each of images (N, 3, 32, 32) uint8, which are `indices`."""
+        rows, columns = self.rows[view, indices].long(), self.columns[view, indices].long()
+        return normalise(crop_and_flip(images, rows, columns, self.mirrored[view, indices], self.padding))
+
+
+def fixed_views(count: int, images: int, config: Augment, seed: int) -> Views:
+    """Draws `count` views of each of so many images, as `augment` draws its crops; the same for the same seed.
+
+    Raises:
+        ValueError: the augmentation is more than crop and flip.
+    """
+    if config.cutout_size or config.mixup_alpha or config.cutmix_alpha:
+        raise ValueError("fixed views are crops and mirror images; cutout, mixup and CutMix draw every image anew")
+    generator = torch.Generator().manual_seed(seed)
+    shape, places = (count, images), 2 * config.crop_padding + 1
+    rows, columns = (torch.randint(places, shape, generator=generator).to(torch.uint8) for _ in range(2))
+    mirrored = torch.rand(shape, generator=generator) < (0.5 if config.flip else 0.0)
+    return Views(rows, columns, mirrored, config.crop_padding)
+
+
+def answers_to_view(teacher: nn.Module, images: Tensor, views: Views, view: int, machine: Machine, size: int) -> Tensor:
+    """The teacher's logits for one view of every image, (M, classes) float32 on the CPU; `size` images at a time."""
+    answer, views = answering(teacher, machine), views.to(machine.device)
+    parts = [slice(start, start + size) for start in range(0, len(images), size)]
+    shown = (views.show(images[part].to(machine.device), view, part) for part in parts)
+    return torch.cat([answer(part).float().cpu() for part in shown])
+
+
+def known_answers(views: Views, answers: Tensor, machine: Machine) -> Sampler:
+    """Draws for every image of a batch one of its views, with the teacher's answer to it.
+
+    Args:
+        answers: (V, M, classes) float32.
+    """
+    answers, views = answers.to(machine.device), views.to(machine.device)
+
+    def sample(images: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator) -> Batch:
+        drawn = torch.randint(len(views), (len(indices),), generator=generator, device=generator.device)
+        return Batch(views.show(images[indices], drawn, indices), labels[indices], answers[drawn, indices])
+
+    return sample

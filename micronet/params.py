@@ -161,16 +161,40 @@ class Distillation(Section):
 
     temperature: Positive = 4.0
     alpha: Fraction = Field(default=0.9, description="weight of the teacher's answers; 0 trains without teacher")
+    # Left out of a digest while it is off, so that what was made before it existed keeps its name.
+    views: Count = Field(
+        default=0,
+        exclude_if=lambda views: views == 0,
+        description="fixed crops of each image whose answers are computed once; 0: the teacher answers every crop anew",
+    )
 
 
-class Distill(Distillation):
+class Taught(Distillation):
+    """A training run with the teacher's answers."""
+
+    train: Train
+
+    @model_validator(mode="after")
+    def _views_are_crops(self) -> Taught:
+        augment = self.train.augment
+        drawn = {
+            "cutout_size": augment.cutout_size,
+            "mixup_alpha": augment.mixup_alpha,
+            "cutmix_alpha": augment.cutmix_alpha,
+        }
+        on = [name for name, value in drawn.items() if value > 0]
+        if self.views and on:
+            raise ValueError(f"views: must be 0 with train.augment.{on[0]}, which draws every image anew")
+        return self
+
+
+class Distill(Taught):
     """Train the student with the teacher's answers."""
 
     start_from: Literal["student", "scratch"] = "student"
-    train: Train
 
 
-class Prune(Distillation):
+class Prune(Taught):
     """Global unstructured pruning by magnitude (L1)."""
 
     method: Literal["one_shot", "iterative", "gradual", "soft"] = Field(
@@ -184,7 +208,6 @@ class Prune(Distillation):
         default=0.02, description="least share of weights that every layer keeps, so that none dies"
     )
     rounds: PositiveCount = Field(default=4, description="iterative: prune this many times, at a growing rate")
-    train: Train
 
     @model_validator(mode="after")
     def _consistent(self) -> Prune:
@@ -197,16 +220,14 @@ class Prune(Distillation):
         return self
 
 
-class Retrain(Distillation):
+class Retrain(Taught):
     """Train on under the fixed mask."""
-
-    train: Train
 
 
 Bits = Annotated[int, Field(ge=1, le=8)]
 
 
-class Quantize(Distillation):
+class Quantize(Taught):
     """Fewer bits a weight and an activation, trained with the quantizers in place, packed into one file."""
 
     method: Literal["half", "fx_int8", "binary_connect", "lsq"] = Field(
@@ -230,7 +251,6 @@ class Quantize(Distillation):
     calibration_images: PositiveCount = Field(
         default=1000, description="training images that set the first activation steps"
     )
-    train: Train
 
     @model_validator(mode="after")
     def _consistent(self) -> Quantize:

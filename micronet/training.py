@@ -27,13 +27,26 @@ from micronet.checkpoint import ResumeState
 from micronet.data import Split, normalise
 from micronet.errors import MicronetError
 from micronet.logger import EpochRow, Reporter, write_curve
-from micronet.params import Engine, Train
+from micronet.params import Augment, Engine, Train
 
 COMPILE_STEPS = 5_000  # a run this long earns back the minute or so that compiling takes
 CPU_BATCH_SIZE = 128  # what `batch_size: auto` is on CPU, where a larger batch is no faster
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""logits (N, classes), targets (N,) int64 or (N, classes) float32, images (N, 3, 32, 32) -> scalar."""
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step trains on."""
+
+    images: Tensor  # (N, 3, 32, 32) float32, augmented and normalised
+    targets: Tensor  # (N,) int64, or (N, classes) float32 where images are mixed
+    answers: Tensor | None = None  # (N, classes) float32, the teacher's logits, where they were computed before
+
+
+Loss = Callable[[Tensor, Batch], Tensor]
+"""logits (N, classes), the batch that gave them -> scalar."""
+
+Sampler = Callable[[Tensor, Tensor, Tensor, torch.Generator], Batch]
+"""All images (M, 3, 32, 32) uint8, all labels (M,), a batch's indices (N,), a generator -> the batch."""
 
 
 class TrainingDiverged(MicronetError):
@@ -159,10 +172,19 @@ def learning_rate(schedule: str, step: int, steps: int, *, peak: float, warmup_f
 def cross_entropy(label_smoothing: float = 0.0) -> Loss:
     """The plain loss: cross entropy with hard or soft targets."""
 
-    def loss(logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    def loss(logits: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(logits.float(), batch.targets, label_smoothing=label_smoothing)
 
     return loss
+
+
+def augmented(config: Augment) -> Sampler:
+    """The plain sampler: every image is augmented anew whenever it is seen."""
+
+    def sample(images: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator) -> Batch:
+        return Batch(*augment(images[indices], labels[indices], config, generator))
+
+    return sample
 
 
 @torch.no_grad()
@@ -271,6 +293,12 @@ def batches(count: int, batch_size: int, seed: int, device: torch.device | str =
     return list(order[: full * batch_size].view(full, batch_size)) if full else [order]
 
 
+def orphan_watch() -> Callable[[], bool]:
+    """Tells whether the DVC process that started this one has gone since; outside of DVC it never has."""
+    parent, watched = os.getppid(), "DVC_STAGE" in os.environ
+    return lambda: watched and os.getppid() != parent
+
+
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM instead of dying in the middle of a step; a second one kills at once."""
@@ -302,6 +330,7 @@ def train(
     machine: Machine,
     seed: int,
     loss: Loss | None = None,
+    sampler: Sampler | None = None,
     constraint: Constraint | None = None,
     state: ResumeState | None = None,
     reporter: Reporter | None = None,
@@ -312,7 +341,8 @@ def train(
     """Trains `model` in place; with `ema_decay` it holds the averaged weights afterwards.
 
     Args:
-        loss: from logits, targets and the images that gave them; cross entropy by default.
+        loss: from logits and the batch that gave them; cross entropy by default.
+        sampler: draws the batches; what `config.augment` says by default.
         constraint: applied after every optimizer step, and to the averaged weights before they are used.
         state: where the run is saved and from where it goes on; None: nowhere.
         curve: CSV, a row an epoch.
@@ -324,6 +354,7 @@ def train(
     """
     reporter = reporter or Reporter()
     loss = loss or cross_entropy(config.label_smoothing)
+    sampler = sampler or augmented(config.augment)
     machine = safe_layout(model, machine)
     model.to(machine.device, memory_format=machine.memory_format).train()
     images = training.images.to(machine.device)
@@ -386,8 +417,7 @@ def train(
         return average.model
 
     began = last_save = time.monotonic()
-    parent = os.getppid()
-    watch_parent = "DVC_STAGE" in os.environ  # a stage that DVC started ends when DVC is gone
+    orphaned = orphan_watch()
     reporter.start(epochs=config.epochs, images=steps_an_epoch * batch_size, epoch=epoch)
     try:
         with _stop_signals() as signals:
@@ -402,11 +432,11 @@ def train(
                     rate = rate_of(step)
                     for group in optimizer.param_groups:
                         group["lr"] = rate
-                    batch, targets = augment(images[indices], labels[indices], config.augment, generator)
-                    batch = batch.contiguous(memory_format=machine.memory_format)
+                    batch = sampler(images, labels, indices, generator)
+                    batch = replace(batch, images=batch.images.contiguous(memory_format=machine.memory_format))
                     with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
-                        logits = forward(batch)
-                    value = loss(logits, targets, batch)
+                        logits = forward(batch.images)
+                    value = loss(logits, batch)
                     optimizer.zero_grad(set_to_none=True)
                     value.backward()
                     if config.clip_norm:
@@ -419,7 +449,7 @@ def train(
                     if average:
                         average.update(model)
                     with torch.no_grad():
-                        hard = targets if targets.ndim == 1 else targets.argmax(1)
+                        hard = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
                         totals[0] += value.detach() * len(indices)
                         totals[1] += (logits.argmax(1) == hard).sum()
                     done = step_in_epoch * batch_size
@@ -432,8 +462,7 @@ def train(
                                 f"{rate:g}; {kept}; a lower learning rate or clip_norm: 1 usually helps"
                             )
                         reporter.step(epoch=epoch + 1, images=done, loss=totals[0].item() / done)
-                    orphaned = watch_parent and os.getppid() != parent
-                    if signals or orphaned:
+                    if signals or orphaned():
                         where = f"stopped in epoch {epoch + 1} after step {step_in_epoch} of {steps_an_epoch}"
                         if state:
                             state.save(snapshot())

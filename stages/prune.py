@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from trainer import TrainingJob
+from taught import TaughtJob
 
 
-def work(job: TrainingJob) -> None:
-    from micronet.distillation import distilled
+def work(job: TaughtJob) -> None:
     from micronet.layers import count_zeros
     from micronet.pruning import PruningSchedule, zeros_wanted
 
@@ -16,11 +15,10 @@ def work(job: TrainingJob) -> None:
     with job.resumable("prune", inputs=("teacher", "distilled")) as state:
         model = job.load("distilled").model().to(job.machine.device)
         schedule = PruningSchedule(section, model)
-        loss = distilled(job.teacher, section, job.machine, label_smoothing=section.train.label_smoothing)
-        result = job.train(model, section.train, state=state, loss=loss, constraint=schedule)
+        result = job.learn(model, section, state=state, constraint=schedule)
         zeros = zeros_wanted(section.amount, count_zeros(model)[1])
         job.save("pruned", model, result, "teacher", "student", "distill", "prune", zeros=zeros)
 
 
 if __name__ == "__main__":
-    sys.exit(TrainingJob.main(__file__, __doc__, work))
+    sys.exit(TaughtJob.main(__file__, __doc__, work))

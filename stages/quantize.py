@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 
 from common import CHECKPOINTS
-from trainer import TrainingJob
+from taught import TaughtJob
 
 BATCH_NORM_IMAGES = 10_000  # training images that the batch norm statistics are estimated from anew
 
 
-def work(job: TrainingJob) -> None:
-    from micronet.distillation import distilled
+def work(job: TaughtJob) -> None:
     from micronet.packing import PackedModule, pack
     from micronet.pruning import FixedMask
     from micronet.quantization import calibrate, prepare, recalibrate_batch_norm, training_batches
@@ -25,8 +24,7 @@ def work(job: TrainingJob) -> None:
         prepared = prepare(model, section)
         images = job.split("train").images
         calibrate(prepared, images[: section.calibration_images])
-        loss = distilled(job.teacher, section, job.machine, label_smoothing=section.train.label_smoothing)
-        result = job.train(prepared, section.train, state=state, loss=loss, constraint=mask)
+        result = job.learn(prepared, section, state=state, constraint=mask)
         prepared = prepared.cpu()
         if section.train.epochs:
             batches = training_batches(images[:BATCH_NORM_IMAGES], section.train.augment, job.seed)
@@ -52,4 +50,4 @@ def work(job: TrainingJob) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(TrainingJob.main(__file__, __doc__, work))
+    sys.exit(TaughtJob.main(__file__, __doc__, work))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from trainer import TrainingJob
+from taught import TaughtJob
 
 
-def work(job: TrainingJob) -> None:
-    from micronet.distillation import distilled
+def work(job: TaughtJob) -> None:
     from micronet.layers import count_zeros
     from micronet.pruning import FixedMask
 
@@ -17,10 +16,9 @@ def work(job: TrainingJob) -> None:
         model = job.load("pruned").model().to(job.machine.device)
         zeros, _ = count_zeros(model)
         mask = FixedMask(model)
-        loss = distilled(job.teacher, section, job.machine, label_smoothing=section.train.label_smoothing)
-        result = job.train(model, section.train, state=state, loss=loss, constraint=mask)
+        result = job.learn(model, section, state=state, constraint=mask)
         job.save("retrained", model, result, "teacher", "student", "distill", "prune", "retrain", zeros=zeros)
 
 
 if __name__ == "__main__":
-    sys.exit(TrainingJob.main(__file__, __doc__, work))
+    sys.exit(TaughtJob.main(__file__, __doc__, work))

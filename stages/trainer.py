@@ -55,10 +55,6 @@ class TrainingJob(Job):
 
         return load(CHECKPOINTS / f"{name}.safetensors")
 
-    def teacher(self) -> nn.Module:
-        """The teacher, ready to answer."""
-        return self.load("teacher").model()
-
     @contextmanager
     def resumable(self, section: str, inputs: tuple[str, ...] = ()) -> Iterator[ResumeState]:
         """State of an earlier, interrupted run of the same work; removed when the block succeeds.
@@ -84,6 +80,7 @@ class TrainingJob(Job):
         *,
         state: ResumeState,
         loss: training.Loss | None = None,
+        sampler: training.Sampler | None = None,
         constraint: training.Constraint | None = None,
     ) -> TrainResult:
         """`micronet.training.train` on this stage's data, machine, seed and places."""
@@ -97,6 +94,7 @@ class TrainingJob(Job):
             machine=self.machine,
             seed=self.seed,
             loss=loss,
+            sampler=sampler,
             constraint=constraint,
             state=state,
             reporter=self.reporter,

@@ -69,7 +69,7 @@ def test_distillation_uses_log_softmax_and_t_squared():
     temperature, teacher, batch = 4.0, new_model().eval(), data.normalise(images(8).images)
     student = 3 * torch.randn(8, 10, generator=torch.Generator().manual_seed(5))
     loss = distilled(lambda: teacher, Distillation(temperature=temperature, alpha=1.0), MACHINE)
-    value = float(loss(student, torch.zeros(8), batch))
+    value = float(loss(student, training.Batch(batch, torch.zeros(8))))
     with torch.no_grad():
         soft = F.softmax(teacher(batch) / temperature, dim=1)
     divergence = F.kl_div(F.log_softmax(student / temperature, dim=1), soft, reduction="batchmean")

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import models
 from micronet import training
 from micronet.data import Split
-from micronet.distillation import distillation_loss, distilled
+from micronet.distillation import answers_to_view, distillation_loss, distilled, fixed_views, known_answers
 from micronet.params import Augment, Distillation, Train
+from micronet.training import Batch
 
 MACHINE = training.Machine(torch.device("cpu"), autocast=False, channels_last=True)
 
@@ -101,7 +102,7 @@ def test_alpha_weighs_the_teachers_answers_against_the_labels(alpha):
     student, images, labels = logits(1, count=8), some_images(), torch.arange(8)
     with torch.no_grad():
         answers = new_model().eval()(images)
-    value = loss_of(new_model(), alpha=alpha, label_smoothing=0.1)(student, labels, images)
+    value = loss_of(new_model(), alpha=alpha, label_smoothing=0.1)(student, Batch(images, labels))
     hard = F.cross_entropy(student, labels, label_smoothing=0.1)
     expected = alpha * distillation_loss(student, answers, 4.0) + (1 - alpha) * hard
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
@@ -113,21 +114,21 @@ def test_alpha_0_never_loads_the_teacher():
 
     loss = distilled(teacher, Distillation(alpha=0.0), MACHINE)
     student, labels = logits(1), torch.arange(6)
-    assert torch.equal(loss(student, labels, some_images(6)), F.cross_entropy(student, labels))
+    assert torch.equal(loss(student, Batch(some_images(6), labels)), F.cross_entropy(student, labels))
 
 
 def test_alpha_1_ignores_the_labels():
     loss = loss_of(new_model(), alpha=1.0)
-    student, images = logits(1, count=8), some_images()
-    assert torch.equal(loss(student, torch.arange(8), images), loss(student, torch.arange(8).flip(0), images))
+    student, images, labels = logits(1, count=8), some_images(), torch.arange(8)
+    assert torch.equal(loss(student, Batch(images, labels)), loss(student, Batch(images, labels.flip(0))))
 
 
 def test_soft_labels_of_mixed_images_are_taken():
     soft = F.softmax(logits(5, count=8), dim=1)
     student, images = logits(1, count=8), some_images()
     loss = loss_of(new_model(), alpha=0.5)
-    teacher_part = 0.5 * loss_of(new_model(), alpha=1.0)(student, soft, images)
-    assert float(loss(student, soft, images) - teacher_part) == pytest.approx(
+    teacher_part = 0.5 * loss_of(new_model(), alpha=1.0)(student, Batch(images, soft))
+    assert float(loss(student, Batch(images, soft)) - teacher_part) == pytest.approx(
         0.5 * float(F.cross_entropy(student, soft)), rel=1e-4
     )
 
@@ -138,7 +139,7 @@ def test_soft_labels_of_mixed_images_are_taken():
 def test_the_teacher_stands_in_eval_mode_and_its_statistics_do_not_move():
     teacher = new_model().train()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    loss_of(teacher, alpha=0.9)(logits(1, count=8), torch.arange(8), 5 + some_images())
+    loss_of(teacher, alpha=0.9)(logits(1, count=8), Batch(5 + some_images(), torch.arange(8)))
     assert not any(module.training for module in teacher.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
 
@@ -146,14 +147,15 @@ def test_the_teacher_stands_in_eval_mode_and_its_statistics_do_not_move():
 def test_the_teachers_answer_to_an_image_does_not_depend_on_its_neighbours():
     loss = loss_of(new_model().train(), alpha=1.0)
     images, student = some_images(), logits(1, count=8)
-    alone = [loss(student[i : i + 1], torch.zeros(1), images[i : i + 1]) for i in range(8)]
-    assert float(torch.stack(alone).mean()) == pytest.approx(float(loss(student, torch.zeros(8), images)), rel=1e-4)
+    alone = [loss(student[i : i + 1], Batch(images[i : i + 1], torch.zeros(1))) for i in range(8)]
+    together = float(loss(student, Batch(images, torch.zeros(8))))
+    assert float(torch.stack(alone).mean()) == pytest.approx(together, rel=1e-4)
 
 
 def test_gradients_reach_the_student_and_not_the_teacher():
     teacher = new_model()
     student = logits(1, count=8).requires_grad_()
-    loss_of(teacher, alpha=0.9)(student, torch.arange(8), some_images()).backward()
+    loss_of(teacher, alpha=0.9)(student, Batch(some_images(), torch.arange(8))).backward()
     assert student.grad.abs().sum() > 0
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
 
@@ -203,3 +205,61 @@ def test_distilling_from_a_teacher_brings_the_students_answers_nearer():
         validation=data,
     )
     assert distance() < 0.7 * before
+
+
+# --- fixed views ---
+
+
+def test_a_fixed_view_is_the_crop_that_augment_would_make():
+    data, views = split(6), fixed_views(3, 6, Augment(crop_padding=4), seed=1)
+    assert len(views) == 3
+    padded = F.pad(data.images, (4, 4, 4, 4), value=128)
+    for view in range(3):
+        shown = views.show(data.images, view, slice(0, 6))
+        for place, image in enumerate(padded):
+            row, column = int(views.rows[view, place]), int(views.columns[view, place])
+            window = image[:, row : row + 32, column : column + 32]
+            window = window.flip(2) if views.mirrored[view, place] else window
+            assert torch.equal(shown[place], (window.float() - 128) / 64)
+
+
+def test_fixed_views_are_drawn_from_all_crops_and_only_by_the_seed():
+    views = fixed_views(8, 500, Augment(crop_padding=4), seed=1)
+    assert {int(value) for value in views.rows.unique()} == set(range(9)) == {int(v) for v in views.columns.unique()}
+    assert 0.4 < float(views.mirrored.float().mean()) < 0.6
+    again, other = (fixed_views(8, 500, Augment(crop_padding=4), seed=seed) for seed in (1, 2))
+    assert torch.equal(views.rows, again.rows) and not torch.equal(views.rows, other.rows)
+    still = fixed_views(2, 50, Augment(crop_padding=0, flip=False), seed=1)
+    assert not still.rows.any() and not still.columns.any() and not still.mirrored.any()
+
+
+@pytest.mark.parametrize("drawn", [{"cutout_size": 8}, {"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
+def test_fixed_views_refuse_what_draws_every_image_anew(drawn):
+    with pytest.raises(ValueError, match="draw every image anew"):
+        fixed_views(2, 10, Augment(**drawn), seed=0)
+
+
+def test_a_known_answer_is_the_teachers_answer_to_the_image_beside_it():
+    data, teacher = split(40), new_model().eval()
+    views = fixed_views(3, 40, Augment(), seed=1)
+    answers = torch.stack([answers_to_view(teacher, data.images, views, view, MACHINE, 16) for view in range(3)])
+    sample = known_answers(views, answers, MACHINE)
+    generator, indices = torch.Generator().manual_seed(2), torch.arange(40).flip(0)
+    drawn = [sample(data.images, data.labels.long(), indices, generator) for _ in range(2)]
+    assert not torch.equal(drawn[0].images, drawn[1].images)
+    for batch in drawn:
+        assert torch.equal(batch.targets, data.labels.long().flip(0))
+        with torch.no_grad():
+            assert torch.allclose(batch.answers, teacher(batch.images), atol=1e-4)
+
+
+def test_known_answers_make_the_loss_of_asking_the_teacher():
+    teacher, images, labels, student = new_model().eval(), some_images(), torch.arange(8), logits(1, count=8)
+    with torch.no_grad():
+        answers = teacher(images)
+
+    def never() -> nn.Module:
+        raise AssertionError("the teacher was asked")
+
+    told = distilled(never, Distillation(alpha=0.7, views=4), MACHINE)(student, Batch(images, labels, answers))
+    assert torch.equal(told, loss_of(teacher, alpha=0.7)(student, Batch(images, labels)))

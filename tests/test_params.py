@@ -300,6 +300,20 @@ def test_the_module_answers_from_the_command_line(tmp_path, capsys):
 # --- the digest ---
 
 
+@pytest.mark.parametrize("section", ["distill", "prune", "retrain", "quantize"])
+@pytest.mark.parametrize(("key", "value"), [("cutout_size", 8), ("mixup_alpha", 1.0), ("cutmix_alpha", 0.5)])
+def test_fixed_views_and_what_draws_every_image_anew_exclude_each_other(section, key, value):
+    tree = changed((f"{section}.views", 4), (f"{section}.train.augment", {key: value}))
+    why = "which draws every image anew"
+    assert faults(tree) == [f"params.yaml: {section}.views: must be 0 with train.augment.{key}, {why}"]
+
+
+def test_a_digest_is_that_of_the_time_before_there_were_views_while_they_are_off():
+    off, on = params.Distillation(), params.Distillation(views=4)
+    assert "views" not in off.model_dump() and on.model_dump()["views"] == 4
+    assert params.digest(off) != params.digest(on)
+
+
 def test_the_digest_changes_with_any_value_and_with_nothing_else():
     one, other = params.parse(DEMO), params.parse(changed(("prune.amount", 0.51)))
     assert params.digest(one.seed, one.prune) == params.digest(params.parse(DEMO).seed, params.parse(DEMO).prune)

@@ -263,6 +263,23 @@ def test_the_same_params_give_the_same_bytes_of_checkpoint_metrics_and_curve(pip
     assert results(resumed, stage) == expected
 
 
+def test_the_stages_share_the_teachers_answers_to_fixed_views(resumed):
+    tree = shrunk()
+    for stage in ("distill", "prune"):
+        tree[stage] |= {"views": 3}
+    write_params(resumed, tree)
+    forget(resumed, "distill")
+    assert "the teacher answers view 3 of 3" in succeed(resumed, "distill")
+    expected, answers = results(resumed, "distill"), (resumed / "run/answers.safetensors").read_bytes()
+    (resumed / "run/answers.safetensors").write_bytes(answers[:-1000])
+    forget(resumed, "distill")
+    assert "the teacher answers view 1 of 3" in succeed(resumed, "distill"), "a damaged file is made anew"
+    assert results(resumed, "distill") == expected
+    assert (resumed / "run/answers.safetensors").read_bytes() == answers
+    forget(resumed, "prune")
+    assert "the teacher answers" not in succeed(resumed, "prune")
+
+
 def test_results_make_no_checkout_dirty_and_code_does(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "stages"))
     import common

@@ -156,7 +156,7 @@ def test_the_average_is_what_is_kept():
 
 
 def test_a_loss_that_is_not_a_number_stops_with_epoch_step_and_rate():
-    def broken(logits, targets, images):
+    def broken(logits, batch):
         return logits.sum() * math.nan
 
     with pytest.raises(training.TrainingDiverged, match="loss is nan in epoch 1, step 1, at learning rate"):

@@ -1,0 +1,98 @@
+"""What the stages that learn from the teacher share: it answers every crop anew, or a few crops once and for all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import CHECKPOINTS, MANIFEST, ROOT, first_party, parameters
+from trainer import STATE, TrainingJob
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from micronet.checkpoint import ResumeState
+    from micronet.distillation import Views
+    from micronet.training import Constraint, Sampler, TrainResult
+
+ANSWERS = STATE / "answers.safetensors"  # of the last teacher and views; the stages of one pipeline share them
+
+
+class TaughtJob(TrainingJob):
+    """A run of a stage that trains with the teacher's answers."""
+
+    def teacher(self) -> nn.Module:
+        """The teacher, ready to answer."""
+        return self.load("teacher").model()
+
+    def learn(
+        self,
+        model: nn.Module,
+        section: parameters.Taught,
+        *,
+        state: ResumeState,
+        constraint: Constraint | None = None,
+    ) -> TrainResult:
+        """Trains the model as the section says."""
+        from micronet.distillation import distilled
+
+        config = section.train
+        loss = distilled(self.teacher, section, self.machine, label_smoothing=config.label_smoothing)
+        sampler = self._sampler(section) if section.views and section.alpha and config.epochs else None
+        return self.train(model, config, state=state, loss=loss, sampler=sampler, constraint=constraint)
+
+    def _sampler(self, section: parameters.Taught) -> Sampler:
+        """Draws the batches from fixed views, whose answers are read from `ANSWERS` or computed and written there."""
+        import torch
+
+        from micronet.distillation import answers_to_view, fixed_views, known_answers
+        from micronet.training import Interrupted, orphan_watch
+
+        images, augment = self.split("train").images, section.train.augment
+        views = fixed_views(section.views, len(images), augment, zlib.crc32(f"{self.params.seed} views".encode()))
+        digest = self._answers_digest(views)
+        answers, orphaned, teacher = _read(digest), orphan_watch(), None
+        for view in range(len(answers), len(views)):
+            teacher = teacher or self.teacher()
+            self.reporter.say(f"the teacher answers view {view + 1} of {len(views)}")
+            size = self.params.engine.evaluation_batch_size
+            answers.append(answers_to_view(teacher, images, views, view, self.machine, size))
+            _write(digest, answers)
+            if orphaned():
+                raise Interrupted(f"stopped after view {view + 1}; the answers are saved, the same command goes on")
+        return known_answers(views, torch.stack(answers[: len(views)]), self.machine)
+
+    def _answers_digest(self, views: Views) -> str:
+        """Names all that decides the answers: teacher, views, data, engine, code."""
+        files = [*(ROOT / name for name in first_party(Path(__file__))), MANIFEST, CHECKPOINTS / "teacher.safetensors"]
+        parts = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
+        tables = (views.rows, views.columns, views.mirrored)
+        parts += [hashlib.sha256(table.numpy().tobytes()).hexdigest() for table in tables]
+        parts += [parameters.digest(self.params.engine), str(views.padding)]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+def _read(digest: str) -> list[Tensor]:
+    """The answers that are known, (M, classes) a view; nothing when the file is missing, damaged or of other views."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(ANSWERS, framework="pt") as file:
+            if json.loads((file.metadata() or {})["micronet"])["digest"] != digest:
+                return []
+            return [file.get_tensor(str(view)) for view in range(len(file.keys()))]
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _write(digest: str, answers: list[Tensor]) -> None:
+    import safetensors.torch
+
+    from micronet.checkpoint import write_atomically
+
+    # written after every view, so that a run that is stopped loses one at most
+    tensors = {str(view): tensor for view, tensor in enumerate(answers)}
+    write_atomically(ANSWERS, safetensors.torch.save(tensors, {"micronet": json.dumps({"digest": digest})}))
