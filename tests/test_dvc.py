@@ -21,7 +21,7 @@ from micronet.checkpoint import MADE_BY  # noqa: E402
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 ORDER = ["prepare_data", "train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score"]
-NOT_STAGES = {"common", "trainer", "check"}
+NOT_STAGES = {"common", "trainer", "taught", "check"}
 
 CHECKPOINTS = {  # what each stage reads
     "prepare_data": (),
