@@ -45,8 +45,8 @@ def distilled(
     teacher is patient and consistent", arXiv:2106.05237); on mixed images its answer is that to the mixed image.
 
     Args:
-        teacher: gives the teacher; not called with alpha 0, where only the labels count, nor for batches that
-            bring its answers along.
+        teacher: gives the teacher; not called with alpha 0, where only the labels count, nor with `views`, where
+            every batch brings its answers along.
     """
     labels_loss = cross_entropy(label_smoothing)
     if config.alpha == 0:

@@ -63,7 +63,7 @@ class TaughtJob(TrainingJob):
             _write(digest, answers)
             if orphaned():
                 raise Interrupted(f"stopped after view {view + 1}; the answers are saved, the same command goes on")
-        return known_answers(views, torch.stack(answers[: len(views)]), self.machine)
+        return known_answers(views, torch.stack(answers), self.machine)
 
     def _answers_digest(self, views: Views) -> str:
         """Names all that decides the answers: teacher, views, data, engine, code."""
