@@ -191,7 +191,9 @@ class Taught(Distillation):
 class Distill(Taught):
     """Train the student with the teacher's answers."""
 
-    start_from: Literal["student", "scratch"] = "student"
+    start_from: Literal["student", "scratch", "teacher"] = Field(
+        default="student", description="teacher: the teacher's own weights, for a student of the same architecture"
+    )
 
 
 class Prune(Taught):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from models.spec import NAMED, UNPACKABLE, SpecError, check, normalise
+from models.spec import NAMED, SpecError, check, normalise
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["NAMED", "UNPACKABLE", "SpecError", "build", "check", "fit", "normalise"]
+__all__ = ["NAMED", "SpecError", "build", "check", "fit", "normalise"]
 
 
 def build(spec: str | dict[str, Any]) -> nn.Module:

@@ -25,9 +25,6 @@ MOST_STAGES, MOST_BLOCKS, MOST_GROWTH, MOST_WIDTH, MOST_CLASSES = 6, 64, 128, 20
 MOST_EXPANSION = 16
 MOST_CONVNET_BLOCKS = 4  # its first convolution leaves a 31 x 31 map: 15, 7, 3, 1
 
-# Families that train and teach but do not go into a packed file.
-UNPACKABLE = {"convnet": "its pools take maxima, which the packed format does not know"}
-
 
 class SpecError(ValueError):
     """A spec that no model can be built from, in one line."""

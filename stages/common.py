@@ -56,11 +56,12 @@ def validate(path: str | Path) -> parameters.Params:
         if isinstance(spec, dict) and isinstance(spec.get("name"), str):
             try:
                 models.check(spec)
-                reason = models.UNPACKABLE.get(models.normalise(spec)["name"])
-                if section == "student" and reason:
-                    faults.append(f"{path}: student.model.name: {spec['name']} can only be a teacher: {reason}")
             except models.SpecError as error:
                 faults.append(f"{path}: {section}.model.{error}")
+    if not faults and loaded is not None and loaded.distill.start_from == "teacher":
+        student, teacher = (models.normalise(section.model.spec()) for section in (loaded.student, loaded.teacher))
+        if student != teacher:
+            faults.append(f"{path}: distill.start_from: teacher needs a student.model that is teacher.model")
     if faults:
         raise parameters.ParamsError(faults)
     assert loaded is not None

@@ -11,7 +11,12 @@ def work(job: TaughtJob) -> None:
     section = job.params.distill
     with job.resumable("distill", inputs=("teacher", "student")) as state:
         student = job.load("student")
-        model = student.model() if section.start_from == "student" else job.new_model(student.spec)
+        starts = {
+            "student": student.model,
+            "scratch": lambda: job.new_model(student.spec),
+            "teacher": job.teacher,
+        }
+        model = starts[section.start_from]()
         result = job.learn(model, section, state=state)
         job.save("distilled", model, result, "teacher", "student", "distill")
 
