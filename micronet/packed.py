@@ -40,7 +40,7 @@ class PackedFileError(MicronetError, ValueError):
 class Step:
     """One step. Vectors have an entry a channel of the output, which is (C, H, W)."""
 
-    op: str  # input conv affine pool concat linear
+    op: str  # input conv affine pool maximum concat linear
     name: str
     inputs: tuple[int, ...]
     shape: tuple[int, int, int]
@@ -49,7 +49,7 @@ class Step:
     stride: int = 1
     padding: int = 0
     groups: int = 1
-    kernel: int = 1  # pool: window and stride
+    kernel: int = 1  # pool, maximum: window and stride
     order: int = 1  # affine: output channel i reads input channel interleave(C, order)[i]
     relu: bool = False
     norm: bool = False  # a batch norm of the architecture lies in this step
@@ -341,7 +341,7 @@ def _row(step: Step, at: int) -> dict[str, Any]:
         row["from"] = list(step.inputs)
     if step.op == "input":
         row["bits"] = step.code_bits
-    if step.op == "pool":
+    if step.op in ("pool", "maximum"):
         row["kernel"] = step.kernel
     if step.op in ("conv", "linear"):
         row["shape"] = list(step.weight.shape)
@@ -444,7 +444,7 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         raise PackedFileError("a row of the table is no object")
     op = row.get("op")
     name = row.get("name", f"{op}{len(steps)}")
-    if op not in ("input", "conv", "affine", "pool", "concat", "linear"):
+    if op not in ("input", "conv", "affine", "pool", "maximum", "concat", "linear"):
         raise PackedFileError(f"there is no operation {_show(op)}")
     if not isinstance(name, str) or len(name) > 200 or not name.isprintable():
         raise PackedFileError("a step has no printable name")
@@ -471,6 +471,10 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         low = np.concatenate([source.low for source in sources])
         high = np.concatenate([source.high for source in sources])
         return Step(op, name, inputs, (len(low), height, width), low, high)
+    if op == "maximum":
+        kernel = _is(row.get("kernel"), 1, min(height, width), "kernel")
+        shape = (channels, height // kernel, width // kernel)
+        return Step(op, name, inputs, shape, sources[0].low, sources[0].high, kernel=kernel)
     if op == "pool":
         kernel = _is(row.get("kernel"), 1, MOST_SIDE, "kernel")
         if height % kernel or width % kernel:

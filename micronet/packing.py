@@ -42,7 +42,11 @@ class _Value:
 
 @dataclass(frozen=True)
 class _Pending:
-    """gain * source + offset + residual, not yet requantized. Vectors: an entry an output channel, float64."""
+    """gain * source + offset + residual, not yet requantized. Vectors: an entry an output channel, float64.
+
+    `maximum` is the side of the windows of which only the greatest value goes on. It is taken of the codes, for a
+    requantization never turns an order around.
+    """
 
     name: str
     source: _Value
@@ -51,6 +55,7 @@ class _Pending:
     offset: np.ndarray
     norm: bool = False
     residual: _Value | None = None
+    maximum: int = 1
 
 
 def _vector(tensor: Tensor) -> np.ndarray:
@@ -206,6 +211,34 @@ class _Packer:
             raise PackError(f"{node.name}: only a mean over a whole square map can be packed, dimensions (2, 3)")
         self._pool(node, height)
 
+    # Maxima
+
+    def _maximum(self, node: fx.Node) -> None:
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        if node.op == "call_module":
+            kernel, stride, *rest = (getattr(self.modules[node.target], name) for name in names)
+        else:
+            usual = (None, None, 0, 1, False)
+            kernel, stride, *rest = (
+                _argument(node, place, name, value)
+                for place, (name, value) in enumerate(zip(names, usual, strict=True), start=1)
+            )
+        kernel, source = _square(kernel, node.name, "pool"), node.all_input_nodes[0]
+        if (stride is not None and _square(stride, node.name, "stride") != kernel) or rest != [0, 1, False]:
+            raise PackError(f"{node.name}: only a pool without overlap, padding, dilation and ceil_mode can be packed")
+        if source in self.pending:
+            self.pending[node] = replace(self.pending[source], maximum=kernel)
+        else:
+            self.values[node] = self._greatest(self._value(source, node), kernel, node.name)
+
+    def _greatest(self, value: _Value, kernel: int, name: str) -> _Value:
+        """The greatest code of each window."""
+        source = self._step_of(value)
+        channels, height, width = source.shape
+        shape = (channels, height // kernel, width // kernel)
+        step = Step("maximum", name, (value.index,), shape, source.low, source.high, kernel=kernel)
+        return self._emit(value.scale, step)
+
     # Results on the way to a requantization
 
     def _conv(self, node: fx.Node) -> None:
@@ -219,6 +252,10 @@ class _Packer:
         gain, offset = _norm(self.modules[node.target])
         if source in self.pending and not self.pending[source].norm and self.pending[source].residual is None:
             before = self.pending[source]
+            if before.maximum > 1 and (gain < 0).any():
+                raise PackError(
+                    f"{node.target}: has negative scales and follows a maximum; a batch norm before the pool would work"
+                )
             self.pending[node] = replace(before, gain=gain, offset=before.offset * gain + offset, norm=True)
         else:
             self.pending[node] = _Pending(node.target, self._value(source, node), None, gain, offset, norm=True)
@@ -250,12 +287,14 @@ class _Packer:
             fields["residual"] = pending.residual.index
         channels = len(pending.gain)
         if self.half:
-            step = self._float_step(pending, fields)
-            self.values[node] = self._emit(np.ones(channels), step)
+            value = self._emit(np.ones(channels), self._float_step(pending, fields))
         else:
             scale = float(quantizer.step.detach())
             step = self._integer_step(pending, fields, scale, quantizer.low, quantizer.high)
-            self.values[node] = self._emit(np.full(channels, scale), step)
+            value = self._emit(np.full(channels, scale), step)
+        if pending.maximum > 1:
+            value = self._greatest(value, pending.maximum, f"{pending.name}.max")
+        self.values[node] = value
 
     def _geometry(self, pending: _Pending, fields: dict) -> tuple[int, int, int]:
         """Adds what a convolution needs to `fields`; gives the output's shape."""
@@ -366,7 +405,8 @@ class _Packer:
         layer, name = self.modules[node.target], node.target
         value = self._value(node.all_input_nodes[0], node)
         source = self._step_of(value)
-        if source.shape[1:] != (1, 1) or [user.op for user in node.users] != ["output"]:
+        users = [kind(user, self.modules) for user in node.users]
+        if source.shape[1:] != (1, 1) or users not in (["output"], ["scale"]):
             raise PackError(f"{name}: a linear layer packs as the last one, behind a global average pool")
         bias = np.zeros(layer.out_features) if layer.bias is None else _vector(layer.bias)
         fields: dict = {}
@@ -384,6 +424,9 @@ class _Packer:
             fields |= {"bias": integers, "bias_bits": int(packed.signed_width(integers.min(), integers.max()))}
         shape = (layer.out_features, 1, 1)
         self._emit(zero, Step("linear", name, (value.index,), shape, zero, zero, **fields))
+
+    def _scale(self, node: fx.Node) -> None:
+        """A positive factor of all logits leaves their order, so it goes."""
 
     def _output(self, node: fx.Node) -> None:
         if not self.steps or self.steps[-1].op != "linear":
@@ -485,6 +528,8 @@ class PackedModule(nn.Module):
             if self.in_floats:
                 return F.avg_pool2d(x, step.kernel)
             return F.avg_pool2d(x, step.kernel, divisor_override=1)
+        if step.op == "maximum":
+            return F.max_pool2d(x, step.kernel)
         weight, bias = getattr(self, f"weight_{index}", None), getattr(self, f"bias_{index}")
         if step.op == "linear":
             if self.in_floats:

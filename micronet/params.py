@@ -240,6 +240,11 @@ class Quantize(Taught):
     weight_bits: Bits = Field(default=8, description="lsq: 2..8; fx_int8: 8; binary_connect: 1; half ignores it")
     activation_bits: Annotated[int, Field(ge=2, le=8)] = 8
     input_bits: Annotated[int, Field(ge=2, le=8)] = Field(default=8, description="bits kept of every pixel")
+    per_channel: bool = Field(
+        default=False,
+        exclude_if=lambda per_channel: not per_channel,
+        description="lsq: a step for each output channel instead of one for the tensor; not the last layer",
+    )
     layer_bits: dict[str, Annotated[int, Field(ge=1, le=8)]] = Field(
         default_factory=dict, description="weight bits of single layers by name, e.g. {stem.conv: 8}"
     )
@@ -263,6 +268,8 @@ class Quantize(Taught):
                 + (f" to {widths[-1]}" if len(widths) > 1 else "")
                 + f" (got {self.weight_bits})"
             )
+        if self.per_channel and self.method != "lsq":
+            raise ValueError(f"per_channel: must be false for {self.method}, which has scales of its own")
         if self.method == "fx_int8" and self.activation_bits != 8:
             raise ValueError(f"activation_bits: fx_int8 takes 8 (got {self.activation_bits})")
         return self

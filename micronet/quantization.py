@@ -6,7 +6,8 @@ projection shortcut). A branch that ends in a residual addition is not quantized
 requantizes once, after addition and ReLU. Batch norms stay as they are while training; `micronet.packing` turns them
 into multipliers. All quantizers compute in float32, whatever autocast says.
 
-Widths below 9: LSQ, a learned step a tensor (Esser et al. 2020, arXiv:1902.08153). 1-bit weights: BinaryConnect
+Widths below 9: LSQ, a learned step a tensor (Esser et al. 2020, arXiv:1902.08153), or a step an output channel, as in
+Krishnamoorthi 2018 (arXiv:1806.08342). 1-bit weights: BinaryConnect
 (Courbariaux et al. 2015, arXiv:1511.00363) with a scale an output channel. `half` leaves the arithmetic in float.
 `fx_int8` trains and calibrates in torch's FX graph mode (`micronet.fx_int8`); `finish` brings it into the same form.
 """
@@ -75,8 +76,11 @@ class _Lsq(torch.autograd.Function):
         inside = torch.ops.aten.hardtanh_backward(gradient, scaled, low, high)
         step_gradient = None
         if ctx.needs_input_grad[1]:
-            total, within = _dot(gradient, values) / step, _dot(inside, scaled)
-            step_gradient = ((total - within) * gradient_scale).reshape(step.shape)
+            if step.dim():
+                parts = (gradient * (values / step) - inside * scaled).flatten(1).sum(1)
+            else:
+                parts = _dot(gradient, values) / step - _dot(inside, scaled)
+            step_gradient = (parts * gradient_scale).reshape(step.shape)
         return inside.to(dtype), step_gradient, None, None, None
 
 
@@ -111,27 +115,36 @@ def best_step(values: Tensor, low: int, high: int) -> float:
 
 
 class LsqWeight(nn.Module):
-    """A weight on a grid of 2**bits - 1 codes, symmetric about 0, with one learned step a tensor (float32, > 0)."""
+    """A weight on a grid of 2**bits - 1 codes, symmetric about 0, with a learned step (float32, > 0).
 
-    def __init__(self, weight: Tensor, bits: int):
+    One step for the tensor, or one for each output channel, (C_out, 1, ..): requantization has a multiplier for each
+    channel anyway, so that costs nothing in the packed file.
+    """
+
+    def __init__(self, weight: Tensor, bits: int, per_channel: bool = False):
         super().__init__()
         self.bits = bits
         self.low, self.high = code_range(bits, signed=True)
+        steps = [self._first_step(part) for part in (weight if per_channel else weight[None])]
+        step = torch.tensor(steps, device=weight.device).reshape(-1, *[1] * (weight.dim() - 1))
+        self.step = nn.Parameter(step if per_channel else step.reshape(()))
+
+    def _first_step(self, weight: Tensor) -> float:
         # The zeros of a pruned weight stay zero at any step and would only blur the search.
-        step = best_step(weight[weight != 0], self.low, self.high) if (weight != 0).any() else 1.0
-        self.step = nn.Parameter(torch.tensor(step, device=weight.device))
+        return best_step(weight[weight != 0], self.low, self.high) if (weight != 0).any() else 1.0
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.training:
             with torch.no_grad():
                 self.step.clamp_(min=SMALLEST_STEP)
-        return _Lsq.apply(weight, self.step, self.low, self.high, (weight.numel() * self.high) ** -0.5)
+        each = weight.numel() // self.step.numel()
+        return _Lsq.apply(weight, self.step, self.low, self.high, (each * self.high) ** -0.5)
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Integer codes (int64, as `weight`) and the scale of each output channel (float64, (C_out,))."""
         codes = torch.clamp(weight.float() / self.step, self.low, self.high).round_()
-        return codes.long(), self.step.double().expand(weight.shape[0])
+        return codes.long(), self.step.double().flatten().expand(weight.shape[0])
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
@@ -268,19 +281,23 @@ ACTIVATIONS = (LsqActivation, FloatActivation)
 _ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 _CAT = (torch.cat, torch.concat, torch.concatenate)
+_SCALE = (operator.mul, torch.mul, "mul")
 _FLATTEN = (torch.flatten, "flatten")
 
 
 def kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     """What a traced node is to the packed format.
 
-    One of input, conv, linear, norm, add, relu, concat, average, mean, flatten, interleave, identity, image_codes,
-    activation, output.
+    One of input, conv, linear, norm, add, relu, concat, average, maximum, mean, flatten, interleave, identity, scale,
+    image_codes, activation, output.
 
     Raises:
         PackError: an operation that the format does not know.
     """
-    known = "conv2d, batch_norm2d, +, relu, cat, avg_pool2d, mean over (2, 3), Interleave and a last linear would work"
+    known = (
+        "conv2d, batch_norm2d, +, relu, cat, avg_pool2d, max_pool2d, mean over (2, 3), Interleave and a last linear "
+        "would work"
+    )
     if node.op in ("placeholder", "output"):
         return {"placeholder": "input", "output": "output"}[node.op]
     if node.op == "call_module":
@@ -291,6 +308,7 @@ def kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
             (nn.BatchNorm2d, "norm"),
             (nn.ReLU, "relu"),
             (nn.AvgPool2d, "average"),
+            (nn.MaxPool2d, "maximum"),
             (nn.AdaptiveAvgPool2d, "mean"),
             (nn.Flatten, "flatten"),
             (Interleave, "interleave"),
@@ -312,11 +330,17 @@ def kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
         (_RELU, "relu"),
         (_CAT, "concat"),
         ((F.avg_pool2d,), "average"),
+        ((F.max_pool2d,), "maximum"),
         ((torch.mean, "mean", F.adaptive_avg_pool2d), "mean"),
         (_FLATTEN, "flatten"),
     ):
         if node.target in targets:
             return name
+    if node.target in _SCALE:
+        factors = [argument for argument in node.args if isinstance(argument, int | float)]
+        if len(factors) == 1 and factors[0] > 0 and [user.op for user in node.users] == ["output"]:
+            return "scale"
+        raise PackError(f"{node.name}: a product cannot be packed, one of all logits and a positive number would work")
     target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
     raise PackError(f"{node.name}: {target} cannot be packed ({known})")
 
@@ -340,7 +364,9 @@ def _weight_quantizer(name: str, module: nn.Module, quantize: Quantize, edge: bo
     if quantize.method == "binary_connect" and edge and quantize.keep_first_and_last:
         bits = 8
     bits = quantize.layer_bits.get(name, bits)
-    return BinaryWeight(module.weight, per_tensor=last) if bits == 1 else LsqWeight(module.weight, bits)
+    if bits == 1:
+        return BinaryWeight(module.weight, per_tensor=last)
+    return LsqWeight(module.weight, bits, quantize.per_channel and not last)
 
 
 def prepare(model: nn.Module, quantize: Quantize) -> fx.GraphModule:
@@ -412,10 +438,15 @@ def _prepare(model: nn.Module, quantize: Quantize) -> fx.GraphModule:
                 codes.args = (node,)
                 kinds[codes] = "image_codes"
         elif name == "conv":
-            pending[node], source[node] = ("norm", "add", "relu"), node
+            pending[node], source[node] = ("norm", "maximum", "add", "relu"), node
         elif name == "norm":
             folds = pending.pop(inputs[0], None) is not None
-            pending[node], source[node] = ("add", "relu"), source[inputs[0]] if folds else node
+            pending[node], source[node] = ("maximum", "add", "relu"), source[inputs[0]] if folds else node
+        elif name == "maximum":
+            if inputs[0] in pending:
+                after = pending.pop(inputs[0])
+                pending[node] = tuple(follower for follower in after if follower in ("norm", "relu"))
+                source[node] = source.get(inputs[0], node)
         elif name == "add":
             if len(inputs) != 2 or not all(isinstance(argument, fx.Node) for argument in node.args):
                 raise PackError(f"{node.name}: adds a constant or one value to itself, two different values would work")
@@ -426,7 +457,7 @@ def _prepare(model: nn.Module, quantize: Quantize) -> fx.GraphModule:
                 insert(waiting[0 if areas[0] < areas[1] else 1], activation(signed=True))
             for value in inputs:
                 pending.pop(value, None)
-            pending[node] = ("relu",)
+            pending[node] = ("maximum", "relu")
         elif name == "relu":
             pending.pop(inputs[0], None)
             quantizer = activation(signed=False)

@@ -177,6 +177,12 @@ def _requantize(x: np.ndarray, step: Step, residual: np.ndarray | None) -> np.nd
     return np.clip(total >> step.shift[:, None, None], step.low[0], step.high[0])
 
 
+def _count_comparisons(step: Step, source: Step, counts: Counts) -> None:
+    """What the maxima of one image take: k^2 - 1 additions each, for a comparison is a subtraction's sign."""
+    for bits in packed.code_width(source.low, source.high):
+        counts.additions[int(bits)] += (step.kernel**2 - 1) * math.prod(step.shape[1:])
+
+
 def _pool_width(step: Step, source: Step) -> np.ndarray:
     """Width of the running sum of each channel's window."""
     return packed.code_width(step.low, step.high)
@@ -196,6 +202,12 @@ def _run_step(
         for bits in _pool_width(step, source):
             counts.additions[int(bits)] += (step.kernel**2 - 1) * height * width
         return windows.sum(axis=(3, 5), dtype=np.int32)
+    if step.op == "maximum":
+        channels, height, width = step.shape
+        inside = x[:, :, : height * step.kernel, : width * step.kernel]
+        windows = inside.reshape(len(x), channels, height, step.kernel, width, step.kernel)
+        _count_comparisons(step, source, counts)
+        return windows.max(axis=(3, 5))
     if step.op == "affine":
         total = x[:, packed.interleave(step.shape[0], step.order)].astype(np.int64)
     else:
@@ -288,6 +300,13 @@ def packed_operations(model: PackedModel) -> list[dict[str, Any]]:
             else:
                 for bits in _pool_width(step, source):
                     counts.additions[int(bits)] += (window - 1) * positions
+            records.append(_record(step.name, "pool", counts, rules="challenge", activation_bits=codes, **shape))
+            continue
+        if step.op == "maximum":
+            if half:
+                counts.additions[16] += (step.kernel**2 - 1) * math.prod(step.shape)
+            else:
+                _count_comparisons(step, source, counts)
             records.append(_record(step.name, "pool", counts, rules="challenge", activation_bits=codes, **shape))
             continue
         if step.op in ("conv", "linear"):

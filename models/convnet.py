@@ -1,4 +1,4 @@
-"""A plain convolutional network that is accurate after few epochs, to be a teacher. Jordan 2024, arXiv:2404.00498.
+"""A plain convolutional network that is accurate after few epochs. Jordan 2024, arXiv:2404.00498.
 
 The first convolution is set from the data before training and then stays: its filters are the principal directions
 of 2 x 2 image patches, scaled to variance 1, and their negatives. Convolutions start as the identity on their first

@@ -31,6 +31,7 @@ from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
 
 RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
 MOBILENET = {"name": "mobilenet", "blocks": [2, 1], "widths": [4, 8], "expansion": 2}
+CONVNET = {"name": "convnet", "widths": [4, 8, 6]}
 DENSENET = {
     "name": "densenet",
     "blocks": [2, 2],
@@ -57,6 +58,8 @@ def prepared_model(spec, quantize: Quantize, zeros: float = 0.0) -> nn.Module:
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.3)
             elif isinstance(module, nn.Conv2d | nn.Linear):
+                if spec is CONVNET:  # begins as the identity, with hardly any weight that is not zero
+                    nn.init.kaiming_normal_(module.weight)
                 module.weight.mul_(torch.rand_like(module.weight) >= zeros)
     prepared = prepare(model, quantize)
     calibrate(prepared, IMAGES)
@@ -90,10 +93,11 @@ def test_the_documents_decoder_is_at_most_60_lines():
 
 CASES = [
     (spec, changes, zeros)
-    for spec in (RESNET, DENSENET, MOBILENET)
+    for spec in (RESNET, DENSENET, MOBILENET, CONVNET)
     for changes, zeros in (
         ({}, 0.0),
         ({"weight_bits": 3, "activation_bits": 2, "input_bits": 5}, 0.7),
+        ({"weight_bits": 4, "activation_bits": 4, "per_channel": True}, 0.7),
         ({"method": "binary_connect", "weight_bits": 1, "activation_bits": 4}, 0.0),
         ({"method": "binary_connect", "weight_bits": 1, "keep_first_and_last": False}, 0.6),
         ({"method": "half"}, 0.5),
@@ -193,7 +197,7 @@ def test_vectors_come_back_in_the_fewest_bits_that_hold_them(values, before):
 # The arithmetic of the module
 
 
-@pytest.mark.parametrize("spec", [RESNET, DENSENET])
+@pytest.mark.parametrize("spec", [RESNET, DENSENET, CONVNET])
 def test_the_packed_module_follows_the_fake_quantized_model(spec, tmp_path):
     quantize = settings(multiplier_bits=14)
     prepared = prepared_model(spec, quantize)
@@ -313,7 +317,8 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("between", "message"),
     [
-        (nn.MaxPool2d(2), "between: MaxPool2d cannot be packed"),
+        (nn.MaxPool2d(3, 2), "between: only a pool without overlap"),
+        (nn.LPPool2d(2, 2), "between: LPPool2d cannot be packed"),
         (nn.AvgPool2d(3, 1), "overlapping or padded pool cannot be packed"),
         (nn.Conv2d(4, 4, 3, padding=2, dilation=2), "between: a dilated convolution cannot be packed"),
         (nn.Conv2d(4, 4, (1, 3), padding=(0, 1)), "between: a kernel of 1 x 3 cannot be packed"),
@@ -324,6 +329,26 @@ def test_what_the_format_does_not_know_is_refused_and_nothing_is_written(between
         pack(prepare(Odd(between), settings()), tmp_path / "m", quantize=settings())
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_norm_with_negative_scales_behind_a_maximum_is_refused(tmp_path):
+    prepared = prepared_model(CONVNET, settings())
+    prepared.blocks.get_submodule("0").norm1.weight.data[0] = -1.0
+    with pytest.raises(PackError, match="norm1: has negative scales and follows a maximum"):
+        pack(prepared, tmp_path / "m", quantize=settings())
+
+
+def test_a_factor_of_anything_but_the_logits_is_refused():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.classifier = nn.Conv2d(3, 4, 3), nn.Linear(4, 10)
+
+        def forward(self, x):
+            return self.classifier((F.relu(self.conv(x)) * 0.5).mean((2, 3)))
+
+    with pytest.raises(PackError, match="mul: a product cannot be packed"):
+        prepare(Scaled(), settings())
 
 
 def test_a_model_without_quantizers_is_refused(tmp_path):

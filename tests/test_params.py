@@ -157,13 +157,19 @@ def test_a_missing_key_is_named():
         ("data.source", "'auto', 'path', 'torchvision', 'npm' or 'sample'"),
         ("teacher.train.optimizer", "'sgd' or 'adam'"),
         ("teacher.train.schedule", "'cosine', 'step', 'one_cycle' or 'constant'"),
-        ("distill.start_from", "'student' or 'scratch'"),
+        ("distill.start_from", "'student', 'scratch' or 'teacher'"),
         ("prune.method", "'one_shot', 'iterative', 'gradual' or 'soft'"),
         ("quantize.method", "'half', 'fx_int8', 'binary_connect' or 'lsq'"),
     ],
 )
 def test_a_name_that_does_not_exist_lists_those_that_do(path, those):
     assert faults(changed((path, "magic"))) == [f"params.yaml: {path}: must be {those} (got 'magic')"]
+
+
+def test_only_lsq_learns_a_step_a_channel():
+    assert faults(changed(("quantize.method", "half"), ("quantize.per_channel", True))) == [
+        "params.yaml: quantize.per_channel: must be false for half, which has scales of its own"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -378,13 +384,13 @@ def test_number_like_scalars_are_what_dvc_reads(text):
     assert same(as_we_read(text), as_dvc_reads(text)), (text, as_we_read(text), as_dvc_reads(text))
 
 
-def test_a_student_that_cannot_be_packed_is_refused_and_the_same_network_may_teach(tmp_path):
+def test_only_a_student_of_the_teachers_architecture_starts_from_its_weights(tmp_path):
     tree = params.read_yaml(ROOT / "recipes/demo.yaml")
     path = tmp_path / "params.yaml"
-    tree["teacher"]["model"] = {"name": "convnet", "widths": [8]}
+    tree["distill"]["start_from"] = "teacher"
+    path.write_text(json.dumps(tree))
+    with pytest.raises(params.ParamsError, match="distill.start_from: teacher needs a student.model that is teacher.m"):
+        common.validate(path)
+    tree["student"]["model"] = tree["teacher"]["model"]
     path.write_text(json.dumps(tree))
     common.validate(path)
-    tree["student"]["model"] = {"name": "convnet", "widths": [8]}
-    path.write_text(json.dumps(tree))
-    with pytest.raises(params.ParamsError, match="student.model.name: convnet can only be a teacher"):
-        common.validate(path)

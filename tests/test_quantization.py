@@ -73,6 +73,25 @@ def test_lsq_gradients_are_those_of_the_paper(low, high):
     assert step.grad == pytest.approx(float((weights * by_step).sum() * 0.25), rel=1e-4)
 
 
+def test_a_step_a_channel_is_lsq_on_every_channel_alone():
+    weight = torch.randn(6, 4, 3, 3) * torch.logspace(-2, 1, 6).reshape(-1, 1, 1, 1)  # sizes far apart
+    quantizer, upstream = LsqWeight(weight, 4, per_channel=True), torch.randn(6, 4, 3, 3)
+    together = weight.clone().requires_grad_()
+    values = quantizer(together)
+    (values * upstream).sum().backward()
+    codes, scales = quantizer.codes(weight)
+    assert quantizer.step.shape == (6, 1, 1, 1) and scales.shape == (6,)
+    for channel in range(6):
+        alone = LsqWeight(weight[channel : channel + 1], 4)
+        part = weight[channel : channel + 1].clone().requires_grad_()
+        (alone(part) * upstream[channel]).sum().backward()
+        assert torch.equal(alone.codes(part)[0][0], codes[channel]) and alone.step == quantizer.step[channel]
+        assert torch.equal(part.grad[0], together.grad[channel])
+        assert float(quantizer.step.grad[channel]) == pytest.approx(float(alone.step.grad), rel=1e-3, abs=1e-5)
+    one_step = LsqWeight(weight, 4)(weight)
+    assert (one_step - weight)[0].norm() > 2 * (values.detach() - weight)[0].norm(), "the small channel gains"
+
+
 def test_lsq_gradient_does_not_depend_on_the_memory_format():
     x, weights = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)
     found = []

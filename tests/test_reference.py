@@ -24,6 +24,7 @@ from micronet.reference import InferenceError, packed_operations, predict, run
 
 RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
 MOBILENET = {"name": "mobilenet", "blocks": [2, 1], "widths": [8, 16], "expansion": 2}
+CONVNET = {"name": "convnet", "widths": [8, 12, 16]}
 DENSENET = {
     "name": "densenet",
     "blocks": [2, 2],
@@ -34,10 +35,11 @@ DENSENET = {
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32)).astype(np.uint8)
 CASES = [
     (spec, changes, zeros)
-    for spec in (RESNET, DENSENET, MOBILENET)
+    for spec in (RESNET, DENSENET, MOBILENET, CONVNET)
     for changes, zeros in (
         ({}, 0.0),
         ({"weight_bits": 4, "activation_bits": 4}, 0.8),
+        ({"weight_bits": 4, "activation_bits": 4, "per_channel": True}, 0.8),
         ({"weight_bits": 2, "activation_bits": 3, "input_bits": 4, "accumulator_tree": False}, 0.5),
         ({"method": "binary_connect", "weight_bits": 1, "activation_bits": 2}, 0.0),
         ({"weight_bits": 3, "activation_bits": 5}, 0.9),
@@ -53,12 +55,16 @@ def packed_model(spec, changes, zeros, path) -> PackedModel:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(-0.5, 1.5)
+                # behind a maximum only a norm without negative scales can be packed
+                module.weight.uniform_(0.2 if spec is CONVNET else -0.5, 1.5)
                 module.bias.normal_(0, 0.3)
             elif isinstance(module, nn.Conv2d | nn.Linear):
+                if spec is CONVNET:  # begins as the identity, with hardly any weight that is not zero
+                    nn.init.kaiming_normal_(module.weight)
                 module.weight.mul_(torch.rand_like(module.weight) >= zeros)
-    prepared = prepare(model, quantize)
     images = torch.from_numpy(IMAGES)
+    recalibrate_batch_norm(model, [normalise(images)])  # as if trained: else the first steps cut nearly all codes off
+    prepared = prepare(model, quantize)
     calibrate(prepared, images)
     recalibrate_batch_norm(prepared, [normalise(images)])
     return pack(prepared.eval(), path, quantize=quantize)

@@ -280,6 +280,30 @@ def test_the_stages_share_the_teachers_answers_to_fixed_views(resumed):
     assert "the teacher answers" not in succeed(resumed, "prune")
 
 
+def test_a_network_is_its_own_teacher_and_becomes_a_packed_file(resumed):
+    tree = shrunk()
+    for section in ("teacher", "student"):
+        tree[section]["model"] = {"name": "convnet", "widths": [8, 8]}
+    tree["distill"] |= {"start_from": "teacher"}
+    tree["distill"]["train"] |= {"epochs": 0}
+    tree["quantize"] |= {"per_channel": True, "layer_bits": {"whiten": 8}}
+    write_params(resumed, tree)
+    for stage in ("train_teacher", "train_student", "distill"):
+        forget(resumed, stage)
+        succeed(resumed, stage)
+    teacher, distilled = (
+        safetensors.safe_open(resumed / f"checkpoints/{name}.safetensors", framework="np")
+        for name in ("teacher", "distilled")
+    )
+    assert all((distilled.get_tensor(key) == teacher.get_tensor(key)).all() for key in teacher.keys())
+    for stage in ("prune", "retrain"):
+        forget(resumed, stage)
+        succeed(resumed, stage)
+    succeed(resumed, "quantize")
+    metrics = read_json(resumed / "metrics/quantize.json")
+    assert metrics["nonzero_parameters"] < read_json(resumed / "metrics/train_teacher.json")["nonzero_parameters"]
+
+
 def test_results_make_no_checkout_dirty_and_code_does(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "stages"))
     import common
