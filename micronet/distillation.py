@@ -51,7 +51,7 @@ def distilled(
     labels_loss = cross_entropy(label_smoothing)
     if config.alpha == 0:
         return labels_loss
-    answer = None if config.views else answering(teacher(), machine)
+    answer = None if config.views else answering(teacher(), machine, mirror=config.mirror_answers)
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         answers = answer(batch.images) if answer else batch.answers
@@ -61,13 +61,20 @@ def distilled(
     return loss
 
 
-def answering(teacher: nn.Module, machine: Machine) -> Callable[[Tensor], Tensor]:
-    """The teacher on this machine as a function of normalised images: in eval mode, without gradients."""
+def answering(teacher: nn.Module, machine: Machine, *, mirror: bool = False) -> Callable[[Tensor], Tensor]:
+    """The teacher on this machine as a function of normalised images: in eval mode, without gradients.
+
+    Args:
+        mirror: answer with the mean of the logits for an image and for its mirror image.
+    """
     model = teacher.to(machine.device, memory_format=machine.memory_format).eval().requires_grad_(False)
 
     def answer(images: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
-            return model(images.contiguous(memory_format=machine.memory_format))
+            logits = model(images.contiguous(memory_format=machine.memory_format))
+            if not mirror:
+                return logits
+            return (logits + model(images.flip(-1).contiguous(memory_format=machine.memory_format))) / 2
 
     return answer
 
@@ -93,18 +100,26 @@ class Views:
         return normalise(crop_and_flip(images, rows, columns, self.mirrored[view, indices], self.padding))
 
 
-def fixed_views(count: int, images: int, config: Augment, seed: int) -> Views:
+def fixed_views(count: int, images: int, config: Augment, seed: int, *, pairs: bool = False) -> Views:
     """Draws `count` views of each of so many images, as `augment` draws its crops; the same for the same seed.
 
+    Args:
+        pairs: draw half as many; view v + count / 2 is the mirror image of view v.
+
     Raises:
-        ValueError: the augmentation is more than crop and flip.
+        ValueError: the augmentation is more than crop and flip, or `pairs` of an odd number.
     """
+    if pairs and count % 2:
+        raise ValueError(f"{count} views are no pairs")
     if config.cutout_size or config.mixup_alpha or config.cutmix_alpha:
         raise ValueError("fixed views are crops and mirror images; cutout, mixup and CutMix draw every image anew")
     generator = torch.Generator().manual_seed(seed)
-    shape, places = (count, images), 2 * config.crop_padding + 1
+    shape, places = (count // 2 if pairs else count, images), 2 * config.crop_padding + 1
     rows, columns = (torch.randint(places, shape, generator=generator).to(torch.uint8) for _ in range(2))
     mirrored = torch.rand(shape, generator=generator) < (0.5 if config.flip else 0.0)
+    if pairs:
+        rows, columns = torch.cat([rows, rows]), torch.cat([columns, columns])
+        mirrored = torch.cat([mirrored, ~mirrored])
     return Views(rows, columns, mirrored, config.crop_padding)
 
 
@@ -114,6 +129,13 @@ def answers_to_view(teacher: nn.Module, images: Tensor, views: Views, view: int,
     parts = [slice(start, start + size) for start in range(0, len(images), size)]
     shown = (views.show(images[part].to(machine.device), view, part) for part in parts)
     return torch.cat([answer(part).float().cpu() for part in shown])
+
+
+def mean_of_pairs(answers: Tensor) -> Tensor:
+    """The mean over each view and its mirror image, at both. `answers`: (V, M, classes) for views in `pairs`."""
+    first, second = answers.chunk(2)
+    mean = (first + second) / 2
+    return torch.cat([mean, mean])
 
 
 def known_answers(views: Views, answers: Tensor, machine: Machine) -> Sampler:

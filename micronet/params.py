@@ -167,6 +167,11 @@ class Distillation(Section):
         exclude_if=lambda views: views == 0,
         description="fixed crops of each image whose answers are computed once; 0: the teacher answers every crop anew",
     )
+    mirror_answers: bool = Field(
+        default=False,
+        exclude_if=lambda mirror: not mirror,
+        description="the teacher's answer to a crop is the mean of those to it and to its mirror image",
+    )
 
 
 class Taught(Distillation):
@@ -185,6 +190,12 @@ class Taught(Distillation):
         on = [name for name, value in drawn.items() if value > 0]
         if self.views and on:
             raise ValueError(f"views: must be 0 with train.augment.{on[0]}, which draws every image anew")
+        if self.mirror_answers and self.views % 2:
+            raise ValueError(
+                f"views: must be even with mirror_answers, every crop with its mirror image (got {self.views})"
+            )
+        if self.mirror_answers and not augment.flip:
+            raise ValueError("mirror_answers: must be false where train.augment.flip is")
         return self
 
 
@@ -192,12 +203,13 @@ class Distill(Taught):
     """Train the student with the teacher's answers."""
 
     start_from: Literal["student", "scratch", "teacher"] = Field(
-        default="student", description="teacher: the teacher's own weights, for a student of the same architecture"
+        default="student",
+        description="teacher: the teacher's own weights, or those of its most read channels for a narrower convnet",
     )
 
 
 class Prune(Taught):
-    """Global unstructured pruning by magnitude (L1)."""
+    """Global unstructured pruning by magnitude."""
 
     method: Literal["one_shot", "iterative", "gradual", "soft"] = Field(
         default="one_shot",
@@ -205,6 +217,11 @@ class Prune(Taught):
     )
     amount: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         description="share of all prunable weights (convolutions and linear) that become zero"
+    )
+    cost_exponent: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.0,
+        exclude_if=lambda exponent: exponent == 0,
+        description="magnitudes are divided by this power of what the weight costs, so that dear layers give more",
     )
     layer_floor: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.02, description="least share of weights that every layer keeps, so that none dies"

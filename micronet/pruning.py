@@ -1,4 +1,4 @@
-"""Global unstructured magnitude pruning: schedules as pure functions, masks that hold after every step.
+"""Global unstructured pruning by magnitude: schedules as pure functions, masks that hold after every step.
 
 A mask is `weight != 0`; nothing is renamed or reparametrised, so a pruned checkpoint has plain keys.
 Sources: Han et al. 2015 (arXiv:1506.02626), He et al. 2018 (arXiv:1808.06866), Zhu & Gupta 2017 (arXiv:1710.01878).
@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from micronet.errors import MicronetError
-from micronet.layers import prunable
+from micronet.layers import positions, prunable
 from micronet.params import Prune
 
 GRADUAL_UPDATES = 100  # masks of a gradual schedule are renewed this many times
 GRADUAL_END = 0.8  # share of the steps after which the amount is reached; the rest recovers
+# What storing a weight costs in uses of it, under challenge rules on CIFAR-10: 4 bits among the reference's 5,586,981
+# parameters, against 4 + 14 bits (a multiplication, a proven accumulator) among its 834,362,880 operations.
+STORAGE_IN_USES = 33
 
 
 class PruningError(MicronetError):
@@ -44,8 +47,14 @@ def amount_at(method: str, step: int, steps: int, *, amount: float, rounds: int 
     return amount * (1.0 - (1.0 - fraction) ** 3)
 
 
-def global_masks(model: nn.Module, amount: float, *, layer_floor: float = 0.0) -> dict[str, Tensor]:
+def global_masks(
+    model: nn.Module, amount: float, *, layer_floor: float = 0.0, cost_exponent: float = 0.0
+) -> dict[str, Tensor]:
     """The masks (True: kept) that zero the smallest weights of the whole network, by absolute value (L1).
+
+    With a `cost_exponent` the absolute value is divided by that power of what the weight costs, its uses an image
+    (positions of the output) and its storage, so that dear layers give more: the energy-aware pruning of Yang et al.
+    2017 (arXiv:1611.05128) with the score for the energy.
 
     Exactly `zeros_wanted(amount, all prunable weights)` weights are masked; ties go by position. Every layer keeps
     at least `layer_floor` of its weights, the largest, and at least one.
@@ -54,9 +63,12 @@ def global_masks(model: nn.Module, amount: float, *, layer_floor: float = 0.0) -
         PruningError: the floor leaves fewer weights to prune than the amount asks for.
     """
     layers = prunable(model)
+    uses = positions(model) if cost_exponent else {}
     scores, protected = [], []
-    for _, module in layers:
+    for name, module in layers:
         score = module.weight.detach().abs().flatten().float()
+        if uses:
+            score = score / (uses[name] + STORAGE_IN_USES) ** cost_exponent
         keep = max(1, math.ceil(layer_floor * score.numel()))
         shield = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
         shield[torch.sort(score, descending=True, stable=True).indices[:keep]] = True
@@ -114,7 +126,8 @@ class PruningSchedule:
 
     def _renew(self, model: nn.Module, amount: float) -> None:
         self.amount = amount
-        self.masks = global_masks(model, amount, layer_floor=self.config.layer_floor)
+        config = self.config
+        self.masks = global_masks(model, amount, layer_floor=config.layer_floor, cost_exponent=config.cost_exponent)
         apply_masks(model, self.masks)
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from models.spec import NAMED, SpecError, check, normalise
+from models.spec import NAMED, SpecError, check, narrows, normalise
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["NAMED", "SpecError", "build", "check", "fit", "normalise"]
+__all__ = ["NAMED", "SpecError", "build", "check", "fit", "narrowed", "narrows", "normalise"]
 
 
 def build(spec: str | dict[str, Any]) -> nn.Module:
@@ -55,3 +55,19 @@ def fit(model: nn.Module, images: Tensor) -> None:
     """
     if hasattr(model, "fit"):
         model.fit(images)
+
+
+def narrowed(model: nn.Module, spec: str | dict[str, Any]) -> nn.Module:
+    """A model of `spec` that starts from the weights of another one: that itself, or its most read channels.
+
+    Raises:
+        SpecError: the model cannot become one of `spec` (see `narrows`).
+    """
+    full = normalise(spec)
+    if not narrows(full, model.spec):
+        raise SpecError(f"a model of {full} cannot start from one of {model.spec}")
+    if full == model.spec:
+        return model
+    narrow = model.narrowed(full["widths"])
+    narrow.spec = full
+    return narrow

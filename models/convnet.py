@@ -76,6 +76,40 @@ class ConvNet(nn.Module):
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
         self.whiten.bias.zero_()
 
+    @torch.no_grad()
+    def narrowed(self, widths: list[int]) -> ConvNet:
+        """A network of fewer channels, made of those of this one that are read most.
+
+        Every convolution keeps, in their order, the output channels whose weights in the layer behind have the
+        greatest sum of absolute values: what a filter itself weighs says nothing before a norm. Structured pruning,
+        after Li et al. 2016 (arXiv:1608.08710).
+
+        Args:
+            widths: as many as this network's, none of them greater.
+
+        Raises:
+            ValueError: otherwise.
+        """
+        wide = [block.conv1.out_channels for block in self.blocks]
+        if len(widths) != len(wide) or any(less > more for less, more in zip(widths, wide, strict=True)):
+            raise ValueError(f"widths {wide} cannot become {widths}: as many numbers, none of them greater")
+        narrow = ConvNet(widths=widths, classes=self.classifier.out_features)
+        narrow.whiten.load_state_dict(self.whiten.state_dict())
+        layers = [pair for block in self.blocks for pair in ((block.conv1, block.norm1), (block.conv2, block.norm2))]
+        mine = [pair for block in narrow.blocks for pair in ((block.conv1, block.norm1), (block.conv2, block.norm2))]
+        readers = [convolution for convolution, _ in layers[1:]] + [self.classifier]
+        inputs = torch.arange(self.whiten.out_channels)
+        for (convolution, norm), (smaller, smaller_norm), reader in zip(layers, mine, readers, strict=True):
+            read = reader.weight.abs().transpose(0, 1).flatten(1).sum(1)
+            outputs = read.topk(smaller.out_channels).indices.sort().values
+            smaller.weight.copy_(convolution.weight[outputs][:, inputs])
+            for key, values in smaller_norm.state_dict().items():
+                values.copy_(norm.state_dict()[key][outputs] if values.dim() else norm.state_dict()[key])
+            inputs = outputs
+        narrow.classifier.weight.copy_(self.classifier.weight[:, inputs])
+        narrow.classifier.bias.copy_(self.classifier.bias)
+        return narrow
+
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.whiten(x))
         for block in self.blocks:

@@ -159,3 +159,14 @@ def check(spec: str | dict[str, Any]) -> None:
         SpecError: see `normalise`.
     """
     normalise(spec)
+
+
+def narrows(spec: str | dict[str, Any], wider: str | dict[str, Any]) -> bool:
+    """Whether a model of `spec` can be made of a model of `wider`: it is the same, or a convnet of fewer channels."""
+    mine, theirs = normalise(spec), normalise(wider)
+    if mine == theirs:
+        return True
+    rest = [{key: value for key, value in full.items() if key != "widths"} for full in (mine, theirs)]
+    if rest[0] != rest[1] or mine["name"] != "convnet" or len(mine["widths"]) != len(theirs["widths"]):
+        return False
+    return all(less <= more for less, more in zip(mine["widths"], theirs["widths"], strict=True))

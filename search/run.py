@@ -59,6 +59,7 @@ class Space(parameters.Section):
     batch_size: parameters.PositiveCount
     learning_rate: parameters.Positive
     layer_bits_first_and_last: parameters.Bits
+    cost_exponent: parameters.Fraction
     networks: list[dict[str, Any]]
     amounts: list[parameters.Fraction]
     bits: list[tuple[parameters.Bits, parameters.Bits]]
@@ -143,13 +144,17 @@ def price(candidate: Candidate, space: Space) -> tuple[float, float]:
     import torch
 
     import models
+    from micronet.layers import prunable
     from micronet.packing import pack
     from micronet.pruning import apply_masks, global_masks
     from micronet.quantization import calibrate, prepare
 
     torch.manual_seed(space.seed)
     model = models.build(candidate.spec)
-    apply_masks(model, global_masks(model, candidate.amount, layer_floor=0.02))
+    for _, layer in prunable(model):
+        torch.nn.init.kaiming_normal_(layer.weight)  # a convnet starts as the identity, all of it zeros but the ones
+    masks = global_masks(model, candidate.amount, layer_floor=0.02, cost_exponent=space.cost_exponent)
+    apply_masks(model, masks)
     quantize = quantization_of(candidate, model, space, 0)
     prepared = prepare(model, quantize)
     calibrate(prepared, torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8))
@@ -192,7 +197,9 @@ def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, vali
 
     dense, sparse, quantized = rung.epochs
     fit(model, config(dense, 1.0), 4.0)
-    prune = parameters.Prune(method="gradual", amount=candidate.amount, train=config(sparse, 0.5))
+    prune = parameters.Prune(
+        method="gradual", amount=candidate.amount, cost_exponent=space.cost_exponent, train=config(sparse, 0.5)
+    )
     fit(model, prune.train, 4.0, PruningSchedule(prune, model))
     quantize = quantization_of(candidate, model, space, quantized)
     mask, prepared = FixedMask(model), prepare(model, quantize)

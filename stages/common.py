@@ -59,9 +59,9 @@ def validate(path: str | Path) -> parameters.Params:
             except models.SpecError as error:
                 faults.append(f"{path}: {section}.model.{error}")
     if not faults and loaded is not None and loaded.distill.start_from == "teacher":
-        student, teacher = (models.normalise(section.model.spec()) for section in (loaded.student, loaded.teacher))
-        if student != teacher:
-            faults.append(f"{path}: distill.start_from: teacher needs a student.model that is teacher.model")
+        if not models.narrows(loaded.student.model.spec(), loaded.teacher.model.spec()):
+            needed = "teacher needs a student.model that is teacher.model, or a convnet of the same that is narrower"
+            faults.append(f"{path}: distill.start_from: {needed}")
     if faults:
         raise parameters.ParamsError(faults)
     assert loaded is not None

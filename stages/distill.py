@@ -8,13 +8,15 @@ from taught import TaughtJob
 
 
 def work(job: TaughtJob) -> None:
+    import models
+
     section = job.params.distill
     with job.resumable("distill", inputs=("teacher", "student")) as state:
         student = job.load("student")
         starts = {
             "student": student.model,
             "scratch": lambda: job.new_model(student.spec),
-            "teacher": job.teacher,
+            "teacher": lambda: models.narrowed(job.teacher(), student.spec),
         }
         model = starts[section.start_from]()
         result = job.learn(model, section, state=state)

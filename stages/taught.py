@@ -48,11 +48,12 @@ class TaughtJob(TrainingJob):
         """Draws the batches from fixed views, whose answers are read from `ANSWERS` or computed and written there."""
         import torch
 
-        from micronet.distillation import answers_to_view, fixed_views, known_answers
+        from micronet.distillation import answers_to_view, fixed_views, known_answers, mean_of_pairs
         from micronet.training import Interrupted, orphan_watch
 
         images, augment = self.split("train").images, section.train.augment
-        views = fixed_views(section.views, len(images), augment, zlib.crc32(f"{self.params.seed} views".encode()))
+        seed, pairs = zlib.crc32(f"{self.params.seed} views".encode()), section.mirror_answers
+        views = fixed_views(section.views, len(images), augment, seed, pairs=pairs)
         digest = self._answers_digest(views)
         answers, orphaned, teacher = _read(digest), orphan_watch(), None
         for view in range(len(answers), len(views)):
@@ -63,7 +64,8 @@ class TaughtJob(TrainingJob):
             _write(digest, answers)
             if orphaned():
                 raise Interrupted(f"stopped after view {view + 1}; the answers are saved, the same command goes on")
-        return known_answers(views, torch.stack(answers), self.machine)
+        known = mean_of_pairs(torch.stack(answers)) if pairs else torch.stack(answers)
+        return known_answers(views, known, self.machine)
 
     def _answers_digest(self, views: Views) -> str:
         """Names all that decides the answers: teacher, views, data, engine, code."""

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 import models
 from micronet import training
 from micronet.data import Split
-from micronet.distillation import answers_to_view, distillation_loss, distilled, fixed_views, known_answers
+from micronet.distillation import (
+    answering,
+    answers_to_view,
+    distillation_loss,
+    distilled,
+    fixed_views,
+    known_answers,
+    mean_of_pairs,
+)
 from micronet.params import Augment, Distillation, Train
 from micronet.training import Batch
 
@@ -263,3 +271,25 @@ def test_known_answers_make_the_loss_of_asking_the_teacher():
 
     told = distilled(never, Distillation(alpha=0.7, views=4), MACHINE)(student, Batch(images, labels, answers))
     assert torch.equal(told, loss_of(teacher, alpha=0.7)(student, Batch(images, labels)))
+
+
+def test_an_image_and_its_mirror_image_get_the_same_answer_the_mean_of_both():
+    teacher, images = new_model().eval(), some_images()
+    answer, plain = answering(teacher, MACHINE, mirror=True), answering(teacher, MACHINE)
+    assert torch.allclose(answer(images), (plain(images) + plain(images.flip(-1))) / 2, atol=1e-6)
+    assert torch.allclose(answer(images), answer(images.flip(-1)), atol=1e-6)
+    assert not torch.allclose(plain(images), plain(images.flip(-1)), atol=1e-3)
+
+
+def test_views_in_pairs_mirror_one_another_and_know_what_a_mirroring_teacher_answers():
+    data, teacher = split(20), new_model().eval()
+    views = fixed_views(6, 20, Augment(), seed=1, pairs=True)
+    part, answer = slice(0, 20), answering(teacher, MACHINE, mirror=True)
+    answers = torch.stack([answers_to_view(teacher, data.images, views, view, MACHINE, 16) for view in range(6)])
+    means = mean_of_pairs(answers)
+    for view in range(3):
+        assert torch.equal(views.show(data.images, view, part).flip(-1), views.show(data.images, view + 3, part))
+    for view in range(6):
+        assert torch.allclose(means[view], answer(views.show(data.images, view, part)), atol=1e-4)
+    with pytest.raises(ValueError, match="3 views are no pairs"):
+        fixed_views(3, 20, Augment(), seed=1, pairs=True)

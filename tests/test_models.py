@@ -134,6 +134,40 @@ def test_fitting_makes_the_first_layer_of_a_convnet_white():
     assert not model.whiten.weight.requires_grad
 
 
+def test_a_narrowed_convnet_is_the_wide_one_without_the_channels_that_nobody_reads():
+    wide = models.build({"name": "convnet", "widths": [6, 5]})
+    layers = [layer for block in wide.blocks for layer in (block.conv1, block.conv2)]
+    with torch.no_grad():
+        for norm in (norm for block in wide.blocks for norm in (block.norm1, block.norm2)):
+            norm.running_mean.normal_(std=0.1)
+            norm.running_var.uniform_(0.5, 2.0)
+        for layer, reader in zip(layers, [*layers[1:], wide.classifier], strict=True):
+            reader.weight[:, [0, layer.out_channels - 2]] = 0  # two channels of every layer go nowhere
+    narrow = models.narrowed(wide, {"name": "convnet", "widths": [4, 3]})
+    images = torch.randn(4, 3, 32, 32)
+    assert narrow.spec == models.normalise({"name": "convnet", "widths": [4, 3]})
+    assert [block.conv2.weight.shape[:2] for block in narrow.blocks] == [(4, 4), (3, 3)]
+    assert torch.allclose(narrow.eval()(images), wide.eval()(images), atol=1e-5)
+
+
+def test_only_a_convnet_of_fewer_channels_is_made_of_another():
+    wide = models.build({"name": "convnet", "widths": [6, 5]})
+    assert models.narrowed(wide, wide.spec) is wide
+    for spec in (
+        {"name": "convnet", "widths": [7, 5]},
+        {"name": "convnet", "widths": [6]},
+        {"name": "convnet", "widths": [6, 5], "classes": 100},
+        {"name": "resnet", "blocks": [1, 1], "widths": [6, 5]},
+    ):
+        assert not models.narrows(spec, wide.spec)
+        with pytest.raises(models.SpecError, match="cannot start from"):
+            models.narrowed(wide, spec)
+    resnet = models.build({"name": "resnet", "blocks": [1], "widths": [4]})
+    assert models.narrowed(resnet, resnet.spec) is resnet and not models.narrows(
+        {"name": "resnet", "blocks": [1], "widths": [2]}, resnet.spec
+    )
+
+
 def test_fitting_leaves_other_models_as_they_are():
     model = models.build(SMALL[2])
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -314,10 +314,31 @@ def test_fixed_views_and_what_draws_every_image_anew_exclude_each_other(section,
     assert faults(tree) == [f"params.yaml: {section}.views: must be 0 with train.augment.{key}, {why}"]
 
 
-def test_a_digest_is_that_of_the_time_before_there_were_views_while_they_are_off():
-    off, on = params.Distillation(), params.Distillation(views=4)
-    assert "views" not in off.model_dump() and on.model_dump()["views"] == 4
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        (params.Distillation, "views", 4),
+        (params.Distillation, "mirror_answers", True),
+        (params.Prune, "cost_exponent", 0.25),
+    ],
+)
+def test_a_digest_is_that_of_the_time_before_there_was_a_key_while_it_is_off(section, key, value):
+    given = {"amount": 0.5, "train": DEMO["prune"]["train"]} if section is params.Prune else {}
+    off, on = section(**given), section(**given, **{key: value})
+    assert key not in off.model_dump() and on.model_dump()[key] == value
     assert params.digest(off) != params.digest(on)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ([("distill.views", 3)], "views: must be even with mirror_answers, every crop with its mirror image (got 3)"),
+        ([("distill.train.augment", {"flip": False})], "mirror_answers: must be false where train.augment.flip is"),
+    ],
+)
+def test_mirrored_answers_need_mirrored_images(changes, fault):
+    tree = changed(("distill.mirror_answers", True), *changes)
+    assert faults(tree) == [f"params.yaml: distill.{fault}"]
 
 
 def test_the_digest_changes_with_any_value_and_with_nothing_else():
@@ -384,7 +405,7 @@ def test_number_like_scalars_are_what_dvc_reads(text):
     assert same(as_we_read(text), as_dvc_reads(text)), (text, as_we_read(text), as_dvc_reads(text))
 
 
-def test_only_a_student_of_the_teachers_architecture_starts_from_its_weights(tmp_path):
+def test_only_a_student_that_the_teachers_channels_can_make_starts_from_its_weights(tmp_path):
     tree = params.read_yaml(ROOT / "recipes/demo.yaml")
     path = tmp_path / "params.yaml"
     tree["distill"]["start_from"] = "teacher"
@@ -394,3 +415,12 @@ def test_only_a_student_of_the_teachers_architecture_starts_from_its_weights(tmp
     tree["student"]["model"] = tree["teacher"]["model"]
     path.write_text(json.dumps(tree))
     common.validate(path)
+    for widths, fits in (([8, 6], True), ([8, 9], False)):
+        tree["teacher"]["model"] = {"name": "convnet", "widths": [8, 8]}
+        tree["student"]["model"] = {"name": "convnet", "widths": widths}
+        path.write_text(json.dumps(tree))
+        if fits:
+            common.validate(path)
+        else:
+            with pytest.raises(params.ParamsError, match="a convnet of the same that is narrower"):
+                common.validate(path)

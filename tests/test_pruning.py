@@ -14,10 +14,11 @@ import models
 from micronet import training
 from micronet.checkpoint import ResumeState
 from micronet.data import Split
-from micronet.layers import count_zeros, prunable
+from micronet.layers import count_zeros, positions, prunable
 from micronet.logger import EpochRow, Reporter
 from micronet.params import Prune, Train
 from micronet.pruning import (
+    STORAGE_IN_USES,
     FixedMask,
     PruningError,
     PruningSchedule,
@@ -26,6 +27,7 @@ from micronet.pruning import (
     global_masks,
     zeros_wanted,
 )
+from micronet.scoring import REFERENCE_OPERATIONS, REFERENCE_PARAMETERS, macs, operations
 
 MACHINE = training.Machine(torch.device("cpu"), autocast=False, channels_last=True)
 METHODS = ("one_shot", "iterative", "gradual", "soft")
@@ -174,6 +176,39 @@ def test_equal_weights_are_pruned_by_position_and_still_exactly():
     assert torch.equal(mask, global_masks(model, 0.5)["0"].flatten())
     gone = (~mask).nonzero().flatten().tolist()
     assert gone == list(range(gone[0], gone[0] + 5))
+
+
+def test_a_cost_exponent_takes_more_from_layers_whose_weights_are_used_more_often():
+    torch.manual_seed(0)
+    model, kept = models.build({"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}), []
+    uses = positions(model)
+    for exponent in (0.0, 0.25, 0.5):
+        masks = global_masks(model, 0.5, cost_exponent=exponent)
+        assert sum(int((~mask).sum()) for mask in masks.values()) == zeros_wanted(0.5, count_zeros(model)[1])
+        kept.append(sum(uses[name] * int(mask.sum()) for name, mask in masks.items()))
+    assert kept == sorted(kept, reverse=True) and kept[2] < 0.9 * kept[0]
+
+
+def test_within_a_layer_a_cost_exponent_changes_no_order():
+    torch.manual_seed(0)
+    model = models.build({"name": "resnet", "blocks": [1, 1], "widths": [4, 8]})
+    with torch.no_grad():
+        for name, mask in global_masks(model, 0.5, cost_exponent=0.5).items():
+            size = model.get_submodule(name).weight.abs()
+            assert mask.all() or size[~mask].max() <= size[mask].min()
+
+
+def test_the_cost_of_storage_is_the_rule_books():
+    stored = 4 / 32 / REFERENCE_PARAMETERS
+    used = (4 + 14) / 32 / REFERENCE_OPERATIONS
+    assert stored / used == pytest.approx(STORAGE_IN_USES, abs=0.5)
+
+
+@pytest.mark.parametrize("name", ["densenet_nano", "mobilenet"])
+def test_uses_times_weights_are_the_macs(name):
+    model = models.build(name if name != "mobilenet" else {"name": name, "blocks": [1, 1], "widths": [8, 16]})
+    uses = positions(model)
+    assert sum(uses[name] * module.weight.numel() for name, module in prunable(model)) == macs(operations(model))
 
 
 def test_a_pruned_network_pruned_again_at_the_same_amount_stays_as_it_is():

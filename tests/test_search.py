@@ -19,6 +19,7 @@ SPACE = {
     "batch_size": 16,
     "learning_rate": 0.1,
     "layer_bits_first_and_last": 8,
+    "cost_exponent": 0.25,
     "networks": [
         {"name": "resnet", "blocks": [1], "widths": [4]},
         {"name": "mobilenet", "blocks": [1], "widths": [4], "expansion": 2},

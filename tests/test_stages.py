@@ -303,6 +303,17 @@ def test_a_network_is_its_own_teacher_and_becomes_a_packed_file(resumed):
     metrics = read_json(resumed / "metrics/quantize.json")
     assert metrics["nonzero_parameters"] < read_json(resumed / "metrics/train_teacher.json")["nonzero_parameters"]
 
+    tree["student"]["model"]["widths"] = [8, 6]
+    tree["distill"] |= {"mirror_answers": True, "views": 2}
+    tree["distill"]["train"] |= {"epochs": 1}
+    tree["prune"]["cost_exponent"] = 0.25
+    write_params(resumed, tree)
+    for stage in ("train_student", "distill", "prune"):
+        forget(resumed, stage)
+        succeed(resumed, stage)
+    metrics = read_json(resumed / "metrics/prune.json")
+    assert metrics["parameters"] < read_json(resumed / "metrics/train_teacher.json")["parameters"], "narrower"
+
 
 def test_results_make_no_checkout_dirty_and_code_does(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "stages"))
