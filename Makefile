@@ -182,6 +182,10 @@ profile: env ## where the time of a training step goes, and what was tried on De
 	@"$(PY)" bench/shares.py
 	"$(PY)" bench/variants.py
 
+.PHONY: choices
+choices: env ## what two settings of the compression were chosen by, on validation images
+	@"$(PY)" bench/choices.py
+
 .PHONY: gpu-check
 gpu-check: env ## on a machine with a GPU: the tests marked gpu, then images a second and where the time goes
 	@if ! "$(PY)" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then

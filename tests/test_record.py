@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -54,9 +56,9 @@ def test_a_release_is_what_the_metrics_say(record, metrics):
 def test_the_same_model_is_released_once(record, metrics, tmp_path):
     row = record.release(params.load(ROOT / "recipes/laptop.yaml"), metrics)
     file = tmp_path / "releases.csv"
-    assert record.add(row, file) == [row] == record.add(dict(row, date="later"), file) == record.releases(file)
+    assert record.add(row, file) == [row] == record.add(dict(row, date="later"), file) == record.rows_of(file)
     other = row | {"packed_sha256": "cd"}
-    assert record.add(other, file) == [row, other] == record.releases(file)
+    assert record.add(other, file) == [row, other] == record.rows_of(file)
 
 
 def test_the_document_says_what_is_reached_and_what_is_missing(record, metrics):
@@ -71,3 +73,43 @@ def test_the_document_says_what_is_reached_and_what_is_missing(record, metrics):
 
 def test_the_decks_steps_are_priced_anew_and_come_out_as_in_the_deck(record):
     assert [row[2] for row in record.deck_rows()] == ["0.3205", "0.1822", "0.0826", "0.0378", "0.0357"]
+
+
+def test_a_run_that_was_not_released_is_kept_with_how_far_it_came(record, tmp_path, monkeypatch):
+    checkout = tmp_path / "checkout"
+    (checkout / "metrics/runs").mkdir(parents=True)
+    (checkout / "params.yaml").write_bytes((ROOT / "recipes/laptop.yaml").read_bytes())
+    for age, stage in ((20, "train_teacher"), (10, "prune"), (30, "quantize")):  # the packed one is an older run's
+        run = checkout / f"metrics/runs/{stage}.json"
+        run.write_text(json.dumps({"commit": f"commit of {stage}"}))
+        os.utime(run, (time.time() - age,) * 2)
+        (checkout / f"metrics/{stage}.json").write_text(
+            json.dumps({"validation_accuracy_percent": 90.5, "zero_weights": 9, "prunable_weights": 10})
+        )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(record.sys, "argv", ["record.py", "--tried", "checkout", "--why", "dear early layers"])
+    assert record.main() == 0 == record.main()
+    rows = record.rows_of(tmp_path / "metrics/tried.csv")
+    assert len(rows) == 2 and rows[0] == rows[1] and tuple(rows[0]) == record.TRIED_COLUMNS
+    assert (rows[0]["stage"], rows[0]["zeros"], rows[0]["commit"]) == ("prune", "0.900", "commit of prune")
+    text = "\n".join(record.tried_lines(tmp_path / "metrics"))
+    assert "| dear early layers | convnet " in text and "| 90% | prune | 90.50 % |" in text
+
+
+def test_why_belongs_to_a_run_that_was_tried(record, monkeypatch):
+    monkeypatch.setattr(record.sys, "argv", ["record.py", "--why", "nothing"])
+    with pytest.raises(SystemExit, match="2"):
+        record.main()
+
+
+def test_the_document_shows_what_decided_the_settings(record, metrics):
+    rows = [
+        {"cost_exponent": exponent, "amount": amount, "challenge_score": 0.01, "validation_accuracy_percent": accuracy}
+        for exponent, amount, accuracy in ((0.0, 0.5, 80.0), (0.0, 0.8, 70.0), (0.25, 0.5, 81.0), (0.25, 0.8, 75.0))
+    ]
+    content = {"teacher_accuracy_percent": {"plain": 91.0, "mirror": 92.0}, "pruned_at_once": rows}
+    (metrics / "bench_choices.json").write_text(json.dumps(content))
+    text = "\n".join(record.choice_lines(metrics))
+    assert "is right on 91.00 %, the mean over each image and its mirror image on 92.00 %" in text
+    assert "| zeros | exponent 0 | exponent 0.25 |" in text
+    assert "| 80% | 70.00 % at 0.0100 | 75.00 % at 0.0100 |" in text

@@ -1,10 +1,12 @@
 """Keeps metrics/releases.csv, a row a released model, and writes docs/record.md: the path to the lowest score.
 
-The deck's networks are priced anew by micronet.scoring; what is ours comes from metrics/ alone.
+The deck's networks are priced anew by micronet.scoring; what is ours comes from metrics/ alone. A run that was not
+released is kept as a row of metrics/tried.csv: `python tools/record.py --tried FOLDER --why "..."`.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -18,11 +20,13 @@ from _tool import METRICS, TRAINING_STAGES, front, parameters, read_json
 from micronet.checkpoint import write_atomically
 
 RELEASES = METRICS / "releases.csv"
+TRIED = METRICS / "tried.csv"
 DOCUMENT = Path("docs/record.md")
 COLUMNS = (
     "date", "test_accuracy_percent", "challenge_score", "deck_score", "bytes", "teacher", "student", "zeros",
     "weight_bits", "activation_bits", "device", "training_minutes", "packed_sha256",
 )  # fmt: skip
+TRIED_COLUMNS = ("date", "why", "teacher", "student", "zeros", "stage", "validation_accuracy_percent", "commit")
 GOAL_ACCURACY, GOAL_CHALLENGE, GOAL_DECK = 90.9, 0.0025, 0.0068
 STEPS = (  # accuracy, challenge score: what already counts on the way
     (90.0, 0.0137, "below the best peer we know"),
@@ -66,8 +70,8 @@ def release(params: parameters.Params, metrics: Path = METRICS) -> dict[str, str
     }
 
 
-def releases(path: Path = RELEASES) -> list[dict[str, str]]:
-    """The rows so far."""
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a table; none when there is no such file."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -76,15 +80,42 @@ def releases(path: Path = RELEASES) -> list[dict[str, str]]:
 
 def add(row: dict[str, str], path: Path = RELEASES) -> list[dict[str, str]]:
     """The rows with this one, written; a model that is in it already stays as it is."""
-    rows = releases(path)
+    rows = rows_of(path)
     if any(known["packed_sha256"] == row["packed_sha256"] for known in rows):
         return rows
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*rows, row])
-    write_atomically(path, text.getvalue())
+    _write(path, COLUMNS, [*rows, row])
     return [*rows, row]
+
+
+def _write(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def tried(folder: Path, why: str) -> dict[str, str]:
+    """The row of a run in another checkout: how far it came, measured on validation images.
+
+    Raises:
+        ToolError: there is no finished stage of that checkout's params.
+    """
+    params = parameters.load(folder / "params.yaml")
+    done = {stage: folder / f"metrics/runs/{stage}.json" for stage in TRAINING_STAGES}
+    newest = max((path.stat().st_mtime, stage) for stage, path in done.items() if path.is_file())[1]
+    metrics = read_json(folder / f"metrics/{newest}.json", f"python stages/{newest}.py")
+    zeros = metrics.get("zero_weights", 0) / metrics["prunable_weights"] if "prunable_weights" in metrics else 0.0
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "why": why,
+        "teacher": _model(params.teacher.model.spec()),
+        "student": _model(params.student.model.spec()),
+        "zeros": f"{zeros:.3f}",
+        "stage": newest,
+        "validation_accuracy_percent": f"{metrics['validation_accuracy_percent']:.2f}",
+        "commit": read_json(done[newest], f"python stages/{newest}.py")["commit"],
+    }
 
 
 def _table(titles: str, rows: list[list[str]]) -> list[str]:
@@ -167,6 +198,55 @@ def search_lines(metrics: Path) -> list[str]:
     return lines
 
 
+def tried_lines(metrics: Path) -> list[str]:
+    """What was tried and not released, and why."""
+    rows = rows_of(metrics / TRIED.name)
+    if not rows:
+        return []
+    cells = [
+        [
+            row["why"],
+            row["teacher"],
+            row["student"],
+            f"{float(row['zeros']):.0%}",
+            row["stage"],
+            f"{row['validation_accuracy_percent']} %",
+        ]
+        for row in rows
+    ]
+    return [
+        "Runs that were not released:",
+        "",
+        *_table("what and why not, teacher, student, zeros, got to, validation", cells),
+        "",
+    ]
+
+
+def choice_lines(metrics: Path) -> list[str]:
+    """What decided two settings, if `make choices` ran."""
+    path = metrics / "bench_choices.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    answers, rows = found["teacher_accuracy_percent"], found["pruned_at_once"]
+    exponents = sorted({row["cost_exponent"] for row in rows})
+    cells = []
+    for amount in sorted({row["amount"] for row in rows}):
+        same = sorted((row for row in rows if row["amount"] == amount), key=lambda row: row["cost_exponent"])
+        results = [f"{row['validation_accuracy_percent']:.2f} % at {row['challenge_score']:.4f}" for row in same]
+        cells.append([f"{amount:.0%}", *results])
+    return [
+        f"`mirror_answers`: on validation images the teacher is right on {answers['plain']:.2f} %, the mean over each "
+        f"image and its mirror image on {answers['mirror']:.2f} %. With fixed views the mean costs no further pass.",
+        "",
+        "`prune.cost_exponent`: validation accuracy of the distilled student pruned at once, without training, and the "
+        "challenge score it would have at 4 bits:",
+        "",
+        *_table(", ".join(["zeros", *(f"exponent {exponent:g}" for exponent in exponents)]), cells),
+        "",
+    ]
+
+
 def render(rows: list[dict[str, str]], metrics: Path) -> str:
     """docs/record.md."""
     last = rows[-1]
@@ -211,6 +291,9 @@ def render(rows: list[dict[str, str]], metrics: Path) -> str:
             ],
         ),
         "",
+        "## What was tried",
+        "",
+        *(choice_lines(metrics) + tried_lines(metrics) or ["Nothing beside the releases.", ""]),
         "## The search",
         "",
         *search_lines(metrics),
@@ -225,7 +308,17 @@ def render(rows: list[dict[str, str]], metrics: Path) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tried", type=Path, metavar="FOLDER", help="only keep the run in this checkout as tried")
+    parser.add_argument("--why", help="what was tried there, and why it was not released")
+    args = parser.parse_args()
+    if (args.tried is None) != (args.why is None):
+        parser.error("--tried and --why go together")
+
     def work() -> int:
+        if args.tried:
+            _write(TRIED, TRIED_COLUMNS, [*rows_of(TRIED), tried(args.tried, args.why)])
+            return 0
         rows = add(release(parameters.load("params.yaml")))
         write_atomically(DOCUMENT, render(rows, METRICS))
         return 0

@@ -1,0 +1,77 @@
+"""What two settings of the compression were chosen by, on validation images: `mirror_answers` and `cost_exponent`.
+
+How accurate the teacher is alone and with the mean over mirror images; how accurate the distilled student stays when
+it is pruned at once, without training, with the ranking of each exponent, at what price. Batch norm statistics are
+estimated anew before each measurement. Writes metrics/bench_choices.json; docs/record.md shows it.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+from _bench import arguments, describe, engine, write
+
+EXPONENTS, AMOUNTS = (0.0, 0.25, 0.5), (0.5, 0.65, 0.75, 0.8, 0.85)
+NORM_IMAGES = 2_000  # training images that the statistics come from
+BITS, ACCUMULATOR_BITS = 4, 14  # what a weight, an activation and a sum are priced at
+
+
+def main() -> int:
+    args = arguments(__doc__.splitlines()[0], "metrics/bench_choices.json")
+    import torch
+    from torch import nn
+
+    from micronet import checkpoint, params
+    from micronet.data import Split, open_split
+    from micronet.distillation import answering
+    from micronet.pruning import apply_masks, global_masks
+    from micronet.quantization import recalibrate_batch_norm, training_batches
+    from micronet.scoring import challenge_score, operations
+    from micronet.training import evaluate, machine
+
+    everything = params.load("params.yaml")
+    here = machine(engine(args.device))
+    training = open_split(everything.data, everything.seed, "train").images[:NORM_IMAGES]
+    validation = open_split(everything.data, everything.seed, "validation")
+
+    class Mirrored(nn.Module):
+        """The teacher as `mirror_answers` asks it."""
+
+        def __init__(self, teacher: nn.Module):
+            super().__init__()
+            self.answer = answering(teacher, here, mirror=True)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.answer(images)
+
+    def accuracy(model: nn.Module, split: Split = validation) -> float:
+        return evaluate(model, split, here)[1]
+
+    teacher = checkpoint.load("checkpoints/teacher.safetensors").model().to(here.device)
+    answers = {"plain": accuracy(teacher), "mirror": accuracy(Mirrored(teacher))}
+    distilled = checkpoint.load("checkpoints/distilled.safetensors").model()
+    rows: list[dict[str, Any]] = []
+    for exponent in EXPONENTS:
+        for amount in AMOUNTS:
+            model = copy.deepcopy(distilled).to(here.device, memory_format=here.memory_format)
+            apply_masks(model, global_masks(model, amount, cost_exponent=exponent))
+            recalibrate_batch_norm(model, training_batches(training, everything.prune.train.augment, 0))
+            ops = operations(model, weight_bits=BITS, activation_bits=BITS, accumulator_bits=ACCUMULATOR_BITS)
+            rows.append(
+                {
+                    "cost_exponent": exponent,
+                    "amount": amount,
+                    "challenge_score": challenge_score(ops).score,
+                    "validation_accuracy_percent": accuracy(model),
+                }
+            )
+            print(" ".join(f"{key} {value:g}" for key, value in rows[-1].items()), file=sys.stderr)
+    write(args.output, {"machine": describe(here), "teacher_accuracy_percent": answers, "pruned_at_once": rows})
+    print(f"the teacher: {answers['plain']:.2f} % alone, {answers['mirror']:.2f} % with mirror images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
