@@ -67,8 +67,9 @@ def test_every_recipe_passes_the_whole_validation(recipe):
     assert isinstance(common.validate(recipe), params.Params)
 
 
-def test_params_yaml_is_the_laptop_recipe():
-    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "recipes/laptop.yaml").read_bytes()
+def test_params_yaml_is_the_recipe_that_the_readme_names():
+    active = [path.stem for path in RECIPES if path.read_bytes() == (ROOT / "params.yaml").read_bytes()]
+    assert len(active) == 1 and f"`params.yaml` is `{active[0]}`" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_small_exponent_is_a_number(tmp_path):
