@@ -211,9 +211,10 @@ class Distill(Taught):
 class Prune(Taught):
     """Global unstructured pruning by magnitude."""
 
-    method: Literal["one_shot", "iterative", "gradual", "soft"] = Field(
+    method: Literal["one_shot", "iterative", "gradual", "soft", "feedback"] = Field(
         default="one_shot",
-        description="iterative: Han et al. 2015; gradual: Zhu & Gupta 2017, cubic; soft: He et al. 2018",
+        description="iterative: Han et al. 2015; gradual: Zhu & Gupta 2017, cubic; soft: He et al. 2018; "
+        "feedback: Lin et al. 2020, gradual with masked weights that go on learning",
     )
     amount: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         description="share of all prunable weights (convolutions and linear) that become zero"

@@ -1,7 +1,8 @@
 """Global unstructured pruning by magnitude: schedules as pure functions, masks that hold after every step.
 
 A mask is `weight != 0`; nothing is renamed or reparametrised, so a pruned checkpoint has plain keys.
-Sources: Han et al. 2015 (arXiv:1506.02626), He et al. 2018 (arXiv:1808.06866), Zhu & Gupta 2017 (arXiv:1710.01878).
+Sources: Han et al. 2015 (arXiv:1506.02626), He et al. 2018 (arXiv:1808.06866), Zhu & Gupta 2017 (arXiv:1710.01878),
+Lin et al. 2020 (arXiv:2006.07253).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from micronet.params import Prune
 
 GRADUAL_UPDATES = 100  # masks of a gradual schedule are renewed this many times
 GRADUAL_END = 0.8  # share of the steps after which the amount is reached; the rest recovers
+FEEDBACK_STEPS = 16  # steps between two masks of the method feedback, as in the paper
 # What storing a weight costs in uses of it, under challenge rules on CIFAR-10: 4 bits among the reference's 5,586,981
 # parameters, against 4 + 14 bits (a multiplication, a proven accumulator) among its 834,362,880 operations.
 STORAGE_IN_USES = 33
@@ -37,6 +39,7 @@ def amount_at(method: str, step: int, steps: int, *, amount: float, rounds: int 
     one_shot: all of it from the start. iterative: `rounds` equal rises, the first at the start (Han et al.).
     gradual: cubic, amount * (1 - (1 - t)^3), reached after 80 % of the steps (Zhu & Gupta).
     soft: all of it, at every epoch's end (He et al.); in between weights are free to come back.
+    feedback: as gradual, but masked weights go on learning and come back when they have grown (Lin et al.).
     """
     if steps == 0 or method in ("one_shot", "soft"):
         return amount
@@ -102,6 +105,9 @@ class FixedMask:
     def __init__(self, model: nn.Module):
         self.masks = {name: module.weight.detach() != 0 for name, module in prunable(model)}
 
+    def before_step(self, model: nn.Module) -> None:
+        pass
+
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
         apply_masks(model, self.masks)
 
@@ -113,13 +119,20 @@ class FixedMask:
 
 
 class PruningSchedule:
-    """A constraint: zeros grow as the method says, and are exactly `amount` after the last step."""
+    """A constraint: zeros grow as the method says, and are exactly `amount` after the last step.
+
+    With `feedback` the gradient is that of the masked network, but the optimizer moves the weights behind the mask.
+    """
 
     def __init__(self, config: Prune, model: nn.Module):
         """Prunes `model` as far as the method does before the first step."""
         self.config = config
         self.masks: dict[str, Tensor] = {}
+        self.hidden: dict[str, Tensor] = {}  # feedback: the weights behind the mask
         self.amount = 0.0
+        self._unmasked = False  # feedback: between `before_step` and `after_step`
+        if config.method == "feedback":
+            self.hidden = {name: module.weight.detach().clone() for name, module in prunable(model)}
         epochs = config.train.epochs
         if config.method != "soft" or epochs == 0:
             self._renew(model, amount_at(config.method, 0, epochs, amount=config.amount, rounds=config.rounds))
@@ -130,24 +143,49 @@ class PruningSchedule:
         self.masks = global_masks(model, amount, layer_floor=config.layer_floor, cost_exponent=config.cost_exponent)
         apply_masks(model, self.masks)
 
+    @torch.no_grad()
+    def before_step(self, model: nn.Module) -> None:
+        if not self.hidden:
+            return
+        for name, module in prunable(model):
+            module.weight.copy_(self.hidden[name])
+        self._unmasked = True
+
+    @torch.no_grad()
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
         config = self.config
         if config.method == "soft":
             if steps and step % (steps // config.train.epochs) == 0:
                 self._renew(model, config.amount)
             return
+        if config.method == "feedback":
+            if self._unmasked:  # else these are averaged weights
+                for name, module in prunable(model):
+                    self.hidden[name].copy_(module.weight)
+                self._unmasked = False
+                if step % FEEDBACK_STEPS == 0 or step == steps:
+                    self._renew(model, self._amount(step, steps))
+            apply_masks(model, self.masks)
+            return
         every = max(1, steps // GRADUAL_UPDATES) if config.method == "gradual" else 1
         if step % every == 0 or step == steps:
-            amount = amount_at(config.method, step, steps, amount=config.amount, rounds=config.rounds)
-            if step == steps:
-                amount = config.amount
+            amount = self._amount(step, steps)
             if amount > self.amount:
                 self._renew(model, amount)
         apply_masks(model, self.masks)
 
+    def _amount(self, step: int, steps: int) -> float:
+        config = self.config
+        if step == steps:
+            return config.amount
+        return amount_at(config.method, step, steps, amount=config.amount, rounds=config.rounds)
+
     def state(self) -> dict[str, Tensor]:
-        return self.masks | {"amount": torch.tensor(self.amount, dtype=torch.float64)}
+        hidden = {f"hidden {name}": weight for name, weight in self.hidden.items()}
+        return self.masks | hidden | {"amount": torch.tensor(self.amount, dtype=torch.float64)}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.amount = float(state["amount"])
-        self.masks = {name: mask for name, mask in state.items() if name != "amount"}
+        for name, weight in self.hidden.items():
+            weight.copy_(state[f"hidden {name}"])
+        self.masks = {name: mask for name, mask in state.items() if name != "amount" and not name.startswith("hidden ")}

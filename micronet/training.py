@@ -62,6 +62,9 @@ class Interrupted(MicronetError):
 class Constraint(Protocol):
     """What holds for the weights: a mask, a schedule of masks, a clip."""
 
+    def before_step(self, model: nn.Module) -> None:
+        """Called between the backward pass and the optimizer's step."""
+
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
         """Called after optimizer step `step` of `steps` (1 is the first); also on the averaged weights."""
 
@@ -441,6 +444,8 @@ def train(
                     value.backward()
                     if config.clip_norm:
                         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+                    if constraint:
+                        constraint.before_step(model)
                     optimizer.step()
                     step_in_epoch += 1
                     seen += len(indices)

@@ -159,7 +159,7 @@ def test_a_missing_key_is_named():
         ("teacher.train.optimizer", "'sgd' or 'adam'"),
         ("teacher.train.schedule", "'cosine', 'step', 'one_cycle' or 'constant'"),
         ("distill.start_from", "'student', 'scratch' or 'teacher'"),
-        ("prune.method", "'one_shot', 'iterative', 'gradual' or 'soft'"),
+        ("prune.method", "'one_shot', 'iterative', 'gradual', 'soft' or 'feedback'"),
         ("quantize.method", "'half', 'fx_int8', 'binary_connect' or 'lsq'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -18,6 +19,7 @@ from micronet.layers import count_zeros, positions, prunable
 from micronet.logger import EpochRow, Reporter
 from micronet.params import Prune, Train
 from micronet.pruning import (
+    FEEDBACK_STEPS,
     STORAGE_IN_USES,
     FixedMask,
     PruningError,
@@ -30,7 +32,7 @@ from micronet.pruning import (
 from micronet.scoring import REFERENCE_OPERATIONS, REFERENCE_PARAMETERS, macs, operations
 
 MACHINE = training.Machine(torch.device("cpu"), autocast=False, channels_last=True)
-METHODS = ("one_shot", "iterative", "gradual", "soft")
+METHODS = ("one_shot", "iterative", "gradual", "soft", "feedback")
 AMOUNT = 0.37  # of the 448 prunable weights that is 165.76: not a whole number
 EPOCHS = 2
 STEPS = 4  # an epoch: 64 images in batches of 16
@@ -312,11 +314,46 @@ def test_iterative_zeros_grow_in_rounds_and_gradual_ones_step_by_step():
 def test_a_schedule_takes_back_the_amount_and_the_masks_it_gave(method):
     prune, model = section(method), new_model()
     one, two = PruningSchedule(prune, model), PruningSchedule(prune, new_model(seed=9))
-    for step in range(1, STEPS + 1):
+    for step in range(1, STEPS * EPOCHS + 1):
+        one.before_step(model)
         one.after_step(model, step, STEPS * EPOCHS)
     two.load(one.state())
-    assert two.amount == one.amount > 0 and two.masks.keys() == one.masks.keys()
-    assert all(torch.equal(mask, one.masks[name]) for name, mask in two.masks.items())
+    assert two.amount == one.amount > 0
+    assert (two.hidden.keys() == two.masks.keys()) == (method == "feedback")
+    for mine, theirs in ((two.masks, one.masks), (two.hidden, one.hidden)):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+
+
+def test_feedback_moves_masked_weights_by_the_gradient_of_the_masked_network_and_lets_them_come_back():
+    model = new_model()
+    prune = section("feedback", epochs=20)
+    schedule = PruningSchedule(prune, model)
+    layer = prunable(model)[0][1]
+    schedule.masks = {name: torch.zeros_like(module.weight, dtype=torch.bool) for name, module in prunable(model)}
+    schedule.after_step(model, 1, 100)
+    assert not layer.weight.any(), "what is masked is zero where the gradient is taken"
+    schedule.before_step(model)
+    with torch.no_grad():
+        layer.weight += 3.0
+    schedule.after_step(model, FEEDBACK_STEPS, 100)
+    assert (layer.weight > 2).any(), "the step was lost behind the mask"
+
+    model, watch = watched("feedback", epochs=20)
+    assert any((~before & after).any() for before, after in itertools.pairwise(watch.masks))
+    assert watch.zeros[-1] == wanted(model)
+
+
+def test_feedback_masks_averaged_weights_without_taking_them_for_its_own():
+    model = new_model()
+    prune = section("feedback", ema_decay=0.5)
+    schedule = PruningSchedule(prune, model)
+    train(model, prune.train, constraint=schedule)
+    assert count_zeros(model)[0] == wanted(model)
+    other, hidden = new_model(seed=5), {name: weight.clone() for name, weight in schedule.hidden.items()}
+    schedule.after_step(other, STEPS * EPOCHS, STEPS * EPOCHS)
+    assert all(torch.equal(weight, hidden[name]) for name, weight in schedule.hidden.items())
+    assert count_zeros(other)[0] == wanted(model)
 
 
 class StopAt(Reporter):
