@@ -50,6 +50,7 @@ class Step:
     padding: int = 0
     groups: int = 1
     kernel: int = 1  # pool, maximum: window and stride
+    window: int = 1  # conv: side of the windows of sums of which only the greatest goes on
     order: int = 1  # affine: output channel i reads input channel interleave(C, order)[i]
     relu: bool = False
     norm: bool = False  # a batch norm of the architecture lies in this step
@@ -117,6 +118,14 @@ class PackedModel:
 def interleave(channels: int, groups: int) -> np.ndarray:
     """The input channel of each output channel when `groups` strided groups are brought together."""
     return np.arange(channels).reshape(-1, groups).T.reshape(-1)
+
+
+def sum_shape(step: Step, source: Step) -> tuple[int, int, int]:
+    """(C, H, W) of a step's sums, before a window takes the greatest."""
+    if step.op != "conv":
+        return step.shape
+    height, width = ((side + 2 * step.padding - step.kernel) // step.stride + 1 for side in source.shape[1:])
+    return step.shape[0], height, width
 
 
 def bit_length(values: np.ndarray) -> np.ndarray:
@@ -348,7 +357,12 @@ def _row(step: Step, at: int) -> dict[str, Any]:
         row["weight"] = [step.weight_bits, int(step.sparse)]
         row["sum"] = [step.accumulator_bits, int(step.tree)]
     if step.op == "conv":
-        for key, value, usual in (("stride", step.stride, 1), ("padding", step.padding, 0), ("groups", step.groups, 1)):
+        for key, value, usual in (
+            ("stride", step.stride, 1),
+            ("padding", step.padding, 0),
+            ("groups", step.groups, 1),
+            ("window", step.window, 1),
+        ):
             if value != usual:
                 row[key] = value
     if step.op in ("conv", "affine"):
@@ -542,6 +556,10 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         height, width = ((side + 2 * found["padding"] - kernel[0]) // found["stride"] + 1 for side in (height, width))
         if min(height, width) < 1:
             raise PackedFileError("a kernel larger than its map")
+        found["window"] = _is(row.get("window", 1), 1, min(height, width), "window")
+        if found["window"] > 1 and (half or "add" in row):
+            raise PackedFileError("a window of sums in a file of 16-bit floats, or before an addition")
+        height, width = height // found["window"], width // found["window"]
     if op == "affine":
         if row.get("shape") != [channels]:
             raise PackedFileError(f"vectors of shape {_show(row.get('shape'))} on {channels} channels")

@@ -44,8 +44,8 @@ class _Value:
 class _Pending:
     """gain * source + offset + residual, not yet requantized. Vectors: an entry an output channel, float64.
 
-    `maximum` is the side of the windows of which only the greatest value goes on. It is taken of the codes, for a
-    requantization never turns an order around.
+    `maximum` is the side of the windows of which only the greatest value goes on. It is taken of the sums, so that one
+    of a window is requantized, or where that would not be the same, `of_codes`.
     """
 
     name: str
@@ -56,6 +56,7 @@ class _Pending:
     norm: bool = False
     residual: _Value | None = None
     maximum: int = 1
+    of_codes: bool = False
 
 
 def _vector(tensor: Tensor) -> np.ndarray:
@@ -227,7 +228,10 @@ class _Packer:
         if (stride is not None and _square(stride, node.name, "stride") != kernel) or rest != [0, 1, False]:
             raise PackError(f"{node.name}: only a pool without overlap, padding, dilation and ceil_mode can be packed")
         if source in self.pending:
-            self.pending[node] = replace(self.pending[source], maximum=kernel)
+            before = self.pending[source]
+            # What is added, or a gain that turns the order around, comes before this maximum.
+            of_codes = self.half or before.residual is not None or bool((before.gain < 0).any())
+            self.pending[node] = replace(before, maximum=before.maximum * kernel, of_codes=of_codes)
         else:
             self.values[node] = self._greatest(self._value(source, node), kernel, node.name)
 
@@ -252,9 +256,10 @@ class _Packer:
         gain, offset = _norm(self.modules[node.target])
         if source in self.pending and not self.pending[source].norm and self.pending[source].residual is None:
             before = self.pending[source]
-            if before.maximum > 1 and (gain < 0).any():
+            if before.of_codes and (gain < 0).any():
                 raise PackError(
-                    f"{node.target}: has negative scales and follows a maximum; a batch norm before the pool would work"
+                    f"{node.target}: has negative scales and follows a maximum of floats; lsq, or a batch norm before "
+                    "the pool would work"
                 )
             self.pending[node] = replace(before, gain=gain, offset=before.offset * gain + offset, norm=True)
         else:
@@ -292,7 +297,7 @@ class _Packer:
             scale = float(quantizer.step.detach())
             step = self._integer_step(pending, fields, scale, quantizer.low, quantizer.high)
             value = self._emit(np.full(channels, scale), step)
-        if pending.maximum > 1:
+        if pending.maximum > self._step_of(value).window:
             value = self._greatest(value, pending.maximum, f"{pending.name}.max")
         self.values[node] = value
 
@@ -305,7 +310,9 @@ class _Packer:
         kernel = _square(layer.kernel_size, pending.name, "kernel")
         stride, padding = _square(layer.stride, pending.name, "stride"), _square(layer.padding, pending.name, "padding")
         fields |= {"kernel": kernel, "stride": stride, "padding": padding, "groups": layer.groups}
-        return len(pending.gain), *((side + 2 * padding - kernel) // stride + 1 for side in (height, width))
+        fields["window"] = window = 1 if pending.of_codes else pending.maximum
+        sides = ((side + 2 * padding - kernel) // stride + 1 for side in (height, width))
+        return len(pending.gain), *(side // window for side in sides)
 
     def _float_step(self, pending: _Pending, fields: dict) -> Step:
         shape = self._geometry(pending, fields)
@@ -539,6 +546,7 @@ class PackedModule(nn.Module):
             if step.accumulator_bits > 25 and not self.in_floats:
                 x = x.double()
             x = F.conv2d(x, weight.to(x.dtype), None, step.stride, step.padding, 1, step.groups)
+            x = F.max_pool2d(x, step.window) if step.window > 1 else x
         elif step.order > 1:
             x = x[:, torch.from_numpy(packed.interleave(step.shape[0], step.order)).to(x.device)]
         multiplier = getattr(self, f"multiplier_{index}", None)

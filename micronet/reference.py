@@ -119,7 +119,7 @@ def _dot_products(x: np.ndarray, source: Step, step: Step, counts: Counts, stric
         _fits(total[row], int(sums.bits[row]), counts.name)
         if total[row].size and not sums.low[row] <= total[row].min() <= total[row].max() <= sums.high[row]:
             raise InferenceError(f"{counts.name}: a sum lies outside of its proven range")
-    shape = (rows, images, *step.shape[1:])
+    shape = (rows, images, *packed.sum_shape(step, source)[1:])
     return total.reshape(shape).transpose(1, 0, 2, 3)
 
 
@@ -183,6 +183,20 @@ def _count_comparisons(step: Step, source: Step, counts: Counts) -> None:
         counts.additions[int(bits)] += (step.kernel**2 - 1) * math.prod(step.shape[1:])
 
 
+def _count_window(step: Step, source: Step, counts: Counts) -> None:
+    """What it takes to find the greatest sum of each window; a channel without weights has nothing to compare."""
+    sums = packed.accumulation(step.weight, step.groups, source.low, source.high)
+    for bits in sums.bits[sums.nonzeros > 0]:
+        counts.additions[int(bits)] += (step.window**2 - 1) * math.prod(step.shape[1:])
+
+
+def _greatest(x: np.ndarray, side: int) -> np.ndarray:
+    """(N, C, H, W) -> (N, C, H // side, W // side): the greatest number of each window."""
+    height, width = x.shape[2] // side, x.shape[3] // side
+    inside = x[:, :, : height * side, : width * side]
+    return inside.reshape(*x.shape[:2], height, side, width, side).max(axis=(3, 5))
+
+
 def _pool_width(step: Step, source: Step) -> np.ndarray:
     """Width of the running sum of each channel's window."""
     return packed.code_width(step.low, step.high)
@@ -203,15 +217,15 @@ def _run_step(
             counts.additions[int(bits)] += (step.kernel**2 - 1) * height * width
         return windows.sum(axis=(3, 5), dtype=np.int32)
     if step.op == "maximum":
-        channels, height, width = step.shape
-        inside = x[:, :, : height * step.kernel, : width * step.kernel]
-        windows = inside.reshape(len(x), channels, height, step.kernel, width, step.kernel)
         _count_comparisons(step, source, counts)
-        return windows.max(axis=(3, 5))
+        return _greatest(x, step.kernel)
     if step.op == "affine":
         total = x[:, packed.interleave(step.shape[0], step.order)].astype(np.int64)
     else:
         total = _dot_products(x, source, step, counts, strict)
+    if step.window > 1:
+        _count_window(step, source, counts)
+        total = _greatest(total, step.window)
     if step.op == "linear":
         sums = packed.accumulation(step.weight, 1, source.low, source.high)
         for bits in _linear_bias_bits(step, sums):
@@ -309,16 +323,18 @@ def packed_operations(model: PackedModel) -> list[dict[str, Any]]:
                 _count_comparisons(step, source, counts)
             records.append(_record(step.name, "pool", counts, rules="challenge", activation_bits=codes, **shape))
             continue
+        sum_shape = packed.sum_shape(step, source)
         if step.op in ("conv", "linear"):
+            sum_positions = math.prod(sum_shape[1:])
             nonzeros = int(np.count_nonzero(step.weight))
             rows = np.count_nonzero(step.weight.reshape(len(step.weight), -1), axis=1)
             if nonzeros:
-                counts.multiplications[max(step.weight_bits, codes)] += nonzeros * positions
+                counts.multiplications[max(step.weight_bits, codes)] += nonzeros * sum_positions
             if half:
-                counts.additions[32] += int(np.maximum(rows - 1, 0).sum()) * positions
+                counts.additions[32] += int(np.maximum(rows - 1, 0).sum()) * sum_positions
             else:
                 found = packed.additions(step.weight, step.groups, source.low, source.high, step.tree)
-                counts.additions.update({bits: count * positions for bits, count in found.items()})
+                counts.additions.update({bits: count * sum_positions for bits, count in found.items()})
             fields = {
                 "kernel": step.kernel if step.op == "conv" else 1,
                 "groups": step.groups,
@@ -343,7 +359,12 @@ def packed_operations(model: PackedModel) -> list[dict[str, Any]]:
             records.append(_record(step.name, "linear", counts, **fields, **shape))
             continue
         if step.op == "conv":
-            records.append(_record(step.name, "conv", counts, **fields, **shape))
+            records.append(_record(step.name, "conv", counts, **fields, **shape | {"output_shape": sum_shape}))
+        if step.window > 1:
+            counts = Counts(step.name)
+            _count_window(step, source, counts)
+            window = {"output_shape": step.shape, "input_shape": sum_shape, "activation_bits": step.accumulator_bits}
+            records.append(_record(f"{step.name}.maximum", "pool", counts, rules="challenge", **window))
         same = {"output_shape": step.shape, "input_shape": step.shape, "vector_bits": vector_bits}
         if step.norm:
             norm = {"norm_parameters": 2 * step.shape[0], "rules": "deck"}

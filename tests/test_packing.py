@@ -28,6 +28,7 @@ from micronet.errors import MicronetError
 from micronet.packing import PackedFileError, PackError, load_packed, pack
 from micronet.params import Quantize, Train
 from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
+from micronet.reference import run
 
 RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
 MOBILENET = {"name": "mobilenet", "blocks": [2, 1], "widths": [4, 8], "expansion": 2}
@@ -331,11 +332,53 @@ def test_what_the_format_does_not_know_is_refused_and_nothing_is_written(between
     assert not list(tmp_path.iterdir())
 
 
-def test_a_norm_with_negative_scales_behind_a_maximum_is_refused(tmp_path):
-    prepared = prepared_model(CONVNET, settings())
+def test_a_norm_with_negative_scales_behind_a_maximum_of_floats_is_refused(tmp_path):
+    half = settings(method="half")
+    prepared = prepared_model(CONVNET, half)
     prepared.blocks.get_submodule("0").norm1.weight.data[0] = -1.0
-    with pytest.raises(PackError, match="norm1: has negative scales and follows a maximum"):
-        pack(prepared, tmp_path / "m", quantize=settings())
+    with pytest.raises(PackError, match="norm1: has negative scales and follows a maximum of floats"):
+        pack(prepared, tmp_path / "m", quantize=half)
+
+
+class Pooled(nn.Module):
+    """Maxima at any place around a norm that turns the order of one channel around."""
+
+    def __init__(self, *between: str):
+        super().__init__()
+        self.first, self.norm, self.classifier = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+        self.norm.weight.data[1] = -1.0
+        self.between = between
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for layer in self.between:
+            x = self.norm(x) if layer == "norm" else F.relu(x) if layer == "relu" else F.max_pool2d(x, 2)
+        return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("between", "windows", "steps"),
+    [
+        (("maximum", "norm", "relu"), 2, 0),
+        (("norm", "maximum", "relu"), 1, 1),
+        (("norm", "relu", "maximum"), 1, 1),
+        (("maximum", "maximum", "norm", "relu"), 2, 1),
+    ],
+)
+def test_the_greatest_sum_goes_on_where_its_code_is_the_greatest_too(between, windows, steps, tmp_path):
+    torch.manual_seed(0)
+    quantize = settings(weight_bits=8, activation_bits=8)
+    prepared = prepare(Pooled(*between), quantize)
+    pixels = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    recalibrate_batch_norm(prepared, [normalise(pixels)])
+    calibrate(prepared, pixels)
+    model = pack(prepared.eval(), tmp_path / "m", quantize=quantize)
+    assert next(step for step in model.steps if step.op == "conv").window == windows
+    assert sum(step.op == "maximum" for step in model.steps) == steps
+    logits, _ = run(model, pixels.numpy(), strict=False)
+    assert torch.equal(load_packed(tmp_path / "m")(normalise(pixels)), torch.from_numpy(logits).double())
+    expected = prepared(normalise(pixels)).detach()
+    assert torch.corrcoef(torch.stack([expected.flatten(), torch.from_numpy(logits).flatten().float()]))[0, 1] > 0.99
 
 
 def test_a_factor_of_anything_but_the_logits_is_refused():

@@ -55,8 +55,7 @@ def packed_model(spec, changes, zeros, path) -> PackedModel:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                # behind a maximum only a norm without negative scales can be packed
-                module.weight.uniform_(0.2 if spec is CONVNET else -0.5, 1.5)
+                module.weight.uniform_(-0.5, 1.5)
                 module.bias.normal_(0, 0.3)
             elif isinstance(module, nn.Conv2d | nn.Linear):
                 if spec is CONVNET:  # begins as the identity, with hardly any weight that is not zero
@@ -76,7 +75,8 @@ def counted(records) -> dict[str, tuple[Counter, Counter]]:
     for record in records:
         if record.get("rules") == "deck":
             continue
-        sums = steps.setdefault(record["name"].removesuffix(".requantize"), (Counter(), Counter()))
+        name = record["name"].removesuffix(".requantize").removesuffix(".maximum")
+        sums = steps.setdefault(name, (Counter(), Counter()))
         sums[0].update(dict(record["multiplications"]))
         sums[1].update(dict(record["additions"]))
     return {name: sums for name, sums in steps.items() if any(sums)}

@@ -48,12 +48,12 @@ class Report:
 
 
 def counts_of(ops: list[Operation]) -> dict[str, tuple[Counter[int], Counter[int]]]:
-    """{step: (multiplications, additions)} with {bits: count}; a requantization belongs to the step that it ends."""
+    """{step: (multiplications, additions)} with {bits: count}; what ends a step belongs to it."""
     found: dict[str, tuple[Counter[int], Counter[int]]] = {}
     for op in ops:
         if op.rules == "deck":
             continue
-        name = op.name.removesuffix(".requantize") if op.kind == "requantize" else op.name
+        name = op.name.removesuffix(".requantize").removesuffix(".maximum")
         multiplications, additions = found.setdefault(name, (Counter(), Counter()))
         for bits, count in op.multiplications:
             multiplications[bits] += count
