@@ -21,7 +21,7 @@ import numpy as np
 
 from micronet.errors import MicronetError
 
-VERSION = 1
+VERSIONS = (1, 2)  # the second is the first that has windows; a file says the least that it needs
 IMAGE = (3, 32, 32)
 EXACT_FLOAT32 = 1 << 24  # float32 holds every whole number below
 MOST_SUM = 1 << 31  # no accumulator reaches it
@@ -400,7 +400,7 @@ def encode(steps: list[Step], spec: dict[str, Any] | None, arithmetic: str, meta
     table = json.dumps({"arithmetic": arithmetic, "bits": at, "steps": rows}, separators=(",", ":"))
     header: dict[str, Any] = {
         "format": "micronet-packed",
-        "version": VERSION,
+        "version": VERSIONS[any(step.window > 1 for step in steps)],
         "model": spec,
         "table": base64.b85encode(zlib.compress(table.encode(), 9)).decode(),
         "made": metadata,
@@ -557,8 +557,8 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         if min(height, width) < 1:
             raise PackedFileError("a kernel larger than its map")
         found["window"] = _is(row.get("window", 1), 1, min(height, width), "window")
-        if found["window"] > 1 and (half or "add" in row):
-            raise PackedFileError("a window of sums in a file of 16-bit floats, or before an addition")
+        if found["window"] > 1 and half:
+            raise PackedFileError("a window of sums in a file of 16-bit floats")
         height, width = height // found["window"], width // found["window"]
     if op == "affine":
         if row.get("shape") != [channels]:
@@ -651,8 +651,9 @@ def _open(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
         raise PackedFileError(
             "is a checkpoint of plain weights, not a packed model; `python stages/quantize.py` makes those"
         )
-    if header.get("version") != VERSION:
-        raise PackedFileError(f"has version {_show(header.get('version'))}, this code reads {VERSION}")
+    if header.get("version") not in VERSIONS or type(header["version"]) is not int:
+        known = " and ".join(map(str, VERSIONS))
+        raise PackedFileError(f"has version {_show(header.get('version'))}, this code reads {known}")
     payload = np.frombuffer(memoryview(data)[8 + length :], np.uint8)
     size = len(payload)
     stated = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
@@ -711,6 +712,8 @@ def decode(data: bytes) -> PackedModel:
         channels += steps[-1].shape[0]
         if channels > most_channels(len(payload)):
             raise PackedFileError(f"has more channels than a payload of {len(payload)} bytes can fill")
+    if header["version"] != VERSIONS[any(step.window > 1 for step in steps)]:
+        raise PackedFileError(f"has windows or not, against its version {header['version']}")
     left = reader.end - reader.at
     if left > 7 or table.get("bits") != reader.at or (left and reader.bits(left).any()):
         raise PackedFileError(f"its fields end at bit {reader.at} of {reader.end}, with zeros to a whole byte expected")

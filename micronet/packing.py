@@ -45,7 +45,7 @@ class _Pending:
     """gain * source + offset + residual, not yet requantized. Vectors: an entry an output channel, float64.
 
     `maximum` is the side of the windows of which only the greatest value goes on. It is taken of the sums, so that one
-    of a window is requantized, or where that would not be the same, `of_codes`.
+    of a window is requantized; `of_codes` where a norm or an addition stands before it.
     """
 
     name: str
@@ -229,8 +229,9 @@ class _Packer:
             raise PackError(f"{node.name}: only a pool without overlap, padding, dilation and ceil_mode can be packed")
         if source in self.pending:
             before = self.pending[source]
-            # What is added, or a gain that turns the order around, comes before this maximum.
-            of_codes = self.half or before.residual is not None or bool((before.gain < 0).any())
+            of_codes = self.half or before.norm or before.residual is not None
+            if before.maximum > 1 and of_codes != before.of_codes:
+                raise PackError(f"{node.name}: follows another maximum and a norm; a ReLU between would work")
             self.pending[node] = replace(before, maximum=before.maximum * kernel, of_codes=of_codes)
         else:
             self.values[node] = self._greatest(self._value(source, node), kernel, node.name)
@@ -269,6 +270,8 @@ class _Packer:
         main = next((item for item in node.all_input_nodes if item in self.pending), node.all_input_nodes[0])
         other = self._value(next(item for item in node.all_input_nodes if item is not main), node)
         if main in self.pending:
+            if self.pending[main].of_codes:
+                raise PackError(f"{node.name}: adds to a maximum of floats; lsq, or a ReLU between would work")
             self.pending[node] = replace(self.pending[main], residual=other)
         else:
             value = self._value(main, node)
@@ -554,7 +557,7 @@ class PackedModule(nn.Module):
             x = x + bias if multiplier is None else x * multiplier + bias
             x = x if residual is None else x + residual
             return F.relu(x) if step.relu else x
-        x = x.double().mul_(multiplier).add_(bias)
+        x = x.to(torch.float64, copy=True).mul_(multiplier).add_(bias)  # a copy: others may read the value too
         if residual is not None:
             x.addcmul_(residual.double(), getattr(self, f"factor_{index}"))
         scale = getattr(self, f"scale_{index}")

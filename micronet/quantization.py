@@ -143,8 +143,9 @@ class LsqWeight(nn.Module):
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Integer codes (int64, as `weight`) and the scale of each output channel (float64, (C_out,))."""
-        codes = torch.clamp(weight.float() / self.step, self.low, self.high).round_()
-        return codes.long(), self.step.double().flatten().expand(weight.shape[0])
+        step = self.step.clamp(min=SMALLEST_STEP)  # the last update may have left it below
+        codes = torch.clamp(weight.float() / step, self.low, self.high).round_()
+        return codes.long(), step.double().flatten().expand(weight.shape[0])
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"

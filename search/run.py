@@ -202,6 +202,7 @@ def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, vali
     )
     fit(model, prune.train, 4.0, PruningSchedule(prune, model))
     quantize = quantization_of(candidate, model, space, quantized)
+    model = model.cpu()  # the images that calibrate it are there
     mask, prepared = FixedMask(model), prepare(model, quantize)
     calibrate(prepared, images.images[:1000])
     fit(prepared, quantize.train, 2.0, mask)

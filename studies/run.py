@@ -175,7 +175,7 @@ class Run:
             model = model.to(here.device)
             constraint = PruningSchedule(settings.prune, model) if settings.prune else None
             if settings.quantize:
-                model = prepare(model, settings.quantize)
+                model = prepare(model.cpu(), settings.quantize)  # the images that calibrate it are there
                 calibrate(model, images.images[: settings.quantize.calibration_images])
             loss = None
             if settings.distillation:

@@ -69,6 +69,14 @@ def prepared_model(spec, quantize: Quantize, zeros: float = 0.0) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
+def windowed(tmp_path_factory) -> Path:
+    """A convnet's packed file, whose convolutions have windows of sums."""
+    path = tmp_path_factory.mktemp("packed") / "quantized.safetensors"
+    pack(prepared_model(CONVNET, settings()), path, quantize=settings())
+    return path
+
+
+@pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     """A sparse 4-bit ResNet's packed file."""
     path = tmp_path_factory.mktemp("packed") / "quantized.safetensors"
@@ -346,13 +354,18 @@ class Pooled(nn.Module):
     def __init__(self, *between: str):
         super().__init__()
         self.first, self.norm, self.classifier = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)
+        self.other = nn.Conv2d(3, 4, 4, stride=2)
         self.norm.weight.data[1] = -1.0
         self.between = between
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.first(x)
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.first(image)
+        other = F.relu(self.other(image))
         for layer in self.between:
-            x = self.norm(x) if layer == "norm" else F.relu(x) if layer == "relu" else F.max_pool2d(x, 2)
+            if layer == "add":
+                x = x + other
+            else:
+                x = self.norm(x) if layer == "norm" else F.relu(x) if layer == "relu" else F.max_pool2d(x, 2)
         return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
@@ -363,6 +376,7 @@ class Pooled(nn.Module):
         (("norm", "maximum", "relu"), 1, 1),
         (("norm", "relu", "maximum"), 1, 1),
         (("maximum", "maximum", "norm", "relu"), 2, 1),
+        (("maximum", "norm", "relu", "maximum"), 2, 1),
     ],
 )
 def test_the_greatest_sum_goes_on_where_its_code_is_the_greatest_too(between, windows, steps, tmp_path):
@@ -379,6 +393,34 @@ def test_the_greatest_sum_goes_on_where_its_code_is_the_greatest_too(between, wi
     assert torch.equal(load_packed(tmp_path / "m")(normalise(pixels)), torch.from_numpy(logits).double())
     expected = prepared(normalise(pixels)).detach()
     assert torch.corrcoef(torch.stack([expected.flatten(), torch.from_numpy(logits).flatten().float()]))[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("between", "method", "message"),
+    [
+        (("maximum", "norm", "maximum", "relu"), "lsq", "follows another maximum and a norm"),
+        (("maximum", "norm", "add", "relu"), "half", "adds to a maximum of floats"),
+    ],
+)
+def test_an_order_that_no_step_has_is_refused(between, method, message, tmp_path):
+    quantize = settings(method=method)
+    model = Pooled(*between)
+    model.norm.weight.data.abs_()
+    with pytest.raises(PackError, match=message):
+        pack(prepare(model, quantize).eval(), tmp_path / "m", quantize=quantize)
+
+
+def test_what_is_added_to_the_greatest_sums_is_added_to_one_of_each_window(tmp_path):
+    torch.manual_seed(0)
+    quantize = settings(weight_bits=8, activation_bits=8)
+    prepared = prepare(Pooled("maximum", "norm", "add", "relu"), quantize)
+    pixels = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    calibrate(prepared, pixels)
+    model = pack(prepared.eval(), tmp_path / "m", quantize=quantize)
+    last = [step for step in model.steps if step.op == "conv"][-1]
+    assert (last.window, last.shape) == (2, (4, 15, 15)) and last.residual is not None
+    logits, _ = run(model, pixels.numpy())
+    assert torch.equal(load_packed(tmp_path / "m")(normalise(pixels)), torch.from_numpy(logits).double())
 
 
 def test_a_factor_of_anything_but_the_logits_is_refused():
@@ -532,6 +574,22 @@ RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck), "databa
 @hypothesis_settings(max_examples=500, derandomize=True, **RELAXED)
 def test_500_damaged_or_hostile_files_are_read_or_refused_in_one_line(small, data):
     fuzz(data, small.read_bytes())
+
+
+@given(data=strategies.data())
+@hypothesis_settings(max_examples=200, derandomize=True, **RELAXED)
+def test_200_damaged_or_hostile_files_with_windows_are_read_or_refused_in_one_line(windowed, data):
+    fuzz(data, windowed.read_bytes())
+
+
+@pytest.mark.parametrize("version", [1, 3, True, "2"])
+def test_windows_in_a_file_of_another_version_are_refused(windowed, version):
+    def change(header, table, payload):
+        assert header["version"] == 2
+        header["version"] = version
+
+    with pytest.raises(PackedFileError, match="version"):
+        packed.decode(resigned(windowed.read_bytes(), change))
 
 
 @pytest.mark.slow

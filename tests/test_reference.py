@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -212,6 +213,20 @@ def test_a_convolution_counts_its_non_zero_codes():
     # 1024 positions: 2 products of 8 bits, 1 addition of 11; requantize: 1 product of 11, 1 bias addition of 11
     assert counts[1].multiplications == {8: 2048, 11: 1024}
     assert counts[1].additions == {11: 1024 + 1024}
+
+
+def test_a_window_counts_the_comparisons_of_its_sums_and_one_requantization():
+    rows = conv([[3, 0, -2], [0, 0, 0]], window=2, relu=True)
+    both = np.zeros(2), np.full(2, 15 * 256)
+    model = hand_made(rows, replace(pool(1, 2), kernel=16), linear([[1, 0]], [0], 2, both))
+    logits, counts = run(model, IMAGES[:1], strict=True)
+    # 1024 sums of 11 bits, of each 4 of which 3 comparisons find the greatest; the second row has nothing to compare
+    assert counts[1].multiplications == {8: 2 * 1024, 11: 256}
+    assert counts[1].additions == {11: 1024 + 3 * 256 + 256, 32: 2 * 256}
+    assert counted(packed_operations(model))["conv"] == (counts[1].multiplications, counts[1].additions)
+    pixels = IMAGES[0].astype(int) - 128
+    greatest = (3 * pixels[0] - 2 * pixels[2]).reshape(16, 2, 16, 2).max(axis=(1, 3))
+    assert logits.tolist() == [[np.clip(greatest, 0, 15).sum()]]
 
 
 def test_a_channel_without_weights_is_a_constant_and_counts_nothing():

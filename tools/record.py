@@ -300,10 +300,10 @@ def render(rows: list[dict[str, str]], metrics: Path) -> str:
         "",
         "## With more compute",
         "",
-        "`recipes/record.yaml` is what the hardware at hand has trained. Next, in this order: more zeros and a "
-        "narrower last block, for the mask and the early layers are what costs most; a teacher of widths 128-384-384 "
-        "for 40 epochs; three seeds instead of one; for the deck's rules, which see no zeros, a network of its own, "
-        "about 4 M MACs at 4 bits.",
+        "`recipes/record.yaml` is what the hardware at hand has trained. Next, in this order: more zeros and "
+        "narrower blocks, for the early layers and the mask cost most; a teacher of widths 128-384-384 for 40 "
+        "epochs; three seeds instead of one; for the deck's rules, whose operations zeros do not save, a network of "
+        "its own, about 4 M MACs at 4 bits.",
         "",
     ]
     return "\n".join(lines)
