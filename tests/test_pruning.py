@@ -356,6 +356,14 @@ def test_feedback_masks_averaged_weights_without_taking_them_for_its_own():
     assert count_zeros(other)[0] == wanted(model)
 
 
+@pytest.mark.parametrize("make", [FixedMask, lambda model: PruningSchedule(section("gradual"), model)])
+def test_masks_follow_a_model_that_was_moved_to_another_device(make):
+    model = new_model()
+    constraint = make(model)
+    constraint.after_step(model.to("meta"), 1, 1000)
+    assert {mask.device.type for mask in constraint.masks.values()} == {"meta"}
+
+
 class StopAt(Reporter):
     """Dies at one step, as a process that is killed does."""
 
