@@ -5,7 +5,8 @@ the price is trained briefly on few images, the best again on more (successive h
 way to the packed file: dense, then with growing zeros, then quantized. Only the validation set is measured. With
 checkpoints/teacher.safetensors there, it teaches.
 
-metrics/search.csv has a row a trial; a trial that is in it is not run again, so a search that was stopped goes on.
+metrics/search.csv has a row a trial; a trial that is in it is not run again, so a search that was stopped goes on. A
+candidate whose training diverges is out, and has no row.
 """
 
 from __future__ import annotations
@@ -286,7 +287,7 @@ def affordable(space: Space, say: Any) -> dict[Candidate, tuple[float, float]]:
 def climb(space: Space, priced: dict[Candidate, tuple[float, float]], until: float, say: Any) -> list[Trial]:
     """Runs what is not in the table yet, rung by rung, until the time is over; all trials there are."""
     from micronet.data import open_split
-    from micronet.training import machine
+    from micronet.training import TrainingDiverged, machine
 
     params = parameters.load(ROOT / "params.yaml")
     here = machine(params.engine)
@@ -301,12 +302,17 @@ def climb(space: Space, priced: dict[Candidate, tuple[float, float]], until: flo
             if time.monotonic() > until:
                 say("the time is over; the same command goes on from here")
                 return trials
-            trial = run(candidate, rung, space, training=training, validation=validation, here=here)
+            try:
+                trial = run(candidate, rung, space, training=training, validation=validation, here=here)
+            except TrainingDiverged as error:
+                say(f"out: {error}: {candidate}")
+                continue
             challenge, deck = priced[candidate]
             mine[candidate] = replace(trial, priced_challenge_score=challenge, priced_deck_score=deck)
             trials.append(mine[candidate])
             write(trials)
             say(f"{trial.validation_accuracy_percent:.2f} % at {trial.challenge_score:.4f}: {candidate}")
+        going = [candidate for candidate in going if candidate in mine]
         going.sort(key=lambda candidate: mine[candidate].validation_accuracy_percent, reverse=True)
         del going[rung.keep :]
     return trials

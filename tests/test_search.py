@@ -116,6 +116,25 @@ def test_the_best_climb_and_what_is_in_the_table_is_not_run_again(climbed):
     assert len(search.climb(setting, priced, float("inf"), lambda line: None)) == 7 and climbed == []
 
 
+def test_a_candidate_that_diverges_is_out_and_the_others_go_on(climbed, monkeypatch):
+    from micronet.training import TrainingDiverged
+
+    setting = space()
+    lost, *_ = search.candidates(setting)
+    real, said = search.run, []
+
+    def run(candidate, *rest, **more):
+        if candidate == lost:
+            raise TrainingDiverged("the loss is nan")
+        return real(candidate, *rest, **more)
+
+    monkeypatch.setattr(search, "run", run)
+    priced = {candidate: (0.1, 0.2) for candidate in search.candidates(setting)}
+    trials = search.climb(setting, priced, float("inf"), said.append)
+    assert len(trials) == 3 + 3 and lost not in {trial.candidate for trial in trials}
+    assert sum(line.startswith("out: the loss is nan") for line in said) == 1
+
+
 def test_the_summary_says_how_well_a_short_run_predicts_a_long_one():
     short = [trial(accuracy, weight_bits=bits) for bits, accuracy in ((2, 20.0), (3, 30.0), (4, 40.0), (5, 10.0))]
     long = [trial(accuracy, weight_bits=bits, images=64) for bits, accuracy in ((2, 50.0), (3, 60.0), (4, 55.0))]
