@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import models
+from micronet import packed
 from micronet.data import CLASSES, Split, normalise
-from micronet.packing import PackedModule
+from micronet.packing import PackedModule, margins
 from micronet.scoring import ScoreError, challenge_score, cross_check_macs, deck_score, macs, nonzero_macs, operations
 
 
@@ -31,8 +32,18 @@ def predictions(model: PackedModule, split: Split, batch_size: int = 500) -> tor
     return torch.cat(parts)
 
 
-def price(model: PackedModule) -> dict[str, Any]:
-    """Both scores of a packed model, and its MACs, which ptflops counts too.
+def plain(model: PackedModule) -> PackedModule:
+    """The same network without our ways to save: one pass, a mask bit and a product of its own for every weight."""
+    saving = {"factored": False, "flip_margin": 0, "flip_bits": 0}
+    steps = [replace(step, mask=None if step.mask is None else (), **saving) for step in model.packed.steps]
+    return PackedModule(packed.decode(packed.encode(steps, model.spec, model.packed.arithmetic, {})))
+
+
+def price(model: PackedModule, passes: float = 1.0) -> dict[str, Any]:
+    """Both scores of a packed model, and the MACs of one pass, which ptflops counts too.
+
+    Args:
+        passes: mean of the images, above 1 where the model sees some of them mirrored too.
 
     Raises:
         ScoreError: ptflops counts other MACs for the architecture that the file names, or it names none.
@@ -43,8 +54,8 @@ def price(model: PackedModule) -> dict[str, Any]:
     except models.SpecError as error:
         raise ScoreError(f"the file names no architecture that can be built: {error}") from None
     return {
-        "deck": asdict(deck_score(ops)),
-        "challenge": asdict(challenge_score(ops)),
+        "deck": asdict(deck_score(ops, passes)),
+        "challenge": asdict(challenge_score(ops, passes)),
         "macs": macs(ops),
         "nonzero_macs": nonzero_macs(ops),
         "ptflops_macs": cross_check_macs(designed),
@@ -58,11 +69,22 @@ def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int 
         path: the packed file that `model` was read from.
         test: the images that accuracy is measured on.
     """
-    correct = int((predictions(model, test, batch_size) == test.labels).sum())
+    answers = predictions(model, test, batch_size)
+    one_pass = torch.cat([model.one_pass(normalise(images)) for images in test.images.split(batch_size)])
+    flipped = int((margins(one_pass) < model.packed.flip_margin).sum())
+
+    def accuracy(classes: torch.Tensor) -> float:
+        return 100.0 * int((classes == test.labels).sum()) / len(test)
+
     content = Path(path).read_bytes()
     return {
-        "test_accuracy_percent": 100.0 * correct / len(test),
-        **price(model),
+        "test_accuracy_percent": accuracy(answers),
+        "flipped_images_percent": 100.0 * flipped / len(test),
+        **price(model, 1 + flipped / len(test)),
+        "plain": {
+            "test_accuracy_percent": accuracy(one_pass.argmax(1)),
+            "challenge_score": challenge_score(operations(plain(model))).score,
+        },
         "packed": {
             "bytes": len(content),
             "payload_bits": model.packed.payload_bits,

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 
 from micronet.errors import MicronetError
 
-VERSIONS = (1, 2)  # the second is the first that has windows; a file says the least that it needs
+VERSION = 3
 IMAGE = (3, 32, 32)
 EXACT_FLOAT32 = 1 << 24  # float32 holds every whole number below
 MOST_SUM = 1 << 31  # no accumulator reaches it
@@ -30,6 +31,13 @@ SHIFT_BITS = 6
 MOST_SHIFT = 48
 MOST_STEPS = 4096
 MOST_SIDE = 1024  # kernel, stride, padding
+MOST_BLOCK = 16  # weights that one bit of a mask can call zero: bounds what a mask can allocate
+# Ways to group the bits of a mask: blocks of so many weights, then blocks of so many blocks.
+MASKS: tuple[tuple[int, ...], ...] = (
+    (),
+    *((block,) for block in range(2, MOST_BLOCK + 1)),
+    *((one, two) for one in range(2, 9) for two in range(2, 9) if one * two <= MOST_BLOCK),
+)
 
 
 class PackedFileError(MicronetError, ValueError):
@@ -58,7 +66,7 @@ class Step:
     signed: bool = False
     weight: np.ndarray | None = None  # (O, I / groups, k, k) or (O, I), int8; half: float16
     weight_bits: int = 0
-    sparse: bool = False
+    mask: tuple[int, ...] | None = None  # None: every code is stored; else the non-zero ones behind a mask of blocks
     multiplier: np.ndarray | None = None  # (C,) int64; half: float16
     multiplier_bits: int = 0
     shift: np.ndarray | None = None  # (C,) int64, each channel's own
@@ -71,7 +79,9 @@ class Step:
     residual_bits: int = 0
     residual_fraction: int = 0
     accumulator_bits: int = 0
-    tree: bool = False
+    factored: bool = False  # sums are of `factors`, not of one product a weight
+    flip_margin: int = 0  # linear: images whose two greatest logits are closer are seen mirrored too; 0: none
+    flip_bits: int = 0
     storage: tuple[tuple[str, int], ...] = ()  # (field, bits) in the order of the payload
 
     @property
@@ -100,6 +110,10 @@ class PackedModel:
     @property
     def classes(self) -> int:
         return self.steps[-1].shape[0]
+
+    @property
+    def flip_margin(self) -> int:
+        return self.steps[-1].flip_margin
 
     def _arrays(self) -> list[np.ndarray]:
         each = ((step.weight, step.multiplier, step.bias) for step in self.steps)
@@ -175,56 +189,99 @@ def accumulation(weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndar
     return Accumulation(sum_low, sum_high, signed_width(sum_low, sum_high), nonzeros)
 
 
-def tap_ranges(
-    weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray, row: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Range of each product of one output channel, two vectors of C_in / groups * kernel**2 taps."""
-    columns = weight.shape[1]
-    first = row // (len(weight) // groups) * columns
-    codes = weight[row].astype(np.int64).reshape(columns, -1)
-    channels = slice(first, first + columns)
-    one = codes * np.asarray(low[channels], np.int64)[:, None]
-    other = codes * np.asarray(high[channels], np.int64)[:, None]
-    return np.minimum(one, other).reshape(-1), np.maximum(one, other).reshape(-1)
+def factors(row: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """A dot product by weight repetition: (magnitude, taps of +magnitude, taps of -magnitude), magnitudes ascending.
 
-
-def tree_order(row: np.ndarray) -> np.ndarray:
-    """The non-zero taps of one output channel in the order of a tree's leaves: by |code|, then by place."""
-    taps = np.flatnonzero(row)
-    return taps[np.argsort(np.abs(row[taps].astype(np.int64)), kind="stable")]
-
-
-def tree_additions(low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
-    """Widths of a tree's additions, level by level; `low`, `high`: ranges of its leaves in order.
-
-    A level adds neighbours (0 + 1, 2 + 3, ...); an odd one at the end goes up as it is.
+    The inputs of equal weights are summed first and multiplied once (UCNN, Hegde et al. 2018, arXiv:1804.06508).
     """
-    levels = []
-    while len(low) > 1:
-        bits, pairs = signed_width(low, high), len(low) // 2 * 2
-        levels.append(np.maximum(bits[:pairs:2], bits[1:pairs:2]))
-        low = np.concatenate([low[:pairs:2] + low[1:pairs:2], low[pairs:]])
-        high = np.concatenate([high[:pairs:2] + high[1:pairs:2], high[pairs:]])
-    return levels
+    found = np.unique(np.abs(row[row != 0].astype(np.int64))).tolist()
+    return [(magnitude, np.flatnonzero(row == magnitude), np.flatnonzero(row == -magnitude)) for magnitude in found]
 
 
-def additions(weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray, tree: bool) -> dict[int, int]:
-    """{width: count} of the additions of one position's dot products: n - 1 for n non-zero codes."""
-    counts: dict[int, int] = {}
-    if not tree:
-        sums = accumulation(weight, groups, low, high)
-        for bits, nonzeros in zip(sums.bits.tolist(), sums.nonzeros.tolist(), strict=True):
-            if nonzeros > 1:
-                counts[bits] = counts.get(bits, 0) + nonzeros - 1
-        return counts
-    for row in range(len(weight)):
-        order = tree_order(weight[row].reshape(-1))
-        tap_low, tap_high = tap_ranges(weight, groups, low, high, row)
-        for widths in tree_additions(tap_low[order], tap_high[order]):
-            for bits, count in enumerate(np.bincount(widths).tolist()):
-                if count:
-                    counts[bits] = counts.get(bits, 0) + count
-    return counts
+def _count(widths: np.ndarray, counts: Counter[int]) -> None:
+    counts.update({width: count for width, count in enumerate(np.bincount(widths).tolist()) if count})
+
+
+def _tree(
+    low: np.ndarray, high: np.ndarray, segment: np.ndarray, counts: Counter[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums the numbers of each segment, which lie together, as a tree; gives the ranges and names of the sums.
+
+    A level adds neighbours (0 + 1, 2 + 3, ...); an odd one at the end goes up as it is. An addition is as wide as the
+    wider of its inputs.
+    """
+    while True:
+        first = np.flatnonzero(np.concatenate([[True], segment[1:] != segment[:-1]]))
+        place = np.arange(len(segment)) - np.repeat(first, np.diff(np.append(first, len(segment))))
+        left = np.flatnonzero((place[:-1] % 2 == 0) & (segment[1:] == segment[:-1]))
+        if not len(left):
+            return low, high, segment
+        widths = code_width(low, high)
+        _count(np.maximum(widths[left], widths[left + 1]), counts)
+        low, high = low.copy(), high.copy()
+        low[left] += low[left + 1]
+        high[left] += high[left + 1]
+        stays = place % 2 == 0
+        low, high, segment = low[stays], high[stays], segment[stays]
+
+
+def _factored_work(
+    weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray, weight_bits: int
+) -> tuple[Counter[int], Counter[int]]:
+    multiplications: Counter[int] = Counter()
+    additions: Counter[int] = Counter()
+    rows, columns = weight.shape[:2]
+    codes = weight.reshape(rows, -1).astype(np.int64)
+    row, tap = np.nonzero(codes)
+    if not len(row):
+        return multiplications, additions
+    code = codes[row, tap]
+    channel = row // (rows // groups) * columns + tap // (codes.shape[1] // columns)
+    # One number for (row, magnitude, sign), in the order of the work.
+    side = (row * 256 + np.abs(code)) * 2 + (code < 0)
+    order = np.argsort(side, kind="stable")
+    channel = channel[order]
+    low, high, side = _tree(
+        np.asarray(low, np.int64)[channel], np.asarray(high, np.int64)[channel], side[order], additions
+    )
+    widths, factor, negative = code_width(low, high), side // 2, side % 2 == 1
+    plus = np.flatnonzero(factor[1:] == factor[:-1])  # a side of +magnitude before one of -magnitude
+    _count(np.maximum(widths[plus], widths[plus + 1]), additions)
+    alone = negative.copy()
+    alone[plus + 1] = False
+    low, high = low.copy(), high.copy()
+    low[plus], high[plus] = low[plus] - high[plus + 1], high[plus] - low[plus + 1]
+    stays = ~negative | alone
+    low, high, factor, alone = low[stays], high[stays], factor[stays], alone[stays]
+    magnitude = factor % 256
+    multiplied = (magnitude > 1) | alone
+    _count(np.maximum(code_width(low, high)[multiplied], weight_bits), multiplications)
+    low, high = product_range(low, high, np.where(alone, -magnitude, magnitude))
+    _tree(low, high, factor // 256, additions)
+    return multiplications, additions
+
+
+def work(
+    weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray, weight_bits: int, factored: bool
+) -> tuple[Counter[int], Counter[int]]:
+    """{width: count} of the multiplications and additions of one position's dot products.
+
+    Args:
+        weight: codes, (O, I / groups, ...).
+        low, high: range of the codes of each input channel, (I,).
+        factored: by `factors`; else each code's product is added to the accumulator, one after the other.
+    """
+    if factored:
+        return _factored_work(weight, groups, low, high, weight_bits)
+    sums = accumulation(weight, groups, low, high)
+    multiplications: Counter[int] = Counter()
+    additions: Counter[int] = Counter()
+    if sums.nonzeros.any():
+        multiplications[max(weight_bits, int(code_width(low, high).max()))] = int(sums.nonzeros.sum())
+    for bits, nonzeros in zip(sums.bits.tolist(), sums.nonzeros.tolist(), strict=True):
+        if nonzeros > 1:
+            additions[bits] += nonzeros - 1
+    return multiplications, additions
 
 
 # Bits <-> numbers
@@ -236,28 +293,53 @@ def _to_bits(numbers: np.ndarray, width: int) -> np.ndarray:
     return ((numbers >> np.arange(width)) & 1).astype(np.uint8).reshape(-1)
 
 
-def weight_fields(weight: np.ndarray, bits: int, sparse: bool) -> list[tuple[str, np.ndarray]]:
+def _blocks(bits: np.ndarray, block: int) -> np.ndarray:
+    """(n,) bool -> (blocks, block); the last block is filled up with zeros."""
+    return np.concatenate([bits, np.zeros(-len(bits) % block, bool)]).reshape(-1, block)
+
+
+def mask_bits(nonzero: np.ndarray, mask: tuple[int, ...]) -> np.ndarray:
+    """The bits of a mask, (m,) uint8: whole blocks first, then what is inside of those that are not zero.
+
+    Args:
+        nonzero: (n,) bool.
+        mask: (): a bit a weight. (4,): a bit for every 4 successive weights, then 4 bits for each that has a non-zero.
+            (3, 3): a bit for every 3 such blocks of 3 before. A bit for a block is the challenge's own way to count
+            block sparsity.
+    """
+    levels = [nonzero]
+    for block in mask:
+        levels.append(_blocks(levels[-1], block).any(axis=1))
+    parts = [levels[-1]]
+    for level, above, block in zip(levels[-2::-1], levels[:0:-1], mask[::-1], strict=True):
+        parts.append(_blocks(level, block)[above].reshape(-1))
+    return np.concatenate(parts).astype(np.uint8)
+
+
+def weight_fields(weight: np.ndarray, bits: int, mask: tuple[int, ...] | None) -> list[tuple[str, np.ndarray]]:
     """A weight's bits: a mask (1: not zero) and the other codes, or all codes. One bit: 1 is +1, 0 is -1."""
     flat = weight.reshape(-1)
-    fields = [("mask", (flat != 0).astype(np.uint8))] if sparse else []
-    kept = flat[flat != 0] if sparse else flat
+    fields = [] if mask is None else [("mask", mask_bits(flat != 0, mask))]
+    kept = flat if mask is None else flat[flat != 0]
     if bits == 16:
         return [*fields, ("weight", _to_bits(kept.astype(np.float16).view(np.uint16), 16))]
     return [*fields, ("weight", _to_bits(kept > 0 if bits == 1 else kept, bits))]
 
 
-def weight_storage(weight: np.ndarray) -> tuple[int, bool]:
-    """The width and form (sparse?) in which weight codes take the fewest bits."""
-    flat = weight.reshape(-1)
-    nonzero = flat[flat != 0]
+def weight_storage(weight: np.ndarray) -> tuple[int, tuple[int, ...] | None]:
+    """The width and the mask with which weight codes take the fewest bits; no mask: None."""
+    nonzero = weight.reshape(-1) != 0
+    kept = weight.reshape(-1)[nonzero]
     if weight.dtype == np.float16:
-        return 16, len(flat) + 16 * len(nonzero) < 16 * len(flat)
-    largest = int(np.abs(nonzero.astype(np.int64)).max(initial=1))
-    bits = 1 if largest == 1 else int(signed_width(-largest, largest))
-    dense = bits if bits > 1 or len(nonzero) == len(flat) else 2
-    if len(flat) + bits * len(nonzero) < dense * len(flat):
-        return bits, True
-    return dense, False
+        bits = dense = 16
+    else:
+        largest = int(np.abs(kept.astype(np.int64)).max(initial=1))
+        bits = 1 if largest == 1 else int(signed_width(-largest, largest))
+        dense = bits if bits > 1 or nonzero.all() else 2
+    mask = min(MASKS, key=lambda mask: len(mask_bits(nonzero, mask)))
+    if len(mask_bits(nonzero, mask)) + bits * len(kept) < dense * len(nonzero):
+        return bits, mask
+    return dense, None
 
 
 def most_channels(payload_bytes: int) -> int:
@@ -290,10 +372,28 @@ class _Reader:
             result += bits[:, place] * dtype(weight)
         return result.astype(np.int8) if signed and width <= 8 else result
 
-    def weights(self, shape: tuple[int, ...], width: int, sparse: bool) -> np.ndarray:
+    def mask(self, size: int, blocks: tuple[int, ...]) -> np.ndarray:
+        """Where a weight of `size` entries is not zero, (size,) bool: what `mask_bits` wrote."""
+        sizes = [size]
+        for block in blocks:
+            sizes.append(-(-sizes[-1] // block))
+        level = self.bits(sizes[-1]).astype(bool)
+        for length, block in zip(sizes[-2::-1], blocks[::-1], strict=True):
+            inside = self.bits(int(np.count_nonzero(level)) * block).astype(bool).reshape(-1, block)
+            if not inside.any(axis=1).all():
+                raise PackedFileError("a block that the mask calls non-zero is zero")
+            finer = np.zeros((len(level), block), bool)
+            finer[level] = inside
+            level = finer.reshape(-1)
+            if level[length:].any():
+                raise PackedFileError("a mask goes on behind its weight")
+            level = level[:length]
+        return level
+
+    def weights(self, shape: tuple[int, ...], width: int, blocks: tuple[int, ...] | None) -> np.ndarray:
         size = math.prod(shape)
-        mask = self.bits(size).astype(bool) if sparse else None
-        count = int(np.count_nonzero(mask)) if sparse else size
+        mask = None if blocks is None else self.mask(size, blocks)
+        count = size if mask is None else int(np.count_nonzero(mask))
         if width == 16:
             codes: np.ndarray = self.numbers(count, 16, signed=False).astype(np.uint16).view(np.float16)
             if not np.isfinite(codes).all():
@@ -323,7 +423,7 @@ def _half_bits(values: np.ndarray) -> np.ndarray:
 def _payload_fields(step: Step, half: bool) -> list[tuple[str, np.ndarray]]:
     fields: list[tuple[str, np.ndarray]] = []
     if step.weight is not None:
-        fields += weight_fields(step.weight, step.weight_bits, step.sparse)
+        fields += weight_fields(step.weight, step.weight_bits, step.mask)
     for name, vector, bits in (
         ("multiplier", step.multiplier, step.multiplier_bits),
         ("exponent", None if step.shift is None else step.shift - step.shift.min(), step.exponent_bits),
@@ -338,6 +438,8 @@ def _payload_fields(step: Step, half: bool) -> list[tuple[str, np.ndarray]]:
         fields.append(("shift", _to_bits(np.array(shifts), SHIFT_BITS)))
         if step.residual is not None:
             fields.append(("residual", _to_bits(np.array([step.residual_multiplier]), step.residual_bits)))
+    if step.flip_margin:
+        fields.append(("margin", _to_bits(np.array([step.flip_margin]), step.flip_bits)))
     return fields
 
 
@@ -354,8 +456,10 @@ def _row(step: Step, at: int) -> dict[str, Any]:
         row["kernel"] = step.kernel
     if step.op in ("conv", "linear"):
         row["shape"] = list(step.weight.shape)
-        row["weight"] = [step.weight_bits, int(step.sparse)]
-        row["sum"] = [step.accumulator_bits, int(step.tree)]
+        row["weight"] = step.weight_bits
+        if step.mask is not None:
+            row["mask"] = list(step.mask)
+        row["sum"] = [step.accumulator_bits, int(step.factored)]
     if step.op == "conv":
         for key, value, usual in (
             ("stride", step.stride, 1),
@@ -379,6 +483,8 @@ def _row(step: Step, at: int) -> dict[str, Any]:
         row["bits"] = [step.multiplier_bits, step.exponent_bits, step.bias_bits]
     if step.residual is not None:
         row["add"] = [step.residual, step.residual_bits]
+    if step.flip_margin:
+        row["flip"] = step.flip_bits
     return row
 
 
@@ -400,7 +506,7 @@ def encode(steps: list[Step], spec: dict[str, Any] | None, arithmetic: str, meta
     table = json.dumps({"arithmetic": arithmetic, "bits": at, "steps": rows}, separators=(",", ":"))
     header: dict[str, Any] = {
         "format": "micronet-packed",
-        "version": VERSIONS[any(step.window > 1 for step in steps)],
+        "version": VERSION,
         "model": spec,
         "table": base64.b85encode(zlib.compress(table.encode(), 9)).decode(),
         "made": metadata,
@@ -520,17 +626,20 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         if len(shape) != (4 if op == "conv" else 2) or min(shape) < 1:
             raise PackedFileError(f"a weight of shape {list(shape)}")
         groups = _is(row.get("groups", 1), 1, channels, "groups")
-        if math.prod(shape) > reader.end or shape[1] * groups != channels or shape[0] % groups:
+        if math.prod(shape) > MOST_BLOCK * reader.end or shape[1] * groups != channels or shape[0] % groups:
             raise PackedFileError(f"a weight of shape {list(shape)} in {groups} groups, on {channels} channels")
-        weight_bits, sparse = _pair(row.get("weight"), "weight")
-        weight_bits, sparse = _is(weight_bits, 1, 16, "weight bits"), bool(_is(sparse, 0, 1, "sparse"))
+        weight_bits = _is(row.get("weight"), 1, 16, "weight bits")
+        mask = row.get("mask")
+        if mask is not None and (mask not in map(list, MASKS) or any(type(block) is not int for block in mask)):
+            raise PackedFileError(f"there is no mask of blocks {_show(mask)}")
+        mask = None if mask is None else tuple(mask)
         if (weight_bits == 16) != half or (not half and weight_bits > 8):
             raise PackedFileError(f"a weight of {weight_bits} bits")
-        weight = reader.weights(shape, weight_bits, sparse)
+        weight = reader.weights(shape, weight_bits, mask)
         stored("weight")
-        found.update(weight=weight, weight_bits=weight_bits, sparse=sparse, groups=groups)
-        stated, tree = _pair(row.get("sum"), "sum")
-        stated, tree = _is(stated, 0, 32, "accumulator bits"), bool(_is(tree, 0, 1, "tree"))
+        found.update(weight=weight, weight_bits=weight_bits, mask=mask, groups=groups)
+        stated, factored = _pair(row.get("sum"), "sum")
+        stated, factored = _is(stated, 0, 32, "accumulator bits"), bool(_is(factored, 0, 1, "factored"))
         if not half:
             sums = accumulation(weight, groups, sum_low, sum_high)
             sum_low, sum_high = sums.low, sums.high
@@ -538,7 +647,7 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
                 raise PackedFileError("an accumulator needs more than 32 bits")
             if stated != int(sums.bits.max()):
                 raise PackedFileError(f"its accumulators need {int(sums.bits.max())} bits, the table says {stated}")
-        found.update(accumulator_bits=stated, tree=tree)
+        found.update(accumulator_bits=stated, factored=factored)
         channels = shape[0]
     if op == "linear":
         if (height, width) != (1, 1) or row.get("groups", 1) != 1:
@@ -628,6 +737,14 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         sum_low, sum_high = sum_low + found["bias"], sum_high + found["bias"]
         if max(-int(sum_low.min()), int(sum_high.max())) >= MOST_SUM:
             raise PackedFileError("a logit needs more than 32 bits")
+    if "flip" in row:
+        if op != "linear" or half:
+            raise PackedFileError("a margin for mirrored images where there are no integer logits")
+        found["flip_bits"] = _is(row["flip"], 1, 32, "flip")
+        found["flip_margin"] = int(reader.numbers(1, found["flip_bits"], signed=False)[0])
+        stored("margin")
+        if found["flip_margin"] == 0:
+            raise PackedFileError("a margin of 0 for mirrored images")
     shape3 = (channels, height, width)
     return Step(
         op, name, inputs, shape3, sum_low.astype(np.int32), sum_high.astype(np.int32), storage=tuple(storage), **found
@@ -651,9 +768,8 @@ def _open(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
         raise PackedFileError(
             "is a checkpoint of plain weights, not a packed model; `python stages/quantize.py` makes those"
         )
-    if header.get("version") not in VERSIONS or type(header["version"]) is not int:
-        known = " and ".join(map(str, VERSIONS))
-        raise PackedFileError(f"has version {_show(header.get('version'))}, this code reads {known}")
+    if header.get("version") != VERSION or type(header["version"]) is not int:
+        raise PackedFileError(f"has version {_show(header.get('version'))}, this code reads {VERSION}")
     payload = np.frombuffer(memoryview(data)[8 + length :], np.uint8)
     size = len(payload)
     stated = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
@@ -712,8 +828,6 @@ def decode(data: bytes) -> PackedModel:
         channels += steps[-1].shape[0]
         if channels > most_channels(len(payload)):
             raise PackedFileError(f"has more channels than a payload of {len(payload)} bytes can fill")
-    if header["version"] != VERSIONS[any(step.window > 1 for step in steps)]:
-        raise PackedFileError(f"has windows or not, against its version {header['version']}")
     left = reader.end - reader.at
     if left > 7 or table.get("bits") != reader.at or (left and reader.bits(left).any()):
         raise PackedFileError(f"its fields end at bit {reader.at} of {reader.end}, with zeros to a whole byte expected")

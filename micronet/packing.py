@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from micronet import packed
 from micronet.checkpoint import write_atomically
+from micronet.data import normalise
 from micronet.errors import MicronetError
 from micronet.packed import PackedFileError, PackedModel, Step
 from micronet.params import Quantize
@@ -89,10 +90,10 @@ def _argument(node: fx.Node, place: int, key: str, usual=None):
 class _Packer:
     """Walks a prepared graph and collects steps."""
 
-    def __init__(self, prepared: fx.GraphModule, multiplier_bits: int, trees: bool, half: bool):
+    def __init__(self, prepared: fx.GraphModule, multiplier_bits: int, factored_sums: bool, half: bool):
         self.modules = dict(prepared.named_modules())
         self.multiplier_limit = 2 ** (multiplier_bits - 1) - 1
-        self.trees, self.half = trees, half
+        self.factored_sums, self.half = factored_sums, half
         self.steps: list[Step] = []
         self.values: dict[fx.Node, _Value] = {}
         self.pending: dict[fx.Node, _Pending] = {}
@@ -327,7 +328,7 @@ class _Packer:
             else:
                 weight = _vector(pending.layer.weight) * pending.gain[:, None, None, None]
                 fields["weight"] = weight.astype(np.float16)
-                fields["weight_bits"], fields["sparse"] = packed.weight_storage(fields["weight"])
+                fields["weight_bits"], fields["mask"] = packed.weight_storage(fields["weight"])
                 fields["accumulator_bits"] = 32
         for key in ("weight", "multiplier", "bias"):
             if key in fields and not np.isfinite(fields[key]).all():
@@ -339,20 +340,16 @@ class _Packer:
         """Adds weight storage and accumulator widths to `fields`; gives the sums' range, (C,) each."""
         codes = codes.astype(np.int8)
         fields["weight"] = codes
-        fields["weight_bits"], fields["sparse"] = packed.weight_storage(codes)
+        fields["weight_bits"], fields["mask"] = packed.weight_storage(codes)
         sums = packed.accumulation(codes, groups, source.low, source.high)
         if max(-int(sums.low.min()), int(sums.high.max())) >= packed.MOST_SUM:
             raise PackError(f"{name}: its sums need more than 32 bits; fewer weight or activation bits would work")
-        fields["accumulator_bits"], fields["tree"] = int(sums.bits.max()), False
-        if self.trees:
-            cost = [
-                sum(
-                    bits * count
-                    for bits, count in packed.additions(codes, groups, source.low, source.high, tree).items()
-                )
-                for tree in (False, True)
-            ]
-            fields["tree"] = cost[1] < cost[0]
+        fields["accumulator_bits"] = int(sums.bits.max())
+        if self.factored_sums:
+            bits = fields["weight_bits"]
+            ways = [packed.work(codes, groups, source.low, source.high, bits, factored) for factored in (False, True)]
+            one_by_one, factored = (sum(width * n for each in way for width, n in each.items()) for way in ways)
+            fields["factored"] = factored < one_by_one
         return sums.low, sums.high
 
     def _integer_step(self, pending: _Pending, fields: dict, scale: float, low: int, high: int) -> Step:
@@ -423,7 +420,7 @@ class _Packer:
         zero = np.zeros(layer.out_features, np.int32)
         if self.half:
             fields |= {"weight": _vector(layer.weight).astype(np.float16), "accumulator_bits": 32}
-            fields["weight_bits"], fields["sparse"] = packed.weight_storage(fields["weight"])
+            fields["weight_bits"], fields["mask"] = packed.weight_storage(fields["weight"])
             fields |= {"bias": bias.astype(np.float16), "bias_bits": 16}
         else:
             codes, weight_scale = layer.quantizer.codes(layer.weight)
@@ -448,12 +445,14 @@ def pack(
     path: Path | str,
     *,
     quantize: Quantize,
+    images: Tensor | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> PackedModel:
     """Writes a model that `quantization.prepare` made (its eval mode) as a packed file; gives it read back.
 
     Args:
-        quantize: `multiplier_bits`, `accumulator_tree` and `method` are used.
+        quantize: `multiplier_bits`, `factored_sums`, `flip_share` and `method` are used.
+        images: (N, 3, 32, 32) uint8, of validation: they set the flip margin where there is a `flip_share`.
         metadata: texts that travel with the model under its digest, such as its accuracy and its params.
 
     Raises:
@@ -462,8 +461,15 @@ def pack(
     if not isinstance(prepared, fx.GraphModule) or "quantize" not in prepared.meta:
         raise PackError(f"a {type(prepared).__name__} is not quantized; quantization.prepare makes what can be packed")
     half = quantize.method == "half"
-    packer = _Packer(finish(prepared), quantize.multiplier_bits, quantize.accumulator_tree, half)
-    data = packed.encode(packer.steps, prepared.meta.get("spec"), "half" if half else "integer", dict(metadata or {}))
+    packer = _Packer(finish(prepared), quantize.multiplier_bits, quantize.factored_sums, half)
+    spec, arithmetic, texts = prepared.meta.get("spec"), "half" if half else "integer", dict(metadata or {})
+    data = packed.encode(packer.steps, spec, arithmetic, texts)
+    if quantize.flip_share:
+        if images is None:
+            raise PackError("flip_share: the images that set the margin are missing")
+        margin = flip_margin(PackedModule(packed.decode(data)), images, quantize.flip_share)
+        last = replace(packer.steps[-1], flip_margin=margin, flip_bits=int(packed.bit_length(margin)))
+        data = packed.encode([*packer.steps[:-1], last], spec, arithmetic, texts)
     model = packed.decode(data)
     write_atomically(path, data)
     return model
@@ -507,9 +513,18 @@ class PackedModule(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.dim() != 4 or tuple(images.shape[1:]) != packed.IMAGE:
             raise MicronetError(f"a packed model takes images of (N, 3, 32, 32), got {tuple(images.shape)}")
+        with torch.no_grad():
+            logits = self.one_pass(images)
+            if self.packed.flip_margin:
+                again = margins(logits) < self.packed.flip_margin
+                logits[again] += self.one_pass(images[again].flip(3))
+            return logits
+
+    def one_pass(self, images: Tensor) -> Tensor:
+        """The logits of the images as they are, none of them mirrored."""
         whole = self.in_floats or images.device.type != "cpu" or len(images) <= CACHED_IMAGES
+        parts = (images,) if whole else images.split(CACHED_IMAGES)
         with torch.autocast(images.device.type, enabled=False), torch.no_grad():
-            parts = (images,) if whole else images.split(CACHED_IMAGES)
             return torch.cat([self._forward(part.float()) for part in parts])
 
     def _forward(self, images: Tensor) -> Tensor:
@@ -562,6 +577,26 @@ class PackedModule(nn.Module):
             x.addcmul_(residual.double(), getattr(self, f"factor_{index}"))
         scale = getattr(self, f"scale_{index}")
         return x.mul_(scale).floor_().clamp_(int(step.low[0]), int(step.high[0])).to(exact)
+
+
+def margins(logits: Tensor) -> Tensor:
+    """By how much the greatest logit of each image exceeds the second, (N,)."""
+    greatest = logits.topk(min(2, logits.shape[1]), 1).values
+    return greatest[:, 0] - greatest[:, -1]
+
+
+def flip_margin(module: PackedModule, images: Tensor, share: float) -> int:
+    """The margin below which lies this share of the images: the least sure ones, which a mirrored pass helps most.
+
+    Adaptive inference, as of BranchyNet (arXiv:1709.01686): the mean price of an image is what the challenge charges.
+
+    Args:
+        images: (N, 3, 32, 32) uint8, not those of the test set. They are seen once, as they are.
+        share: above 0, below 1; at least one image is below the margin.
+    """
+    count = max(1, round(share * len(images)))
+    parts = [margins(module.one_pass(normalise(part))) for part in images.split(CACHED_IMAGES)]
+    return int(torch.cat(parts).kthvalue(count).values) + 1
 
 
 def load_packed(path: Path | str) -> PackedModule:

@@ -270,8 +270,16 @@ class Quantize(Taught):
     multiplier_bits: Annotated[int, Field(ge=6, le=16)] = Field(
         default=10, description="width of the fixed-point requantization multipliers"
     )
-    accumulator_tree: bool = Field(
-        default=True, description="sum each dot product as a tree of narrow partial sums, proven from the codes"
+    factored_sums: bool = Field(
+        default=True,
+        description="sum the inputs of equal weights first, then multiply once, where that costs less; "
+        "Hegde et al. 2018, arXiv:1804.06508",
+    )
+    flip_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0,
+        exclude_if=lambda share: share == 0,
+        description="share of the validation images, the least sure ones, that set the margin below which the packed "
+        "model sees an image mirrored too; the test images that take this second pass are charged for it",
     )
     calibration_images: PositiveCount = Field(
         default=1000, description="training images that set the first activation steps"
@@ -288,6 +296,8 @@ class Quantize(Taught):
             )
         if self.per_channel and self.method != "lsq":
             raise ValueError(f"per_channel: must be false for {self.method}, which has scales of its own")
+        if self.method == "half" and self.flip_share:
+            raise ValueError("flip_share: must be 0 for half, which has no integer logits")
         if self.method == "fx_int8" and self.activation_bits != 8:
             raise ValueError(f"activation_bits: fx_int8 takes 8 (got {self.activation_bits})")
         return self

@@ -66,19 +66,63 @@ def _sum_running(products: np.ndarray, bits: int, images: int, counts: Counts) -
     return total
 
 
-def _sum_tree(products: np.ndarray, low: np.ndarray, high: np.ndarray, images: int, counts: Counts) -> np.ndarray:
-    """Sums (leaves, positions) as a tree whose leaves have ranges [low, high]; each addition in its own width."""
-    nodes = [(product, int(lo), int(hi)) for product, lo, hi in zip(products, low, high, strict=True)]
+@dataclass(frozen=True)
+class _Sum:
+    """A partial sum at every position, and the range that is proven for it."""
+
+    values: np.ndarray
+    low: int
+    high: int
+
+    @property
+    def bits(self) -> int:
+        return int(packed.code_width(self.low, self.high))
+
+    def checked(self, name: str) -> _Sum:
+        if self.values.size and not self.low <= int(self.values.min()) <= int(self.values.max()) <= self.high:
+            raise InferenceError(f"{name}: a partial sum lies outside of [{self.low}, {self.high}], its proven range")
+        return self
+
+    def times(self, factor: int) -> _Sum:
+        low, high = sorted((self.low * factor, self.high * factor))
+        return _Sum(self.values * factor, low, high)
+
+
+def _sum_tree(nodes: list[_Sum], images: int, counts: Counts) -> _Sum:
+    """Adds neighbours, level by level; each addition is as wide as the wider of its inputs."""
     while len(nodes) > 1:
         level = []
         for left, right in zip(nodes[::2], nodes[1::2], strict=False):
-            widths = [int(packed.signed_width(lo, hi)) for _, lo, hi in (left, right)]
-            for (values, _, _), bits in zip((left, right), widths, strict=True):
-                _fits(values, bits, counts.name)
-            level.append((left[0] + right[0], left[1] + right[1], left[2] + right[2]))
-            counts.additions[max(widths)] += left[0].size // images
+            both = _Sum(left.values + right.values, left.low + right.low, left.high + right.high)
+            level.append(both.checked(counts.name))
+            counts.additions[max(left.bits, right.bits)] += left.values.size // images
         nodes = level + (nodes[-1:] if len(nodes) % 2 else [])
-    return nodes[0][0]
+    return nodes[0]
+
+
+def _sum_factored(row: np.ndarray, inputs: list[_Sum], weight_bits: int, images: int, counts: Counts) -> np.ndarray:
+    """One output channel: `row`: codes of its taps; `inputs`: what each tap reads."""
+    terms = []
+    for magnitude, *sides in packed.factors(row):
+        taps = ([inputs[tap] for tap in side] for side in sides)
+        plus, minus = (_sum_tree(side, images, counts) if side else None for side in taps)
+        term, factor = plus or minus, magnitude if plus else -magnitude
+        if plus and minus:
+            term = _Sum(plus.values - minus.values, plus.low - minus.high, plus.high - minus.low).checked(counts.name)
+            counts.additions[max(plus.bits, minus.bits)] += term.values.size // images
+        if factor != 1:
+            counts.multiplications[max(weight_bits, term.bits)] += term.values.size // images
+        terms.append(term.times(factor))
+    return _sum_tree(terms, images, counts).values
+
+
+def _count_dot_products(step: Step, source: Step, positions: int, counts: Counts) -> None:
+    """What the sums of one image take, from the codes."""
+    multiplications, additions = packed.work(
+        step.weight, step.groups, source.low, source.high, step.weight_bits, step.factored
+    )
+    counts.multiplications.update({bits: count * positions for bits, count in multiplications.items()})
+    counts.additions.update({bits: count * positions for bits, count in additions.items()})
 
 
 def _dot_products(x: np.ndarray, source: Step, step: Step, counts: Counts, strict: bool) -> np.ndarray:
@@ -93,17 +137,19 @@ def _dot_products(x: np.ndarray, source: Step, step: Step, counts: Counts, stric
     group_rows = rows // step.groups
     if strict:
         for row in range(rows):
-            order = packed.tree_order(weight[row]) if step.tree else np.flatnonzero(weight[row])
-            if not len(order):
+            taps = np.flatnonzero(weight[row])
+            if not len(taps):
                 continue
-            inputs = columns[row // group_rows][order].astype(np.int64)
-            products = weight[row, order].astype(np.int64)[:, None] * inputs
-            counts.multiplications[width] += products.size // images
-            if step.tree:
-                low, high = packed.tap_ranges(step.weight, step.groups, source.low, source.high, row)
-                total[row] = _sum_tree(products, low[order], high[order], images, counts)
+            codes, group = weight[row, taps].astype(np.int64), row // group_rows
+            inputs = columns[group][taps].astype(np.int64)
+            if step.factored:
+                channels = group * step.weight.shape[1] + taps // (weight.shape[1] // step.weight.shape[1])
+                ranges = zip(source.low[channels].tolist(), source.high[channels].tolist(), strict=True)
+                read = [_Sum(x, low, high).checked(counts.name) for x, (low, high) in zip(inputs, ranges, strict=True)]
+                total[row] = _sum_factored(codes, read, step.weight_bits, images, counts)
             else:
-                total[row] = _sum_running(products, int(sums.bits[row]), images, counts)
+                counts.multiplications[width] += inputs.size // images
+                total[row] = _sum_running(codes[:, None] * inputs, int(sums.bits[row]), images, counts)
     else:
         # Floats hold these sums exactly, and their products are fast.
         largest = max(-int(sums.low.min()), int(sums.high.max()))
@@ -111,10 +157,7 @@ def _dot_products(x: np.ndarray, source: Step, step: Step, counts: Counts, stric
         for group in range(step.groups):
             part = slice(group * group_rows, (group + 1) * group_rows)
             total[part] = weight[part].astype(dtype) @ columns[group].astype(dtype)
-        if weight.any():
-            counts.multiplications[width] += int(np.count_nonzero(weight)) * positions
-        for bits, count in packed.additions(step.weight, step.groups, source.low, source.high, step.tree).items():
-            counts.additions[bits] += count * positions
+        _count_dot_products(step, source, positions, counts)
     for row in range(rows):
         _fits(total[row], int(sums.bits[row]), counts.name)
         if total[row].size and not sums.low[row] <= total[row].min() <= total[row].max() <= sums.high[row]:
@@ -230,11 +273,23 @@ def _run_step(
         sums = packed.accumulation(step.weight, 1, source.low, source.high)
         for bits in _linear_bias_bits(step, sums):
             counts.additions[int(bits)] += 1
+        if step.flip_margin:
+            _count_flip(step, counts)
         return total + step.bias[:, None, None]
     residual = None if step.residual is None else values[step.residual]
     other = None if step.residual is None else steps[step.residual]
     _count_requantization(step, _requantization(step, source, other), counts)
     return _requantize(total, step, residual).astype(np.int32)
+
+
+def _count_flip(step: Step, counts: Counts) -> None:
+    """What the choice to see an image mirrored too takes at most, and the sum over both passes, in every pass.
+
+    2 C - 3 comparisons find the two greatest of C logits, their difference is compared with the margin, and C logits
+    are added to the others.
+    """
+    width = max(step.flip_bits, int(packed.signed_width(step.low, step.high).max()) + 1)
+    counts.additions[width] += 3 * step.shape[0] - 1
 
 
 def _linear_bias_bits(step: Step, sums: packed.Accumulation) -> np.ndarray:
@@ -244,11 +299,12 @@ def _linear_bias_bits(step: Step, sums: packed.Accumulation) -> np.ndarray:
 
 
 def run(model: PackedModel, images: np.ndarray, *, strict: bool = False) -> tuple[np.ndarray, list[Counts]]:
-    """Logits of images, and what one image's inference took, step by step.
+    """Logits of images in one pass, and what it took for one image, step by step.
 
     Args:
         images: (N, 3, 32, 32) uint8.
-        strict: multiply and add number by number in the stated widths (slow: a few images), counting each.
+        strict: multiply and add number by number in the stated order (slow: a few images), counting each and checking
+            every partial sum.
 
     Returns:
         logits: (N, classes) int64. Counts: one a step, for one image.
@@ -275,9 +331,20 @@ def run(model: PackedModel, images: np.ndarray, *, strict: bool = False) -> tupl
 
 
 def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
-    """Logits (N, classes) int64 of any number of images (N, 3, 32, 32) uint8, in batches."""
+    """Logits (N, classes) int64 of any number of images (N, 3, 32, 32) uint8, of both passes where it takes two."""
     batches = [run(model, images[start : start + batch_size])[0] for start in range(0, len(images), batch_size)]
-    return np.concatenate(batches)
+    logits = np.concatenate(batches)
+    again = np.flatnonzero(margins(logits) < model.flip_margin)
+    for start in range(0, len(again), batch_size):
+        some = again[start : start + batch_size]
+        logits[some] += run(model, np.ascontiguousarray(images[some, :, :, ::-1]))[0]
+    return logits
+
+
+def margins(logits: np.ndarray) -> np.ndarray:
+    """By how much the greatest logit of each image exceeds the second, (N,)."""
+    ordered = np.sort(logits, axis=1)
+    return ordered[:, -1] - ordered[:, -min(2, logits.shape[1])]
 
 
 def _bits(step: Step, *fields: str) -> int:
@@ -328,13 +395,11 @@ def packed_operations(model: PackedModel) -> list[dict[str, Any]]:
             sum_positions = math.prod(sum_shape[1:])
             nonzeros = int(np.count_nonzero(step.weight))
             rows = np.count_nonzero(step.weight.reshape(len(step.weight), -1), axis=1)
-            if nonzeros:
-                counts.multiplications[max(step.weight_bits, codes)] += nonzeros * sum_positions
             if half:
+                counts.multiplications[16] += nonzeros * sum_positions
                 counts.additions[32] += int(np.maximum(rows - 1, 0).sum()) * sum_positions
             else:
-                found = packed.additions(step.weight, step.groups, source.low, source.high, step.tree)
-                counts.additions.update({bits: count * sum_positions for bits, count in found.items()})
+                _count_dot_products(step, source, sum_positions, counts)
             fields = {
                 "kernel": step.kernel if step.op == "conv" else 1,
                 "groups": step.groups,
@@ -357,6 +422,11 @@ def packed_operations(model: PackedModel) -> list[dict[str, Any]]:
             fields["storage_bits"] += _bits(step, "bias") + model.payload_bits - stored
             fields |= {"bias": True, "bias_parameters": step.shape[0], "vector_bits": vector_bits}
             records.append(_record(step.name, "linear", counts, **fields, **shape))
+            if step.flip_margin:
+                counts = Counts(step.name)
+                _count_flip(step, counts)
+                more = {"storage_bits": _bits(step, "margin"), "rules": "challenge", **shape}
+                records.append(_record(f"{step.name}.flip", "add", counts, **more))
             continue
         if step.op == "conv":
             records.append(_record(step.name, "conv", counts, **fields, **shape | {"output_shape": sum_shape}))

@@ -123,13 +123,13 @@ def _deck_bits(op: Operation) -> int:
     return op.weights * op.weight_bits + (op.norm_parameters + op.bias_parameters) * op.vector_bits
 
 
-def deck_score(ops: Sequence[Operation]) -> DeckScore:
-    """The score that the slide deck's 0.0357 is measured with.
+def deck_score(ops: Sequence[Operation], passes: float = 1.0) -> DeckScore:
+    """The score that the slide deck's 0.0357 is measured with. `passes`: through all operations, mean of the images.
 
     The share of zeros among the weights of convolutions and linear layers takes that share off all parameters, as
     the deck did, and nothing off the operations.
     """
-    flops = sum(deck_flops(op) for op in ops)
+    flops = int(passes * sum(deck_flops(op) for op in ops))
     weights, nonzeros = sum(op.weights for op in ops), sum(op.nonzeros for op in ops)
     bits = sum(_deck_bits(op) for op in ops)
     params = bits * nonzeros // (32 * weights) if weights else bits // 32
@@ -152,9 +152,13 @@ def _challenge_reference(ops: Sequence[Operation]) -> tuple[int, int]:
     return REFERENCE_OPERATIONS, REFERENCE_PARAMETERS
 
 
-def challenge_score(ops: Sequence[Operation]) -> ChallengeScore:
-    """The score of the MicroNet Challenge: what one image costs, and every bit that inference needs."""
-    count = sum(challenge_ops(op) for op in ops)
+def challenge_score(ops: Sequence[Operation], passes: float = 1.0) -> ChallengeScore:
+    """The score of the MicroNet Challenge: what an image costs in the mean, and every bit that inference needs.
+
+    Args:
+        passes: through all operations, mean of the test images: above 1 where some images are seen mirrored too.
+    """
+    count = passes * sum(challenge_ops(op) for op in ops)
     params = sum(op.storage_bits for op in ops if op.rules != "deck") / 32
     reference_ops, reference_params = _challenge_reference(ops)
     score_ops, score_params = count / reference_ops, params / reference_params
@@ -481,12 +485,12 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def layer_table(ops: Sequence[Operation], title: str) -> Table:
-    """Every operation as a row: shape, widths, counts, storage, its share of either score."""
+def layer_table(ops: Sequence[Operation], title: str, passes: float = 1.0) -> Table:
+    """Every operation as a row: shape, widths, counts of one pass, storage, its share of either score."""
     from rich import box
     from rich.table import Table
 
-    deck, challenge = deck_score(ops), challenge_score(ops)
+    deck, challenge = deck_score(ops, passes), challenge_score(ops, passes)
     reference_ops, reference_params = _challenge_reference(ops)
     deck_bits = sum(_deck_bits(op) for op in ops)
     table = Table(title=title, box=box.SIMPLE_HEAD)
@@ -496,10 +500,10 @@ def layer_table(ops: Sequence[Operation], title: str) -> Table:
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for op in ops:
-        deck_share = deck_flops(op) / REFERENCE_OPERATIONS
+        deck_share = passes * deck_flops(op) / REFERENCE_OPERATIONS
         deck_share += deck.score_params * _deck_bits(op) / deck_bits if deck_bits else 0.0
         stored = 0 if op.rules == "deck" else op.storage_bits
-        challenge_share = challenge_ops(op) / reference_ops + stored / 32 / reference_params
+        challenge_share = passes * challenge_ops(op) / reference_ops + stored / 32 / reference_params
         done = op if op.rules != "deck" else replace(op, multiplications=(), additions=())
         table.add_row(
             op.name,

@@ -29,14 +29,14 @@ def work(job: TaughtJob) -> None:
         if section.train.epochs:
             batches = training_batches(images[:BATCH_NORM_IMAGES], section.train.augment, job.seed)
             recalibrate_batch_norm(prepared, batches)
-        trial = pack(prepared, state.path.with_name("packed"), quantize=section)
+        trial, validation = state.path.with_name("packed"), job.split("validation")
+        model = pack(prepared, trial, quantize=section, images=validation.images)
         machine = job.machine.exact()
-        accuracy = evaluate(
-            PackedModule(trial).to(machine.device), job.split("validation"), machine, engine.evaluation_batch_size
-        )[1]
+        module = PackedModule(model).to(machine.device)
+        accuracy = evaluate(module, validation, machine, engine.evaluation_batch_size)[1]
         sections = ("teacher", "student", "distill", "prune", "retrain", "quantize")
         claims = {"validation_accuracy_percent": f"{accuracy:.4f}", "params_digest": job.params_digest(*sections)}
-        packed = pack(prepared, path, quantize=section, metadata=claims)
+        packed = pack(prepared, path, quantize=section, images=validation.images, metadata=claims)
         job.metrics(
             validation_accuracy_percent=round(accuracy, 4),
             parameters=packed.parameters,

@@ -77,6 +77,13 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None
     challenge, deck = score["challenge"]["score"], score["deck"]["score"]
     print(f"{accuracy:.2f} % of {images:,} test images, measured now on {PACKED} read back")
     print(f"MicroNet score {challenge:.4f} under challenge rules, {deck:.4f} under deck rules")
+    if score["flipped_images_percent"]:
+        print(f"{score['flipped_images_percent']:.2f} % of the images were seen mirrored too; both passes are charged")
+    plain = score["plain"]
+    print(
+        f"in one pass {plain['test_accuracy_percent']:.2f} %; that, with a mask bit and a product for every weight, would "
+        f"score {plain['challenge_score']:.4f}"
+    )
     print(f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload")
 
 

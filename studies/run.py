@@ -239,7 +239,7 @@ class Run:
         prepared = prepared.cpu()
         seen = training_batches(images.images[:BATCH_NORM_IMAGES], settings.train.augment, self.seed)
         recalibrate_batch_norm(prepared, seen)
-        pack(prepared, path, quantize=settings.quantize)
+        pack(prepared, path, quantize=settings.quantize, images=validation.images)
         exact = machine(settings.engine).exact()
         packed = load_packed(path).to(exact.device)
         accuracy = evaluate(packed, validation, exact, settings.engine.evaluation_batch_size)[1]

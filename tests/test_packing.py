@@ -181,12 +181,43 @@ def test_weights_come_back_at_any_width_and_sparsity(bits, zeros, size, seed):
     top = max(1, 2 ** (bits - 1) - 1)
     codes = generator.integers(-top, top + 1, size).astype(np.int8)
     codes[generator.random(size) < zeros] = 0
-    width, sparse = packed.weight_storage(codes)
+    width, mask = packed.weight_storage(codes)
     assert width <= max(bits, 2)
-    stored = np.concatenate([values for _, values in packed.weight_fields(codes, width, sparse)])
-    assert len(stored) == min(size + width * np.count_nonzero(codes), size * (width if codes.all() or width > 1 else 2))
+    stored = np.concatenate([values for _, values in packed.weight_fields(codes, width, mask)])
+    assert len(stored) <= min(size + width * np.count_nonzero(codes), size * (width if codes.all() or width > 1 else 2))
     reader = packed._Reader(np.packbits(stored, bitorder="little"))
-    assert np.array_equal(reader.weights((size,), width, sparse), codes)
+    assert np.array_equal(reader.weights((size,), width, mask), codes)
+
+
+@given(
+    nonzero=strategies.lists(strategies.booleans(), min_size=1, max_size=100),
+    mask=strategies.sampled_from(packed.MASKS),
+)
+@hypothesis_settings(deadline=None, max_examples=300)
+def test_every_mask_comes_back(nonzero, mask):
+    bits = packed.mask_bits(np.array(nonzero), mask)
+    reader = packed._Reader(np.packbits(bits, bitorder="little"))
+    assert reader.mask(len(nonzero), mask).tolist() == nonzero
+    assert reader.at == len(bits)
+
+
+def test_a_mask_has_a_bit_a_block_and_more_inside_of_blocks_that_are_not_zero():
+    nonzero = np.zeros(18, bool)
+    nonzero[[2, 9]] = True
+    assert len(packed.mask_bits(nonzero, ())) == 18
+    assert packed.mask_bits(nonzero, (6,)).tolist() == [1, 1, 0] + [0, 0, 1, 0, 0, 0] + [0, 0, 0, 1, 0, 0]
+    # Two blocks of three blocks of three: both marked, then their first and first block, then the weights.
+    assert packed.mask_bits(nonzero, (3, 3)).tolist() == [1, 1] + [1, 0, 0] + [1, 0, 0] + [0, 0, 1] + [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("bits", "size", "message"),
+    [([1, 0, 0, 0], 3, "calls non-zero is zero"), ([1, 1, 1, 0, 0, 0, 0, 1], 5, "goes on behind")],
+)
+def test_a_mask_that_contradicts_itself_is_refused(bits, size, message):
+    reader = packed._Reader(np.packbits(np.array(bits, np.uint8), bitorder="little"))
+    with pytest.raises(PackedFileError, match=message):
+        reader.mask(size, (3,))
 
 
 @given(
@@ -582,10 +613,10 @@ def test_200_damaged_or_hostile_files_with_windows_are_read_or_refused_in_one_li
     fuzz(data, windowed.read_bytes())
 
 
-@pytest.mark.parametrize("version", [1, 3, True, "2"])
-def test_windows_in_a_file_of_another_version_are_refused(windowed, version):
+@pytest.mark.parametrize("version", [1, 2, 4, True, "3"])
+def test_a_file_of_another_version_is_refused(windowed, version):
     def change(header, table, payload):
-        assert header["version"] == 2
+        assert header["version"] == 3
         header["version"] = version
 
     with pytest.raises(PackedFileError, match="version"):

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from _tool import ROOT, TRAINING_STAGES
 
@@ -23,6 +24,8 @@ def render(root: Path) -> str:
         f"**{accuracy:.2f} %** on the 10,000 test images; MicroNet score **{challenge:.4f}** under the challenge's "
         f"rules, **{deck:.4f}** under those of the slides that this project started from (they reached 0.0357); "
         f"a file of {score['packed']['bytes']:,} bytes.",
+        "",
+        *shortcuts(score),
         "",
         "| checkpoint | test accuracy | parameters | non-zero | MACs | deck score | challenge score |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -43,6 +46,18 @@ def render(root: Path) -> str:
     devices = " and ".join(sorted({f"{run['device']}, {run['precision']}" for run in runs}))
     lines += ["", f"Training took {minutes:.0f} minutes on {devices}."]
     return "\n".join(lines)
+
+
+def shortcuts(score: dict[str, Any]) -> list[str]:
+    """What of the score is the network's, and what comes from how it is stored and evaluated."""
+    plain, flipped = score["plain"], score["flipped_images_percent"]
+    twice = f"{flipped:.1f} % of the images, the ones it is least sure of, are seen mirrored too, and both passes are charged. "
+    return [
+        f"{twice if flipped else ''}Masks have a bit for a block of weights before those for its weights, and inputs of "
+        f"equal weights are summed before they are multiplied ([how](docs/format.md)). The same network in one pass, "
+        f"with a mask bit and a product for every weight: {plain['test_accuracy_percent']:.2f} % at "
+        f"{plain['challenge_score']:.4f}."
+    ]
 
 
 def replaced(text: str, block: str) -> str:
