@@ -81,8 +81,8 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None
         print(f"{score['flipped_images_percent']:.2f} % of the images were seen mirrored too; both passes are charged")
     plain = score["plain"]
     print(
-        f"in one pass {plain['test_accuracy_percent']:.2f} %; that, with a mask bit and a product for every weight, would "
-        f"score {plain['challenge_score']:.4f}"
+        f"in one pass {plain['test_accuracy_percent']:.2f} %, which with a mask bit and a product for every weight "
+        f"would score {plain['challenge_score']:.4f}"
     )
     print(f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload")
 
