@@ -76,14 +76,16 @@ def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int 
     def accuracy(classes: torch.Tensor) -> float:
         return 100.0 * int((classes == test.labels).sum()) / len(test)
 
-    content = Path(path).read_bytes()
+    ops, content = operations(model), Path(path).read_bytes()
     return {
         "test_accuracy_percent": accuracy(answers),
         "flipped_images_percent": 100.0 * flipped / len(test),
         **price(model, 1 + flipped / len(test)),
-        "plain": {
+        "one_pass": {
             "test_accuracy_percent": accuracy(one_pass.argmax(1)),
-            "challenge_score": challenge_score(operations(plain(model))).score,
+            "deck_score": deck_score(ops).score,
+            "challenge_score": challenge_score(ops).score,
+            "plain_challenge_score": challenge_score(operations(plain(model))).score,
         },
         "packed": {
             "bytes": len(content),

@@ -79,10 +79,10 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None
     print(f"MicroNet score {challenge:.4f} under challenge rules, {deck:.4f} under deck rules")
     if score["flipped_images_percent"]:
         print(f"{score['flipped_images_percent']:.2f} % of the images were seen mirrored too; both passes are charged")
-    plain = score["plain"]
+    once = score["one_pass"]
     print(
-        f"in one pass {plain['test_accuracy_percent']:.2f} %, which with a mask bit and a product for every weight "
-        f"would score {plain['challenge_score']:.4f}"
+        f"in one pass {once['test_accuracy_percent']:.2f} % at {once['challenge_score']:.4f}; with a mask bit and a "
+        f"product for every weight that would be {once['plain_challenge_score']:.4f}"
     )
     print(f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload")
 

@@ -147,7 +147,7 @@ def card(params_path: Path, params: parameters.Params) -> str:
 
     size, payload = packed.file_bytes, packed.payload_bits / 8
     outside = f"{size - payload:,.0f} bytes ({100 * (size - payload) / size:.1f} %)"
-    spec, plain = packed.spec or {"name": "unknown"}, score["plain"]
+    spec, once = packed.spec or {"name": "unknown"}, score["one_pass"]
     settings = ", ".join(f"{key} {value}" for key, value in spec.items() if key != "name")
     remarks = "Seconds include the validation after each epoch; validation is of the weights as they are stored."
     if any(str(run["commit"]).endswith("-dirty") for run in runs):
@@ -171,7 +171,7 @@ file: `{PACKED}`, {size:,} bytes, sha256 `{score["packed"]["sha256"]}`.
   {score["nonzero_macs"]:,} without those of zero weights.
 - {score["flipped_images_percent"]:.2f} % of the test images were seen mirrored too: those whose two greatest logits
   differ by less than {packed.flip_margin}, a margin that validation images set (0: none). Both passes are charged.
-  In one pass it is right on {plain["test_accuracy_percent"]:.2f} %.
+  In one pass it is right on {once["test_accuracy_percent"]:.2f} %.
 
 ## Accuracy
 
@@ -192,8 +192,8 @@ of 32 bits.
 The challenge's rules count what the file holds and what inference does with it: {packed.payload_bits:,} bits of
 payload, which are {payload:,.0f} of the file's {size:,} bytes; the other {outside} are header
 and table, which the rules do not charge. In one pass, with a mask bit for every weight instead of blocks of them, and
-a product for every weight instead of one for equal ones, the same network would score {plain["challenge_score"]:.6f}.
-The deck's rules count the architecture as it was designed.
+a product for every weight instead of one for equal ones, the same network would score
+{once["plain_challenge_score"]:.6f}. The deck's rules count the architecture as it was designed.
 
 ## How it was made
 

@@ -50,13 +50,13 @@ def render(root: Path) -> str:
 
 def shortcuts(score: dict[str, Any]) -> list[str]:
     """What of the score is the network's, and what comes from how it is stored and evaluated."""
-    plain, flipped = score["plain"], score["flipped_images_percent"]
+    once, flipped = score["one_pass"], score["flipped_images_percent"]
     twice = f"{flipped:.1f} % of the images, the least sure ones, are seen mirrored too, and both passes are charged. "
     return [
         f"{twice if flipped else ''}Masks have a bit for a block of weights before those for its weights, and inputs "
         "of equal weights are summed before they are multiplied ([how](docs/format.md)). The same network in one pass, "
-        f"with a mask bit and a product for every weight: {plain['test_accuracy_percent']:.2f} % at "
-        f"{plain['challenge_score']:.4f}."
+        f"with a mask bit and a product for every weight: {once['test_accuracy_percent']:.2f} % at "
+        f"{once['plain_challenge_score']:.4f}."
     ]
 
 
