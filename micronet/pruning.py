@@ -20,7 +20,8 @@ GRADUAL_UPDATES = 100  # masks of a gradual schedule are renewed this many times
 GRADUAL_END = 0.8  # share of the steps after which the amount is reached; the rest recovers
 FEEDBACK_STEPS = 16  # steps between two masks of the method feedback, as in the paper; fewer in a short run
 # What storing a weight costs in uses of it, under challenge rules on CIFAR-10: 4 bits among the reference's 5,586,981
-# parameters, against 4 + 14 bits (a multiplication, a proven accumulator) among its 834,362,880 operations.
+# parameters, against 4 + 14 bits (a multiplication, a proven accumulator) among its 834,362,880 operations. A use of a
+# factored sum takes a third of that and a mask in blocks adds 5 bits, which would make it about 200: not yet trained.
 STORAGE_IN_USES = 33
 
 

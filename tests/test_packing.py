@@ -85,6 +85,16 @@ def small(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def flipping(tmp_path_factory) -> Path:
+    """The same with a flip margin, and most of its weights zero, so that masks have blocks."""
+    path = tmp_path_factory.mktemp("packed") / "quantized.safetensors"
+    quantize = settings(weight_bits=4, activation_bits=4, flip_share=0.3)
+    pack(prepared_model(RESNET, quantize, 0.9), path, quantize=quantize, images=IMAGES)
+    assert any(step.mask for step in packed.read(path).steps)
+    return path
+
+
 def same(a, b) -> bool:
     return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
 
@@ -106,7 +116,7 @@ CASES = [
     for changes, zeros in (
         ({}, 0.0),
         ({"weight_bits": 3, "activation_bits": 2, "input_bits": 5}, 0.7),
-        ({"weight_bits": 4, "activation_bits": 4, "per_channel": True}, 0.7),
+        ({"weight_bits": 4, "activation_bits": 4, "per_channel": True, "flip_share": 0.2}, 0.9),
         ({"method": "binary_connect", "weight_bits": 1, "activation_bits": 4}, 0.0),
         ({"method": "binary_connect", "weight_bits": 1, "keep_first_and_last": False}, 0.6),
         ({"method": "half"}, 0.5),
@@ -118,11 +128,12 @@ CASES = [
 def test_the_documents_decoder_gives_the_weights_bit_for_bit(spec, changes, zeros, tmp_path):
     quantize = settings(**changes)
     prepared = prepared_model(spec, quantize, zeros)
-    model = pack(prepared, tmp_path / "m", quantize=quantize)
+    model = pack(prepared, tmp_path / "m", quantize=quantize, images=IMAGES)
     scope: dict = {}
     exec(DECODER, scope)
     steps, bits = scope["decode"]((tmp_path / "m").read_bytes())
     assert bits == model.payload_bits
+    assert steps[-1].get("margin", 0) == model.flip_margin and bool(model.flip_margin) == ("flip_share" in changes)
     for found, step in zip(steps, model.steps, strict=True):
         for key in ("weight", "multiplier", "bias"):
             if getattr(step, key) is not None:
@@ -151,7 +162,9 @@ def test_the_safetensors_library_reads_the_file(small):
         assert 8 * len(file.get_tensor("payload")) == packed.read(small).payload_bits
 
 
-def test_reading_back_gives_what_was_packed(small):
+@pytest.mark.parametrize("fixture", ["small", "windowed", "flipping"])
+def test_reading_back_gives_what_was_packed(fixture, request):
+    small = request.getfixturevalue(fixture)
     model = packed.read(small)
     data = packed.encode(list(model.steps), model.spec, model.arithmetic, model.metadata)
     assert data == small.read_bytes()
@@ -611,6 +624,40 @@ def test_500_damaged_or_hostile_files_are_read_or_refused_in_one_line(small, dat
 @hypothesis_settings(max_examples=200, derandomize=True, **RELAXED)
 def test_200_damaged_or_hostile_files_with_windows_are_read_or_refused_in_one_line(windowed, data):
     fuzz(data, windowed.read_bytes())
+
+
+@given(data=strategies.data())
+@hypothesis_settings(max_examples=200, derandomize=True, **RELAXED)
+def test_200_damaged_or_hostile_files_with_masks_of_blocks_are_read_or_refused_in_one_line(flipping, data):
+    fuzz(data, flipping.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("steps", -1, "flip"), 0, "flip: must be a whole number from 1 to 32"),
+        (("steps", 1, "flip"), 4, "where there are no integer logits"),
+        (("steps", 1, "mask"), [5, 5], r"there is no mask of blocks \[5, 5\]"),
+        (("steps", 1, "mask"), [2.0], r"there is no mask of blocks \[2.0\]"),
+        (("steps", 1, "mask"), [True], "there is no mask of blocks"),
+    ],
+)
+def test_a_table_that_states_what_there_is_not_is_refused(flipping, place, value, message):
+    def change(header, table, payload):
+        holder = table
+        for key in place[:-1]:
+            holder = holder[key]
+        holder[place[-1]] = value
+
+    with pytest.raises(PackedFileError, match=message):
+        packed.decode(resigned(flipping.read_bytes(), change))
+
+
+def test_a_share_without_images_is_refused(tmp_path):
+    quantize = settings(flip_share=0.3)
+    with pytest.raises(PackError, match="flip_share: the images that set the margin are missing"):
+        pack(prepared_model(RESNET, quantize), tmp_path / "m", quantize=quantize)
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize("version", [1, 2, 4, True, "3"])

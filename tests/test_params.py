@@ -173,6 +173,11 @@ def test_only_lsq_learns_a_step_a_channel():
     ]
 
 
+def test_a_second_pass_needs_integer_logits():
+    tree = changed(("quantize.method", "half"), ("quantize.flip_share", 0.1))
+    assert faults(tree) == ["params.yaml: quantize.flip_share: must be 0 for half, which has no integer logits"]
+
+
 @pytest.mark.parametrize(
     ("method", "bits", "takes"), [("fx_int8", 4, "8"), ("binary_connect", 2, "1"), ("lsq", 1, "2 to 8")]
 )
