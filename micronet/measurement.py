@@ -12,7 +12,7 @@ import torch
 import models
 from micronet import packed
 from micronet.data import CLASSES, Split, normalise
-from micronet.packing import PackedModule, margins
+from micronet.packing import PackedModule
 from micronet.scoring import ScoreError, challenge_score, cross_check_macs, deck_score, macs, nonzero_macs, operations
 
 
@@ -23,20 +23,35 @@ def predictions(model: PackedModule, split: Split, batch_size: int = 500) -> tor
     Raises:
         ScoreError: the model has another number of classes than the dataset.
     """
+    _check_classes(model)
+    parts = [model(normalise(images)).argmax(1) for images in split.images.split(batch_size)]
+    return torch.cat(parts)
+
+
+def _check_classes(model: PackedModule) -> None:
     if model.packed.classes != len(CLASSES):
         raise ScoreError(
             f"the packed model has {model.packed.classes} classes, CIFAR-10 has {len(CLASSES)}; "
             "it can be priced but not measured on this data"
         )
-    parts = [model(normalise(images)).argmax(1) for images in split.images.split(batch_size)]
-    return torch.cat(parts)
 
 
-def plain(model: PackedModule) -> PackedModule:
-    """The same network without our ways to save: one pass, a mask bit and a product of its own for every weight."""
+def passes(model: PackedModule, split: Split, batch_size: int = 500) -> float:
+    """How many passes an image takes, mean of the split: above 1 where the model sees unsure ones mirrored too."""
+    if not model.packed.flip_margin:
+        return 1.0
+    again = [model.look(normalise(images))[2] for images in split.images.split(batch_size)]
+    return 1 + int(torch.cat(again).sum()) / len(split)
+
+
+def plain(model: packed.PackedModel) -> packed.PackedModel:
+    """The same network without our ways to save.
+
+    One pass, at most one bit of a mask for every weight, and a product for every weight, each added to the accumulator.
+    """
     saving = {"factored": False, "flip_margin": 0, "flip_bits": 0}
-    steps = [replace(step, mask=None if step.mask is None else (), **saving) for step in model.packed.steps]
-    return PackedModule(packed.decode(packed.encode(steps, model.spec, model.packed.arithmetic, {})))
+    steps = [replace(step, mask=None if step.mask is None else (), **saving) for step in model.steps]
+    return packed.decode(packed.encode(steps, model.spec, model.arithmetic, {}))
 
 
 def price(model: PackedModule, passes: float = 1.0) -> dict[str, Any]:
@@ -69,12 +84,13 @@ def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int 
         path: the packed file that `model` was read from.
         test: the images that accuracy is measured on.
     """
-    answers = predictions(model, test, batch_size)
-    one_pass = torch.cat([model.one_pass(normalise(images)) for images in test.images.split(batch_size)])
-    flipped = int((margins(one_pass) < model.packed.flip_margin).sum())
+    _check_classes(model)
+    looks = [model.look(normalise(images)) for images in test.images.split(batch_size)]
+    answers, first, again = (torch.cat(parts) for parts in zip(*looks, strict=True))
+    flipped = int(again.sum())
 
-    def accuracy(classes: torch.Tensor) -> float:
-        return 100.0 * int((classes == test.labels).sum()) / len(test)
+    def accuracy(logits: torch.Tensor) -> float:
+        return 100.0 * int((logits.argmax(1) == test.labels).sum()) / len(test)
 
     ops, content = operations(model), Path(path).read_bytes()
     return {
@@ -82,10 +98,10 @@ def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int 
         "flipped_images_percent": 100.0 * flipped / len(test),
         **price(model, 1 + flipped / len(test)),
         "one_pass": {
-            "test_accuracy_percent": accuracy(one_pass.argmax(1)),
+            "test_accuracy_percent": accuracy(first),
             "deck_score": deck_score(ops).score,
             "challenge_score": challenge_score(ops).score,
-            "plain_challenge_score": challenge_score(operations(plain(model))).score,
+            "plain_challenge_score": challenge_score(operations(plain(model.packed))).score,
         },
         "packed": {
             "bytes": len(content),

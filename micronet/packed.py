@@ -3,7 +3,7 @@
 A packed model is a list of steps. Step i makes value i, an integer map (C, H, W) whose codes have a known range in
 every channel, from values before it. `encode` writes the steps into a safetensors file with one uint8 tensor
 `payload`, `decode` reads it back and checks everything: shapes, ranges, lengths, the digest, and that no accumulator
-can overflow. What a file makes `decode` allocate is bounded by a small multiple of the file's size.
+can overflow. What a file makes `decode` allocate is bounded by a few hundred times the file's size.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ MOST_REQUANTIZED = 1 << 52  # no requantization reaches it, so that float64 hold
 SHIFT_BITS = 6
 MOST_SHIFT = 48
 MOST_STEPS = 4096
+CHUNK = 1 << 18  # weights whose bounds are computed at once
 MOST_SIDE = 1024  # kernel, stride, padding
-MOST_BLOCK = 16  # weights that one bit of a mask can call zero: bounds what a mask can allocate
+MOST_BLOCK = 9  # weights that one bit of a mask can call zero: bounds what a mask can allocate
 # Ways to group the bits of a mask: blocks of so many weights, then blocks of so many blocks.
 MASKS: tuple[tuple[int, ...], ...] = (
     (),
     *((block,) for block in range(2, MOST_BLOCK + 1)),
-    *((one, two) for one in range(2, 9) for two in range(2, 9) if one * two <= MOST_BLOCK),
+    *((one, two) for one in range(2, 5) for two in range(2, 5) if one * two <= MOST_BLOCK),
 )
 
 
@@ -180,13 +181,30 @@ def accumulation(weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndar
     """Bounds of sum(weight code * input code) when input channel c has codes in [low[c], high[c]], low <= 0 <= high."""
     rows, columns = weight.shape[:2]
     planes = weight.reshape(groups, rows // groups, columns, -1)
-    up = np.maximum(planes, 0).sum(3, dtype=np.int64)
-    down = np.minimum(planes, 0).sum(3, dtype=np.int64)
     low = np.asarray(low, np.int64).reshape(groups, columns, 1)
     high = np.asarray(high, np.int64).reshape(groups, columns, 1)
-    sum_low, sum_high = (up @ low + down @ high).reshape(-1), (up @ high + down @ low).reshape(-1)
+    sum_low = np.empty(planes.shape[:2], np.int64)
+    sum_high = np.empty_like(sum_low)
+    some_rows = max(1, min(planes.shape[1], CHUNK // planes[0, 0].size))
+    some_groups = max(1, CHUNK // (some_rows * planes[0, 0].size))
+    for group in range(0, groups, some_groups):
+        here = slice(group, group + some_groups)
+        for row in range(0, planes.shape[1], some_rows):
+            part = here, slice(row, row + some_rows)
+            up = np.maximum(planes[part], 0).sum(3, dtype=np.int64)
+            down = np.minimum(planes[part], 0).sum(3, dtype=np.int64)
+            sum_low[part] = (up @ low[here] + down @ high[here])[..., 0]
+            sum_high[part] = (up @ high[here] + down @ low[here])[..., 0]
+    sum_low, sum_high = sum_low.reshape(-1), sum_high.reshape(-1)
     nonzeros = np.count_nonzero(weight.reshape(rows, -1), axis=1)
     return Accumulation(sum_low, sum_high, signed_width(sum_low, sum_high), nonzeros)
+
+
+def addition_width(low: np.ndarray, high: np.ndarray, other_low: np.ndarray, other_high: np.ndarray) -> np.ndarray:
+    """Bits of the wider input of an addition, given both ranges; in two's complement where one of them is signed."""
+    codes = np.maximum(code_width(low, high), code_width(other_low, other_high))
+    signed = np.maximum(signed_width(low, high), signed_width(other_low, other_high))
+    return np.where((np.asarray(low) < 0) | (np.asarray(other_low) < 0), signed, codes)
 
 
 def factors(row: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
@@ -205,10 +223,9 @@ def _count(widths: np.ndarray, counts: Counter[int]) -> None:
 def _tree(
     low: np.ndarray, high: np.ndarray, segment: np.ndarray, counts: Counter[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums the numbers of each segment, which lie together, as a tree; gives the ranges and names of the sums.
+    """Sums the numbers of each segment, which lie together, as a tree; gives the ranges and segments of the sums.
 
-    A level adds neighbours (0 + 1, 2 + 3, ...); an odd one at the end goes up as it is. An addition is as wide as the
-    wider of its inputs.
+    A level adds neighbours (0 + 1, 2 + 3, ...); an odd one at the end goes up as it is.
     """
     while True:
         first = np.flatnonzero(np.concatenate([[True], segment[1:] != segment[:-1]]))
@@ -216,8 +233,7 @@ def _tree(
         left = np.flatnonzero((place[:-1] % 2 == 0) & (segment[1:] == segment[:-1]))
         if not len(left):
             return low, high, segment
-        widths = code_width(low, high)
-        _count(np.maximum(widths[left], widths[left + 1]), counts)
+        _count(addition_width(low[left], high[left], low[left + 1], high[left + 1]), counts)
         low, high = low.copy(), high.copy()
         low[left] += low[left + 1]
         high[left] += high[left + 1]
@@ -244,9 +260,9 @@ def _factored_work(
     low, high, side = _tree(
         np.asarray(low, np.int64)[channel], np.asarray(high, np.int64)[channel], side[order], additions
     )
-    widths, factor, negative = code_width(low, high), side // 2, side % 2 == 1
+    factor, negative = side // 2, side % 2 == 1
     plus = np.flatnonzero(factor[1:] == factor[:-1])  # a side of +magnitude before one of -magnitude
-    _count(np.maximum(widths[plus], widths[plus + 1]), additions)
+    _count(addition_width(low[plus], high[plus], low[plus + 1], high[plus + 1]), additions)
     alone = negative.copy()
     alone[plus + 1] = False
     low, high = low.copy(), high.copy()
@@ -629,17 +645,20 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         if math.prod(shape) > MOST_BLOCK * reader.end or shape[1] * groups != channels or shape[0] % groups:
             raise PackedFileError(f"a weight of shape {list(shape)} in {groups} groups, on {channels} channels")
         weight_bits = _is(row.get("weight"), 1, 16, "weight bits")
-        mask = row.get("mask")
-        if mask is not None and (mask not in map(list, MASKS) or any(type(block) is not int for block in mask)):
+        mask = row["mask"] if "mask" in row else None
+        if "mask" in row and (mask not in map(list, MASKS) or any(type(block) is not int for block in mask)):
             raise PackedFileError(f"there is no mask of blocks {_show(mask)}")
         mask = None if mask is None else tuple(mask)
+        if shape[0] * max(1, multiplier_bits + exponent_bits + bias_bits) > reader.end - reader.at:
+            raise PackedFileError(f"has more channels, {shape[0]}, than the payload has constants for")
         if (weight_bits == 16) != half or (not half and weight_bits > 8):
             raise PackedFileError(f"a weight of {weight_bits} bits")
         weight = reader.weights(shape, weight_bits, mask)
         stored("weight")
         found.update(weight=weight, weight_bits=weight_bits, mask=mask, groups=groups)
         stated, factored = _pair(row.get("sum"), "sum")
-        stated, factored = _is(stated, 0, 32, "accumulator bits"), bool(_is(factored, 0, 1, "factored"))
+        stated = _is(stated, 0, 32, "accumulator bits")
+        factored = bool(_is(factored, 0, 0 if half else 1, "factored"))
         if not half:
             sums = accumulation(weight, groups, sum_low, sum_high)
             sum_low, sum_high = sums.low, sums.high
@@ -738,8 +757,8 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         if max(-int(sum_low.min()), int(sum_high.max())) >= MOST_SUM:
             raise PackedFileError("a logit needs more than 32 bits")
     if "flip" in row:
-        if op != "linear" or half:
-            raise PackedFileError("a margin for mirrored images where there are no integer logits")
+        if op != "linear" or half or channels < 2:
+            raise PackedFileError("a margin for mirrored images where there are no two integer logits")
         found["flip_bits"] = _is(row["flip"], 1, 32, "flip")
         found["flip_margin"] = int(reader.numbers(1, found["flip_bits"], signed=False)[0])
         stored("margin")

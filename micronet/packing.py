@@ -478,7 +478,8 @@ def pack(
 class PackedModule(nn.Module):
     """A packed model as a module: normalised images (N, 3, 32, 32) -> logits (N, classes).
 
-    The logits are integers. Codes and accumulators are held in floats that are exact for them: float32 where no sum
+    With a flip margin, unsure images take a second, mirrored pass, and their logits are the sums of both. The logits
+    are integers. Codes and accumulators are held in floats that are exact for them: float32 where no sum
     reaches 2**24, on a CPU, whose convolutions sum plain products; float64 for larger sums, and elsewhere, where
     float32 may mean Winograd or TF32. A requantization computes in float64, exact below 2**53. Logits are float64,
     because float32 could round two of them to the same. `half` models compute in float32 and give float32; they may
@@ -513,12 +514,20 @@ class PackedModule(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.dim() != 4 or tuple(images.shape[1:]) != packed.IMAGE:
             raise MicronetError(f"a packed model takes images of (N, 3, 32, 32), got {tuple(images.shape)}")
-        with torch.no_grad():
-            logits = self.one_pass(images)
-            if self.packed.flip_margin:
-                again = margins(logits) < self.packed.flip_margin
-                logits[again] += self.one_pass(images[again].flip(3))
-            return logits
+        return self.look(images)[0]
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The answer's logits, those of the first pass alone, and which images took a second one, (N,) bool."""
+        logits = self.one_pass(images)
+        again = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+        if not self.packed.flip_margin:
+            return logits, logits, again
+        again = margins(logits) < self.packed.flip_margin
+        both = logits.clone()
+        if again.any():
+            both[again] += self.one_pass(images[again].flip(3))
+        return both, logits, again
 
     def one_pass(self, images: Tensor) -> Tensor:
         """The logits of the images as they are, none of them mirrored."""
@@ -581,8 +590,8 @@ class PackedModule(nn.Module):
 
 def margins(logits: Tensor) -> Tensor:
     """By how much the greatest logit of each image exceeds the second, (N,)."""
-    greatest = logits.topk(min(2, logits.shape[1]), 1).values
-    return greatest[:, 0] - greatest[:, -1]
+    greatest = logits.topk(2, 1).values
+    return greatest[:, 0] - greatest[:, 1]
 
 
 def flip_margin(module: PackedModule, images: Tensor, share: float) -> int:
@@ -591,11 +600,12 @@ def flip_margin(module: PackedModule, images: Tensor, share: float) -> int:
     Adaptive inference, as of BranchyNet (arXiv:1709.01686): the mean price of an image is what the challenge charges.
 
     Args:
-        images: (N, 3, 32, 32) uint8, not those of the test set. They are seen once, as they are.
+        module: on the CPU.
+        images: (N, 3, 32, 32) uint8, N > 0, not those of the test set. They are seen once, as they are.
         share: above 0, below 1; at least one image is below the margin.
     """
     count = max(1, round(share * len(images)))
-    parts = [margins(module.one_pass(normalise(part))) for part in images.split(CACHED_IMAGES)]
+    parts = [margins(module.one_pass(normalise(part))) for part in images.cpu().split(CACHED_IMAGES)]
     return int(torch.cat(parts).kthvalue(count).values) + 1
 
 

@@ -78,6 +78,10 @@ class _Sum:
     def bits(self) -> int:
         return int(packed.code_width(self.low, self.high))
 
+    def bits_with(self, other: _Sum) -> int:
+        """Of an addition of both."""
+        return int(packed.addition_width(self.low, self.high, other.low, other.high))
+
     def checked(self, name: str) -> _Sum:
         if self.values.size and not self.low <= int(self.values.min()) <= int(self.values.max()) <= self.high:
             raise InferenceError(f"{name}: a partial sum lies outside of [{self.low}, {self.high}], its proven range")
@@ -89,13 +93,13 @@ class _Sum:
 
 
 def _sum_tree(nodes: list[_Sum], images: int, counts: Counts) -> _Sum:
-    """Adds neighbours, level by level; each addition is as wide as the wider of its inputs."""
+    """Adds neighbours, level by level."""
     while len(nodes) > 1:
         level = []
         for left, right in zip(nodes[::2], nodes[1::2], strict=False):
             both = _Sum(left.values + right.values, left.low + right.low, left.high + right.high)
             level.append(both.checked(counts.name))
-            counts.additions[max(left.bits, right.bits)] += left.values.size // images
+            counts.additions[left.bits_with(right)] += left.values.size // images
         nodes = level + (nodes[-1:] if len(nodes) % 2 else [])
     return nodes[0]
 
@@ -109,7 +113,7 @@ def _sum_factored(row: np.ndarray, inputs: list[_Sum], weight_bits: int, images:
         term, factor = plus or minus, magnitude if plus else -magnitude
         if plus and minus:
             term = _Sum(plus.values - minus.values, plus.low - minus.high, plus.high - minus.low).checked(counts.name)
-            counts.additions[max(plus.bits, minus.bits)] += term.values.size // images
+            counts.additions[plus.bits_with(minus)] += term.values.size // images
         if factor != 1:
             counts.multiplications[max(weight_bits, term.bits)] += term.values.size // images
         terms.append(term.times(factor))
@@ -334,6 +338,8 @@ def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np
     """Logits (N, classes) int64 of any number of images (N, 3, 32, 32) uint8, of both passes where it takes two."""
     batches = [run(model, images[start : start + batch_size])[0] for start in range(0, len(images), batch_size)]
     logits = np.concatenate(batches)
+    if not model.flip_margin:
+        return logits
     again = np.flatnonzero(margins(logits) < model.flip_margin)
     for start in range(0, len(again), batch_size):
         some = again[start : start + batch_size]
@@ -344,7 +350,7 @@ def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np
 def margins(logits: np.ndarray) -> np.ndarray:
     """By how much the greatest logit of each image exceeds the second, (N,)."""
     ordered = np.sort(logits, axis=1)
-    return ordered[:, -1] - ordered[:, -min(2, logits.shape[1])]
+    return ordered[:, -1] - ordered[:, -2]
 
 
 def _bits(step: Step, *fields: str) -> int:

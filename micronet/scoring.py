@@ -6,8 +6,9 @@ apart, each by its width, zeros of the weights skipped, every stored bit. Both a
 lower is better. `operations` makes the records from a module with assumed widths, or from a packed file.
 
 Choices that the rules leave open, and this file takes: an output with n > 0 non-zero weights takes n multiplications
-and n - 1 additions, one more for a bias; without any non-zero weight it is a constant and takes none. Padding counts
-like any other input. A ReLU costs 1 whatever its width; a maximum of n values n - 1 additions at their width.
+and n - 1 additions, one more for a bias, unless a packed file sums the inputs of equal weights first (docs/format.md);
+without any non-zero weight it is a constant and takes none. Padding counts like any other input. A ReLU costs 1
+whatever its width; a maximum of n values n - 1 additions at their width.
 """
 
 from __future__ import annotations

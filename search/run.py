@@ -30,6 +30,7 @@ if str(ROOT) not in sys.path:
 
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
 from micronet.errors import MicronetError  # noqa: E402
+from micronet.packed import VERSION  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,6 +102,7 @@ class Trial:
     challenge_score: float
     deck_score: float
     seconds: float
+    packed_version: int  # that counted the scores
 
     @property
     def candidate(self) -> Candidate:
@@ -229,6 +231,7 @@ def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, vali
         challenge_score=challenge,
         deck_score=deck,
         seconds=round(time.monotonic() - began, 1),
+        packed_version=VERSION,
     )
 
 
@@ -295,7 +298,8 @@ def climb(space: Space, priced: dict[Candidate, tuple[float, float]], until: flo
     trials, going = read(), list(priced)
     for rung in space.rungs:
         epochs = "+".join(map(str, rung.epochs))
-        mine = {trial.candidate: trial for trial in trials if (trial.images, trial.epochs) == (rung.images, epochs)}
+        same = [trial for trial in trials if (trial.images, trial.epochs) == (rung.images, epochs)]
+        mine = {trial.candidate: trial for trial in same if trial.packed_version == VERSION}
         for candidate in going:
             if candidate in mine:
                 continue
@@ -321,6 +325,8 @@ def climb(space: Space, priced: dict[Candidate, tuple[float, float]], until: flo
 def summary(space: Space, trials: list[Trial]) -> dict[str, Any]:
     """How well each rung's ranking predicted the next one's, and the best trial of the highest rung reached."""
     rungs = [(rung.images, "+".join(map(str, rung.epochs))) for rung in space.rungs]
+    newest = max((trial.packed_version for trial in trials), default=VERSION)  # prices of other versions differ
+    trials = [trial for trial in trials if trial.packed_version == newest]
     tables = [{trial.candidate: trial for trial in trials if (trial.images, trial.epochs) == rung} for rung in rungs]
     correlations = {}
     for (low, high), (first, second) in zip(itertools.pairwise(rungs), itertools.pairwise(tables), strict=True):

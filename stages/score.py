@@ -81,8 +81,8 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None
         print(f"{score['flipped_images_percent']:.2f} % of the images were seen mirrored too; both passes are charged")
     once = score["one_pass"]
     print(
-        f"in one pass {once['test_accuracy_percent']:.2f} % at {once['challenge_score']:.4f}; with a mask bit and a "
-        f"product for every weight that would be {once['plain_challenge_score']:.4f}"
+        f"in one pass {once['test_accuracy_percent']:.2f} % at {once['challenge_score']:.4f}; with plain sums of "
+        f"products, and a mask bit for every weight, that would be {once['plain_challenge_score']:.4f}"
     )
     print(f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload")
 

@@ -231,6 +231,7 @@ class Run:
         self, prepared: nn.Module, images: Split, validation: Split, path: Path
     ) -> tuple[float, dict[str, float]]:
         """Packs a quantized network; accuracy and scores are those of the file read back."""
+        from micronet.measurement import passes
         from micronet.packing import load_packed, pack
         from micronet.quantization import recalibrate_batch_norm, training_batches
         from micronet.training import evaluate, machine
@@ -243,14 +244,14 @@ class Run:
         exact = machine(settings.engine).exact()
         packed = load_packed(path).to(exact.device)
         accuracy = evaluate(packed, validation, exact, settings.engine.evaluation_batch_size)[1]
-        return accuracy, _scores(packed)
+        return accuracy, _scores(packed, passes(packed, validation))
 
 
-def _scores(model: nn.Module, **widths: int) -> dict[str, float]:
+def _scores(model: nn.Module, passes: float = 1.0, **widths: int) -> dict[str, float]:
     from micronet.scoring import challenge_score, deck_score, operations
 
     ops = operations(model, **widths)
-    return {"deck_score": deck_score(ops).score, "challenge_score": challenge_score(ops).score}
+    return {"deck_score": deck_score(ops, passes).score, "challenge_score": challenge_score(ops, passes).score}
 
 
 def logged(reporter: Reporter, path: Path) -> Reporter:

@@ -102,13 +102,14 @@ def test_pruning_and_distillation_train_on_the_device(here):
 
 
 def test_a_packed_model_answers_with_the_same_integers_everywhere(here, tmp_path):
-    settings = params.Quantize(weight_bits=4, activation_bits=4, train=config())
+    settings = params.Quantize(weight_bits=4, activation_bits=4, flip_share=0.3, train=config())
     torch.manual_seed(0)
     prepared = quantization.prepare(models.build(SPECS[0]), settings)
     quantization.calibrate(prepared, images(64).images)
-    pack(prepared.eval(), tmp_path / "packed", quantize=settings)
+    pack(prepared.eval(), tmp_path / "packed", quantize=settings, images=images(50).images)
     packed, data = load_packed(tmp_path / "packed"), normalise(images(50).images)
     expected = packed(data)
+    assert 0 < packed.look(data)[2].sum() < 50
     assert torch.equal(packed.to(here.device)(data.to(here.device)).cpu(), expected)
 
 

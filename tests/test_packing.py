@@ -636,7 +636,7 @@ def test_200_damaged_or_hostile_files_with_masks_of_blocks_are_read_or_refused_i
     ("place", "value", "message"),
     [
         (("steps", -1, "flip"), 0, "flip: must be a whole number from 1 to 32"),
-        (("steps", 1, "flip"), 4, "where there are no integer logits"),
+        (("steps", 1, "flip"), 4, "where there are no two integer logits"),
         (("steps", 1, "mask"), [5, 5], r"there is no mask of blocks \[5, 5\]"),
         (("steps", 1, "mask"), [2.0], r"there is no mask of blocks \[2.0\]"),
         (("steps", 1, "mask"), [True], "there is no mask of blocks"),
@@ -714,6 +714,32 @@ def test_a_hostile_file_is_refused_within_a_small_multiple_of_its_size(small, ch
     with pytest.raises(PackedFileError):
         packed.decode(data)
     assert _peak(data) < 128 * len(data) + 2**20
+
+
+def hostile(bits: int, channels: int, groups: int, columns: int, kernel: int) -> bytes:
+    """A file of so many zero bits, whose one convolution claims the largest weight that a mask of blocks allows."""
+    rows = [{"op": "input", "bits": 8}, {"op": "concat", "from": [0] * (channels // 3)}]
+    count = packed.MOST_BLOCK * bits // (columns * kernel**2) // groups * groups
+    layer = {"op": "conv", "from": [1], "shape": [count, columns, kernel, kernel], "groups": groups, "at": 0}
+    layer |= {"weight": 1, "mask": [3, 3], "sum": [1, 0], "bits": [1, 0, 1], "out": [4, 0]}
+    table = {"arithmetic": "integer", "bits": bits, "steps": [*rows, layer, {"op": "linear"}]}
+    header = {"format": "micronet-packed", "version": packed.VERSION, "model": None, "made": {}}
+    header["table"] = base64.b85encode(zlib.compress(json.dumps(table).encode())).decode()
+    payload = bytes(bits // 8)
+    header["digest"] = packed._digest(header, payload)
+    tensor = {"dtype": "U8", "shape": [len(payload)], "data_offsets": [0, len(payload)]}
+    text = json.dumps({"__metadata__": {"micronet": json.dumps(header)}, "payload": tensor}).encode()
+    return len(text).to_bytes(8, "little") + text + payload
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "columns", "kernel"), [(3, 1, 3, 1), (3, 3, 1, 1), (3, 1, 3, 3), (3000, 1, 3000, 1)]
+)
+def test_a_mask_that_calls_a_huge_weight_zero_allocates_a_few_hundred_times_the_file(channels, groups, columns, kernel):
+    data = hostile(8 * 2**15, channels, groups, columns, kernel)
+    with pytest.raises(PackedFileError):
+        packed.decode(data)
+    assert _peak(data) < 400 * len(data) + 2**23  # the second: bounds are computed in chunks
 
 
 def test_reading_a_sparse_file_allocates_a_small_multiple_of_its_size(tmp_path):

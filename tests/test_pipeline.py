@@ -75,6 +75,7 @@ def test_the_path_has_a_row_a_checkpoint_and_ends_with_what_score_json_says(fini
     assert float(rows[-1]["test_accuracy_percent"]) == score["test_accuracy_percent"]
     assert float(rows[-1]["challenge_score"]) == score["challenge"]["score"]
     assert int(rows[-1]["macs"]) == score["macs"] == score["ptflops_macs"]
+    assert score["flipped_images_percent"] > 0
     assert int(rows[3]["nonzero_parameters"]) < int(rows[2]["nonzero_parameters"])
 
 

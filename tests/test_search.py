@@ -45,7 +45,7 @@ def trial(accuracy: float, **changes) -> search.Trial:
         "network": "{}", "amount": 0.5, "weight_bits": 4, "activation_bits": 4, "seed": 0, "images": 32,
         "epochs": "1+1+1", "taught": False, "macs": 1, "parameters": 1, "priced_challenge_score": 0.1,
         "priced_deck_score": 0.1, "validation_accuracy_percent": accuracy, "challenge_score": 0.1, "deck_score": 0.1,
-        "seconds": 1.0,
+        "seconds": 1.0, "packed_version": search.VERSION,
     }  # fmt: skip
     return search.Trial(**values | changes)
 

@@ -31,8 +31,8 @@ CHECKPOINT_OF = dict(
     zip(TRAINING_STAGES, ("teacher", "student", "distilled", "pruned", "retrained", "quantized"), strict=True)
 )
 LOGITS = {
-    "integer": "Its logits are integers of one scale, which the file does not hold: their order is the answer, and they"
-    " are no probabilities.",
+    "integer": "Its logits are integers of one scale an image, which the file does not hold: their order is the answer,"
+    " and they are no probabilities.",
     "half": "Its logits are floats that may differ in the last bits from machine to machine, and no probabilities.",
 }
 SIGMAS = 1.959964  # of a normal distribution's central 95 %
@@ -152,6 +152,13 @@ def card(params_path: Path, params: parameters.Params) -> str:
     remarks = "Seconds include the validation after each epoch; validation is of the weights as they are stored."
     if any(str(run["commit"]).endswith("-dirty") for run in runs):
         remarks += " `-dirty`: some files differed from that commit."
+    twice = (
+        f"- {score['flipped_images_percent']:.2f} % of the test images took a second, mirrored pass: those whose two "
+        f"greatest logits\n  differ by less than {packed.flip_margin}, a margin that validation images set. "
+        f"Both passes are charged.\n  In one pass it is right on {once['test_accuracy_percent']:.2f} %.\n"
+        if packed.flip_margin
+        else ""
+    )
     commit = f"`{runs[-1]['commit']}`" if runs[-1]["commit"] else "unknown"
     seconds = sum(run["seconds"] for run in runs)
     accuracy = f"**{100 * correct / len(test):.2f} %** of {len(test):,} test images ({correct:,} right)"
@@ -167,12 +174,9 @@ file: `{PACKED}`, {size:,} bytes, sha256 `{score["packed"]["sha256"]}`.
 
 - Architecture: {spec["name"]} ({settings}); arithmetic: {packed.arithmetic}.
 - {packed.nonzero_parameters:,} of {packed.parameters:,} stored values are not zero.
-- {score["macs"]:,} multiply-accumulates an image when it is dense (ptflops counts {score["ptflops_macs"]:,}),
+- {score["macs"]:,} multiply-accumulates a pass when it is dense (ptflops counts {score["ptflops_macs"]:,}),
   {score["nonzero_macs"]:,} without those of zero weights.
-- {score["flipped_images_percent"]:.2f} % of the test images were seen mirrored too: those whose two greatest logits
-  differ by less than {packed.flip_margin}, a margin that validation images set (0: none). Both passes are charged.
-  In one pass it is right on {once["test_accuracy_percent"]:.2f} %.
-
+{twice}
 ## Accuracy
 
 {accuracy}, 95 % interval {low:.2f} to {high:.2f} % (Wilson).
@@ -191,8 +195,8 @@ of 32 bits.
 
 The challenge's rules count what the file holds and what inference does with it: {packed.payload_bits:,} bits of
 payload, which are {payload:,.0f} of the file's {size:,} bytes; the other {outside} are header
-and table, which the rules do not charge. In one pass, with a mask bit for every weight instead of blocks of them, and
-a product for every weight instead of one for equal ones, the same network would score
+and table, which the rules do not charge. In one pass, with plain sums of products instead
+of factored ones and a mask bit for every weight instead of blocks, the same network would score
 {once["plain_challenge_score"]:.6f}. The deck's rules count the architecture as it was designed.
 
 ## How it was made

@@ -18,6 +18,7 @@ from typing import Any
 from _tool import METRICS, TRAINING_STAGES, front, parameters, read_json
 
 from micronet.checkpoint import write_atomically
+from micronet.packed import VERSION
 
 RELEASES = METRICS / "releases.csv"
 TRIED = METRICS / "tried.csv"
@@ -154,7 +155,7 @@ def path_rows(metrics: Path) -> list[list[str]]:
     once = read_json(metrics / "score.json", "python stages/score.py")["one_pass"]
     same = once["test_accuracy_percent"], once["deck_score"]
     rows[-1:] = [
-        ("quantized; a mask bit and a product for every weight", *same, once["plain_challenge_score"]),
+        ("quantized; plain sums of products, a mask bit for every weight", *same, once["plain_challenge_score"]),
         ("masks of blocks, and inputs of equal weights summed first", *same, once["challenge_score"]),
         ("unsure images seen mirrored too: the release", *rows[-1][1:]),
     ]
@@ -194,6 +195,8 @@ def search_lines(metrics: Path) -> list[str]:
         told = "too few to tell" if value is None else f"rank correlation {value:.2f}"
         lines.append(f"- {name}: {ranking['candidates']} candidates ran both; {told}.")
     best = found["best"]
+    if best and best["packed_version"] != VERSION:
+        lines.append(f"- Scores as counted by version {best['packed_version']} of the packed format, higher than now.")
     if best:
         lines.append(
             f"- Best of the highest rung: {_model(json.loads(best['network']))}, {best['amount']:.0%} zeros, "

@@ -53,10 +53,10 @@ def shortcuts(score: dict[str, Any]) -> list[str]:
     once, flipped = score["one_pass"], score["flipped_images_percent"]
     twice = f"{flipped:.1f} % of the images, the least sure ones, are seen mirrored too, and both passes are charged. "
     return [
-        f"{twice if flipped else ''}Masks have a bit for a block of weights before those for its weights, and inputs "
-        "of equal weights are summed before they are multiplied ([how](docs/format.md)). The same network in one pass, "
-        f"with a mask bit and a product for every weight: {once['test_accuracy_percent']:.2f} % at "
-        f"{once['plain_challenge_score']:.4f}."
+        f"{twice if flipped else ''}A mask may have a bit for a block of weights before those of its weights, and the "
+        "inputs of equal weights are summed before they are multiplied ([how](docs/format.md)). The same network in "
+        "one pass, with plain sums of products and a mask bit for every weight: "
+        f"{once['test_accuracy_percent']:.2f} % at {once['plain_challenge_score']:.4f}."
     ]
 
 
