@@ -20,7 +20,7 @@ from studies.plan import RUNS, Plan, load, write  # noqa: E402
 TABLES, PLOTS = Path("metrics/studies"), Path("docs/plots/studies")
 COLUMNS = (
     "variant", "seed", "validation_accuracy_percent", "deck_score", "challenge_score", "epochs", "images",
-    "validation_images", "budget", "failure",
+    "validation_images", "budget", "packed_version", "failure",
 )  # fmt: skip
 
 

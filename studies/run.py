@@ -161,6 +161,7 @@ class Run:
         from micronet.checkpoint import ResumeState, save
         from micronet.distillation import distilled
         from micronet.layers import count_zeros
+        from micronet.packed import VERSION
         from micronet.pruning import PruningSchedule, zeros_wanted
         from micronet.quantization import calibrate, prepare
         from micronet.training import evaluate, machine, train
@@ -210,6 +211,8 @@ class Run:
                 "images": len(images.labels),
                 "validation_images": len(validation.labels),
             }
+            if settings.quantize:
+                record["packed_version"] = VERSION  # which counts the scores
             zeros = zeros_wanted(settings.prune.amount, count_zeros(model)[1]) if settings.prune else None
             if zeros is not None and zeros != count_zeros(model)[0]:
                 raise RuntimeError(f"{zeros} zeros are wanted and {count_zeros(model)[0]} are there")

@@ -479,6 +479,13 @@ def test_a_difference_within_the_sampling_error_of_the_validation_images_cannot_
     assert "cannot tell: +1.00, chance alone makes ±1.9" in text
 
 
+def test_scores_that_an_older_format_counted_are_said_to_be_so():
+    rows = a_table(("a", [60.0, 60.0]), ("b", [61.0, 61.0]))
+    assert "version" not in report(rows) and "version" not in report([row | {"packed_version": "3"} for row in rows])
+    text = report([rows[0], rows[1], *(row | {"packed_version": "2"} for row in rows[2:])])
+    assert "Scores of packed files are as version 2 of the format counted them; version 3 counts less." in text
+
+
 def test_one_seed_cannot_tell_anything():
     assert "cannot tell: +20.00, and one seed has no spread" in report(a_table(("a", [50.0]), ("b", [70.0])))
 

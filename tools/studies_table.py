@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from studies.plan import Plan, Study, load  # noqa: E402 - the lines above make it importable
+from micronet.packed import VERSION  # noqa: E402 - the lines above make it importable
+from studies.plan import Plan, Study, load  # noqa: E402
 
 CONFIDENCE = 0.95
 CHANCE_PERCENT = 10.0  # what guessing reaches on ten classes
@@ -180,6 +181,13 @@ def section(name: str, study: Study, absent: Mapping[str, str], rows: list[dict[
         lines.append(
             f"| {one.name} | {one.mean:.2f} | {spread} | {one.deck_score:.4f} | {one.challenge_score:.4f} | {says} |"
         )
+    versions = {int(row["packed_version"]) for row in rows if row.get("packed_version")}
+    if versions and min(versions) < VERSION:
+        lines += [
+            "",
+            f"Scores of packed files are as version {min(versions)} of the format counted them; "
+            f"version {VERSION} counts less.",
+        ]
     if found:
         lines += ["", f"![{study.question}](plots/studies/{name}.svg)", ""]
     if absent:
