@@ -216,6 +216,20 @@ def factors(row: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
     return [(magnitude, np.flatnonzero(row == magnitude), np.flatnonzero(row == -magnitude)) for magnitude in found]
 
 
+def earlier_rows(weight: np.ndarray, groups: int) -> np.ndarray:
+    """The first output channel of the same group whose codes are this one's, or all their negatives, (O,) int64.
+
+    Both read the same inputs, so one sum serves both: its sign goes into the multiplier. A whitening's filters, for
+    one, come in such pairs.
+    """
+    rows = len(weight)
+    codes = weight.reshape(rows, -1).astype(np.int64)
+    first = np.take_along_axis(codes, np.argmax(codes != 0, axis=1)[:, None], axis=1)
+    keys = np.column_stack([np.arange(rows) // (rows // groups), np.where(first < 0, -codes, codes)])
+    _, index, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    return index[inverse.reshape(-1)]
+
+
 def _count(widths: np.ndarray, counts: Counter[int]) -> None:
     counts.update({width: count for width, count in enumerate(np.bincount(widths).tolist()) if count})
 
@@ -248,7 +262,8 @@ def _factored_work(
     additions: Counter[int] = Counter()
     rows, columns = weight.shape[:2]
     codes = weight.reshape(rows, -1).astype(np.int64)
-    row, tap = np.nonzero(codes)
+    own = earlier_rows(weight, groups) == np.arange(rows)
+    row, tap = np.nonzero(codes * own[:, None])
     if not len(row):
         return multiplications, additions
     code = codes[row, tap]

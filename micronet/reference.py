@@ -140,9 +140,14 @@ def _dot_products(x: np.ndarray, source: Step, step: Step, counts: Counts, stric
     total = np.zeros((rows, columns.shape[2]), np.int64)
     group_rows = rows // step.groups
     if strict:
+        earlier = packed.earlier_rows(step.weight, step.groups)
         for row in range(rows):
             taps = np.flatnonzero(weight[row])
             if not len(taps):
+                continue
+            if step.factored and earlier[row] < row:
+                same = np.array_equal(weight[row], weight[earlier[row]])
+                total[row] = total[earlier[row]] if same else -total[earlier[row]]
                 continue
             codes, group = weight[row, taps].astype(np.int64), row // group_rows
             inputs = columns[group][taps].astype(np.int64)

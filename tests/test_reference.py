@@ -280,6 +280,26 @@ def test_a_lonely_negative_magnitude_takes_a_multiplication_for_its_sign():
     assert packed.work(np.array([[0, 0]], np.int8), 1, low, high, 2, factored=True) == ({}, {})
 
 
+def test_a_channel_with_an_earlier_ones_codes_or_their_negatives_is_not_summed_again():
+    low, high = np.full(3, -128), np.full(3, 127)
+    rows = [[3, 1, 0], [-3, -1, 0], [0, 0, 0], [3, 1, 0], [3, -1, 0]]
+    weight = np.array(rows, np.int8)[:, :, None, None]
+    assert packed.earlier_rows(weight, 1).tolist() == [0, 0, 2, 0, 4]
+    assert packed.earlier_rows(np.array([[2], [2], [-2]], np.int8), 3).tolist() == [0, 1, 2]  # of other groups
+    once = packed.work(weight[[0, 4]], 1, low, high, 3, factored=True)
+    assert packed.work(weight, 1, low, high, 3, factored=True) == once
+    wide = np.zeros(5), np.full(5, 15 * 1024)
+    model = hand_made(
+        conv(rows, factored=True), pool(1, 5), linear([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]], [0, 0], 2, wide)
+    )
+    logits, counts = run(model, IMAGES[:2], strict=True)
+    assert counted(packed_operations(model))["conv"] == (counts[1].multiplications, counts[1].additions)
+    pixels = IMAGES[:2].astype(int) - 128
+    sums = 3 * pixels[:, 0] + pixels[:, 1]
+    assert logits.tolist() == np.stack([np.clip(sign * sums, 0, 15).sum((1, 2)) for sign in (1, -1)], 1).tolist()
+    assert np.array_equal(run(model, IMAGES[:2])[0], logits)
+
+
 def test_a_second_pass_counts_its_choice_and_its_sum_in_every_pass():
     both = np.zeros(2), np.full(2, 15 * 1024)
     last = linear([[1, 0], [0, 1]], [0, 0], 2, both)
