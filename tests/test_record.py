@@ -72,7 +72,7 @@ def test_the_document_says_what_is_reached_and_what_is_missing(record, metrics):
     text = record.render([row], metrics)
     assert "90.0 % at 0.0137 (below the best peer we know): **reached**." in text
     assert "90.9 % at 0.0036 (a tenth of the deck's score): missing: 0.65 points of accuracy." in text
-    assert "(the goal): missing: 0.65 points of accuracy and 0.0010 of score (1.4 times as much)." in text
+    assert "(the goal): missing: 0.65 points of accuracy and 0.00100 of score (1.40 times as much)." in text
     assert "| ours: teacher | 91.50 % | 0.2000 | 0.2100 |" in text
     assert (
         "| ours: quantized; plain sums of products, a mask bit for every weight | 89.50 % | 0.0090 | 0.0050 |" in text

@@ -174,7 +174,7 @@ def standing(row: dict[str, str]) -> list[str]:
         if accuracy < least:
             missing.append(f"{least - accuracy:.2f} points of accuracy")
         if challenge > most:
-            missing.append(f"{challenge - most:.4f} of score ({challenge / most:.1f} times as much)")
+            missing.append(f"{challenge - most:.5f} of score ({challenge / most:.2f} times as much)")
         verdict = "**reached**" if not missing else f"missing: {' and '.join(missing)}"
         lines.append(f"- {least} % at {most} ({name}): {verdict}.")
     deck = float(row["deck_score"])
