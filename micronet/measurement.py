@@ -40,7 +40,8 @@ def passes(model: PackedModule, split: Split, batch_size: int = 500) -> float:
     """How many passes an image takes, mean of the split: above 1 where the model sees unsure ones mirrored too."""
     if not model.packed.flip_margin:
         return 1.0
-    again = [model.look(normalise(images))[2] for images in split.images.split(batch_size)]
+    device = next(model.buffers()).device
+    again = [model.look(normalise(images.to(device)))[2] for images in split.images.split(batch_size)]
     return 1 + int(torch.cat(again).sum()) / len(split)
 
 

@@ -247,7 +247,7 @@ class Run:
         exact = machine(settings.engine).exact()
         packed = load_packed(path).to(exact.device)
         accuracy = evaluate(packed, validation, exact, settings.engine.evaluation_batch_size)[1]
-        return accuracy, _scores(packed, passes(packed, validation))
+        return accuracy, _scores(packed, passes=passes(packed, validation))
 
 
 def _scores(model: nn.Module, passes: float = 1.0, **widths: int) -> dict[str, float]:
