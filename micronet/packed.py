@@ -230,6 +230,27 @@ def earlier_rows(weight: np.ndarray, groups: int) -> np.ndarray:
     return index[inverse.reshape(-1)]
 
 
+def earlier_products(step: Step) -> tuple[np.ndarray, np.ndarray]:
+    """The first output channel of a conv or affine step with the same product of sum and multiplier but for the sign.
+
+    Returns:
+        its index, (C,) int64, the channel's own where there is none before; the sign, (C,) of 1 and -1.
+    """
+    channels = np.arange(step.shape[0])
+    # The greatest of a window of sums is not that of the window's negatives.
+    if not step.factored or step.window > 1:
+        return channels, np.ones_like(channels)
+    rows = earlier_rows(step.weight, step.groups)
+    multiplier = step.multiplier.astype(np.int64)
+    _, index, inverse = np.unique(
+        np.column_stack([rows, np.abs(multiplier)]), axis=0, return_index=True, return_inverse=True
+    )
+    first = index[inverse.reshape(-1)]
+    codes = step.weight.reshape(len(step.weight), -1)
+    same = (codes == codes[first]).all(axis=1) == (multiplier == multiplier[first])
+    return first, np.where(same, 1, -1)
+
+
 def _count(widths: np.ndarray, counts: Counter[int]) -> None:
     counts.update({width: count for width, count in enumerate(np.bincount(widths).tolist()) if count})
 

@@ -275,6 +275,12 @@ class Quantize(Taught):
         description="sum the inputs of equal weights first, then multiply once, where that costs less; "
         "Hegde et al. 2018, arXiv:1804.06508",
     )
+    trim: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0,
+        exclude_if=lambda share: share == 0,
+        description="lsq: share of the weights' price, storage and operations, that further zeros save while training: "
+        "weights, rows and kernels that the loss needs least for their price",
+    )
     flip_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0,
         exclude_if=lambda share: share == 0,
@@ -296,6 +302,10 @@ class Quantize(Taught):
             )
         if self.per_channel and self.method != "lsq":
             raise ValueError(f"per_channel: must be false for {self.method}, which has scales of its own")
+        if self.trim and self.method != "lsq":
+            raise ValueError(f"trim: must be 0 for {self.method}, only lsq can trim")
+        if self.trim and self.train.epochs == 0:
+            raise ValueError("trim: must be 0 when train.epochs is 0: it reads the gradients of training")
         if self.method == "half" and self.flip_share:
             raise ValueError("flip_share: must be 0 for half, which has no integer logits")
         if self.method == "fx_int8" and self.activation_bits != 8:

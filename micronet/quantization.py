@@ -118,16 +118,17 @@ class LsqWeight(nn.Module):
     """A weight on a grid of 2**bits - 1 codes, symmetric about 0, with a learned step (float32, > 0).
 
     One step for the tensor, or one for each output channel, (C_out, 1, ..): requantization has a multiplier for each
-    channel anyway, so that costs nothing in the packed file.
+    channel anyway, so that costs nothing in the packed file. The step of a `frozen` weight stays as it is made, so that
+    filters that come in opposite pairs, a whitening's, keep opposite codes.
     """
 
-    def __init__(self, weight: Tensor, bits: int, per_channel: bool = False):
+    def __init__(self, weight: Tensor, bits: int, per_channel: bool = False, frozen: bool = False):
         super().__init__()
         self.bits = bits
         self.low, self.high = code_range(bits, signed=True)
         steps = [self._first_step(part) for part in (weight if per_channel else weight[None])]
         step = torch.tensor(steps, device=weight.device).reshape(-1, *[1] * (weight.dim() - 1))
-        self.step = nn.Parameter(step if per_channel else step.reshape(()))
+        self.step = nn.Parameter(step if per_channel else step.reshape(()), requires_grad=not frozen)
 
     def _first_step(self, weight: Tensor) -> float:
         # The zeros of a pruned weight stay zero at any step and would only blur the search.
@@ -367,7 +368,8 @@ def _weight_quantizer(name: str, module: nn.Module, quantize: Quantize, edge: bo
     bits = quantize.layer_bits.get(name, bits)
     if bits == 1:
         return BinaryWeight(module.weight, per_tensor=last)
-    return LsqWeight(module.weight, bits, quantize.per_channel and not last)
+    frozen = not module.weight.requires_grad
+    return LsqWeight(module.weight, bits, quantize.per_channel and not last, frozen)
 
 
 def prepare(model: nn.Module, quantize: Quantize) -> fx.GraphModule:

@@ -180,6 +180,7 @@ class _Requantization:
     """Widths of one step's requantization, an entry an output channel; `alive`: the channel's sum is no constant."""
 
     alive: np.ndarray
+    multiplied: np.ndarray  # alive, and no earlier channel has the product already
     product_bits: np.ndarray  # of sum * multiplier as an input of the multiplication
     bias_bits: np.ndarray  # of the bias's addition
     residual_product_bits: int
@@ -200,19 +201,21 @@ def _requantization(step: Step, source: Step, residual: Step | None) -> _Requant
     bias_bits = np.maximum(packed.signed_width(low, high), bias_width)
     biased = packed.signed_width(low + bias, high + bias)
     product_bits, residual_bits = np.maximum(sum_bits, step.multiplier_bits), np.zeros_like(biased)
+    multiplied = alive & (packed.earlier_products(step)[0] == np.arange(step.shape[0]))
     if residual is None:
-        return _Requantization(alive, product_bits, bias_bits, 0, residual_bits)
+        return _Requantization(alive, multiplied, product_bits, bias_bits, 0, residual_bits)
     added = packed.product_range(residual.low, residual.high, step.residual_factor)
     residual_bits = np.maximum(biased, packed.signed_width(*added))
     width = max(step.residual_bits, _width(residual.low, residual.high))
-    return _Requantization(alive, product_bits, bias_bits, width, residual_bits)
+    return _Requantization(alive, multiplied, product_bits, bias_bits, width, residual_bits)
 
 
 def _count_requantization(step: Step, widths: _Requantization, counts: Counts) -> None:
     """What a requantization of one image takes. A channel without weights is a constant, its bias is no addition."""
     positions = math.prod(step.shape[1:])
-    for product, bias in zip(widths.product_bits[widths.alive], widths.bias_bits[widths.alive], strict=True):
+    for product in widths.product_bits[widths.multiplied]:
         counts.multiplications[int(product)] += positions
+    for bias in widths.bias_bits[widths.alive]:
         counts.additions[int(bias)] += positions
     if step.residual is not None:
         for bits in widths.residual_bits:
@@ -223,7 +226,9 @@ def _count_requantization(step: Step, widths: _Requantization, counts: Counts) -
 
 
 def _requantize(x: np.ndarray, step: Step, residual: np.ndarray | None) -> np.ndarray:
-    total = x * step.multiplier[:, None, None] + step.scaled_bias[:, None, None]
+    first, sign = packed.earlier_products(step)
+    products = x * step.multiplier[:, None, None]
+    total = products[:, first] * sign[:, None, None] + step.scaled_bias[:, None, None]
     if residual is not None:
         total += residual.astype(np.int64) * step.residual_factor[:, None, None]
     return np.clip(total >> step.shift[:, None, None], step.low[0], step.high[0])

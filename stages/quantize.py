@@ -15,13 +15,14 @@ def work(job: TaughtJob) -> None:
     from micronet.pruning import FixedMask
     from micronet.quantization import calibrate, prepare, recalibrate_batch_norm, training_batches
     from micronet.training import evaluate
+    from micronet.trimming import Trimming
 
     section, engine = job.params.quantize, job.params.engine
     path = CHECKPOINTS / "quantized.safetensors"
     with job.resumable("quantize", inputs=("teacher", "retrained")) as state:
         model = job.load("retrained").model()
-        mask = FixedMask(model)
         prepared = prepare(model, section)
+        mask = Trimming(model, prepared, section) if section.trim else FixedMask(model)
         images = job.split("train").images
         calibrate(prepared, images[: section.calibration_images])
         result = job.learn(prepared, section, state=state, constraint=mask)

@@ -173,6 +173,17 @@ def test_only_lsq_learns_a_step_a_channel():
     ]
 
 
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ([("quantize.method", "half")], "must be 0 for half, only lsq can trim"),
+        ([("quantize.train.epochs", 0)], "must be 0 when train.epochs is 0: it reads the gradients of training"),
+    ],
+)
+def test_trimming_needs_training_with_lsq(changes, fault):
+    assert faults(changed(("quantize.trim", 0.1), *changes)) == [f"params.yaml: quantize.trim: {fault}"]
+
+
 def test_a_second_pass_needs_integer_logits():
     tree = changed(("quantize.method", "half"), ("quantize.flip_share", 0.1))
     assert faults(tree) == ["params.yaml: quantize.flip_share: must be 0 for half, which has no integer logits"]
@@ -326,10 +337,13 @@ def test_fixed_views_and_what_draws_every_image_anew_exclude_each_other(section,
         (params.Distillation, "views", 4),
         (params.Distillation, "mirror_answers", True),
         (params.Prune, "cost_exponent", 0.25),
+        (params.Quantize, "trim", 0.25),
+        (params.Quantize, "flip_share", 0.25),
     ],
 )
 def test_a_digest_is_that_of_the_time_before_there_was_a_key_while_it_is_off(section, key, value):
-    given = {"amount": 0.5, "train": DEMO["prune"]["train"]} if section is params.Prune else {}
+    given = {"amount": 0.5} if section is params.Prune else {}
+    given |= {} if section is params.Distillation else {"train": DEMO["prune"]["train"]}
     off, on = section(**given), section(**given, **{key: value})
     assert key not in off.model_dump() and on.model_dump()[key] == value
     assert params.digest(off) != params.digest(on)

@@ -92,6 +92,18 @@ def test_a_step_a_channel_is_lsq_on_every_channel_alone():
     assert (one_step - weight)[0].norm() > 2 * (values.detach() - weight)[0].norm(), "the small channel gains"
 
 
+def test_a_frozen_weights_step_stays_so_that_opposite_filters_keep_opposite_codes(images):
+    torch.manual_seed(0)
+    model = models.build({"name": "convnet", "widths": [8]})
+    models.fit(model, normalise(images))
+    prepared = prepare(model, settings(weight_bits=4, activation_bits=4, per_channel=True)).train()
+    prepared(normalise(images)).sum().backward()
+    learned = {name for name, parameter in prepared.named_parameters() if parameter.grad is not None}
+    assert "whiten.quantizer.step" not in learned and "blocks.0.conv1.quantizer.step" in learned
+    codes, scale = prepared.whiten.quantizer.codes(prepared.whiten.weight)
+    assert torch.equal(codes[:12], -codes[12:]) and torch.equal(scale[:12], scale[12:])
+
+
 def test_lsq_gradient_does_not_depend_on_the_memory_format():
     x, weights = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)
     found = []

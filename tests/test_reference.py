@@ -424,3 +424,23 @@ def test_a_packed_model_has_the_macs_and_deck_flops_of_its_architecture(spec, tm
     # 8-bit codes use all their bits, so the deck's operations are the same; parameters differ in the norms' width.
     assert scoring.deck_score(ops).flops == scoring.deck_score(designed).flops
     assert scoring.challenge_score(ops).params == packed.read(tmp_path / "m").payload_bits / 32
+
+
+def test_a_product_that_an_earlier_channel_has_is_not_multiplied_again():
+    rows = [[3, 1, 0], [-3, -1, 0], [0, 0, 0], [3, 1, 0], [3, 1, 0], [3, -1, 0]]
+    multiplier = vector(5, 5, 5, -5, 4, 5)
+    factored = conv(rows, factored=True, multiplier=multiplier, multiplier_bits=4, shift=vector(3, 3, 3, 3, 3, 3))
+    first, sign = packed.earlier_products(factored)
+    assert first.tolist() == [0, 0, 2, 0, 4, 5] and sign.tolist() == [1, -1, 1, -1, 1, 1]
+    for other in ({"factored": False}, {"window": 2, "shape": (6, 16, 16)}):  # plain; a window's maxima have no sign
+        assert packed.earlier_products(replace(factored, **other))[0].tolist() == list(range(6))
+    wide = np.zeros(6), np.full(6, 15 * 1024)
+    model = hand_made(factored, pool(1, 6), linear([[1, 2, 0, 1, 1, 1], [0, 1, 0, 2, 0, 1]], [0, 0], 2, wide))
+    logits, counts = run(model, IMAGES[:2], strict=True)
+    # sums lie in -512 .. 508, 10 bits, and three of five have a product of their own; a channel of zeros has none
+    assert counts[1].multiplications[10] == 3 * 1024
+    assert counted(packed_operations(model))["conv"] == (counts[1].multiplications, counts[1].additions)
+    pixels = IMAGES[:2].astype(int) - 128
+    sums = np.stack([sum(code * pixels[:, at] for at, code in enumerate(row)) for row in rows], 1)
+    codes = np.clip((sums * multiplier[:, None, None]) >> 3, 0, 15).sum((2, 3))
+    assert logits.tolist() == (codes @ np.array([[1, 2, 0, 1, 1, 1], [0, 1, 0, 2, 0, 1]]).T).tolist()
