@@ -139,6 +139,10 @@ push: env ## publish the current checkpoints into release/cache
 verify: env ## measure a packed model from its file alone, compare with what is claimed: make verify FILE=path
 	@"$(PY)" tools/verify.py $(ARGS) -- "$$FILE"
 
+.PHONY: dense
+dense: env ## measure release/dense.safetensors, the model of the recipe for the slides' rules, in the same way
+	@"$(PY)" tools/verify.py --params recipes/dense.yaml --claims metrics/dense/score.json release/dense.safetensors
+
 # The remote is filled anew: what only older versions of dvc.lock name is superseded, and git keeps its history.
 # What is published is what dvc.lock names, so the workspace that is verified must be that. Studies are not published.
 .PHONY: release

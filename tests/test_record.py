@@ -82,6 +82,24 @@ def test_the_document_says_what_is_reached_and_what_is_missing(record, metrics):
     assert "`make search` has not been run." in text
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "deck", "verdict"),
+    [
+        (91.0, 0.0060, "**reached**"),
+        (91.0, 0.0136, "missing: 0.0068 of score (2.00 times as much)"),
+        (90.0, 0.0136, "missing: 0.90 points of accuracy and 0.0068 of score (2.00 times as much)"),
+    ],
+)
+def test_the_network_for_the_decks_rules_stands_beside_the_record(record, metrics, accuracy, deck, verdict):
+    row = record.release(params.load(ROOT / "recipes/laptop.yaml"), metrics)
+    assert not any("dense" in line for line in record.standing(row, metrics))
+    (metrics / "dense").mkdir()
+    score = {"test_accuracy_percent": accuracy, "deck": {"score": deck}}
+    (metrics / "dense/score.json").write_text(json.dumps(score))
+    last = record.standing(row, metrics)[-1]
+    assert last.endswith(f"{accuracy:.2f} % at {deck:.4f}, where the deck has 0.0357; {verdict}.")
+
+
 def test_the_decks_steps_are_priced_anew_and_come_out_as_in_the_deck(record):
     assert [row[2] for row in record.deck_rows()] == ["0.3205", "0.1822", "0.0826", "0.0378", "0.0357"]
 

@@ -27,6 +27,7 @@ def render(root: Path) -> str:
         "",
         *shortcuts(score),
         "",
+        *dense(root / "metrics/dense/score.json"),
         "| checkpoint | test accuracy | parameters | non-zero | MACs | deck score | challenge score |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -46,6 +47,19 @@ def render(root: Path) -> str:
     devices = " and ".join(sorted({f"{run['device']}, {run['precision']}" for run in runs}))
     lines += ["", f"Training took {minutes:.0f} minutes on {devices}."]
     return "\n".join(lines)
+
+
+def dense(path: Path) -> list[str]:
+    """The model of the recipe for the slides' rules, if there is one."""
+    if not path.is_file():
+        return []
+    score = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        "Zeros save no operation under the slides' rules, so these have a network of their own, the recipe `dense`: "
+        f"**{score['test_accuracy_percent']:.2f} %** at **{score['deck']['score']:.4f}**, "
+        f"{score['packed']['bytes']:,} bytes, in `release/dense.safetensors` (`make dense` measures it).",
+        "",
+    ]
 
 
 def shortcuts(score: dict[str, Any]) -> list[str]:
