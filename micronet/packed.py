@@ -231,7 +231,9 @@ def earlier_rows(weight: np.ndarray, groups: int) -> np.ndarray:
 
 
 def earlier_products(step: Step) -> tuple[np.ndarray, np.ndarray]:
-    """The first output channel of a conv or affine step with the same product of sum and multiplier but for the sign.
+    """The first output channel of the same group with the same product of sum and multiplier, but for the sign.
+
+    An affine step's channels read different inputs, so it has none to share.
 
     Returns:
         its index, (C,) int64, the channel's own where there is none before; the sign, (C,) of 1 and -1.

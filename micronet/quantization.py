@@ -586,8 +586,3 @@ def training_batches(images: Tensor, config: Augment, seed: int, batch_size: int
     for batch in images.split(batch_size):
         labels = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)  # mixed like any other, and unused
         yield augment(batch, labels, config, generator)[0]
-
-
-def quantizer_parameters(prepared: nn.Module) -> list[nn.Parameter]:
-    """The learned steps: train them without weight decay, which would only push them towards 0."""
-    return [module.step for module in prepared.modules() if isinstance(module, LsqWeight | LsqActivation)]

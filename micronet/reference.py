@@ -201,7 +201,10 @@ def _requantization(step: Step, source: Step, residual: Step | None) -> _Requant
     bias_bits = np.maximum(packed.signed_width(low, high), bias_width)
     biased = packed.signed_width(low + bias, high + bias)
     product_bits, residual_bits = np.maximum(sum_bits, step.multiplier_bits), np.zeros_like(biased)
-    multiplied = alive & (packed.earlier_products(step)[0] == np.arange(step.shape[0]))
+    first = packed.earlier_products(step)[0]
+    multiplied = alive & (first == np.arange(step.shape[0]))
+    # The product that there is may have the other sign, and one bit more at a bound that is a power of two.
+    bias_bits = np.maximum(bias_bits, packed.signed_width(low[first], high[first]))
     if residual is None:
         return _Requantization(alive, multiplied, product_bits, bias_bits, 0, residual_bits)
     added = packed.product_range(residual.low, residual.high, step.residual_factor)

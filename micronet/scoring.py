@@ -127,6 +127,7 @@ def _deck_bits(op: Operation) -> int:
 def deck_score(ops: Sequence[Operation], passes: float = 1.0) -> DeckScore:
     """The score that the slide deck's 0.0357 is measured with. `passes`: through all operations, mean of the images.
 
+    A weight of -1, 0 and 1 has 1 bit here, as the packed file stores it: that it has zeros is the sparsity's business.
     The share of zeros among the weights of convolutions and linear layers takes that share off all parameters, as
     the deck did, and nothing off the operations.
     """

@@ -233,10 +233,13 @@ class Average:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay for convolution and linear weights only: batch norms, biases and quantizer steps are vectors."""
-    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    """Weight decay for convolution and linear weights only, not for batch norms, biases and quantizer steps."""
+    weights, others = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_weight = parameter.ndim > 1 and name.rpartition(".")[2] == "weight"
+            (weights if is_weight else others).append(parameter)
+    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def make_optimizer(model: nn.Module, config: Train) -> torch.optim.Optimizer:

@@ -2,11 +2,15 @@
 
 A magnitude says little about what a weight is worth, and a count of zeros little about what they save: a packed file
 has a bit for each 3x3 kernel, 3 for the rows of one that is not zero, 3 for the weights of a row that is not zero, and
-then the codes. So the last weight of a kernel saves four times the storage of one among nine, and a use in an early
-layer hundreds of times the operations of one in the last. Here single weights, rows and whole kernels compete for what
+then the codes. So the last weight of a kernel saves three times the storage of one among nine, and a weight of an early
+layer a hundred times the operations of one of the last. Here single weights, rows and whole kernels compete for what
 the loss would rise by, to second order, for each unit of the challenge's price: optimal brain damage (LeCun et al.
-1990) with the diagonal of the empirical Fisher information for the curvature, as in Theis et al. 2018
-(arXiv:1801.05787), and the price in the denominator, as in Yang et al. 2017 (arXiv:1611.05128).
+1990) with squared gradients for the curvature, as in Theis et al. 2018 (arXiv:1801.05787), here of the batches' mean
+losses, and with the price in the denominator, as in Yang et al. 2017 (arXiv:1611.05128).
+
+The price is an estimate, good to some percent: a use costs an addition of one bit more than an activation's code (a
+factored sum multiplies a few times an output only), every layer is taken to have a mask, of kernels and rows where
+they are 3x3, and second passes are left out.
 """
 
 from __future__ import annotations
@@ -16,29 +20,36 @@ import math
 import torch
 from torch import Tensor, nn
 
+from micronet.errors import MicronetError
 from micronet.layers import positions, prunable
 from micronet.params import Quantize
 from micronet.pruning import GRADUAL_UPDATES, FixedMask
 from micronet.quantization import LsqWeight
 
-END = 0.5  # share of the steps after which all is trimmed; the rest recovers at a falling rate
-MEMORY = 0.99  # of the running mean of squared gradients: about the last 100 steps
+TRIMMED_AFTER = 0.5  # share of the steps after which all is trimmed; the rest recovers at a falling rate
+SQUARES_DECAY = 0.99  # of the running mean of squared gradients: about the last 100 steps
 # A bit of width in an operation, in bits of storage: the reference's parameters over its operations.
 OPERATION_BIT = 5_586_981 / 834_362_880
 MASK_BITS = 3  # of a kernel's rows, of a row's weights
 
 
+class TrimmingError(MicronetError):
+    """No gradient was seen, so nothing says what the loss needs."""
+
+
 def weight_prices(model: nn.Module, activation_bits: int) -> dict[str, float]:
     """What a non-zero weight of every layer that trains costs beside its mask, in bits of storage.
 
-    Its own code, and one addition an output position: a factored sum multiplies a few times an output only.
+    Its own code, of which a sign is left where the mask says that it is not 0 but -1 or 1, and one addition an output
+    position.
     """
-    uses = positions(model)
-    return {
-        name: module.quantizer.bits + uses[name] * (activation_bits + 1) * OPERATION_BIT
-        for name, module in prunable(model)
-        if isinstance(getattr(module, "quantizer", None), LsqWeight) and module.weight.requires_grad
-    }
+    uses, prices = positions(model), {}
+    for name, module in prunable(model):
+        quantizer = getattr(module, "quantizer", None)
+        if isinstance(quantizer, LsqWeight) and module.weight.requires_grad:
+            code_bits = 1 if quantizer.high == 1 else quantizer.bits
+            prices[name] = code_bits + uses[name] * (activation_bits + 1) * OPERATION_BIT
+    return prices
 
 
 def _in_rows(weight: Tensor) -> Tensor:
@@ -54,18 +65,18 @@ def _mask_price(alive: Tensor) -> Tensor:
     return MASK_BITS * ((rows > 0).double() + rows.double())
 
 
-def price(alive: Tensor, each: float) -> float:
-    """Bits that a layer's non-zero weights cost, (O, I, ...) bool; `each` as `weight_prices` gives."""
-    return float(alive.sum()) * each + float(_mask_price(_in_rows(alive)).sum())
+def layer_price(alive: Tensor, weight_price: float) -> float:
+    """Bits that a layer's non-zero weights cost, (O, I, ...) bool; `weight_price` as `weight_prices` gives."""
+    return float(alive.sum()) * weight_price + float(_mask_price(_in_rows(alive)).sum())
 
 
-def candidates(saliency: Tensor, alive: Tensor, each: float) -> tuple[Tensor, Tensor, Tensor]:
+def candidates(saliency: Tensor, alive: Tensor, weight_price: float) -> tuple[Tensor, Tensor, Tensor]:
     """The removal in every kernel that costs least for its price: of the kernel, of a row of it, or of one weight.
 
     Args:
         saliency: what the loss rises by without the weight, >= 0, as the weight.
         alive: which weights are not zero, as the weight.
-        each: the price of a weight beside its mask, in bits.
+        weight_price: the price of a weight beside its mask, in bits.
 
     Returns:
         saliency for a bit of price, (kernels,), infinite where nothing is left; bits saved, (kernels,); what goes,
@@ -76,8 +87,8 @@ def candidates(saliency: Tensor, alive: Tensor, each: float) -> tuple[Tensor, Te
     side = alive.shape[2]
     row_bits = MASK_BITS if side > 1 else 0
     count = alive.sum(2).double()
-    whole, rows = count.sum(1) * each + _mask_price(alive), count * each + row_bits
-    bits = torch.cat([whole[:, None], rows, torch.full_like(saliency, each).flatten(1)], 1)
+    whole, rows = count.sum(1) * weight_price + _mask_price(alive), count * weight_price + row_bits
+    bits = torch.cat([whole[:, None], rows, torch.full_like(saliency, weight_price).flatten(1)], 1)
     loss = torch.cat([saliency.sum((1, 2))[:, None], saliency.sum(2), saliency.flatten(1)], 1)
     possible = torch.cat([alive.any(2).any(1)[:, None], alive.any(2), alive.flatten(1)], 1)
     ratio = torch.where(possible, loss / bits, math.inf)
@@ -141,12 +152,16 @@ class Trimming(FixedMask):
         Args:
             model: whose zeros stay zero.
             prepared: the same with quantizers, to be trained; gets hooks that read its gradients.
-            section: `trim` is the share of what the non-zero weights cost at the start, those that train.
+            section: `trim` is the share of what the weights that train, and are not code 0, cost at the start.
         """
         super().__init__(model)
-        self.share, self.step = section.trim, 0
+        self.share, self.step = section.trim, 0  # the last step that was seen
         self.prices = weight_prices(prepared, section.activation_bits)
-        self.total = self.price()
+        # Weights that round to 0 are free already. They go first, for the loss does not feel them.
+        self.total = sum(
+            layer_price(module.quantizer.codes(module.weight)[0] != 0, self.prices[name])
+            for name, module in self._layers(prepared)
+        )
         self.squares: dict[str, Tensor] = {}
         for name, module in self._layers(prepared):
             self.squares[name] = torch.zeros_like(module.weight, requires_grad=False)
@@ -154,7 +169,7 @@ class Trimming(FixedMask):
 
     def price(self) -> float:
         """Bits that the weights that are not masked cost now."""
-        return sum(price(self.masks[name], each) for name, each in self.prices.items())
+        return sum(layer_price(self.masks[name], each) for name, each in self.prices.items())
 
     def _layers(self, prepared: nn.Module) -> list[tuple[str, nn.Module]]:
         return [(name, module) for name, module in prunable(prepared) if name in self.prices]
@@ -162,7 +177,7 @@ class Trimming(FixedMask):
     def _watch(self, name: str, quantizer: nn.Module) -> None:
         def remember(gradient: Tensor) -> None:
             squares = self.squares[name].to(gradient.device)
-            self.squares[name] = squares.lerp_(gradient.square(), 1 - MEMORY)
+            self.squares[name] = squares.lerp_(gradient.square(), 1 - SQUARES_DECAY)
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if output.requires_grad and module is quantizer:  # a copy, which has this hook too, does not count
@@ -175,7 +190,7 @@ class Trimming(FixedMask):
         if step > self.step:  # else these are averaged weights
             self.step = step
             if step % max(1, steps // GRADUAL_UPDATES) == 0:
-                done = min(1.0, step / (END * steps))
+                done = min(1.0, step / (TRIMMED_AFTER * steps))
                 self._trim(model, self.total * (1 - self.share * (1 - (1 - done) ** 3)))
         super().after_step(model, step, steps)
 
@@ -184,6 +199,8 @@ class Trimming(FixedMask):
         excess = self.price() - wanted
         if excess <= 0:
             return
+        if not any(squares.any() for squares in self.squares.values()):
+            raise TrimmingError("quantize.trim: no gradient of a quantized weight was seen; engine.compile: off helps")
         saliency, alive = {}, {}
         for name, module in self._layers(model):
             saliency[name] = module.quantizer(module.weight).square() * self.squares[name].to(module.weight.device)

@@ -38,10 +38,13 @@ def work(job: TaughtJob) -> None:
         sections = ("teacher", "student", "distill", "prune", "retrain", "quantize")
         claims = {"validation_accuracy_percent": f"{accuracy:.4f}", "params_digest": job.params_digest(*sections)}
         packed = pack(prepared, path, quantize=section, images=validation.images, metadata=claims)
+        weighted = [step for step in packed.steps if step.weight is not None]
         job.metrics(
             validation_accuracy_percent=round(accuracy, 4),
             parameters=packed.parameters,
             nonzero_parameters=packed.nonzero_parameters,
+            prunable_weights=sum(step.weight.size for step in weighted),
+            zero_weights=sum(int((step.weight == 0).sum()) for step in weighted),
             payload_bits=packed.payload_bits,
             file_bytes=packed.file_bytes,
             epochs=len(result.rows),

@@ -272,8 +272,6 @@ def test_recalibration_gives_the_mean_statistics_of_the_batches(resnet, images):
 def test_training_through_the_quantizers_learns(resnet, images, changes):
     prepared = prepare(resnet, settings(**changes)).train()
     calibrate(prepared, images)
-    steps = {id(step) for step in quantization.quantizer_parameters(prepared)}
-    assert steps <= {id(parameter) for parameter in prepared.parameters()}
     optimizer = torch.optim.SGD(prepared.parameters(), lr=0.1, momentum=0.9)
     labels = torch.arange(16) % 10
     losses = []

@@ -44,7 +44,7 @@ def metrics(tmp_path, record) -> Path:
         "packed": {"bytes": 12345, "sha256": "ab" * 32},
     }
     (folder / "score.json").write_text(json.dumps(score))
-    (folder / "retrain.json").write_text(json.dumps({"zero_weights": 75, "prunable_weights": 100}))
+    (folder / "quantize.json").write_text(json.dumps({"zero_weights": 75, "prunable_weights": 100}))
     (folder / "path.csv").write_text(PATH)
     for stage in record.TRAINING_STAGES:
         (folder / f"runs/{stage}.json").write_text(json.dumps({"device": "A CPU", "seconds": 600.0}))

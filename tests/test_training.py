@@ -13,8 +13,9 @@ from micronet import training
 from micronet.checkpoint import ResumeState
 from micronet.data import Split
 from micronet.logger import Reporter
-from micronet.params import Augment, Engine, Train
+from micronet.params import Augment, Engine, Quantize, Train
 from micronet.pruning import FixedMask
+from micronet.quantization import LsqActivation, LsqWeight, prepare
 
 MACHINE = training.Machine(torch.device("cpu"), autocast=False, channels_last=True)
 TINY = {"name": "resnet", "blocks": [1], "widths": [4]}
@@ -168,6 +169,16 @@ def test_weight_decay_spares_norms_and_biases():
     assert decayed["weight_decay"] == 1e-3 and spared["weight_decay"] == 0
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in spared["params"])
+
+
+def test_weight_decay_spares_the_steps_of_quantizers_also_where_every_channel_has_one():
+    quantize = Quantize(weight_bits=4, activation_bits=4, per_channel=True, train=config())
+    prepared = prepare(new_model(), quantize)
+    decayed, spared = training.parameter_groups(prepared, 1e-3)
+    steps = {id(module.step) for module in prepared.modules() if isinstance(module, LsqWeight | LsqActivation)}
+    assert steps and steps < {id(parameter) for parameter in spared["params"]}
+    layers = [module for module in prepared.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert {id(layer.weight) for layer in layers} == {id(parameter) for parameter in decayed["params"]}
 
 
 def test_automatic_batch_size_is_128_on_cpu_at_the_given_rate():

@@ -21,7 +21,16 @@ from micronet.layers import prunable
 from micronet.params import Quantize, Train
 from micronet.quantization import calibrate, prepare
 from micronet.scoring import REFERENCE_OPERATIONS, REFERENCE_PARAMETERS
-from micronet.trimming import END, OPERATION_BIT, Trimming, candidates, cheapest, price, weight_prices
+from micronet.trimming import (
+    OPERATION_BIT,
+    TRIMMED_AFTER,
+    Trimming,
+    TrimmingError,
+    candidates,
+    cheapest,
+    layer_price,
+    weight_prices,
+)
 
 STEPS = 4  # an epoch: 64 images in batches of 16
 
@@ -58,9 +67,8 @@ def test_a_bit_of_an_operation_has_the_rule_books_price():
 def test_the_price_of_storage_is_that_of_the_packed_file_with_masks_of_kernels_and_rows(seed, density, bits):
     random = np.random.default_rng(seed)
     codes = random.integers(1, 2 ** (bits - 1), (6, 5, 3, 3)) * (random.random((6, 5, 3, 3)) < density)
-    fields = packed.weight_fields(codes, bits, (3, 3))
-    stored = sum(len(values) for _, values in fields)
-    assert price(torch.from_numpy(codes != 0), bits) + 6 * 5 == stored  # a bit for each kernel is there anyway
+    stored = sum(len(values) for _, values in packed.weight_fields(codes, bits, (3, 3)))
+    assert layer_price(torch.from_numpy(codes != 0), bits) + 6 * 5 == stored  # a bit for each kernel is there anyway
 
 
 def test_a_weights_price_is_its_code_and_an_addition_a_use():
@@ -68,6 +76,16 @@ def test_a_weights_price_is_its_code_and_an_addition_a_use():
     prices = weight_prices(ready, 4)
     assert math.isclose(prices["stages.0.0.conv1"], 3 + 32 * 32 * 5 * OPERATION_BIT)
     assert math.isclose(prices["classifier"], 3 + 5 * OPERATION_BIT)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_a_code_has_the_bits_that_the_file_stores_it_in(bits):
+    settings = section().model_copy(update={"layer_bits": {"classifier": bits}})
+    prices = weight_prices(prepare(new_model(), settings), 4)
+    high = 2 ** (bits - 1) - 1
+    codes = np.where(np.arange(300) % 9 == 0, np.where(np.arange(300) % 2, -high, high), 0)
+    stored, mask = packed.weight_storage(codes)
+    assert mask is not None and math.isclose(prices["classifier"], stored + 5 * OPERATION_BIT)
 
 
 def test_weights_that_do_not_train_have_no_price():
@@ -79,7 +97,7 @@ def test_weights_that_do_not_train_have_no_price():
 
 
 def saving(alive: torch.Tensor, gone: torch.Tensor, each: float) -> float:
-    return price(alive, each) - price(alive & ~gone, each)
+    return layer_price(alive, each) - layer_price(alive & ~gone, each)
 
 
 @given(seed=st.integers(0, 2**16), density=st.floats(0.1, 1.0), each=st.floats(2.0, 40.0))
@@ -138,7 +156,7 @@ def test_as_much_is_saved_as_was_asked_for_and_no_more_than_a_kernel_beyond(seed
     before = {name: mask.clone() for name, mask in alive.items()}
     saliency = {name: torch.rand(mask.shape, generator=generator) for name, mask in alive.items()}
     prices = {"conv": 7.0, "linear": 8.0}
-    total = sum(price(mask, prices[name]) for name, mask in alive.items())
+    total = sum(layer_price(mask, prices[name]) for name, mask in alive.items())
     gone = cheapest(saliency, alive, prices, share * total)
     assert all(torch.equal(mask, before[name]) for name, mask in alive.items())
     saved = sum(saving(alive[name], mask, prices[name]) for name, mask in gone.items())
@@ -165,7 +183,8 @@ def test_training_ends_with_the_share_saved_and_zeros_that_hold(ema_decay):
         model.stages[0][0].conv1.weight[0].zero_()
     before, ready = zeros(model), prepared(model, quantize)
     trimming = Trimming(model, ready, quantize)
-    start = trimming.price()
+    codes = {name: module.quantizer.codes(module.weight)[0] for name, module in prunable(ready)}
+    start = sum(layer_price(codes[name] != 0, each) for name, each in trimming.prices.items())
     train(ready, quantize.train, constraint=trimming)
     assert 0.69 * start < trimming.price() <= 0.7 * start
     after = zeros(ready)
@@ -184,7 +203,7 @@ def test_the_share_rises_over_the_first_half_and_then_stays():
             prices.append(trimming.price())
 
     train(ready, quantize.train, constraint=trimming, reporter=Watch())
-    done = int(END * 3 * STEPS)
+    done = int(TRIMMED_AFTER * 3 * STEPS)
     assert all(one > other for one, other in itertools.pairwise(prices[:done]))
     assert len(set(prices[done - 1 :])) == 1
     # cubic: after half of the time seven eighths
@@ -211,12 +230,19 @@ def test_a_copys_gradients_do_not_count():
     assert not any(squares.any() for squares in trimming.squares.values())
 
 
-def test_masks_and_squares_follow_a_model_that_was_moved_to_another_device():
+def test_masks_follow_a_model_that_was_moved_to_another_device():
     quantize, model = section(), new_model()
     ready = prepared(model, quantize)
     trimming = Trimming(model, ready, quantize)
     trimming.after_step(ready.to("meta"), 1, 1000)
     assert {mask.device.type for mask in trimming.masks.values()} == {"meta"}
+
+
+def test_weights_are_not_trimmed_when_no_gradient_was_seen():
+    quantize, model = section(), new_model()
+    ready = prepared(model, quantize)
+    with pytest.raises(TrimmingError, match="no gradient"):
+        Trimming(model, ready, quantize).after_step(ready, 10, 100)
 
 
 @pytest.mark.parametrize("where", [(1, 48), (2, 32)])

@@ -54,7 +54,7 @@ def release(params: parameters.Params, metrics: Path = METRICS) -> dict[str, str
     """The row of the model that metrics/ speaks of."""
     score = read_json(metrics / "score.json", "python stages/score.py")
     runs = [read_json(metrics / f"runs/{stage}.json", f"python stages/{stage}.py") for stage in TRAINING_STAGES]
-    pruned = read_json(metrics / "retrain.json", "python stages/retrain.py")
+    packed = read_json(metrics / "quantize.json", "python stages/quantize.py")
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "test_accuracy_percent": f"{score['test_accuracy_percent']:.2f}",
@@ -63,7 +63,7 @@ def release(params: parameters.Params, metrics: Path = METRICS) -> dict[str, str
         "bytes": str(score["packed"]["bytes"]),
         "teacher": _model(params.teacher.model.spec()),
         "student": _model(params.student.model.spec()),
-        "zeros": f"{pruned['zero_weights'] / pruned['prunable_weights']:.3f}",
+        "zeros": f"{packed['zero_weights'] / packed['prunable_weights']:.3f}",
         "weight_bits": str(params.quantize.weight_bits),
         "activation_bits": str(params.quantize.activation_bits),
         "device": " and ".join(sorted({run["device"] for run in runs})),
