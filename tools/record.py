@@ -321,11 +321,11 @@ def render(rows: list[dict[str, str]], metrics: Path) -> str:
         "",
         "## With more compute",
         "",
-        "`recipes/record.yaml` is what the hardware at hand has trained. Next, in this order: zeros where they now pay "
-        "(factored sums made the early layers' operations cheaper than the storage of the late layers' weights, and "
-        "`prune.cost_exponent` still weighs them as before); whole blocks of zeros, which a mask of blocks does not "
-        "store; 2 bits in the last block; a teacher of widths 128-384-384 for 40 epochs; three seeds instead of one; "
-        "for the deck's rules, whose operations zeros do not save, a network of its own, about 4 M MACs at 4 bits.",
+        "`recipes/record.yaml` is what the hardware at hand has trained. Next, in this order: from the dense student on, "
+        "prune by what `quantize.trim` ranks by instead of by magnitudes, and let weights come back where they are "
+        "cheap, in rows that are stored anyway, for masks take more of the file than codes; longer distillation; a "
+        "teacher of widths 128-384-384 for 40 epochs; three seeds instead of one; for the deck's rules, which charge "
+        "the operations of zeros too, inverted residuals of about 4 M MACs, which need hundreds of epochs.",
         "",
     ]
     return "\n".join(lines)
