@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -142,3 +143,14 @@ def test_the_document_shows_what_decided_the_settings(record, metrics):
     assert "is right on 91.00 %, the mean over each image and its mirror image on 92.00 %" in text
     assert "| zeros | exponent 0 | exponent 0.25 |" in text
     assert "| 80% | 70.00 % at 0.0100 | 75.00 % at 0.0100 |" in text
+
+
+def test_the_model_for_the_decks_rules_is_the_one_that_its_metrics_speak_of():
+    from micronet.measurement import price
+    from micronet.packing import load_packed
+
+    claimed = json.loads((ROOT / "metrics/dense/score.json").read_text())
+    file = ROOT / "release/dense.safetensors"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == claimed["packed"]["sha256"]
+    priced = price(load_packed(file), 1 + claimed["flipped_images_percent"] / 100)
+    assert priced["deck"]["score"] == pytest.approx(claimed["deck"]["score"], rel=1e-9)
