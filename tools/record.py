@@ -321,8 +321,8 @@ def render(rows: list[dict[str, str]], metrics: Path) -> str:
         "",
         "## With more compute",
         "",
-        "`recipes/record.yaml` is what the hardware at hand has trained. Next, in this order: from the dense student on, "
-        "prune by what `quantize.trim` ranks by instead of by magnitudes, and let weights come back where they are "
+        "`recipes/record.yaml` is what the hardware at hand has trained. Next, in this order: from the dense student "
+        "on, prune by what `quantize.trim` ranks by instead of by magnitudes, and let weights come back where they are "
         "cheap, in rows that are stored anyway, for masks take more of the file than codes; longer distillation; a "
         "teacher of widths 128-384-384 for 40 epochs; three seeds instead of one; for the deck's rules, which charge "
         "the operations of zeros too, inverted residuals of about 4 M MACs, which need hundreds of epochs.",
