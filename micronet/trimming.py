@@ -123,7 +123,7 @@ def cheapest(
         found = {name: candidates(kept[name], mask, prices[name]) for name, mask in alive.items()}
         ratio, saving = (torch.cat([part[index] for part in found.values()]) for index in (0, 1))
         ratio, order = torch.sort(ratio, stable=True)
-        total = saving[order].cumsum(0)
+        total = saving[order].cpu().cumsum(0).to(saving.device)  # CUDA has no deterministic one
         # No more than half of it at once: a kernel that has lost its cheapest part is looked at again.
         now = (total <= missing / 2) & ratio.isfinite()
         now[0] = ratio[0].isfinite()

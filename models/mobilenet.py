@@ -37,24 +37,37 @@ class MobileNet(nn.Module):
     """Images (N, 3, 32, 32) -> logits (N, classes).
 
     Args:
-        blocks: inverted residuals of each stage; the first of every stage but the first halves the map.
-        widths: channels of each stage; the stem has the first stage's.
-        expansion: inner channels of a block over its input's.
+        blocks: inverted residuals of each stage.
+        widths: channels of each stage.
+        strides: of the first block of each stage; the others have 1.
+        expansion: inner channels of a block over its input's, for each stage.
+        stem: channels of the stem, a 3x3 convolution.
+        stem_stride: 2 halves the map before the first block sees it.
         head: channels of the last 1x1 convolution.
         classes: number of logits.
     """
 
-    def __init__(self, *, blocks: list[int], widths: list[int], expansion: int, head: int, classes: int):
+    def __init__(
+        self,
+        *,
+        blocks: list[int],
+        widths: list[int],
+        strides: list[int],
+        expansion: list[int],
+        stem: int,
+        stem_stride: int,
+        head: int,
+        classes: int,
+    ):
         super().__init__()
-        self.stem = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(widths[0])
+        self.stem = nn.Conv2d(3, stem, 3, stem_stride, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(stem)
         self.stages = nn.ModuleList()
-        channels = widths[0]
-        for index, (depth, width) in enumerate(zip(blocks, widths, strict=True)):
+        channels = stem
+        for depth, width, stride, times in zip(blocks, widths, strides, expansion, strict=True):
             stage = nn.Sequential()
             for position in range(depth):
-                stride = 2 if index > 0 and position == 0 else 1
-                stage.append(InvertedResidual(channels, width, stride, expansion))
+                stage.append(InvertedResidual(channels, width, 1 if position else stride, times))
                 channels = width
             self.stages.append(stage)
         self.head = nn.Conv2d(channels, head, 1, bias=False)

@@ -107,7 +107,16 @@ def _resnet(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _mobilenet(spec: dict[str, Any]) -> dict[str, Any]:
     full = _resnet(spec) | {"name": "mobilenet"}
-    full["expansion"] = _integer("expansion", spec.get("expansion", 3), MOST_EXPANSION)
+    stages = len(full["blocks"])
+    full["strides"] = _integers("strides", spec.get("strides", [1] + [2] * (stages - 1)), 2)
+    expansion = spec.get("expansion", 3)
+    each = expansion if isinstance(expansion, list | tuple) else [_integer("expansion", expansion, MOST_EXPANSION)] * stages
+    full["expansion"] = _integers("expansion", each, MOST_EXPANSION)
+    for key in ("strides", "expansion"):
+        if len(full[key]) != stages:
+            raise SpecError(f"{key}: must be {stages} numbers, as many as blocks (got {len(full[key])})")
+    full["stem"] = _integer("stem", spec.get("stem", full["widths"][0]), MOST_WIDTH)
+    full["stem_stride"] = _integer("stem_stride", spec.get("stem_stride", 1), 2)
     full["head"] = _integer("head", spec.get("head", 2 * full["widths"][-1]), 2 * MOST_WIDTH)
     return full
 
@@ -122,7 +131,7 @@ def _convnet(spec: dict[str, Any]) -> dict[str, Any]:
 _FAMILIES = {
     "densenet": (_densenet, ("blocks", "growth_rate"), ("groups", "interleave", "classes")),
     "resnet": (_resnet, ("blocks", "widths"), ("classes",)),
-    "mobilenet": (_mobilenet, ("blocks", "widths"), ("expansion", "head", "classes")),
+    "mobilenet": (_mobilenet, ("blocks", "widths"), ("strides", "expansion", "stem", "stem_stride", "head", "classes")),
     "convnet": (_convnet, ("widths",), ("classes",)),
 }
 

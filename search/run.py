@@ -1,6 +1,6 @@
 """A budgeted search for the network, its width, its zeros and its bits together: `make search`.
 
-Every candidate of search/space.yaml is priced before any training, as a packed file with untrained weights. What fits
+Every candidate of search/space.yaml (or of another space: search/deck.yaml is that of the slides' rules) is priced before any training, as a packed file with untrained weights. What fits
 the price is trained briefly on few images, the best again on more (successive halving, arXiv:1502.07943), each all the
 way to the packed file: dense, then with growing zeros, then quantized. Only the validation set is measured. With
 checkpoints/teacher.safetensors there, it teaches.
@@ -16,6 +16,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -49,14 +50,15 @@ class Rung(parameters.Section):
     """One rung: how many images and epochs, and how many candidates go on."""
 
     images: parameters.PositiveCount
-    epochs: tuple[parameters.Count, parameters.PositiveCount, parameters.Count]
+    epochs: tuple[parameters.Count, parameters.Count, parameters.Count]
     keep: parameters.PositiveCount
 
 
 class Space(parameters.Section):
-    """search/space.yaml."""
+    """search/space.yaml, search/deck.yaml."""
 
-    most_challenge_score: parameters.Positive
+    most_challenge_score: float = math.inf
+    most_deck_score: float = math.inf
     seed: parameters.Count
     batch_size: parameters.PositiveCount
     learning_rate: parameters.Positive
@@ -280,10 +282,10 @@ def affordable(space: Space, say: Any) -> dict[Candidate, tuple[float, float]]:
     found = {}
     for candidate in candidates(space):
         priced = price(candidate, space)
-        if priced[0] <= space.most_challenge_score:
+        if priced[0] <= space.most_challenge_score and priced[1] <= space.most_deck_score:
             found[candidate] = priced
         else:
-            say(f"too dear, {priced[0]:.4f}: {candidate}")
+            say(f"too dear, challenge {priced[0]:.4f}, deck {priced[1]:.4f}: {candidate}")
     return found
 
 
@@ -342,6 +344,7 @@ def summary(space: Space, trials: list[Trial]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60.0, help="start no trial after so long (default: 60)")
+    parser.add_argument("--space", type=Path, default=SPACE, metavar="PATH", help="the candidates (default: %(default)s)")
     parser.add_argument("--price", action="store_true", help="only say what every candidate would cost")
     args = parser.parse_args()
 
@@ -350,7 +353,7 @@ def main() -> int:
 
     until = time.monotonic() + 60 * args.minutes
     try:
-        space = Space.model_validate(parameters.read_yaml(SPACE), strict=False)
+        space = Space.model_validate(parameters.read_yaml(args.space), strict=False)
         priced = affordable(space, say)
         for candidate, (challenge, deck) in sorted(priced.items(), key=lambda item: item[1]):
             print(f"challenge {challenge:.4f}  deck {deck:.4f}  {candidate}")
@@ -360,8 +363,8 @@ def main() -> int:
     except MicronetError as error:
         print(f"search: {error}", file=sys.stderr)
         return error.exit_code
-    except ValueError as error:  # pydantic's and models': what is wrong with search/space.yaml
-        print(f"search: {SPACE.name}: {' '.join(str(error).split())}", file=sys.stderr)
+    except ValueError as error:  # pydantic's and models': what is wrong with the space
+        print(f"search: {args.space.name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     found = summary(space, trials)
     SUMMARY.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from micronet.logger import Reporter
 from micronet.packing import load_packed, pack
 from micronet.pruning import PruningSchedule
 from micronet.training import evaluate, find_batch_size, machine, train
+from micronet.trimming import Trimming
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SPECS = [
@@ -99,6 +100,23 @@ def test_pruning_and_distillation_train_on_the_device(here):
     weights = [layer.weight for layer in model.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear)]
     count = sum(weight.numel() for weight in weights)
     assert sum(int((weight == 0).sum()) for weight in weights) == round(0.5 * count)
+
+
+def test_quantizers_train_and_trim_on_the_device(here):
+    settings = params.Quantize(weight_bits=3, activation_bits=4, per_channel=True, trim=0.3, train=config())
+    torch.manual_seed(0)
+    model = models.build(SPECS[2])
+    models.fit(model, normalise(images(64).images))
+    prepared = quantization.prepare(model, settings)
+    quantization.calibrate(prepared, images(64).images)
+    constraint = Trimming(model, prepared, settings)
+    train(
+        prepared, config=settings.train, training=images(64), validation=images(20), machine=here, seed=1,
+        constraint=constraint,
+    )  # fmt: skip
+    assert constraint.price() <= 0.7 * constraint.total
+    for name, mask in constraint.masks.items():
+        assert not prepared.get_submodule(name).weight[~mask].any(), name
 
 
 def test_a_packed_model_answers_with_the_same_integers_everywhere(here, tmp_path):
