@@ -108,10 +108,11 @@ def _resnet(spec: dict[str, Any]) -> dict[str, Any]:
 def _mobilenet(spec: dict[str, Any]) -> dict[str, Any]:
     full = _resnet(spec) | {"name": "mobilenet"}
     stages = len(full["blocks"])
-    full["strides"] = _integers("strides", spec.get("strides", [1] + [2] * (stages - 1)), 2)
     expansion = spec.get("expansion", 3)
-    each = expansion if isinstance(expansion, list | tuple) else [_integer("expansion", expansion, MOST_EXPANSION)] * stages
-    full["expansion"] = _integers("expansion", each, MOST_EXPANSION)
+    if not isinstance(expansion, list | tuple):
+        expansion = [_integer("expansion", expansion, MOST_EXPANSION)] * stages
+    full["strides"] = _integers("strides", spec.get("strides", [1] + [2] * (stages - 1)), 2)
+    full["expansion"] = _integers("expansion", expansion, MOST_EXPANSION)
     for key in ("strides", "expansion"):
         if len(full[key]) != stages:
             raise SpecError(f"{key}: must be {stages} numbers, as many as blocks (got {len(full[key])})")

@@ -1,9 +1,9 @@
 """A budgeted search for the network, its width, its zeros and its bits together: `make search`.
 
-Every candidate of search/space.yaml (or of another space: search/deck.yaml is that of the slides' rules) is priced before any training, as a packed file with untrained weights. What fits
-the price is trained briefly on few images, the best again on more (successive halving, arXiv:1502.07943), each all the
-way to the packed file: dense, then with growing zeros, then quantized. Only the validation set is measured. With
-checkpoints/teacher.safetensors there, it teaches.
+Every candidate of search/space.yaml, or of another space (search/deck.yaml is that of the slides' rules), is priced
+before any training, as a packed file with untrained weights. What fits the price is trained briefly on few images, the
+best again on more (successive halving, arXiv:1502.07943), each all the way to the packed file: dense, then with growing
+zeros, then quantized. Only the validation set is measured. With checkpoints/teacher.safetensors there, it teaches.
 
 metrics/search.csv has a row a trial; a trial that is in it is not run again, so a search that was stopped goes on. A
 candidate whose training diverges is out, and has no row.
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from micronet.packed import PackedModel
     from micronet.training import Machine
 
-SPACE, TABLE, SUMMARY = ROOT / "search/space.yaml", Path("metrics/search.csv"), Path("metrics/search.json")
+SPACE, TABLE = ROOT / "search/space.yaml", Path("metrics/search.csv")
 TEACHER = Path("checkpoints/teacher.safetensors")
 BATCH_NORM_IMAGES = 10_000  # training images that the last batch norm statistics are taken from
 FIT_IMAGES = 5000  # training images that a model may set itself from before it trains
@@ -327,6 +327,7 @@ def climb(space: Space, priced: dict[Candidate, tuple[float, float]], until: flo
 def summary(space: Space, trials: list[Trial]) -> dict[str, Any]:
     """How well each rung's ranking predicted the next one's, and the best trial of the highest rung reached."""
     rungs = [(rung.images, "+".join(map(str, rung.epochs))) for rung in space.rungs]
+    trials = [trial for trial in trials if (trial.images, trial.epochs) in rungs]  # the table may hold other spaces'
     newest = max((trial.packed_version for trial in trials), default=VERSION)  # prices of other versions differ
     trials = [trial for trial in trials if trial.packed_version == newest]
     tables = [{trial.candidate: trial for trial in trials if (trial.images, trial.epochs) == rung} for rung in rungs]
@@ -338,13 +339,16 @@ def summary(space: Space, trials: list[Trial]) -> dict[str, Any]:
         correlations[name] = {"candidates": len(both), "rank_correlation": rank_correlation(*accuracies)}
     highest = next((table for table in reversed(tables) if table), {})
     best = max(highest.values(), key=lambda trial: trial.validation_accuracy_percent, default=None)
-    return {"trials": len(trials), "rankings": correlations, "best": asdict(best) if best else None}
+    known = {key: None if value != value else value for key, value in asdict(best).items()} if best else None  # no NaN
+    return {"trials": len(trials), "rankings": correlations, "best": known}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60.0, help="start no trial after so long (default: 60)")
-    parser.add_argument("--space", type=Path, default=SPACE, metavar="PATH", help="the candidates (default: %(default)s)")
+    parser.add_argument(
+        "--space", type=Path, default=SPACE, metavar="PATH", help="the candidates (default: %(default)s)"
+    )
     parser.add_argument("--price", action="store_true", help="only say what every candidate would cost")
     args = parser.parse_args()
 
@@ -367,7 +371,8 @@ def main() -> int:
         print(f"search: {args.space.name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     found = summary(space, trials)
-    SUMMARY.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    path = TABLE.with_name("search.json" if args.space.stem == SPACE.stem else f"search_{args.space.stem}.json")
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))
     return 0
 

@@ -39,6 +39,15 @@ SMALL = [
     {"name": "resnet", "blocks": [1, 2], "widths": [4, 8]},
     {"name": "convnet", "widths": [8, 30, 4]},
     {"name": "mobilenet", "blocks": [2, 1], "widths": [4, 8], "expansion": 2},
+    {
+        "name": "mobilenet",
+        "blocks": [1, 2],
+        "widths": [4, 8],
+        "strides": [2, 1],
+        "expansion": [1, 3],
+        "stem": 6,
+        "stem_stride": 2,
+    },
 ]
 
 
@@ -249,6 +258,13 @@ def test_what_check_accepts_builds_and_what_it_refuses_torch_refuses_too(blocks,
         ({"name": "resnet18", "blocks": "2"}, "blocks: must be a list"),
         ({"name": "resnet18", "blocks": [1] * 7, "widths": [8] * 7}, "blocks: must be a list of 1 to 6 numbers"),
         ({"name": "mobilenet", "blocks": [1], "widths": [4], "expansion": 0}, "expansion: must be from 1 to"),
+        ({"name": "mobilenet", "blocks": [1], "widths": [4], "expansion": [2, 2]}, "expansion: must be 1 numbers"),
+        (
+            {"name": "mobilenet", "blocks": [1, 1], "widths": [4, 4], "strides": [2, 3]},
+            "strides.1: must be from 1 to 2",
+        ),
+        ({"name": "mobilenet", "blocks": [1, 1], "widths": [4, 4], "strides": [2]}, "strides: must be 2 numbers"),
+        ({"name": "mobilenet", "blocks": [1], "widths": [4], "stem_stride": 4}, "stem_stride: must be from 1 to 2"),
         ({"name": "convnet", "widths": [8] * 5}, "widths: must be at most 4 numbers"),
         ({"name": "densenet_nano", "growth_rate": 4.0}, "growth_rate: must be a whole number (got 4.0)"),
         ({"name": "densenet_nano", "growth_rate": 10**9}, "growth_rate: must be from 1 to"),
@@ -267,3 +283,15 @@ def test_a_wrong_spec_is_refused_in_one_line(spec, message):
 def test_checking_a_spec_does_not_import_torch():
     code = "import sys, models; models.check('densenet_nano'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(("strides", "stem_stride", "side"), [([1, 2, 2], 1, 8), ([1, 2, 2], 2, 4), ([2, 1, 2], 1, 8)])
+def test_a_mobilenet_halves_the_map_where_it_is_told_to(strides, stem_stride, side):
+    spec = {"name": "mobilenet", "blocks": [1, 2, 1], "widths": [4, 6, 8], "expansion": [1, 2, 3], "stem": 5}
+    model = models.build(spec | {"strides": strides, "stem_stride": stem_stride})
+    inner = [stage[0].expand.out_channels for stage in model.stages]
+    assert inner == [5, 4 * 2, 6 * 3] and model.stem.out_channels == 5
+    maps = []
+    model.head.register_forward_hook(lambda module, inputs, output: maps.append(output.shape[2:]))
+    model.eval()(torch.zeros(1, 3, 32, 32))
+    assert maps == [(side, side)]

@@ -50,9 +50,19 @@ def trial(accuracy: float, **changes) -> search.Trial:
     return search.Trial(**values | changes)
 
 
-def test_the_file_in_the_repository_is_a_space():
-    found = search.Space.model_validate(search.parameters.read_yaml(search.SPACE), strict=False)
+@pytest.mark.parametrize("name", ["space", "deck"])
+def test_the_files_in_the_repository_are_spaces(name):
+    found = search.Space.model_validate(search.parameters.read_yaml(search.SPACE.with_stem(name)), strict=False)
     assert len(search.candidates(found)) == len(found.networks) * len(found.amounts) * len(found.bits)
+
+
+def test_both_prices_are_limits():
+    prices = [search.price(candidate, space()) for candidate in search.candidates(space())]
+    for place, key in enumerate(("most_challenge_score", "most_deck_score")):
+        middle = sorted(price[place] for price in prices)[len(prices) // 2]
+        found = search.affordable(space(**{key: middle}), lambda line: None)
+        assert 0 < len(found) < len(prices)
+        assert all(price[place] <= middle for price in found.values())
 
 
 def test_more_zeros_and_fewer_bits_cost_less_before_any_training():
@@ -143,6 +153,14 @@ def test_the_summary_says_how_well_a_short_run_predicts_a_long_one():
     assert ranking == {"candidates": 3, "rank_correlation": pytest.approx(0.5)}
     assert found["best"]["weight_bits"] == 3 and found["trials"] == 7
     assert json.dumps(found)
+
+
+def test_the_summary_speaks_of_its_own_space_and_writes_unknown_scores_as_json():
+    mine, other = trial(20.0, challenge_score=float("nan")), trial(90.0, images=45000, packed_version=99)
+    found = search.summary(space(), [mine, other])
+    assert found["trials"] == 1 and found["best"]["validation_accuracy_percent"] == 20.0
+    assert found["best"]["challenge_score"] is None
+    json.dumps(found, allow_nan=False)
 
 
 def test_equal_values_share_a_rank():

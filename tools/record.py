@@ -197,12 +197,20 @@ def standing(row: dict[str, str], metrics: Path) -> list[str]:
 
 
 def search_lines(metrics: Path) -> list[str]:
-    """What the search found, if it ran."""
-    path = metrics / "search.json"
-    if not path.is_file():
-        return ["`make search` has not been run."]
-    found = json.loads(path.read_text(encoding="utf-8"))
-    lines = [f"{found['trials']} trials (metrics/search.csv), on validation images only."]
+    """What the searches found, if they ran."""
+    spaces = {"search.json": "search/space.yaml", "search_deck.json": "search/deck.yaml"}
+    lines = []
+    for name, space in spaces.items():
+        if (metrics / name).is_file():
+            found = json.loads((metrics / name).read_text(encoding="utf-8"))
+            lines += [f"{space}: {found['trials']} trials (metrics/search.csv), on validation images only."]
+            lines += [*_search(found), ""]
+    return lines[:-1] or ["`make search` has not been run."]
+
+
+def _search(found: dict[str, Any]) -> list[str]:
+    """One search: how its rungs agree, its best."""
+    lines = []
     for name, ranking in found["rankings"].items():
         value = ranking["rank_correlation"]
         told = "too few to tell" if value is None else f"rank correlation {value:.2f}"
@@ -211,10 +219,11 @@ def search_lines(metrics: Path) -> list[str]:
     if best and best["packed_version"] != VERSION:
         lines.append(f"- Scores as counted by version {best['packed_version']} of the packed format, higher than now.")
     if best:
+        scores = [f"{rules} {best[f'{rules}_score']:.4f}" for rules in ("challenge", "deck") if best[f"{rules}_score"]]
         lines.append(
             f"- Best of the highest rung: {_model(json.loads(best['network']))}, {best['amount']:.0%} zeros, "
             f"{best['weight_bits']}/{best['activation_bits']} bits: {best['validation_accuracy_percent']:.2f} % on "
-            f"validation at {best['challenge_score']:.4f}."
+            f"validation at {' and '.join(scores)}."
         )
     return lines
 
