@@ -19,10 +19,10 @@ from micronet.params import Prune
 GRADUAL_UPDATES = 100  # masks of a gradual schedule are renewed this many times
 GRADUAL_END = 0.8  # share of the steps after which the amount is reached; the rest recovers
 FEEDBACK_STEPS = 16  # steps between two masks of the method feedback, as in the paper; fewer in a short run
-# What storing a weight costs in uses of it, under challenge rules on CIFAR-10: about 8 bits, 3 of its own and 5 of a
-# mask in blocks, among the reference's 5,586,981 parameters, against about 6 bits of a factored sum, a third of a
-# multiplication and a proven accumulator, among its 834,362,880 operations.
-STORAGE_IN_USES = 200
+# What storing a weight costs in uses of it, under challenge rules on CIFAR-10: 4 bits among the reference's 5,586,981
+# parameters, against 4 + 14 bits (a multiplication, a proven accumulator) among its 834,362,880 operations. A use of a
+# factored sum takes a third of that and a mask in blocks adds 5 bits, which would make it about 200: not yet trained.
+STORAGE_IN_USES = 33
 
 
 class PruningError(MicronetError):
