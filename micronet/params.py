@@ -78,7 +78,7 @@ class Engine(Section):
     threads: Count = Field(default=2, description="CPU threads of torch; 0 leaves torch's own choice")
     channels_last: bool = True
     compile: Literal["auto", "on", "off"] = Field(
-        default="auto", description="torch.compile the network in training; auto: long runs on CUDA"
+        default="auto", description="torch.compile the network in training; auto: long runs on CUDA, without quantizers"
     )
     evaluation_batch_size: PositiveCount = 500
     save_every_seconds: NonNegative = Field(default=60.0, description="least time between two saves of resume state")

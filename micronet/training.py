@@ -281,9 +281,9 @@ def find_batch_size(model: nn.Module, config: Train, machine: Machine) -> tuple[
 def compiled(model: nn.Module, machine: Machine, steps: int) -> Callable[[Tensor], Tensor]:
     """What a run of so many steps calls: the model, or a `torch.compile` of it, which shares its weights.
 
-    `compile: auto` compiles on CUDA, in runs long enough to earn it back; on a CPU compiling took minutes and
-    gained little, and so did a network with quantizers on an H200: three minutes before its second step. What cannot be
-    compiled runs as it is.
+    `compile: auto` compiles on CUDA, in runs long enough to earn it back; on a CPU compiling took minutes and gained
+    little. A network with quantizers took more than three minutes on an H200 before its second step, so `auto` leaves
+    it as it is. What cannot be compiled runs as it is.
     """
     worth = machine.device.type == "cuda" and steps >= COMPILE_STEPS and not isinstance(model, fx.GraphModule)
     if machine.compile == "off" or (machine.compile == "auto" and not worth):

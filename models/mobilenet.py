@@ -39,11 +39,11 @@ class MobileNet(nn.Module):
     Args:
         blocks: inverted residuals of each stage.
         widths: channels of each stage.
-        strides: of the first block of each stage; the others have 1.
-        expansion: inner channels of a block over its input's, for each stage.
-        stem: channels of the stem, a 3x3 convolution.
-        stem_stride: 2 halves the map before the first block sees it.
-        head: channels of the last 1x1 convolution.
+        strides: of the first block of each stage; the others have 1. `models.spec` gives 1 and then 2s by default.
+        expansion: inner channels of a block over its input's, for each stage. 3 by default; a number is for all stages.
+        stem: channels of the stem, a 3x3 convolution. Those of the first stage by default.
+        stem_stride: 2 halves the map before the first block sees it; 1 by default.
+        head: channels of the last 1x1 convolution; twice the last stage's by default.
         classes: number of logits.
     """
 

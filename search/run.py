@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import model_validator
+
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
@@ -57,8 +59,8 @@ class Rung(parameters.Section):
 class Space(parameters.Section):
     """search/space.yaml, search/deck.yaml."""
 
-    most_challenge_score: float = math.inf
-    most_deck_score: float = math.inf
+    most_challenge_score: parameters.Positive = math.inf
+    most_deck_score: parameters.Positive = math.inf
     seed: parameters.Count
     batch_size: parameters.PositiveCount
     learning_rate: parameters.Positive
@@ -68,6 +70,16 @@ class Space(parameters.Section):
     amounts: list[parameters.Fraction]
     bits: list[tuple[parameters.Bits, parameters.Bits]]
     rungs: list[Rung]
+
+    @model_validator(mode="after")
+    def _limited(self) -> Space:
+        if math.inf == self.most_challenge_score == self.most_deck_score:
+            raise ValueError("most_challenge_score or most_deck_score: one of them must be given")
+        return self
+
+    def limited(self, scores: tuple[float, float]) -> float:
+        """Of (challenge score, deck score) the one that has a limit, the challenge's where both have."""
+        return scores[self.most_challenge_score == math.inf]
 
 
 @dataclass(frozen=True)
@@ -317,7 +329,8 @@ def climb(space: Space, priced: dict[Candidate, tuple[float, float]], until: flo
             mine[candidate] = replace(trial, priced_challenge_score=challenge, priced_deck_score=deck)
             trials.append(mine[candidate])
             write(trials)
-            say(f"{trial.validation_accuracy_percent:.2f} % at {trial.challenge_score:.4f}: {candidate}")
+            cost = space.limited((trial.challenge_score, trial.deck_score))
+            say(f"{trial.validation_accuracy_percent:.2f} % at {cost:.4f}: {candidate}")
         going = [candidate for candidate in going if candidate in mine]
         going.sort(key=lambda candidate: mine[candidate].validation_accuracy_percent, reverse=True)
         del going[rung.keep :]
@@ -359,7 +372,7 @@ def main() -> int:
     try:
         space = Space.model_validate(parameters.read_yaml(args.space), strict=False)
         priced = affordable(space, say)
-        for candidate, (challenge, deck) in sorted(priced.items(), key=lambda item: item[1]):
+        for candidate, (challenge, deck) in sorted(priced.items(), key=lambda item: space.limited(item[1])):
             print(f"challenge {challenge:.4f}  deck {deck:.4f}  {candidate}")
         if args.price:
             return 0
@@ -371,7 +384,8 @@ def main() -> int:
         print(f"search: {args.space.name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     found = summary(space, trials)
-    path = TABLE.with_name("search.json" if args.space.stem == SPACE.stem else f"search_{args.space.stem}.json")
+    usual = args.space.resolve() == SPACE.resolve()
+    path = TABLE.with_name("search.json" if usual else f"search_{args.space.stem}.json")
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))
     return 0

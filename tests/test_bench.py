@@ -155,4 +155,4 @@ def test_the_document_says_what_the_files_say(tmp_path):
     assert "+1.00 points" in text and "beyond two of them" in text and "| other | 15 | 1.50 |" in text
     # Three times 100 images a second where the profile saw 1: 300 times as fast.
     assert "| densenet_nano | 300.0 | 13200 % | 9900 % |" in text
-    assert "Not measured: no GPU" in text
+    assert "Not measured yet: `make gpu-check`" in text

@@ -285,13 +285,22 @@ def test_checking_a_spec_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize(("strides", "stem_stride", "side"), [([1, 2, 2], 1, 8), ([1, 2, 2], 2, 4), ([2, 1, 2], 1, 8)])
-def test_a_mobilenet_halves_the_map_where_it_is_told_to(strides, stem_stride, side):
+@pytest.mark.parametrize(
+    ("strides", "stem_stride", "sides"),
+    [
+        ([1, 2, 2], 1, [32, 16, 8]),
+        ([1, 2, 2], 2, [16, 8, 4]),
+        ([2, 1, 2], 1, [16, 16, 8]),
+        ([1, 1, 2], 1, [32, 32, 16]),
+    ],
+)
+def test_a_mobilenet_halves_the_map_where_it_is_told_to(strides, stem_stride, sides):
     spec = {"name": "mobilenet", "blocks": [1, 2, 1], "widths": [4, 6, 8], "expansion": [1, 2, 3], "stem": 5}
     model = models.build(spec | {"strides": strides, "stem_stride": stem_stride})
     inner = [stage[0].expand.out_channels for stage in model.stages]
     assert inner == [5, 4 * 2, 6 * 3] and model.stem.out_channels == 5
     maps = []
-    model.head.register_forward_hook(lambda module, inputs, output: maps.append(output.shape[2:]))
+    for stage in model.stages:
+        stage.register_forward_hook(lambda module, inputs, output: maps.append(output.shape[-1]))
     model.eval()(torch.zeros(1, 3, 32, 32))
-    assert maps == [(side, side)]
+    assert maps == sides

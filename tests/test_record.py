@@ -126,6 +126,24 @@ def test_a_run_that_was_not_released_is_kept_with_how_far_it_came(record, tmp_pa
     assert "| dear early layers | convnet " in text and "| 90% | prune | 90.50 % |" in text
 
 
+def test_the_document_says_what_each_search_found(record, tmp_path):
+    best = {
+        "network": json.dumps({"name": "mobilenet", "blocks": [1, 3], "widths": [8, 16], "strides": [2, 1]}),
+        "amount": 0.0, "weight_bits": 3, "activation_bits": 8, "validation_accuracy_percent": 85.5,
+        "challenge_score": None, "deck_score": 0.0063, "packed_version": record.VERSION,
+    }  # fmt: skip
+    ranking = {"short -> long": {"candidates": 5, "rank_correlation": 0.5}}
+    for name, found in (
+        ("search", {"rankings": ranking, "best": None}),
+        ("search_deck", {"rankings": {}, "best": best}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"trials": 6} | found))
+    text = "\n".join(record.search_lines(tmp_path))
+    assert "- short -> long: 5 candidates ran both; rank correlation 0.50." in text
+    assert "mobilenet 1-3 8-16 strides 2-1, 0% zeros, 3/8 bits: 85.50 % on validation at deck 0.0063." in text
+    assert text.index("search/space.yaml: 6 trials") < text.index("search/deck.yaml: 6 trials")
+
+
 def test_why_belongs_to_a_run_that_was_tried(record, monkeypatch):
     monkeypatch.setattr(record.sys, "argv", ["record.py", "--why", "nothing"])
     with pytest.raises(SystemExit, match="2"):

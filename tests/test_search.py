@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 
 import pytest
@@ -54,6 +55,14 @@ def trial(accuracy: float, **changes) -> search.Trial:
 def test_the_files_in_the_repository_are_spaces(name):
     found = search.Space.model_validate(search.parameters.read_yaml(search.SPACE.with_stem(name)), strict=False)
     assert len(search.candidates(found)) == len(found.networks) * len(found.amounts) * len(found.bits)
+
+
+def test_a_space_without_a_limit_is_refused_and_a_limited_score_is_told():
+    assert space().limited((1.0, 2.0)) == 1.0
+    assert space(most_challenge_score=math.inf, most_deck_score=0.1).limited((1.0, 2.0)) == 2.0
+    unlimited = {key: value for key, value in SPACE.items() if key != "most_challenge_score"}
+    with pytest.raises(ValueError, match="one of them must be given"):
+        search.Space.model_validate(unlimited, strict=False)
 
 
 def test_both_prices_are_limits():

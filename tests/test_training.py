@@ -209,3 +209,12 @@ def test_evaluation_counts_every_image_once_and_gives_the_mode_back():
     _, in_parts = training.evaluate(model, split, MACHINE, 7)
     assert in_one == pytest.approx(in_parts)
     assert model.training
+
+
+def test_long_runs_on_cuda_are_compiled_but_no_network_with_quantizers():
+    cuda = training.Machine(torch.device("cuda"), autocast=True, channels_last=True, compile="auto")
+    model = models.build({"name": "resnet", "blocks": [1], "widths": [4]})
+    prepared = prepare(model, Quantize(weight_bits=4, train=Train(epochs=1, learning_rate=0.1)))
+    assert training.compiled(model, cuda, training.COMPILE_STEPS) is not model
+    assert training.compiled(model, cuda, training.COMPILE_STEPS - 1) is model
+    assert training.compiled(prepared, cuda, training.COMPILE_STEPS) is prepared

@@ -210,7 +210,7 @@ def render(metrics: Path) -> str:
         for name, part, command in GPU_PARTS:
             lines += part(read_json(metrics / f"{name}.json", command))
     else:
-        lines += ["## On a GPU", "", "Not measured: no GPU was at hand. `make gpu-check` checks and measures it.", ""]
+        lines += ["## On a GPU", "", "Not measured yet: `make gpu-check` checks and measures it.", ""]
     return "\n".join(lines)
 
 

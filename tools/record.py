@@ -46,8 +46,9 @@ DECK = (  # of the deck's chapters: network, zeros, what changed. It gives one a
 
 def _model(spec: dict[str, Any]) -> str:
     """A spec in few words: `resnet 2-2-2 16-32-64`."""
-    lists = [value for value in spec.values() if isinstance(value, list)]
-    return " ".join([spec["name"], *("-".join(map(str, value)) for value in lists)])
+    lists = {key: "-".join(map(str, value)) for key, value in spec.items() if isinstance(value, list)}
+    told = [text if key in ("blocks", "widths") else f"{key} {text}" for key, text in lists.items()]
+    return " ".join([spec["name"], *told])
 
 
 def release(params: parameters.Params, metrics: Path = METRICS) -> dict[str, str]:
