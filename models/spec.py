@@ -20,7 +20,8 @@ NAMED: dict[str, dict[str, Any]] = {
 }
 
 # Every stage but the first halves the 32 x 32 map (a mobilenet's unless told otherwise), so a seventh would have
-# nothing to look at. The other limits lie far above every known network: they keep a damaged spec from asking for terabytes.
+# nothing to look at. The other limits lie far above every known network: they keep a damaged spec from asking for
+# terabytes.
 MOST_STAGES, MOST_BLOCKS, MOST_GROWTH, MOST_WIDTH, MOST_CLASSES = 6, 64, 128, 2048, 10_000
 MOST_EXPANSION = 16
 MOST_CONVNET_BLOCKS = 4  # its first convolution leaves a 31 x 31 map: 15, 7, 3, 1
