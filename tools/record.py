@@ -331,8 +331,8 @@ def render(rows: list[dict[str, str]], metrics: Path) -> str:
         "",
         "## With more compute",
         "",
-        "`recipes/record.yaml` and `recipes/dense.yaml` are what fifteen minutes of an H200 and some hours of two CPU "
-        "cores have trained. Next, in this order: fresh crops instead of 24 fixed ones in the long distillation of "
+        "`recipes/record.yaml` is what two CPU cores have trained in hours, `recipes/dense.yaml` what an H200 has in "
+        "minutes. Next, in this order: fresh crops instead of 24 fixed ones in the long distillation of "
         "`dense`, whose training accuracy ends far above its validation accuracy; batches of 256 while pruning, for a "
         "sparse network wants steps, not epochs; quantizing on the GPU too, for as long as distilling; from the dense "
         "student on, prune by what `quantize.trim` ranks by instead of by magnitudes, and let weights come back in "
