@@ -79,7 +79,8 @@ class Space(parameters.Section):
 
     def limited(self, scores: tuple[float, float]) -> float:
         """Of (challenge score, deck score) the one that has a limit, the challenge's where both have."""
-        return scores[self.most_challenge_score == math.inf]
+        challenge, deck = scores
+        return challenge if self.most_challenge_score < math.inf else deck
 
 
 @dataclass(frozen=True)
@@ -352,8 +353,10 @@ def summary(space: Space, trials: list[Trial]) -> dict[str, Any]:
         correlations[name] = {"candidates": len(both), "rank_correlation": rank_correlation(*accuracies)}
     highest = next((table for table in reversed(tables) if table), {})
     best = max(highest.values(), key=lambda trial: trial.validation_accuracy_percent, default=None)
-    known = {key: None if value != value else value for key, value in asdict(best).items()} if best else None  # no NaN
-    return {"trials": len(trials), "rankings": correlations, "best": known}
+    found = asdict(best) if best else None
+    if found and math.isnan(found["challenge_score"]):  # not known; JSON has no NaN
+        found["challenge_score"] = None
+    return {"trials": len(trials), "rankings": correlations, "best": found}
 
 
 def main() -> int:
