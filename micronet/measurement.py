@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ import models
 from micronet import packed
 from micronet.data import CLASSES, Split, normalise
 from micronet.packing import PackedModule
-from micronet.scoring import ScoreError, challenge_score, cross_check_macs, deck_score, macs, nonzero_macs, operations
+from micronet.scoring import (
+    ONCE,
+    ScoreError,
+    challenge_score,
+    cross_check_macs,
+    deck_score,
+    macs,
+    nonzero_macs,
+    operations,
+)
 
 
 @torch.no_grad()
@@ -36,37 +46,49 @@ def _check_classes(model: PackedModule) -> None:
         )
 
 
-def passes(model: PackedModule, split: Split, batch_size: int = 500) -> float:
-    """How many passes an image takes, mean of the split: above 1 where the model sees unsure ones mirrored too."""
-    if not model.packed.flip_margin:
-        return 1.0
+def passes(model: PackedModule, split: Split, batch_size: int = 500) -> tuple[float, ...]:
+    """How many passes an image takes through each network, mean of the split.
+
+    Above 1 where the last network sees unsure ones mirrored too, below for networks that see only those.
+    """
     device = next(model.buffers()).device
-    again = [model.look(normalise(images.to(device)))[2] for images in split.images.split(batch_size)]
-    return 1 + int(torch.cat(again).sum()) / len(split)
+    if len(model.packed.networks) == 1 and not model.packed.flip_margin:
+        return ONCE
+    looks = [model.look(normalise(images.to(device))) for images in split.images.split(batch_size)]
+    return _means(torch.cat([look.passes for look in looks]), len(model.packed.networks))
+
+
+def _means(taken: torch.Tensor, networks: int) -> tuple[float, ...]:
+    """Passes through each network, mean of the images. `taken`: (N,) int64, passes in all."""
+    reached = [int((taken > number).sum()) for number in range(networks + 1)]
+    again = reached.pop()
+    shares = [count / len(taken) for count in reached]
+    return (*shares[:-1], shares[-1] + again / len(taken))
 
 
 def plain(model: packed.PackedModel) -> packed.PackedModel:
-    """The same network without our ways to save.
+    """The same networks without our ways to save.
 
-    One pass, at most one bit of a mask for every weight, and a product for every weight, each added to the accumulator.
+    At most one bit of a mask for every weight, and a product for every weight, each added to the accumulator; no
+    second look of the last network.
     """
-    saving = {"factored": False, "flip_margin": 0, "flip_bits": 0}
-    steps = [replace(step, mask=None if step.mask is None else (), **saving) for step in model.steps]
+    steps = [replace(step, factored=False, mask=None if step.mask is None else ()) for step in model.steps]
+    steps[-1] = replace(steps[-1], margin=0, margin_bits=0)
     return packed.decode(packed.encode(steps, model.spec, model.arithmetic, {}))
 
 
-def price(model: PackedModule, passes: float = 1.0) -> dict[str, Any]:
-    """Both scores of a packed model, and the MACs of one pass, which ptflops counts too.
+def price(model: PackedModule, passes: Sequence[float] = ONCE) -> dict[str, Any]:
+    """Both scores of a packed model, and the MACs of one pass of each network, which ptflops counts too.
 
     Args:
-        passes: mean of the images, above 1 where the model sees some of them mirrored too.
+        passes: through each network, mean of the images.
 
     Raises:
         ScoreError: ptflops counts other MACs for the architecture that the file names, or it names none.
     """
     ops = operations(model)
     try:
-        designed = models.build(model.spec or {})
+        designed = [models.build(spec) for spec in model.packed.specs or ({},)]
     except models.SpecError as error:
         raise ScoreError(f"the file names no architecture that can be built: {error}") from None
     return {
@@ -74,36 +96,51 @@ def price(model: PackedModule, passes: float = 1.0) -> dict[str, Any]:
         "challenge": asdict(challenge_score(ops, passes)),
         "macs": macs(ops),
         "nonzero_macs": nonzero_macs(ops),
-        "ptflops_macs": cross_check_macs(designed),
+        "ptflops_macs": sum(cross_check_macs(network) for network in designed),
     }
 
 
 def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int = 500) -> dict[str, Any]:
     """The content of `metrics/score.json`.
 
+    `one_pass` is what the same file would be if every image took one pass of each network. `cascade`, where there are
+    several: the share of the images that each network sees, and its accuracy on all of them when it is alone.
+
     Args:
         path: the packed file that `model` was read from.
         test: the images that accuracy is measured on.
     """
     _check_classes(model)
-    looks = [model.look(normalise(images)) for images in test.images.split(batch_size)]
-    answers, first, again = (torch.cat(parts) for parts in zip(*looks, strict=True))
-    flipped = int(again.sum())
+    networks = len(model.packed.networks)
+    looks = [model.look(normalise(images), all_networks=True) for images in test.images.split(batch_size)]
+    answers, taken, one_pass = (
+        torch.cat([getattr(look, key) for look in looks]) for key in ("logits", "passes", "all_networks")
+    )
+    flipped = int((taken > networks).sum())
 
     def accuracy(logits: torch.Tensor) -> float:
         return 100.0 * int((logits.argmax(1) == test.labels).sum()) / len(test)
 
-    ops, content = operations(model), Path(path).read_bytes()
+    def alone(network: int) -> float:
+        parts = [model.one_pass(normalise(images), network) for images in test.images.split(batch_size)]
+        return accuracy(torch.cat(parts))
+
+    cascade = {
+        "images_percent": [100.0 * int((taken > network).sum()) / len(test) for network in range(networks)],
+        "alone_test_accuracy_percent": [alone(network) for network in range(networks)],
+    }
+    ops, content, once = operations(model), Path(path).read_bytes(), ONCE * networks
     return {
         "test_accuracy_percent": accuracy(answers),
         "flipped_images_percent": 100.0 * flipped / len(test),
-        **price(model, 1 + flipped / len(test)),
+        **price(model, _means(taken, networks)),
         "one_pass": {
-            "test_accuracy_percent": accuracy(first),
-            "deck_score": deck_score(ops).score,
-            "challenge_score": challenge_score(ops).score,
-            "plain_challenge_score": challenge_score(operations(plain(model.packed))).score,
+            "test_accuracy_percent": accuracy(one_pass),
+            "deck_score": deck_score(ops, once).score,
+            "challenge_score": challenge_score(ops, once).score,
+            "plain_challenge_score": challenge_score(operations(plain(model.packed)), once).score,
         },
+        **({"cascade": cascade} if networks > 1 else {}),
         "packed": {
             "bytes": len(content),
             "payload_bits": model.packed.payload_bits,

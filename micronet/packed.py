@@ -1,9 +1,11 @@
 """The packed model's file: steps in integers <-> bytes. Numpy only; `docs/format.md` is the specification.
 
 A packed model is a list of steps. Step i makes value i, an integer map (C, H, W) whose codes have a known range in
-every channel, from values before it. `encode` writes the steps into a safetensors file with one uint8 tensor
-`payload`, `decode` reads it back and checks everything: shapes, ranges, lengths, the digest, and that no accumulator
-can overflow. What a file makes `decode` allocate is bounded by a few hundred times the file's size.
+every channel, from values before it. A linear step ends a network; most files hold one, a cascade holds several, of
+which the later ones see only the images that the earlier ones are unsure of. `encode` writes the steps into a
+safetensors file with one uint8 tensor `payload`, `decode` reads it back and checks everything: shapes, ranges,
+lengths, the digest, and that no accumulator can overflow. What a file makes `decode` allocate is bounded by a few
+hundred times the file's size.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import math
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,8 @@ import numpy as np
 
 from micronet.errors import MicronetError
 
-VERSION = 3
+VERSION = 4
+VERSION_OF_ONE = 3  # what a file of a single network is written as; nothing in it changed since
 IMAGE = (3, 32, 32)
 EXACT_FLOAT32 = 1 << 24  # float32 holds every whole number below
 MOST_SUM = 1 << 31  # no accumulator reaches it
@@ -34,6 +38,7 @@ CHUNK = 1 << 18  # weights whose bounds are computed at once
 MOST_SIDE = 1024  # kernel, stride, padding
 MOST_BLOCK = 9  # weights that one bit of a mask can call zero: bounds what a mask can allocate
 # Ways to group the bits of a mask: blocks of so many weights, then blocks of so many blocks.
+CASCADE = "cascade"  # the name in the spec of several networks
 MASKS: tuple[tuple[int, ...], ...] = (
     (),
     *((block,) for block in range(2, MOST_BLOCK + 1)),
@@ -81,8 +86,11 @@ class Step:
     residual_fraction: int = 0
     accumulator_bits: int = 0
     factored: bool = False  # sums are of `factors`, not of one product a weight
-    flip_margin: int = 0  # linear: images whose two greatest logits are closer are seen mirrored too; 0: none
-    flip_bits: int = 0
+    # linear: images whose two greatest logits are closer go on, to the next network, or, behind the last one, to that
+    # one again; 0: none do
+    margin: int = 0
+    margin_bits: int = 0
+    logit_shift: int | None = None  # linear of a network that another follows: how its logits join that one's
     storage: tuple[tuple[str, int], ...] = ()  # (field, bits) in the order of the payload
 
     @property
@@ -98,7 +106,7 @@ class Step:
 
 @dataclass(frozen=True)
 class PackedModel:
-    """What a packed file holds. `steps[-1]` is the linear step whose integers are the logits."""
+    """What a packed file holds. The integers of a linear step are its network's logits; `steps[-1]` is one."""
 
     steps: tuple[Step, ...]
     spec: dict[str, Any] | None
@@ -113,8 +121,21 @@ class PackedModel:
         return self.steps[-1].shape[0]
 
     @property
+    def networks(self) -> tuple[range, ...]:
+        """The steps of each network, without the input, which all of them share."""
+        return networks(self.steps)
+
+    @property
     def flip_margin(self) -> int:
-        return self.steps[-1].flip_margin
+        """Below it an image is seen once more by the last network, mirrored; 0: none is."""
+        return self.steps[-1].margin
+
+    @property
+    def specs(self) -> tuple[dict[str, Any], ...] | None:
+        """The architecture of each network; None where the file names none."""
+        if self.spec is None:
+            return None
+        return (self.spec,) if self.spec.get("name") != CASCADE else tuple(self.spec["networks"])
 
     def _arrays(self) -> list[np.ndarray]:
         each = ((step.weight, step.multiplier, step.bias) for step in self.steps)
@@ -128,6 +149,41 @@ class PackedModel:
     @property
     def nonzero_parameters(self) -> int:
         return sum(int(np.count_nonzero(array)) for array in self._arrays())
+
+
+def networks(steps: Sequence[Step]) -> tuple[range, ...]:
+    """The steps of each network: those behind the linear step before, up to its own."""
+    ends = [index + 1 for index, step in enumerate(steps) if step.op == "linear"]
+    return tuple(range(start, end) for start, end in zip([1, *ends], ends, strict=False))
+
+
+def joined(total: Any, logits: Any, shift: int) -> Any:
+    """The sum of logits so far and of one more network, whose scales are 2**shift apart; arrays of integers.
+
+    One of both sides is shifted to the left, so that nothing is rounded.
+    """
+    return total * (1 << max(shift, 0)) + logits * (1 << max(-shift, 0))
+
+
+def sums(steps: Sequence[Step]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The range of the sum of logits behind every pass: each network's, and the last one's again for the mirror image.
+
+    Returns:
+        (low, high) a pass, (C,) of Python integers each. The last is there whether or not images are seen mirrored.
+    """
+    ends = [steps[network[-1]] for network in networks(steps)]
+    ranges = [(end.low.astype(object), end.high.astype(object)) for end in ends]  # Python's integers never overflow
+    shifts = [*(end.logit_shift for end in ends[:-1]), again(steps)]
+    found = [ranges[0]]
+    for added, shift in zip([*ranges[1:], ranges[-1]], shifts, strict=True):
+        low, high = (joined(side, new, shift) for side, new in zip(found[-1], added, strict=True))
+        found.append((low, high))
+    return found
+
+
+def again(steps: Sequence[Step]) -> int:
+    """The shift with which the logits of the last network's second pass join the sum: they weigh as in its first."""
+    return min([0, *(steps[network[-1]].logit_shift for network in networks(steps)[-2:-1])])
 
 
 def interleave(channels: int, groups: int) -> np.ndarray:
@@ -492,8 +548,10 @@ def _payload_fields(step: Step, half: bool) -> list[tuple[str, np.ndarray]]:
         fields.append(("shift", _to_bits(np.array(shifts), SHIFT_BITS)))
         if step.residual is not None:
             fields.append(("residual", _to_bits(np.array([step.residual_multiplier]), step.residual_bits)))
-    if step.flip_margin:
-        fields.append(("margin", _to_bits(np.array([step.flip_margin]), step.flip_bits)))
+    if step.margin:
+        fields.append(("margin", _to_bits(np.array([step.margin]), step.margin_bits)))
+    if step.logit_shift is not None:
+        fields.append(("logit_shift", _to_bits(np.array([step.logit_shift]), SHIFT_BITS)))
     return fields
 
 
@@ -537,8 +595,8 @@ def _row(step: Step, at: int) -> dict[str, Any]:
         row["bits"] = [step.multiplier_bits, step.exponent_bits, step.bias_bits]
     if step.residual is not None:
         row["add"] = [step.residual, step.residual_bits]
-    if step.flip_margin:
-        row["flip"] = step.flip_bits
+    if step.margin:
+        row["flip" if step.logit_shift is None else "next"] = step.margin_bits
     return row
 
 
@@ -560,7 +618,7 @@ def encode(steps: list[Step], spec: dict[str, Any] | None, arithmetic: str, meta
     table = json.dumps({"arithmetic": arithmetic, "bits": at, "steps": rows}, separators=(",", ":"))
     header: dict[str, Any] = {
         "format": "micronet-packed",
-        "version": VERSION,
+        "version": VERSION if len(networks(steps)) > 1 else VERSION_OF_ONE,
         "model": spec,
         "table": base64.b85encode(zlib.compress(table.encode(), 9)).decode(),
         "made": metadata,
@@ -613,7 +671,11 @@ def _requantization(step: dict[str, Any], sum_low: np.ndarray, sum_high: np.ndar
 
 
 def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: bool) -> Step:
-    """One step out of its row of the table and the payload. Raises `PackedFileError`."""
+    """One step out of its row of the table and the payload. Raises `PackedFileError`.
+
+    Args:
+        last: of the file.
+    """
     if not isinstance(row, dict):
         raise PackedFileError("a row of the table is no object")
     op = row.get("op")
@@ -622,8 +684,10 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         raise PackedFileError(f"there is no operation {_show(op)}")
     if not isinstance(name, str) or len(name) > 200 or not name.isprintable():
         raise PackedFileError("a step has no printable name")
-    if (op == "input") != (not steps) or (op == "linear") != last:
-        raise PackedFileError("the first step must be the input, and the last alone a linear one")
+    if (op == "input") != (not steps) or (last and op != "linear"):
+        raise PackedFileError("the first step must be the input, and the last a linear one")
+    if op == "linear" and ("next" in row) == last:
+        raise PackedFileError("a linear step must be the last, or have a margin for the next network")
     if op == "input":
         bits = _is(row.get("bits"), 1, 16, "bits")
         if (bits == 16) != half or (not half and bits > 8):
@@ -632,7 +696,13 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         three = np.full(3, low, np.int32), np.full(3, high, np.int32)
         return Step(op, name, (), IMAGE, *three, code_bits=bits, signed=True)
 
-    inputs = tuple(_is(index, 0, len(steps) - 1, "from") for index in _ints(row.get("from"), MOST_STEPS, "from"))
+    # A network reads the input and what it made itself.
+    begin = next((index + 1 for index in range(len(steps) - 1, 0, -1) if steps[index].op == "linear"), 0)
+
+    def value(index: Any, what: str) -> int:
+        return 0 if begin and index == 0 and type(index) is int else _is(index, begin, len(steps) - 1, what)
+
+    inputs = tuple(value(index, "from") for index in _ints(row.get("from"), MOST_STEPS, "from"))
     sources = [steps[index] for index in inputs]
     if op != "concat" and len(sources) != 1:
         raise PackedFileError(f"{op} takes one value")
@@ -740,7 +810,7 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         if op == "linear":
             raise PackedFileError("a linear step adds no value")
         index, residual_bits = _pair(row["add"], "add")
-        found["residual"] = _is(index, 0, len(steps) - 1, "add")
+        found["residual"] = value(index, "add")
         found["residual_bits"] = _is(residual_bits, 0 if half else 1, 16, "add")
         residual = steps[found["residual"]]
         if residual.shape != (channels, height, width):
@@ -794,14 +864,20 @@ def _read_step(row: Any, steps: list[Step], reader: _Reader, half: bool, last: b
         sum_low, sum_high = sum_low + found["bias"], sum_high + found["bias"]
         if max(-int(sum_low.min()), int(sum_high.max())) >= MOST_SUM:
             raise PackedFileError("a logit needs more than 32 bits")
-    if "flip" in row:
+    key = "flip" if "flip" in row else "next"
+    if key in row:
         if op != "linear" or half or channels < 2:
-            raise PackedFileError("a margin for mirrored images where there are no two integer logits")
-        found["flip_bits"] = _is(row["flip"], 1, 32, "flip")
-        found["flip_margin"] = int(reader.numbers(1, found["flip_bits"], signed=False)[0])
+            raise PackedFileError("a margin where there are no two integer logits")
+        if "flip" in row and not last:
+            raise PackedFileError("a margin for mirrored images before the last network")
+        found["margin_bits"] = _is(row[key], 1, 32, key)
+        found["margin"] = int(reader.numbers(1, found["margin_bits"], signed=False)[0])
         stored("margin")
-        if found["flip_margin"] == 0:
-            raise PackedFileError("a margin of 0 for mirrored images")
+        if found["margin"] == 0:
+            raise PackedFileError("a margin of 0")
+        if key == "next":
+            found["logit_shift"] = int(reader.numbers(1, SHIFT_BITS)[0])
+            stored("logit_shift")
     shape3 = (channels, height, width)
     return Step(
         op, name, inputs, shape3, sum_low.astype(np.int32), sum_high.astype(np.int32), storage=tuple(storage), **found
@@ -825,8 +901,9 @@ def _open(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
         raise PackedFileError(
             "is a checkpoint of plain weights, not a packed model; `python stages/quantize.py` makes those"
         )
-    if header.get("version") != VERSION or type(header["version"]) is not int:
-        raise PackedFileError(f"has version {_show(header.get('version'))}, this code reads {VERSION}")
+    if header.get("version") not in (VERSION_OF_ONE, VERSION) or type(header["version"]) is not int:
+        known = f"{VERSION_OF_ONE} and {VERSION}"
+        raise PackedFileError(f"has version {_show(header.get('version'))}, this code reads {known}")
     payload = np.frombuffer(memoryview(data)[8 + length :], np.uint8)
     size = len(payload)
     stated = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
@@ -857,6 +934,23 @@ def _table(header: dict[str, Any], file_bytes: int) -> dict[str, Any]:
     return table
 
 
+def _check_networks(steps: list[Step], header: dict[str, Any]) -> None:
+    """Checks what the networks of a file have to have in common, and that no sum of their logits can overflow."""
+    ends = [steps[network[-1]] for network in networks(steps)]
+    if (len(ends) > 1) != (header["version"] == VERSION):
+        raise PackedFileError(f"has {len(ends)} networks, which version {header['version']} does not hold")
+    if len({end.shape for end in ends}) > 1:
+        raise PackedFileError("its networks have different numbers of classes")
+    if len(ends) > 1 and max(int(np.abs(side).max()) for ranges in sums(steps) for side in ranges) >= MOST_SUM:
+        raise PackedFileError("a sum of logits needs more than 32 bits")
+    spec = header.get("model")
+    named = [spec] if spec is None or spec.get("name") != CASCADE else spec.get("networks")
+    if not isinstance(named, list) or not all(isinstance(one, dict) for one in named if spec is not None):
+        raise PackedFileError("its model spec does not name its networks")
+    if spec is not None and (len(named) != len(ends) or (len(ends) > 1) != (spec.get("name") == CASCADE)):
+        raise PackedFileError(f"its model spec names {len(named)} networks, it has {len(ends)}")
+
+
 def decode(data: bytes) -> PackedModel:
     """The model in a file's bytes, everything checked.
 
@@ -885,6 +979,7 @@ def decode(data: bytes) -> PackedModel:
         channels += steps[-1].shape[0]
         if channels > most_channels(len(payload)):
             raise PackedFileError(f"has more channels than a payload of {len(payload)} bytes can fill")
+    _check_networks(steps, header)
     left = reader.end - reader.at
     if left > 7 or table.get("bits") != reader.at or (left and reader.bits(left).any()):
         raise PackedFileError(f"its fields end at bit {reader.at} of {reader.end}, with zeros to a whole byte expected")

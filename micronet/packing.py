@@ -468,22 +468,34 @@ def pack(
         if images is None:
             raise PackError("flip_share: the images that set the margin are missing")
         margin = flip_margin(PackedModule(packed.decode(data)), images, quantize.flip_share)
-        last = replace(packer.steps[-1], flip_margin=margin, flip_bits=int(packed.bit_length(margin)))
+        last = replace(packer.steps[-1], margin=margin, margin_bits=int(packed.bit_length(margin)))
         data = packed.encode([*packer.steps[:-1], last], spec, arithmetic, texts)
     model = packed.decode(data)
     write_atomically(path, data)
     return model
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a packed model says to N images."""
+
+    logits: Tensor  # (N, classes), the answers'
+    passes: Tensor  # (N,) int64: 1 for an image that the first network was sure of
+    all_networks: Tensor | None  # (N, classes): what one pass of each network gives, None where some saw nothing
+
+
 class PackedModule(nn.Module):
     """A packed model as a module: normalised images (N, 3, 32, 32) -> logits (N, classes).
 
-    With a flip margin, unsure images take a second, mirrored pass, and their logits are the sums of both. The logits
-    are integers. Codes and accumulators are held in floats that are exact for them: float32 where no sum
-    reaches 2**24, on a CPU, whose convolutions sum plain products; float64 for larger sums, and elsewhere, where
-    float32 may mean Winograd or TF32. A requantization computes in float64, exact below 2**53. Logits are float64,
-    because float32 could round two of them to the same. `half` models compute in float32 and give float32; they may
-    differ in the last bits from machine to machine.
+    Each image takes the passes that its margins ask for: the first network's, the next one's as long as it is unsure,
+    the last one's again where that has a margin. Every second pass sees the mirror image. The logits are the sums of an
+    image's passes, and integers; those of images with different passes may have different scales.
+
+    Codes and accumulators are held in floats that are exact for them: float32 where no sum reaches 2**24, on a CPU,
+    whose convolutions sum plain products; float64 for larger sums, and elsewhere, where float32 may mean Winograd or
+    TF32. A requantization computes in float64, exact below 2**53. Logits are float64, because float32 could round two
+    of them to the same. `half` models compute in float32 and give float32; they may differ in the last bits from
+    machine to machine.
     """
 
     def __init__(self, model: PackedModel):
@@ -514,31 +526,48 @@ class PackedModule(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.dim() != 4 or tuple(images.shape[1:]) != packed.IMAGE:
             raise MicronetError(f"a packed model takes images of (N, 3, 32, 32), got {tuple(images.shape)}")
-        return self.look(images)[0]
+        return self.look(images).logits
 
     @torch.no_grad()
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The answer's logits, those of the first pass alone, and which images took a second one, (N,) bool."""
-        logits = self.one_pass(images)
-        again = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        if not self.packed.flip_margin:
-            return logits, logits, again
-        again = margins(logits) < self.packed.flip_margin
-        both = logits.clone()
-        if again.any():
-            both[again] += self.one_pass(images[again].flip(3))
-        return both, logits, again
+    def look(self, images: Tensor, *, all_networks: bool = False) -> Look:
+        """The answers to normalised images, and what they took.
 
-    def one_pass(self, images: Tensor) -> Tensor:
-        """The logits of the images as they are, none of them mirrored."""
+        Args:
+            all_networks: let every network see every image, for `Look.all_networks` of a cascade.
+        """
+        steps, networks = self.packed.steps, self.packed.networks
+        total = self.one_pass(images)
+        static = total
+        passes = torch.ones(len(images), dtype=torch.int64, device=total.device)
+        going = torch.arange(len(images), device=total.device)
+        turns = [(number + 1, steps[network[-1]]) for number, network in enumerate(networks)]
+        for network, before in turns:
+            mirrored = network == len(networks)
+            shift = packed.again(steps) if mirrored else before.logit_shift
+            going = going[margins(total[going]) < before.margin]
+            rows = torch.arange(len(images), device=total.device) if all_networks and not mirrored else going
+            if not len(rows):
+                continue
+            # Every second pass sees the mirror image.
+            seen = images[rows].flip(3) if network % 2 else images[rows]
+            logits = self.one_pass(seen, min(network, len(networks) - 1))
+            if all_networks and not mirrored:
+                static, logits = packed.joined(static, logits, shift), logits[going]
+            total = total.index_copy(0, going, packed.joined(total[going], logits, shift))
+            passes[going] += 1
+        return Look(total, passes, static if all_networks or len(networks) == 1 else None)
+
+    def one_pass(self, images: Tensor, network: int = 0) -> Tensor:
+        """The logits of one network for the images as they are, none of them mirrored."""
         whole = self.in_floats or images.device.type != "cpu" or len(images) <= CACHED_IMAGES
         parts = (images,) if whole else images.split(CACHED_IMAGES)
         with torch.autocast(images.device.type, enabled=False), torch.no_grad():
-            return torch.cat([self._forward(part.float()) for part in parts])
+            return torch.cat([self._forward(part.float(), network) for part in parts])
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def _forward(self, images: Tensor, network: int) -> Tensor:
         values: dict[int, Tensor] = {}
-        for index, step in enumerate(self.packed.steps):
+        for index in (0, *self.packed.networks[network]):
+            step = self.packed.steps[index]
             inputs = [values[value] for value in step.inputs]
             residual = None if step.residual is None else values[step.residual]
             values[index] = self._step(index, step, inputs, residual, images)
@@ -595,9 +624,7 @@ def margins(logits: Tensor) -> Tensor:
 
 
 def flip_margin(module: PackedModule, images: Tensor, share: float) -> int:
-    """The margin below which lies this share of the images: the least sure ones, which a mirrored pass helps most.
-
-    Adaptive inference, as of BranchyNet (arXiv:1709.01686): the mean price of an image is what the challenge charges.
+    """The margin of one network below which lies this share of the images, which a mirrored pass helps most.
 
     Args:
         module: on the CPU.
@@ -606,7 +633,15 @@ def flip_margin(module: PackedModule, images: Tensor, share: float) -> int:
     """
     count = max(1, round(share * len(images)))
     parts = [margins(module.one_pass(normalise(part))) for part in images.cpu().split(CACHED_IMAGES)]
-    return int(torch.cat(parts).kthvalue(count).values) + 1
+    return margin_of(torch.cat(parts), count)
+
+
+def margin_of(found: Tensor, count: int) -> int:
+    """The least whole number below which at least `count` of the margins (N,) lie: those of the least sure images.
+
+    Adaptive inference, as of BranchyNet (arXiv:1709.01686): the mean price of an image is what the challenge charges.
+    """
+    return int(found.kthvalue(count).values) + 1
 
 
 def load_packed(path: Path | str) -> PackedModule:

@@ -18,6 +18,7 @@ from micronet import packed
 from micronet.errors import MicronetError
 from micronet.packed import PackedModel, Step
 
+CHOICE = "choice"  # ends the name of the record of a choice to look at an image again
 RELU_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width
 
 
@@ -290,8 +291,8 @@ def _run_step(
         sums = packed.accumulation(step.weight, 1, source.low, source.high)
         for bits in _linear_bias_bits(step, sums):
             counts.additions[int(bits)] += 1
-        if step.flip_margin:
-            _count_flip(step, counts)
+        if step.margin:
+            _count_choice(step, choice_bits(steps, step), counts)
         return total + step.bias[:, None, None]
     residual = None if step.residual is None else values[step.residual]
     other = None if step.residual is None else steps[step.residual]
@@ -299,14 +300,21 @@ def _run_step(
     return _requantize(total, step, residual).astype(np.int32)
 
 
-def _count_flip(step: Step, counts: Counts) -> None:
-    """What the choice to see an image mirrored too takes at most, and the sum over both passes, in every pass.
+def choice_bits(steps: tuple[Step, ...], step: Step) -> int:
+    """Width of the choice that a linear step with a margin makes: that of the sum of logits behind the next pass."""
+    ends = [steps[network[-1]] for network in packed.networks(steps)]
+    behind = next(number for number, end in enumerate(ends) if end is step)
+    low, high = packed.sums(steps)[behind + 1]
+    return max(step.margin_bits, int(packed.signed_width(low, high).max()))
+
+
+def _count_choice(step: Step, bits: int, counts: Counts) -> None:
+    """What the choice to look at an image again takes at most, and the sum with the logits of that pass, in every pass.
 
     2 C - 3 comparisons find the two greatest of C logits, their difference is compared with the margin, and C logits
     are added to the others.
     """
-    width = max(step.flip_bits, int(packed.signed_width(step.low, step.high).max()) + 1)
-    counts.additions[width] += 3 * step.shape[0] - 1
+    counts.additions[bits] += 3 * step.shape[0] - 1
 
 
 def _linear_bias_bits(step: Step, sums: packed.Accumulation) -> np.ndarray:
@@ -315,11 +323,14 @@ def _linear_bias_bits(step: Step, sums: packed.Accumulation) -> np.ndarray:
     return np.maximum(sums.bits, packed.signed_width(step.bias, step.bias))[alive]
 
 
-def run(model: PackedModel, images: np.ndarray, *, strict: bool = False) -> tuple[np.ndarray, list[Counts]]:
-    """Logits of images in one pass, and what it took for one image, step by step.
+def run(
+    model: PackedModel, images: np.ndarray, *, network: int = 0, strict: bool = False
+) -> tuple[np.ndarray, list[Counts]]:
+    """Logits of images in one pass of one network, and what it took for one image, step by step.
 
     Args:
         images: (N, 3, 32, 32) uint8.
+        network: which of the file's.
         strict: multiply and add number by number in the stated order (slow: a few images), counting each and checking
             every partial sum.
 
@@ -338,7 +349,8 @@ def run(model: PackedModel, images: np.ndarray, *, strict: bool = False) -> tupl
         last_use |= {value: index for value in (*step.inputs, step.residual)}
     values: dict[int, np.ndarray] = {}
     counters = []
-    for index, step in enumerate(model.steps):
+    for index in (0, *model.networks[network]):
+        step = model.steps[index]
         counts = Counts(step.name)
         values[index] = _run_step(step, model.steps, values, counts, images, strict)
         counters.append(counts)
@@ -348,16 +360,24 @@ def run(model: PackedModel, images: np.ndarray, *, strict: bool = False) -> tupl
 
 
 def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
-    """Logits (N, classes) int64 of any number of images (N, 3, 32, 32) uint8, of both passes where it takes two."""
-    batches = [run(model, images[start : start + batch_size])[0] for start in range(0, len(images), batch_size)]
-    logits = np.concatenate(batches)
-    if not model.flip_margin:
-        return logits
-    again = np.flatnonzero(margins(logits) < model.flip_margin)
-    for start in range(0, len(again), batch_size):
-        some = again[start : start + batch_size]
-        logits[some] += run(model, np.ascontiguousarray(images[some, :, :, ::-1]))[0]
-    return logits
+    """Logits (N, classes) int64 of any number of images (N, 3, 32, 32) uint8, of all the passes that each takes."""
+
+    def one_pass(rows: np.ndarray, number: int) -> np.ndarray:
+        seen = images[rows, :, :, ::-1] if number % 2 else images[rows]
+        network = min(number, len(model.networks) - 1)
+        starts = range(0, len(rows), batch_size)
+        parts = [run(model, np.ascontiguousarray(seen[i : i + batch_size]), network=network)[0] for i in starts]
+        return np.concatenate(parts)
+
+    going = np.arange(len(images))
+    total = one_pass(going, 0)
+    ends = [model.steps[network[-1]] for network in model.networks]
+    for number, end in enumerate(ends, 1):
+        going = going[margins(total[going]) < end.margin]
+        if len(going):
+            shift = packed.again(model.steps) if end.logit_shift is None else end.logit_shift
+            total[going] = packed.joined(total[going], one_pass(going, number), shift)
+    return total
 
 
 def margins(logits: np.ndarray) -> np.ndarray:
@@ -381,100 +401,110 @@ def packed_operations(model: PackedModel) -> list[dict[str, Any]]:
     payload's bits. Under deck rules (`rules` both or deck) they are the architecture as it was designed: batch norms
     unfolded, at the width that their constants are stored in.
     """
+    return [
+        {"network": number, **record}
+        for number, network in enumerate(model.networks)
+        for index in network
+        for record in _step_operations(model, model.steps[index])
+    ]
+
+
+def _step_operations(model: PackedModel, step: Step) -> list[dict[str, Any]]:
+    """What `packed_operations` says of one step; nothing of one that computes nothing."""
     half = model.arithmetic == "half"
     records: list[dict[str, Any]] = []
-    for step in model.steps:
-        if step.op in ("input", "concat"):
-            continue
-        source = model.steps[step.inputs[0]]
-        positions = math.prod(step.shape[1:])
-        codes = 16 if half else _width(source.low, source.high)
-        vector_bits = 16 if half else _vector_bits(step)
-        counts = Counts(step.name)
-        shape = {"output_shape": step.shape, "input_shape": source.shape}
-        if step.op == "pool":
-            window = step.kernel**2
-            if half:
-                counts.additions[32] += (window - 1) * math.prod(step.shape)
-                counts.multiplications[16] += math.prod(step.shape)
-            else:
-                for bits in _pool_width(step, source):
-                    counts.additions[int(bits)] += (window - 1) * positions
-            records.append(_record(step.name, "pool", counts, rules="challenge", activation_bits=codes, **shape))
-            continue
-        if step.op == "maximum":
-            if half:
-                counts.additions[16] += (step.kernel**2 - 1) * math.prod(step.shape)
-            else:
-                _count_comparisons(step, source, counts)
-            records.append(_record(step.name, "pool", counts, rules="challenge", activation_bits=codes, **shape))
-            continue
-        sum_shape = packed.sum_shape(step, source)
-        if step.op in ("conv", "linear"):
-            sum_positions = math.prod(sum_shape[1:])
-            nonzeros = int(np.count_nonzero(step.weight))
-            rows = np.count_nonzero(step.weight.reshape(len(step.weight), -1), axis=1)
-            if half:
-                counts.multiplications[16] += nonzeros * sum_positions
-                counts.additions[32] += int(np.maximum(rows - 1, 0).sum()) * sum_positions
-            else:
-                _count_dot_products(step, source, sum_positions, counts)
-            fields = {
-                "kernel": step.kernel if step.op == "conv" else 1,
-                "groups": step.groups,
-                "weights": step.weight.size,
-                "nonzeros": nonzeros,
-                "weight_bits": step.weight_bits,
-                "activation_bits": codes,
-                "accumulator_bits": step.accumulator_bits,
-                "storage_bits": _bits(step, "weight"),
-            }
-        if step.op == "linear":
-            shape = {"output_shape": (step.shape[0],), "input_shape": (source.shape[0],)}
-            if half:
-                counts.additions[32] += int(np.count_nonzero(rows))
-            else:
-                sums = packed.accumulation(step.weight, 1, source.low, source.high)
-                counts.additions.update(int(bits) for bits in _linear_bias_bits(step, sums))
-            # The bits that fill the payload's last byte are charged here.
-            stored = sum(bits for each in model.steps for _, bits in each.storage)
-            fields["storage_bits"] += _bits(step, "bias") + model.payload_bits - stored
-            fields |= {"bias": True, "bias_parameters": step.shape[0], "vector_bits": vector_bits}
-            records.append(_record(step.name, "linear", counts, **fields, **shape))
-            if step.flip_margin:
-                counts = Counts(step.name)
-                _count_flip(step, counts)
-                more = {"storage_bits": _bits(step, "margin"), "rules": "challenge", **shape}
-                records.append(_record(f"{step.name}.flip", "add", counts, **more))
-            continue
-        if step.op == "conv":
-            records.append(_record(step.name, "conv", counts, **fields, **shape | {"output_shape": sum_shape}))
-        if step.window > 1:
-            counts = Counts(step.name)
-            _count_window(step, source, counts)
-            window = {"output_shape": step.shape, "input_shape": sum_shape, "activation_bits": step.accumulator_bits}
-            records.append(_record(f"{step.name}.maximum", "pool", counts, rules="challenge", **window))
-        same = {"output_shape": step.shape, "input_shape": step.shape, "vector_bits": vector_bits}
-        if step.norm:
-            norm = {"norm_parameters": 2 * step.shape[0], "rules": "deck"}
-            records.append(_record(f"{step.name}.norm", "batch_norm", Counts(step.name), **norm, **same))
-        counts = Counts(step.name)
+    if step.op in ("input", "concat"):
+        return records
+    source = model.steps[step.inputs[0]]
+    positions = math.prod(step.shape[1:])
+    codes = 16 if half else _width(source.low, source.high)
+    vector_bits = 16 if half else _vector_bits(step)
+    counts = Counts(step.name)
+    shape = {"output_shape": step.shape, "input_shape": source.shape}
+    if step.op == "pool":
+        window = step.kernel**2
         if half:
-            alive = int(np.count_nonzero(rows)) if step.op == "conv" else step.shape[0]
-            counts.additions[32] += alive * positions
-            if step.op == "affine":
-                counts.multiplications[16] += math.prod(step.shape)
-            if step.residual is not None:
-                counts.additions[32] += math.prod(step.shape)
-            if step.relu:
-                counts.additions[RELU_BITS] += math.prod(step.shape)
+            counts.additions[32] += (window - 1) * math.prod(step.shape)
+            counts.multiplications[16] += math.prod(step.shape)
         else:
-            other = None if step.residual is None else model.steps[step.residual]
-            _count_requantization(step, _requantization(step, source, other), counts)
-        name, kind = (step.name, "affine") if step.op == "affine" else (f"{step.name}.requantize", "requantize")
-        stored = _bits(step, "multiplier", "exponent", "bias", "shift", "residual")
-        widths = {"activation_bits": step.code_bits, "storage_bits": stored, "rules": "challenge"}
-        records.append(_record(name, kind, counts, **widths, **same))
+            for bits in _pool_width(step, source):
+                counts.additions[int(bits)] += (window - 1) * positions
+        records.append(_record(step.name, "pool", counts, rules="challenge", activation_bits=codes, **shape))
+        return records
+    if step.op == "maximum":
+        if half:
+            counts.additions[16] += (step.kernel**2 - 1) * math.prod(step.shape)
+        else:
+            _count_comparisons(step, source, counts)
+        records.append(_record(step.name, "pool", counts, rules="challenge", activation_bits=codes, **shape))
+        return records
+    sum_shape = packed.sum_shape(step, source)
+    if step.op in ("conv", "linear"):
+        sum_positions = math.prod(sum_shape[1:])
+        nonzeros = int(np.count_nonzero(step.weight))
+        rows = np.count_nonzero(step.weight.reshape(len(step.weight), -1), axis=1)
+        if half:
+            counts.multiplications[16] += nonzeros * sum_positions
+            counts.additions[32] += int(np.maximum(rows - 1, 0).sum()) * sum_positions
+        else:
+            _count_dot_products(step, source, sum_positions, counts)
+        fields = {
+            "kernel": step.kernel if step.op == "conv" else 1,
+            "groups": step.groups,
+            "weights": step.weight.size,
+            "nonzeros": nonzeros,
+            "weight_bits": step.weight_bits,
+            "activation_bits": codes,
+            "accumulator_bits": step.accumulator_bits,
+            "storage_bits": _bits(step, "weight"),
+        }
+    if step.op == "linear":
+        shape = {"output_shape": (step.shape[0],), "input_shape": (source.shape[0],)}
+        if half:
+            counts.additions[32] += int(np.count_nonzero(rows))
+        else:
+            sums = packed.accumulation(step.weight, 1, source.low, source.high)
+            counts.additions.update(int(bits) for bits in _linear_bias_bits(step, sums))
+        # The bits that fill the payload's last byte are charged here.
+        stored = sum(bits for each in model.steps for _, bits in each.storage)
+        filling = model.payload_bits - stored if step is model.steps[-1] else 0
+        fields["storage_bits"] += _bits(step, "bias") + filling
+        fields |= {"bias": True, "bias_parameters": step.shape[0], "vector_bits": vector_bits}
+        records.append(_record(step.name, "linear", counts, **fields, **shape))
+        if step.margin:
+            counts = Counts(step.name)
+            _count_choice(step, choice_bits(model.steps, step), counts)
+            more = {"storage_bits": _bits(step, "margin", "logit_shift"), "rules": "challenge", **shape}
+            records.append(_record(f"{step.name}.{CHOICE}", "add", counts, **more))
+        return records
+    if step.op == "conv":
+        records.append(_record(step.name, "conv", counts, **fields, **shape | {"output_shape": sum_shape}))
+    if step.window > 1:
+        counts = Counts(step.name)
+        _count_window(step, source, counts)
+        window = {"output_shape": step.shape, "input_shape": sum_shape, "activation_bits": step.accumulator_bits}
+        records.append(_record(f"{step.name}.maximum", "pool", counts, rules="challenge", **window))
+    same = {"output_shape": step.shape, "input_shape": step.shape, "vector_bits": vector_bits}
+    if step.norm:
+        norm = {"norm_parameters": 2 * step.shape[0], "rules": "deck"}
+        records.append(_record(f"{step.name}.norm", "batch_norm", Counts(step.name), **norm, **same))
+    counts = Counts(step.name)
+    if half:
+        alive = int(np.count_nonzero(rows)) if step.op == "conv" else step.shape[0]
+        counts.additions[32] += alive * positions
+        if step.op == "affine":
+            counts.multiplications[16] += math.prod(step.shape)
+        if step.residual is not None:
+            counts.additions[32] += math.prod(step.shape)
+        if step.relu:
+            counts.additions[RELU_BITS] += math.prod(step.shape)
+    else:
+        other = None if step.residual is None else model.steps[step.residual]
+        _count_requantization(step, _requantization(step, source, other), counts)
+    name, kind = (step.name, "affine") if step.op == "affine" else (f"{step.name}.requantize", "requantize")
+    stored = _bits(step, "multiplier", "exponent", "bias", "shift", "residual")
+    widths = {"activation_bits": step.code_bits, "storage_bits": stored, "rules": "challenge"}
+    records.append(_record(name, kind, counts, **widths, **same))
     return records
 
 

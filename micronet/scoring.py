@@ -19,7 +19,7 @@ import json
 import math
 import operator
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 # ResNet-18 for CIFAR-10 at 16 bits (deck rules), and the challenge's own WideResNet-28-10 for CIFAR-100.
 REFERENCE_OPERATIONS, REFERENCE_PARAMETERS = 834_362_880, 5_586_981
 REFERENCE_100_OPERATIONS, REFERENCE_100_PARAMETERS = 10_490_000_000, 36_500_000
+
+ONCE = (1.0,)  # a network that sees every image once
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
@@ -71,6 +73,7 @@ class Operation:
     additions: tuple[tuple[int, int], ...] = ()
     storage_bits: int = 0  # bits that this operation takes in the file, challenge rules
     rules: Literal["both", "deck", "challenge"] = "both"  # a folded batch norm is "deck" only
+    network: int = 0  # of a cascade, whose later networks see only some of the images
 
 
 @dataclass(frozen=True)
@@ -124,14 +127,25 @@ def _deck_bits(op: Operation) -> int:
     return op.weights * op.weight_bits + (op.norm_parameters + op.bias_parameters) * op.vector_bits
 
 
-def deck_score(ops: Sequence[Operation], passes: float = 1.0) -> DeckScore:
-    """The score that the slide deck's 0.0357 is measured with. `passes`: through all operations, mean of the images.
+def _mean(ops: Iterable[Operation], passes: Sequence[float], count: Callable[[Operation], float]) -> float:
+    """The count of all operations, mean of the images."""
+    totals: dict[int, float] = {}
+    for op in ops:
+        totals[op.network] = totals.get(op.network, 0) + count(op)
+    return sum(passes[network] * total for network, total in totals.items())
+
+
+def deck_score(ops: Sequence[Operation], passes: Sequence[float] = ONCE) -> DeckScore:
+    """The score that the slide deck's 0.0357 is measured with.
 
     A weight of -1, 0 and 1 has 1 bit here, as the packed file stores it: that it has zeros is the sparsity's business.
     The share of zeros among the weights of convolutions and linear layers takes that share off all parameters, as
     the deck did, and nothing off the operations.
+
+    Args:
+        passes: through each network, mean of the images.
     """
-    flops = int(passes * sum(deck_flops(op) for op in ops))
+    flops = int(_mean(ops, passes, deck_flops))
     weights, nonzeros = sum(op.weights for op in ops), sum(op.nonzeros for op in ops)
     bits = sum(_deck_bits(op) for op in ops)
     params = bits * nonzeros // (32 * weights) if weights else bits // 32
@@ -154,13 +168,14 @@ def _challenge_reference(ops: Sequence[Operation]) -> tuple[int, int]:
     return REFERENCE_OPERATIONS, REFERENCE_PARAMETERS
 
 
-def challenge_score(ops: Sequence[Operation], passes: float = 1.0) -> ChallengeScore:
+def challenge_score(ops: Sequence[Operation], passes: Sequence[float] = ONCE) -> ChallengeScore:
     """The score of the MicroNet Challenge: what an image costs in the mean, and every bit that inference needs.
 
     Args:
-        passes: through all operations, mean of the test images: above 1 where some images are seen mirrored too.
+        passes: through each network, mean of the test images: above 1 where some images are seen mirrored too, below
+            where a network sees only those that the ones before are unsure of.
     """
-    count = passes * sum(challenge_ops(op) for op in ops)
+    count = _mean(ops, passes, challenge_ops)
     params = sum(op.storage_bits for op in ops if op.rules != "deck") / 32
     reference_ops, reference_params = _challenge_reference(ops)
     score_ops, score_params = count / reference_ops, params / reference_params
@@ -487,7 +502,7 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def layer_table(ops: Sequence[Operation], title: str, passes: float = 1.0) -> Table:
+def layer_table(ops: Sequence[Operation], title: str, passes: Sequence[float] = ONCE) -> Table:
     """Every operation as a row: shape, widths, counts of one pass, storage, its share of either score."""
     from rich import box
     from rich.table import Table
@@ -502,10 +517,10 @@ def layer_table(ops: Sequence[Operation], title: str, passes: float = 1.0) -> Ta
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for op in ops:
-        deck_share = passes * deck_flops(op) / REFERENCE_OPERATIONS
+        deck_share = passes[op.network] * deck_flops(op) / REFERENCE_OPERATIONS
         deck_share += deck.score_params * _deck_bits(op) / deck_bits if deck_bits else 0.0
         stored = 0 if op.rules == "deck" else op.storage_bits
-        challenge_share = passes * challenge_ops(op) / reference_ops + stored / 32 / reference_params
+        challenge_share = passes[op.network] * challenge_ops(op) / reference_ops + stored / 32 / reference_params
         done = op if op.rules != "deck" else replace(op, multiplications=(), additions=())
         table.add_row(
             op.name,

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -250,7 +250,7 @@ class Run:
         return accuracy, _scores(packed, passes=passes(packed, validation))
 
 
-def _scores(model: nn.Module, passes: float = 1.0, **widths: int) -> dict[str, float]:
+def _scores(model: nn.Module, passes: Sequence[float] = (1.0,), **widths: int) -> dict[str, float]:
     from micronet.scoring import challenge_score, deck_score, operations
 
     ops = operations(model, **widths)

@@ -23,6 +23,7 @@ from torch import nn
 
 import models
 from micronet import packed
+from micronet.cascade import Cascade
 from micronet.data import normalise
 from micronet.errors import MicronetError
 from micronet.packing import PackedFileError, PackError, load_packed, pack
@@ -95,6 +96,20 @@ def flipping(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory) -> Path:
+    """A cascade of two networks, both of which have margins."""
+    folder = tmp_path_factory.mktemp("packed")
+    quantize = settings(weight_bits=4, activation_bits=4)
+    networks = [
+        pack(prepared_model(spec, quantize, 0.7), folder / "one", quantize=quantize) for spec in (RESNET, CONVNET)
+    ]
+    cascade = Cascade(networks, IMAGES)
+    margins = cascade.tune([0.5, 0.2], torch.zeros(len(IMAGES), dtype=torch.int64))[1]
+    cascade.write(folder / "cascade.safetensors", margins, {"stage": "cascade"})
+    return folder / "cascade.safetensors"
+
+
 def same(a, b) -> bool:
     return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
 
@@ -162,7 +177,7 @@ def test_the_safetensors_library_reads_the_file(small):
         assert 8 * len(file.get_tensor("payload")) == packed.read(small).payload_bits
 
 
-@pytest.mark.parametrize("fixture", ["small", "windowed", "flipping"])
+@pytest.mark.parametrize("fixture", ["small", "windowed", "flipping", "joined"])
 def test_reading_back_gives_what_was_packed(fixture, request):
     small = request.getfixturevalue(fixture)
     model = packed.read(small)
@@ -628,6 +643,26 @@ def test_200_damaged_or_hostile_files_with_windows_are_read_or_refused_in_one_li
 
 @given(data=strategies.data())
 @hypothesis_settings(max_examples=200, derandomize=True, **RELAXED)
+def test_200_damaged_or_hostile_cascades_are_read_or_refused_in_one_line(joined, data):
+    fuzz(data, joined.read_bytes())
+
+
+def test_the_documents_decoder_reads_a_cascade(joined):
+    scope: dict = {}
+    exec(DECODER, scope)
+    steps, bits = scope["decode"](joined.read_bytes())
+    model = packed.read(joined)
+    assert bits == model.payload_bits
+    ends = [model.steps[network[-1]] for network in model.networks]
+    found = [step for step in steps if step["op"] == "linear"]
+    assert [step["margin"] for step in found] == [end.margin for end in ends]
+    assert [step.get("logit_shift") for step in found] == [end.logit_shift for end in ends]
+    for step, other in zip(steps, model.steps, strict=True):
+        assert other.weight is None or np.array_equal(step["weight"], other.weight)
+
+
+@given(data=strategies.data())
+@hypothesis_settings(max_examples=200, derandomize=True, **RELAXED)
 def test_200_damaged_or_hostile_files_with_masks_of_blocks_are_read_or_refused_in_one_line(flipping, data):
     fuzz(data, flipping.read_bytes())
 
@@ -660,7 +695,7 @@ def test_a_share_without_images_is_refused(tmp_path):
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize("version", [1, 2, 4, True, "3"])
+@pytest.mark.parametrize("version", [1, 2, 4, 5, True, "3"])
 def test_a_file_of_another_version_is_refused(windowed, version):
     def change(header, table, payload):
         assert header["version"] == 3

@@ -170,5 +170,5 @@ def test_the_model_for_the_decks_rules_is_the_one_that_its_metrics_speak_of():
     claimed = json.loads((ROOT / "metrics/dense/score.json").read_text())
     file = ROOT / "release/dense.safetensors"
     assert hashlib.sha256(file.read_bytes()).hexdigest() == claimed["packed"]["sha256"]
-    priced = price(load_packed(file), 1 + claimed["flipped_images_percent"] / 100)
+    priced = price(load_packed(file), [1 + claimed["flipped_images_percent"] / 100])
     assert priced["deck"]["score"] == pytest.approx(claimed["deck"]["score"], rel=1e-9)

@@ -76,7 +76,7 @@ def counted(records) -> dict[str, tuple[Counter, Counter]]:
     for record in records:
         if record.get("rules") == "deck":
             continue
-        name = record["name"].removesuffix(".requantize").removesuffix(".maximum").removesuffix(".flip")
+        name = record["name"].removesuffix(".requantize").removesuffix(".maximum").removesuffix(".choice")
         sums = steps.setdefault(name, (Counter(), Counter()))
         sums[0].update(dict(record["multiplications"]))
         sums[1].update(dict(record["additions"]))
@@ -305,7 +305,7 @@ def test_a_second_pass_counts_its_choice_and_its_sum_in_every_pass():
     last = linear([[1, 0], [0, 1]], [0, 0], 2, both)
     steps = conv([[1, 0, 0], [0, 1, 0]]), pool(1, 2)
     plain = hand_made(*steps, last)
-    model = hand_made(*steps, replace(last, flip_margin=9, flip_bits=4))
+    model = hand_made(*steps, replace(last, margin=9, margin_bits=4))
     (_, before), (_, after) = (run(each, IMAGES[:1]) for each in (plain, model))
     assert after[3].additions - before[3].additions == Counter({16: 5})  # 3 C - 1; logits of 15 bits, 16 for two
     assert ("margin", 4) in model.steps[-1].storage

@@ -194,7 +194,7 @@ def test_bf16_is_chosen_only_where_it_is_fast():
 def test_a_network_that_torch_would_corrupt_memory_with_trains_in_nchw():
     def layout(*widths: int) -> bool:
         model = models.build({"name": "resnet", "blocks": [1] * len(widths), "widths": list(widths)})
-        return training.safe_layout(model, MACHINE).channels_last
+        return training.suited(model, MACHINE).channels_last
 
     assert layout(4) and layout(8, 16) and not layout(4, 8)
     model = models.build({"name": "resnet", "blocks": [1, 1], "widths": [4, 8]})

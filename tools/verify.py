@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from _tool import MANIFEST, METRICS, PACKED, ToolError, front, open_split, parameters, read_json, training_digest
 
+from micronet.reference import CHOICE
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -53,7 +55,7 @@ def counts_of(ops: list[Operation]) -> dict[str, tuple[Counter[int], Counter[int
     for op in ops:
         if op.rules == "deck":
             continue
-        name = op.name.removesuffix(".requantize").removesuffix(".maximum").removesuffix(".flip")
+        name = op.name.removesuffix(".requantize").removesuffix(".maximum").removesuffix(f".{CHOICE}")
         multiplications, additions = found.setdefault(name, (Counter(), Counter()))
         for bits, count in op.multiplications:
             multiplications[bits] += count
@@ -77,10 +79,11 @@ def check_operations(
     from micronet.data import normalise
 
     logits = model(normalise(torch.from_numpy(images))).numpy()
-    exact, counters = reference.run(model.packed, images[:strict_images], strict=True)
+    some, networks = images[:strict_images], range(len(model.packed.networks))
+    strict = [reference.run(model.packed, some, network=network, strict=True) for network in networks]
     claimed = counts_of(ops)
     measured: dict[str, tuple[Counter[int], Counter[int]]] = {}
-    for counts in counters:
+    for counts in (counts for _, counters in strict for counts in counters):
         pair = measured.setdefault(counts.name, (Counter(), Counter()))
         pair[0].update(counts.multiplications)
         pair[1].update(counts.additions)
@@ -97,8 +100,9 @@ def check_operations(
             "number by number, each partial sum inside its proven width",
         )
     expected = reference.predict(model.packed, images)
-    one_pass = reference.run(model.packed, images[:strict_images])[0]
-    wrong = int((expected != logits).any(axis=1).sum() + (one_pass != exact).any(axis=1).sum())
+    wrong = int((expected != logits).any(axis=1).sum())
+    for network, (exact, _) in zip(networks, strict, strict=True):
+        wrong += int((reference.run(model.packed, some, network=network)[0] != exact).any(axis=1).sum())
     report.same("logits.differing", 0, wrong, f"equal in numpy and torch on {len(images):,} test images, every one")
 
 
@@ -113,7 +117,7 @@ def check(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     import models
-    from micronet.measurement import differences, measure, predictions
+    from micronet.measurement import differences, measure, passes, predictions
     from micronet.packing import load_packed
     from micronet.scoring import challenge_score, layer_table, operations
 
@@ -130,11 +134,12 @@ def check(arguments: argparse.Namespace) -> int:
     if packed.spec is None:
         raise ToolError(f"{path}: names no architecture, so its operations cannot be compared with one")
     try:
-        models.check(packed.spec)
+        for spec in packed.specs:
+            models.check(spec)
     except models.SpecError as error:
         raise ToolError(f"{path}: names an architecture that cannot be built: {error}") from None
     ops = operations(model)
-    price = challenge_score(ops)
+    price = challenge_score(ops, [1.0] * len(packed.networks))
     stored = sum(op.storage_bits for op in ops if op.rules != "deck")
     text = f"{stored:,} bits in {len(ops)} operations are all of the payload's"
     report.same("storage_bits", stored, packed.payload_bits, text)
@@ -179,10 +184,16 @@ def check(arguments: argparse.Namespace) -> int:
         report.ok("claims", f"all of {claims_path}, exactly")
 
     dataset = read_json(MANIFEST, "python stages/prepare_data.py").get("dataset")
-    flipped = measured["flipped_images_percent"]
-    Console(width=max(Console().width, 180)).print(layer_table(ops, str(path), 1 + flipped / 100))
+    taken = passes(model, test, params.score.batch_size)
+    Console(width=max(Console().width, 180)).print(layer_table(ops, str(path), taken))
+    if len(taken) > 1:
+        cascade = measured["cascade"]
+        rows = zip(cascade["images_percent"], cascade["alone_test_accuracy_percent"], strict=True)
+        for number, (share, alone) in enumerate(rows, 1):
+            print(f"network {number:<7} {share:.2f} % of the test images; alone on all of them {alone:.2f} %")
     if packed.flip_margin:
-        print(f"mirrored too    {flipped:.2f} % of the test images: both scores charge {1 + flipped / 100:.4f} passes")
+        flipped = measured["flipped_images_percent"]
+        print(f"mirrored too    {flipped:.2f} % of the test images: both scores charge {taken[-1]:.4f} passes")
     print(f"test accuracy   {measured['test_accuracy_percent']:.2f} % of {len(test):,} images of {dataset}")
     for rules, kind in (("challenge", "ops"), ("deck", "flops")):
         part = measured[rules]

@@ -1,0 +1,151 @@
+"""Cascades: packed models in a row, in one file, each for the images that the ones before it are unsure of.
+
+Most images are easy, and a small network is right on them; what it is unsure of goes to a larger one, and their logits
+are summed. Both rule books are charged the mean of the images. Viola & Jones 2001 for detectors; early exits of one
+network are BranchyNet, Teerapittayanon et al. 2016, arXiv:1709.01686; whole networks in a row with the confidence as
+the switch are Wang et al. 2022, arXiv:2012.01988, who sum them as an ensemble too. `docs/format.md` says how a file
+holds it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from micronet import packed
+from micronet.checkpoint import write_atomically
+from micronet.data import normalise
+from micronet.packed import PackedModel, Step
+from micronet.packing import PackedModule, PackError, margin_of, margins
+
+MOST_LOGIT_SHIFT = 16  # scales further apart would leave one network without a say
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a share of images costs and gives, on the images that the cascade was tuned with."""
+
+    shares: tuple[float, ...]  # of the images that take the second, third ... pass
+    passes: tuple[float, ...]  # through each network, mean of the images
+    accuracy_percent: float
+
+
+def join(models: Sequence[PackedModel], metadata: Mapping[str, str] | None = None) -> bytes:
+    """One file of several, in which every image goes on to the next network until `tuned` sets margins.
+
+    Raises:
+        PackError: less than two models, one that is a cascade or in 16-bit floats, other inputs or classes.
+    """
+    if len(models) < 2:
+        raise PackError("a cascade needs two packed models or more")
+    first = models[0]
+    for model in models:
+        if len(model.networks) > 1:
+            raise PackError("a cascade cannot be part of another one; join the files that it was made of")
+        if model.arithmetic != "integer":
+            raise PackError("a model in 16-bit floats has no integer logits to join")
+        if (model.steps[0].code_bits, model.classes) != (first.steps[0].code_bits, first.classes):
+            raise PackError("models that keep other bits of a pixel, or have other classes, cannot be joined")
+    steps: list[Step] = [first.steps[0]]
+    for number, model in enumerate(models, 1):
+        # The input is shared; what follows it moves behind the networks before.
+        offset = len(steps) - 1
+        for step in model.steps[1:]:
+            inputs = tuple(index + offset if index else 0 for index in step.inputs)
+            residual = step.residual + offset if step.residual else step.residual
+            steps.append(replace(step, name=f"{number}.{step.name}", inputs=inputs, residual=residual))
+        last = number == len(models)
+        choice = {"margin": 0, "margin_bits": 0} if last else {"margin": 1, "margin_bits": 1, "logit_shift": 0}
+        steps[-1] = replace(steps[-1], **choice)
+    specs = [model.spec for model in models]
+    spec = None if None in specs else {"name": packed.CASCADE, "networks": specs}
+    return packed.encode(steps, spec, "integer", dict(metadata or {}))
+
+
+class Cascade:
+    """Joined models and what each pass says to some images, from which margins for any shares follow at once.
+
+    Args:
+        models: from the one that sees all images to the last.
+        images: (N, 3, 32, 32) uint8, not those of the test set.
+    """
+
+    def __init__(self, models: Sequence[PackedModel], images: Tensor):
+        self.model = packed.decode(join(models))
+        module = PackedModule(self.model).eval()
+        count = len(models)
+        # Every second pass sees the mirror image; the last network has two.
+        self.logits = [
+            torch.cat(
+                [
+                    module.one_pass(normalise(part.flip(3) if number % 2 else part), min(number, count - 1))
+                    for part in images.split(500)
+                ]
+            )
+            for number in range(count + 1)
+        ]
+        self.shifts = self._shifts()
+
+    def _shifts(self) -> list[int]:
+        """How the logits of each pass join the sum of those before: the nearest power of two of their scales."""
+        shifts, total = [], self.logits[0]
+        for logits in self.logits[1:-1]:
+            ratio = float(_spread(logits) / _spread(total).clamp(min=1e-9))
+            shift = round(math.log2(ratio)) if ratio > 0 else 0
+            if abs(shift) > MOST_LOGIT_SHIFT:
+                raise PackError(f"logits of scales 2**{shift} apart: one of the networks says nothing")
+            shifts.append(shift)
+            total = packed.joined(total, logits, shift)
+        return [*shifts, min(shifts[-1], 0)]
+
+    def tune(self, shares: Sequence[float], labels: Tensor) -> tuple[Tuning, list[int]]:
+        """The margins with which these shares of all images take the second, third ... pass.
+
+        Args:
+            shares: one a network: that of the images which go on behind it, not above the share before. 0 for the last
+                one: nothing is seen mirrored.
+            labels: (N,) int64.
+
+        Raises:
+            PackError: shares that grow, that are not in [0, 1), or of another number.
+        """
+        falling = sorted(shares, reverse=True) == list(shares) and all(0 <= share < 1 for share in shares)
+        if len(shares) != len(self.shifts) or not falling:
+            raise PackError(f"shares: must be {len(self.shifts)} falling numbers from 0 to 1 (got {list(shares)})")
+        total, found = self.logits[0].clone(), []
+        going = torch.arange(len(labels))
+        reached = [len(labels)]
+        for share, logits, shift in zip(shares, self.logits[1:], self.shifts, strict=True):
+            count = round(share * len(labels))
+            if count == 0 and len(found) + 1 < len(shares):
+                raise PackError("a network that no image reaches; leave it out")
+            found.append(margin_of(margins(total[going]), count) if count else 0)
+            going = going[margins(total[going]) < found[-1]]
+            total[going] = packed.joined(total[going], logits[going], shift)
+            reached.append(len(going))
+        means = [count / len(labels) for count in reached]
+        accuracy = 100.0 * float((total.argmax(1) == labels).double().mean())
+        return Tuning(tuple(means[1:]), (*means[:-2], means[-2] + means[-1]), accuracy), found
+
+    def write(self, path: Path | str, found: Sequence[int], metadata: Mapping[str, str] | None = None) -> PackedModel:
+        """Writes the cascade with these margins, one a network; gives it read back."""
+        steps = list(self.model.steps)
+        ends = [network[-1] for network in self.model.networks]
+        for end, margin, shift in zip(ends, found, self.shifts, strict=True):
+            fields = {"margin": margin, "margin_bits": int(packed.bit_length(margin)), "logit_shift": shift}
+            steps[end] = replace(steps[end], **fields)
+        steps[-1] = replace(steps[-1], logit_shift=None)
+        data = packed.encode(steps, self.model.spec, "integer", dict(metadata or {}))
+        model = packed.decode(data)
+        write_atomically(path, data)
+        return model
+
+
+def _spread(logits: Tensor) -> Tensor:
+    """The scale of logits (N, C): their root mean square around each image's mean."""
+    return (logits - logits.mean(1, keepdim=True)).square().mean().sqrt()

@@ -1,0 +1,100 @@
+"""Joins packed models into one file: the first sees every image, each other one those that it is unsure of.
+
+Files are named from the smallest network to the largest. Without --shares it prints what shares would cost and give,
+on validation images; with them it writes the file whose margins are set so, which `make verify` measures. The test set
+is not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from _tool import ToolError, front, open_split, parameters
+
+if TYPE_CHECKING:
+    from micronet.cascade import Cascade, Tuning
+    from micronet.scoring import Operation
+
+SHARES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
+MIRRORED = (0.0, 0.04, 0.08, 0.12, 0.16)
+
+
+def _row(tuning: Tuning, ops: list[Operation]) -> list[str]:
+    from micronet.scoring import challenge_score, deck_score
+
+    prices = challenge_score(ops, tuning.passes).score, deck_score(ops, tuning.passes).score
+    shares = [f"{100 * share:.1f} %" for share in tuning.shares]
+    return [*shares, f"{tuning.accuracy_percent:.2f} %", *(f"{price:.4f}" for price in prices)]
+
+
+def _table(tunings: list[Tuning], cascade: Cascade) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from micronet.scoring import operations
+
+    networks = len(cascade.model.networks)
+    table = Table(title="On validation images", box=box.SIMPLE_HEAD)
+    names = [f"network {number}" for number in range(2, networks + 1)]
+    for name in (*names, "mirrored too", "accuracy", "challenge", "deck"):
+        table.add_column(name, justify="right")
+    ops = operations(cascade.model)
+    for tuning in tunings:
+        table.add_row(*_row(tuning, ops))
+    Console().print(table)
+
+
+def join(arguments: argparse.Namespace) -> int:
+    params = parameters.load(arguments.params)
+
+    from micronet.cascade import Cascade
+    from micronet.packed import read
+
+    if arguments.out and arguments.shares is None:
+        raise ToolError("--out needs --shares, which set the margins of the file")
+    models = [read(path) for path in arguments.files]
+    split = open_split(params, "validation")
+    cascade = Cascade(models, split.images)
+    if arguments.shares is None:
+        choices = itertools.product(*[SHARES] * (len(models) - 1), MIRRORED)
+        falling = [shares for shares in choices if sorted(shares, reverse=True) == list(shares)]
+        _table([cascade.tune(shares, split.labels)[0] for shares in falling], cascade)
+        return 0
+    tuning, margins = cascade.tune(arguments.shares, split.labels)
+    if not arguments.out:
+        _table([tuning], cascade)
+        return 0
+    claims = {
+        "validation_accuracy_percent": f"{tuning.accuracy_percent:.4f}",
+        **{f"network_{number}": model.digest for number, model in enumerate(models, 1)},
+    }
+    model = cascade.write(arguments.out, margins, claims)
+    _table([tuning], cascade)
+    print(f"{arguments.out}: {model.file_bytes:,} bytes")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="cascade", description=__doc__, formatter_class=form)
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="packed models, two or more")
+    parser.add_argument("--params", default="params.yaml", metavar="PATH", help="for the data; default: %(default)s")
+    parser.add_argument(
+        "--shares",
+        nargs="+",
+        type=float,
+        metavar="X",
+        help="of the images that go on behind each network, the last one's to its mirrored pass: one number a FILE",
+    )
+    parser.add_argument("--out", metavar="PATH", help="the file to write")
+    arguments = parser.parse_args(argv)
+    return front("cascade", lambda: join(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
