@@ -24,15 +24,19 @@ from micronet.packed import PackedModel, Step
 from micronet.packing import PackedModule, PackError, margin_of, margins
 
 MOST_LOGIT_SHIFT = 16  # scales further apart would leave one network without a say
+LESS_HEARD = 3  # a network's logits may count 2**3 times less than the next one's
+BATCH = 500
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a share of images costs and gives, on the images that the cascade was tuned with."""
+    """What shares of the images cost and give, on the images that the cascade was tuned with."""
 
     shares: tuple[float, ...]  # of the images that take the second, third ... pass
     passes: tuple[float, ...]  # through each network, mean of the images
     accuracy_percent: float
+    margins: tuple[int, ...]  # one a network
+    logit_shifts: tuple[int, ...]  # one a network but the last
 
 
 def join(models: Sequence[PackedModel], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -73,73 +77,81 @@ class Cascade:
     Args:
         models: from the one that sees all images to the last.
         images: (N, 3, 32, 32) uint8, not those of the test set.
+        labels: (N,) int64.
+
+    Raises:
+        PackError: see `join`.
     """
 
-    def __init__(self, models: Sequence[PackedModel], images: Tensor):
-        self.model = packed.decode(join(models))
+    def __init__(self, models: Sequence[PackedModel], images: Tensor, labels: Tensor):
+        self.model, self.labels = packed.decode(join(models)), labels
         module = PackedModule(self.model).eval()
-        count = len(models)
+        last = len(models) - 1
         # Every second pass sees the mirror image; the last network has two.
         self.logits = [
             torch.cat(
                 [
-                    module.one_pass(normalise(part.flip(3) if number % 2 else part), min(number, count - 1))
-                    for part in images.split(500)
+                    module.one_pass(normalise(part.flip(3) if number % 2 else part), min(number, last))
+                    for part in images.split(BATCH)
                 ]
             )
-            for number in range(count + 1)
+            for number in range(len(models) + 1)
         ]
-        self.shifts = self._shifts()
 
-    def _shifts(self) -> list[int]:
-        """How the logits of each pass join the sum of those before: the nearest power of two of their scales."""
-        shifts, total = [], self.logits[0]
-        for logits in self.logits[1:-1]:
-            ratio = float(_spread(logits) / _spread(total).clamp(min=1e-9))
-            shift = round(math.log2(ratio)) if ratio > 0 else 0
-            if abs(shift) > MOST_LOGIT_SHIFT:
-                raise PackError(f"logits of scales 2**{shift} apart: one of the networks says nothing")
-            shifts.append(shift)
-            total = packed.joined(total, logits, shift)
-        return [*shifts, min(shifts[-1], 0)]
+    def tune(self, shares: Sequence[float]) -> Tuning:
+        """The margins with which these shares of the images take the second, third ... pass, and what comes of them.
 
-    def tune(self, shares: Sequence[float], labels: Tensor) -> tuple[Tuning, list[int]]:
-        """The margins with which these shares of all images take the second, third ... pass.
+        The logits so far join a network's with the weight, among powers of two up to that of equal scales, that gives
+        the images which reach it the most right answers: a small network should be heard less than a large one.
 
         Args:
             shares: one a network: that of the images which go on behind it, not above the share before. 0 for the last
                 one: nothing is seen mirrored.
-            labels: (N,) int64.
 
         Raises:
             PackError: shares that grow, that are not in [0, 1), or of another number.
         """
+        networks = len(self.logits) - 1
         falling = sorted(shares, reverse=True) == list(shares) and all(0 <= share < 1 for share in shares)
-        if len(shares) != len(self.shifts) or not falling:
-            raise PackError(f"shares: must be {len(self.shifts)} falling numbers from 0 to 1 (got {list(shares)})")
-        total, found = self.logits[0].clone(), []
-        going = torch.arange(len(labels))
-        reached = [len(labels)]
-        for share, logits, shift in zip(shares, self.logits[1:], self.shifts, strict=True):
-            count = round(share * len(labels))
-            if count == 0 and len(found) + 1 < len(shares):
-                raise PackError("a network that no image reaches; leave it out")
+        if len(shares) != networks or not falling:
+            raise PackError(f"shares: must be {networks} falling numbers from 0 to 1 (got {list(shares)})")
+        total, going = self.logits[0].clone(), torch.arange(len(self.labels))
+        found: list[int] = []
+        shifts: list[int] = []
+        reached = [len(going)]
+        for share, logits in zip(shares, self.logits[1:], strict=True):
+            count = round(share * len(self.labels))
+            if count == 0 and len(found) + 1 < networks:
+                raise PackError("shares: a network that no image reaches; leave it out")
             found.append(margin_of(margins(total[going]), count) if count else 0)
             going = going[margins(total[going]) < found[-1]]
-            total[going] = packed.joined(total[going], logits[going], shift)
+            again = len(shifts) + 1 == networks
+            shifts.append(min(shifts[-1], 0) if again else self._shift(total[going], logits[going], going))
+            total[going] = packed.joined(total[going], logits[going], shifts[-1])
             reached.append(len(going))
-        means = [count / len(labels) for count in reached]
-        accuracy = 100.0 * float((total.argmax(1) == labels).double().mean())
-        return Tuning(tuple(means[1:]), (*means[:-2], means[-2] + means[-1]), accuracy), found
+        means = [count / len(self.labels) for count in reached]
+        passes = (*means[:-2], means[-2] + means[-1])
+        accuracy = 100.0 * float((total.argmax(1) == self.labels).double().mean())
+        return Tuning(tuple(means[1:]), passes, accuracy, tuple(found), tuple(shifts[:-1]))
 
-    def write(self, path: Path | str, found: Sequence[int], metadata: Mapping[str, str] | None = None) -> PackedModel:
-        """Writes the cascade with these margins, one a network; gives it read back."""
+    def _shift(self, total: Tensor, logits: Tensor, going: Tensor) -> int:
+        ratio = float(_spread(logits) / _spread(total).clamp(min=1e-9))
+        equal = round(math.log2(max(ratio, 1e-9)))
+        if abs(equal) > MOST_LOGIT_SHIFT:
+            raise PackError(f"logits of scales 2**{equal} apart: one of the networks says nothing")
+
+        def right(shift: int) -> int:
+            return int((packed.joined(total, logits, shift).argmax(1) == self.labels[going]).sum())
+
+        return max((equal - less for less in range(LESS_HEARD + 1)), key=right)
+
+    def write(self, path: Path | str, tuning: Tuning, metadata: Mapping[str, str] | None = None) -> PackedModel:
+        """Writes the cascade with these margins; gives it read back."""
         steps = list(self.model.steps)
         ends = [network[-1] for network in self.model.networks]
-        for end, margin, shift in zip(ends, found, self.shifts, strict=True):
+        for end, margin, shift in zip(ends, tuning.margins, (*tuning.logit_shifts, None), strict=True):
             fields = {"margin": margin, "margin_bits": int(packed.bit_length(margin)), "logit_shift": shift}
             steps[end] = replace(steps[end], **fields)
-        steps[-1] = replace(steps[-1], logit_shift=None)
         data = packed.encode(steps, self.model.spec, "integer", dict(metadata or {}))
         model = packed.decode(data)
         write_atomically(path, data)

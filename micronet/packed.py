@@ -25,8 +25,8 @@ import numpy as np
 
 from micronet.errors import MicronetError
 
-VERSION = 4
-VERSION_OF_ONE = 3  # what a file of a single network is written as; nothing in it changed since
+VERSION = 3  # of a file of one network, and of how its operations are counted
+CASCADE_VERSION = 4  # of a file of several
 IMAGE = (3, 32, 32)
 EXACT_FLOAT32 = 1 << 24  # float32 holds every whole number below
 MOST_SUM = 1 << 31  # no accumulator reaches it
@@ -618,7 +618,7 @@ def encode(steps: list[Step], spec: dict[str, Any] | None, arithmetic: str, meta
     table = json.dumps({"arithmetic": arithmetic, "bits": at, "steps": rows}, separators=(",", ":"))
     header: dict[str, Any] = {
         "format": "micronet-packed",
-        "version": VERSION if len(networks(steps)) > 1 else VERSION_OF_ONE,
+        "version": CASCADE_VERSION if len(networks(steps)) > 1 else VERSION,
         "model": spec,
         "table": base64.b85encode(zlib.compress(table.encode(), 9)).decode(),
         "made": metadata,
@@ -901,8 +901,8 @@ def _open(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
         raise PackedFileError(
             "is a checkpoint of plain weights, not a packed model; `python stages/quantize.py` makes those"
         )
-    if header.get("version") not in (VERSION_OF_ONE, VERSION) or type(header["version"]) is not int:
-        known = f"{VERSION_OF_ONE} and {VERSION}"
+    if header.get("version") not in (VERSION, CASCADE_VERSION) or type(header["version"]) is not int:
+        known = f"{VERSION} and {CASCADE_VERSION}"
         raise PackedFileError(f"has version {_show(header.get('version'))}, this code reads {known}")
     payload = np.frombuffer(memoryview(data)[8 + length :], np.uint8)
     size = len(payload)
@@ -937,7 +937,7 @@ def _table(header: dict[str, Any], file_bytes: int) -> dict[str, Any]:
 def _check_networks(steps: list[Step], header: dict[str, Any]) -> None:
     """Checks what the networks of a file have to have in common, and that no sum of their logits can overflow."""
     ends = [steps[network[-1]] for network in networks(steps)]
-    if (len(ends) > 1) != (header["version"] == VERSION):
+    if (len(ends) > 1) != (header["version"] == CASCADE_VERSION):
         raise PackedFileError(f"has {len(ends)} networks, which version {header['version']} does not hold")
     if len({end.shape for end in ends}) > 1:
         raise PackedFileError("its networks have different numbers of classes")

@@ -30,14 +30,13 @@ SPECS = (
 )
 
 
-def network(path, number: int, gain: float = 1.0, classes: int = 10, **changes) -> PackedModel:
-    """A packed network that was never trained; `gain` scales its logits."""
+def network(path, number: int, classes: int = 10, **changes) -> PackedModel:
+    """A packed network that was never trained."""
     torch.manual_seed(number)
     quantize = Quantize(weight_bits=4, activation_bits=4, train=Train(epochs=0, learning_rate=0.1), **changes)
     model = models.build(SPECS[number] | {"classes": classes})
     recalibrate_batch_norm(model, [normalise(IMAGES)])
     with torch.no_grad():
-        model.classifier.weight.mul_(gain)
         model.classifier.bias.zero_()
     prepared = prepare(model, quantize)
     calibrate(prepared, IMAGES)
@@ -55,9 +54,9 @@ def three(tmp_path_factory) -> list[PackedModel]:
 def written(three, tmp_path_factory):
     """A cascade of three with all kinds of margins: its path, its tuning."""
     path = tmp_path_factory.mktemp("cascade") / "cascade.safetensors"
-    cascade = Cascade(three, IMAGES)
-    tuning, found = cascade.tune([0.6, 0.4, 0.2], LABELS)
-    cascade.write(path, found, {"made": "here"})
+    cascade = Cascade(three, IMAGES, LABELS)
+    tuning = cascade.tune([0.6, 0.4, 0.2])
+    cascade.write(path, tuning, {"made": "here"})
     return path, tuning
 
 
@@ -164,42 +163,57 @@ def test_one_pass_is_every_network_on_every_image(written):
     assert found["test_accuracy_percent"] == pytest.approx(100 * float((total.argmax(1) == LABELS).double().mean()))
 
 
-@pytest.mark.parametrize("gain", [8.0, 1 / 8])
-def test_logits_of_another_scale_are_brought_together_by_powers_of_two(three, tmp_path, gain):
+@pytest.mark.parametrize("loud_first", [True, False])
+def test_logits_of_another_scale_are_brought_together_by_powers_of_two(tmp_path, loud_first):
     loud = network(tmp_path / "loud", 1)
-    # Codes of 8 bits hardly change with the weights' scale, so the last layer's codes are made smaller by hand.
     step = loud.steps[-1]
     steps = [*loud.steps[:-1], replace(step, weight=(step.weight // 16).astype(np.int8), weight_bits=4)]
     sums = packed.accumulation(steps[-1].weight, 1, loud.steps[-2].low, loud.steps[-2].high)
     steps[-1] = replace(steps[-1], accumulator_bits=int(sums.bits.max()))
     quiet = packed.decode(packed.encode(steps, loud.spec, "integer", {}))
-    models_in_turn = [loud, quiet] if gain > 1 else [quiet, loud]
-    cascade = Cascade(models_in_turn, IMAGES)
-    assert cascade.shifts[0] == pytest.approx(-4 if gain > 1 else 4, abs=1)
-    _, found = cascade.tune([0.5, 0.3], LABELS)
-    model = cascade.write(tmp_path / "both", found)
+    models_in_turn = [loud, quiet] if loud_first else [quiet, loud]
+    cascade = Cascade(models_in_turn, IMAGES, LABELS)
+    tuning = cascade.tune([0.5, 0.3])
+    equal = -4 if loud_first else 4
+    assert equal - 4 <= tuning.logit_shifts[0] <= equal + 1
+    model = cascade.write(tmp_path / "both", tuning)
     assert packed.sums(model.steps)[2][1].max() < packed.MOST_SUM
     logits = load_packed(tmp_path / "both")(normalise(IMAGES)).numpy()
     assert np.array_equal(reference.predict(model, IMAGES.numpy()), logits)
 
 
+def test_the_weight_of_the_first_network_is_the_one_with_most_right_answers(three):
+    cascade = Cascade(three[:2], IMAGES, torch.zeros(len(IMAGES), dtype=torch.int64))
+    cascade.labels = cascade.logits[1].argmax(1)  # the second network is always right
+    tuning = cascade.tune([0.99, 0.0])
+    going = margins(cascade.logits[0]) < tuning.margins[0]
+
+    def right(shift: int) -> int:
+        total = packed.joined(cascade.logits[0][going], cascade.logits[1][going], shift)
+        return int((total.argmax(1) == cascade.labels[going]).sum())
+
+    (shift,) = tuning.logit_shifts
+    assert all(right(shift) >= right(shift + more) for more in (1, 2, 3))
+    assert right(shift) > right(shift + 3)
+
+
 def test_without_a_share_for_the_last_network_nothing_is_seen_mirrored(three, tmp_path):
-    cascade = Cascade(three[:2], IMAGES)
-    tuning, found = cascade.tune([0.5, 0.0], LABELS)
-    model = cascade.write(tmp_path / "m", found)
-    assert found[1] == 0 and model.flip_margin == 0 and tuning.passes == pytest.approx((1, 0.5))
+    cascade = Cascade(three[:2], IMAGES, LABELS)
+    tuning = cascade.tune([0.5, 0.0])
+    model = cascade.write(tmp_path / "m", tuning)
+    assert tuning.margins[1] == 0 and model.flip_margin == 0 and tuning.passes == pytest.approx((1, 0.5))
     assert load_packed(tmp_path / "m").look(normalise(IMAGES)).passes.max() == 2
 
 
 @pytest.mark.parametrize("shares", [[0.5], [0.2, 0.5], [1.0, 0.1], [0.5, -0.1]])
 def test_shares_that_cannot_be_are_refused(three, shares):
     with pytest.raises(PackError, match="shares: must be 2 falling numbers from 0 to 1"):
-        Cascade(three[:2], IMAGES).tune(shares, LABELS)
+        Cascade(three[:2], IMAGES, LABELS).tune(shares)
 
 
 def test_a_network_that_no_image_reaches_is_refused(three):
     with pytest.raises(PackError, match="a network that no image reaches"):
-        Cascade(three[:2], IMAGES).tune([0.0, 0.0], LABELS)
+        Cascade(three[:2], IMAGES, LABELS).tune([0.0, 0.0])
 
 
 def test_what_cannot_be_joined_is_refused_in_one_line(three, written, tmp_path):

@@ -104,9 +104,8 @@ def joined(tmp_path_factory) -> Path:
     networks = [
         pack(prepared_model(spec, quantize, 0.7), folder / "one", quantize=quantize) for spec in (RESNET, CONVNET)
     ]
-    cascade = Cascade(networks, IMAGES)
-    margins = cascade.tune([0.5, 0.2], torch.zeros(len(IMAGES), dtype=torch.int64))[1]
-    cascade.write(folder / "cascade.safetensors", margins, {"stage": "cascade"})
+    cascade = Cascade(networks, IMAGES, torch.zeros(len(IMAGES), dtype=torch.int64))
+    cascade.write(folder / "cascade.safetensors", cascade.tune([0.5, 0.2]), {"stage": "cascade"})
     return folder / "cascade.safetensors"
 
 

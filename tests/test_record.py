@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -99,6 +100,9 @@ def test_the_network_for_the_decks_rules_stands_beside_the_record(record, metric
     (metrics / "dense/score.json").write_text(json.dumps(score))
     last = record.standing(row, metrics)[-1]
     assert last.endswith(f"{accuracy:.2f} % at {deck:.4f}, where the deck has 0.0357; {verdict}.")
+    shutil.copytree(metrics / "dense", metrics / "cascade")
+    both = record.standing(row, metrics)[-2:]
+    assert both[0] == last and "in a row" in both[1] and both[1].endswith(last.partition(": ")[2])
 
 
 def test_the_decks_steps_are_priced_anew_and_come_out_as_in_the_deck(record):
@@ -163,12 +167,15 @@ def test_the_document_shows_what_decided_the_settings(record, metrics):
     assert "| 80% | 70.00 % at 0.0100 | 75.00 % at 0.0100 |" in text
 
 
-def test_the_model_for_the_decks_rules_is_the_one_that_its_metrics_speak_of():
+@pytest.mark.parametrize("name", ["dense", "glance", "cascade"])
+def test_the_models_for_the_decks_rules_are_those_that_their_metrics_speak_of(name):
     from micronet.measurement import price
     from micronet.packing import load_packed
 
-    claimed = json.loads((ROOT / "metrics/dense/score.json").read_text())
-    file = ROOT / "release/dense.safetensors"
+    claimed = json.loads((ROOT / f"metrics/{name}/score.json").read_text())
+    file = ROOT / f"release/{name}.safetensors"
     assert hashlib.sha256(file.read_bytes()).hexdigest() == claimed["packed"]["sha256"]
-    priced = price(load_packed(file), [1 + claimed["flipped_images_percent"] / 100])
+    passes = [share / 100 for share in claimed.get("cascade", {"images_percent": [100.0]})["images_percent"]]
+    passes[-1] += claimed["flipped_images_percent"] / 100
+    priced = price(load_packed(file), passes)
     assert priced["deck"]["score"] == pytest.approx(claimed["deck"]["score"], rel=1e-9)

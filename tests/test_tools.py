@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import _tool  # noqa: E402 - the line above makes them importable
+import cascade  # noqa: E402
 import model_card  # noqa: E402
 import plots  # noqa: E402
 import verify  # noqa: E402
@@ -122,6 +123,48 @@ def change(path: Path, *keys: str, value: object) -> None:
     path.write_text(json.dumps(tree))
 
 
+# --- cascade ---
+
+JOINED = [str(PACKED), str(PACKED)]
+
+
+def test_shares_are_priced_on_validation_images_before_a_file_is_written(checkout, capsys):
+    assert cascade.main(JOINED) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "%" in line]
+    pairs = [(share, again) for share in cascade.SHARES for again in cascade.MIRRORED if again <= share]
+    assert len(lines) == len(pairs) < len(cascade.SHARES) * len(cascade.MIRRORED)
+    decks = {pair: float(line[-1]) for pair, line in zip(pairs, lines, strict=True)}
+    assert decks[0.15, 0.0] < decks[0.7, 0.0] < decks[0.7, 0.16]
+    for (share, again), line in zip(pairs, lines, strict=True):  # images of equal margins go on together
+        assert 100 * share <= float(line[0]) < 100 * share + 5 and 100 * again <= float(line[2]) < 100 * again + 5
+
+
+def test_a_written_cascade_holds_what_it_claims(checkout, capsys):
+    assert cascade.main([*JOINED, "--shares", "0.5", "0.1", "--out", "both.safetensors"]) == 0
+    assert "both.safetensors: " in capsys.readouterr().out
+    assert verify.main(["both.safetensors", *FEW]) == 0
+    out = capsys.readouterr().out
+    assert "FAILED" not in out and "\nok     validation_accuracy_percent " in out
+    assert "network 2       " in out and "mirrored too    " in out
+    made = load_packed("both.safetensors").packed.metadata
+    assert made["network_1"] == made["network_2"] == load_packed(PACKED).packed.digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*JOINED, "--out", "x"], "--out needs --shares"),
+        (JOINED[:1], "needs two packed models or more"),
+        ([*JOINED, "--shares", "0.1", "0.5"], "shares: must be 2 falling numbers"),
+        ([*JOINED, "missing.safetensors"], "there is no such file"),
+    ],
+)
+def test_what_cannot_be_joined_fails_in_one_line(checkout, capsys, arguments, message):
+    assert cascade.main(arguments) == 1
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1 and not Path("x").exists()
+
+
 # --- verify ---
 
 
@@ -168,6 +211,12 @@ def test_a_wrong_claim_of_the_file_itself_fails(checkout, capsys):
     pack(prepared, "boasting.safetensors", quantize=loaded.quantize, images=training.images[:100], metadata=claims)
     assert verify.main(["boasting.safetensors", *FEW]) == 1
     assert "FAILED validation_accuracy_percent: claimed 99.0000, measured " in capsys.readouterr().out
+
+
+def test_what_was_measured_can_be_saved_and_claimed(checkout, released):
+    assert verify.main([str(PACKED), *FEW, "--save", "found.json"]) == 0
+    assert json.loads(Path("found.json").read_text()) == released[1]
+    assert verify.main([str(PACKED), *FEW, "--claims", "found.json"]) == 0
 
 
 def test_a_flipped_bit_fails_in_one_line(checkout, capsys):

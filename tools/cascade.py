@@ -59,13 +59,13 @@ def join(arguments: argparse.Namespace) -> int:
         raise ToolError("--out needs --shares, which set the margins of the file")
     models = [read(path) for path in arguments.files]
     split = open_split(params, "validation")
-    cascade = Cascade(models, split.images)
+    cascade = Cascade(models, split.images, split.labels)
     if arguments.shares is None:
         choices = itertools.product(*[SHARES] * (len(models) - 1), MIRRORED)
         falling = [shares for shares in choices if sorted(shares, reverse=True) == list(shares)]
-        _table([cascade.tune(shares, split.labels)[0] for shares in falling], cascade)
+        _table([cascade.tune(shares) for shares in falling], cascade)
         return 0
-    tuning, margins = cascade.tune(arguments.shares, split.labels)
+    tuning = cascade.tune(arguments.shares)
     if not arguments.out:
         _table([tuning], cascade)
         return 0
@@ -73,7 +73,7 @@ def join(arguments: argparse.Namespace) -> int:
         "validation_accuracy_percent": f"{tuning.accuracy_percent:.4f}",
         **{f"network_{number}": model.digest for number, model in enumerate(models, 1)},
     }
-    model = cascade.write(arguments.out, margins, claims)
+    model = cascade.write(arguments.out, tuning, claims)
     _table([tuning], cascade)
     print(f"{arguments.out}: {model.file_bytes:,} bytes")
     return 0

@@ -30,6 +30,10 @@ COLUMNS = (
 TRIED_COLUMNS = ("date", "why", "teacher", "student", "zeros", "stage", "validation_accuracy_percent", "commit")
 GOAL_ACCURACY, GOAL_CHALLENGE, GOAL_DECK = 90.9, 0.0025, 0.0068
 DECK_SCORE = 0.0357
+FOR_THE_DECK = (  # a folder of metrics/, the model there
+    ("dense", "the recipe `dense` for them"),
+    ("cascade", "`glance` and `dense` in a row, the second for the images that the first is unsure of"),
+)
 STEPS = (  # accuracy, challenge score: what already counts on the way
     (90.0, 0.0137, "below the best peer we know"),
     (90.9, 0.0036, "a tenth of the deck's score"),
@@ -186,14 +190,15 @@ def standing(row: dict[str, str], metrics: Path) -> list[str]:
     ]
     goal = GOAL_ACCURACY, GOAL_DECK, 4
     lines.append(f"- Deck rules, {GOAL_ACCURACY} % at {GOAL_DECK}: {verdict(accuracy, deck, *goal)}.")
-    path = metrics / "dense/score.json"
-    if path.is_file():  # the network for the deck's rules
-        score = json.loads(path.read_text(encoding="utf-8"))
-        accuracy, deck = score["test_accuracy_percent"], score["deck"]["score"]
-        lines.append(
-            f"- Deck rules, the recipe `dense` for them (`make dense` measures it): {accuracy:.2f} % at {deck:.4f}, "
-            f"where the deck has {DECK_SCORE}; {verdict(accuracy, deck, *goal)}."
-        )
+    for name, what in FOR_THE_DECK:
+        path = metrics / name / "score.json"
+        if path.is_file():
+            score = json.loads(path.read_text(encoding="utf-8"))
+            accuracy, deck = score["test_accuracy_percent"], score["deck"]["score"]
+            lines.append(
+                f"- Deck rules, {what} (`make {name}` measures it): {accuracy:.2f} % at {deck:.4f}, "
+                f"where the deck has {DECK_SCORE}; {verdict(accuracy, deck, *goal)}."
+            )
     return lines
 
 

@@ -27,7 +27,7 @@ def render(root: Path) -> str:
         "",
         *shortcuts(score),
         "",
-        *dense(root / "metrics/dense/score.json"),
+        *for_the_slides(root / "metrics"),
         "| checkpoint | test accuracy | parameters | non-zero | MACs | deck score | challenge score |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -49,17 +49,32 @@ def render(root: Path) -> str:
     return "\n".join(lines)
 
 
-def dense(path: Path) -> list[str]:
-    """The model of the recipe for the slides' rules, if there is one."""
-    if not path.is_file():
+def for_the_slides(metrics: Path) -> list[str]:
+    """The models for the slides' rules, if there are any."""
+    found = {name: metrics / name / "score.json" for name in ("dense", "cascade")}
+    scores = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items() if path.is_file()}
+    if "dense" not in scores:
         return []
-    score = json.loads(path.read_text(encoding="utf-8"))
-    return [
+
+    def what(name: str) -> str:
+        score = scores[name]
+        return (
+            f"**{score['test_accuracy_percent']:.2f} %** at **{score['deck']['score']:.4f}**, "
+            f"{score['packed']['bytes']:,} bytes, in `release/{name}.safetensors` (`make {name}` measures it)."
+        )
+
+    lines = [
         "Zeros save no operation under the slides' rules, so these have a network of their own, the recipe `dense`: "
-        f"**{score['test_accuracy_percent']:.2f} %** at **{score['deck']['score']:.4f}**, "
-        f"{score['packed']['bytes']:,} bytes, in `release/dense.safetensors` (`make dense` measures it).",
-        "",
+        f"{what('dense')}"
     ]
+    if "cascade" in scores:
+        cascade = scores["cascade"]["cascade"]
+        lines[0] += (
+            f" Behind the recipe `glance`, a network of {cascade['alone_test_accuracy_percent'][0]:.2f} % that sees "
+            f"every image, it is asked about {cascade['images_percent'][1]:.1f} % of them, and about "
+            f"{scores['cascade']['flipped_images_percent']:.1f} % twice: {what('cascade')}"
+        )
+    return [*lines, ""]
 
 
 def shortcuts(score: dict[str, Any]) -> list[str]:

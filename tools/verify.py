@@ -117,6 +117,7 @@ def check(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     import models
+    from micronet.checkpoint import write_json
     from micronet.measurement import differences, measure, passes, predictions
     from micronet.packing import load_packed
     from micronet.scoring import challenge_score, layer_table, operations
@@ -202,6 +203,8 @@ def check(arguments: argparse.Namespace) -> int:
             f"+ {part['score_params']:.6f} parameters ({part['params']:,.0f})"
         )
     print(f"sha256          {measured['packed']['sha256']}")
+    if arguments.save:
+        write_json(arguments.save, measured)
     if report.failures:
         print(f"verify: {path}: {report.failures} of the claims are wrong", file=sys.stderr)
     return 1 if report.failures else 0
@@ -215,6 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--claims", metavar="PATH", help=f"a score.json; default: {CLAIMS} when FILE is {PACKED}, else none"
     )
+    parser.add_argument("--save", metavar="PATH", help="write what was measured, as a score.json")
     parser.add_argument(
         "--reference-images", type=int, default=300, metavar="N", help="logits compared; default: %(default)s"
     )
