@@ -7,6 +7,7 @@ run to run). Nothing in it depends on time, commit or machine. No pickle is ever
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import hashlib
 import io
@@ -15,6 +16,7 @@ import os
 import shutil
 import struct
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,15 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
 def write_json(path: Path | str, content: dict[str, Any]) -> None:
     """Writes a JSON object, one key a line, atomically."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a table, a line of names before the rows, atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,10 @@ changing it changes no result.
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from micronet.checkpoint import write_atomically
+from micronet.checkpoint import write_csv
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,6 @@ class Reporter:
 
 def write_curve(path: Path | str, rows: list[EpochRow]) -> None:
     """Writes the curve of a run so far: the whole file, so a resumed run neither skips nor doubles a row."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(EpochRow)], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: f"{value:.6g}" if key != "epoch" else value for key, value in asdict(row).items()})
-    write_atomically(path, text.getvalue())
+    columns = [field.name for field in fields(EpochRow)]
+    numbers = ({key: f"{value:.6g}" if key != "epoch" else value for key, value in asdict(row).items()} for row in rows)
+    write_csv(path, columns, numbers)

@@ -73,7 +73,9 @@ class Engine(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto: bf16 on CUDA and on CPUs with AMX or AVX-512 BF16, else fp32"
+        default="auto",
+        description="auto: bf16 on CUDA, and on CPUs with AMX or AVX-512 BF16 for networks without depthwise "
+        "convolutions; else fp32",
     )
     threads: Count = Field(default=2, description="CPU threads of torch; 0 leaves torch's own choice")
     channels_last: bool = True

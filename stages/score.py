@@ -88,7 +88,7 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None
 
 
 def work(job: Job) -> int:
-    from micronet.checkpoint import CheckpointError, write_atomically, write_json
+    from micronet.checkpoint import CheckpointError, write_csv, write_json
     from micronet.measurement import differences, measure
     from micronet.packing import load_packed
 
@@ -107,11 +107,7 @@ def work(job: Job) -> int:
         return 1 if lines else 0
     rows = [unpacked_row(job, name, test) for name in PATH_STAGES] + [packed_row(model, score)]
     write_json(SCORE, score)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(PATH, text.getvalue())
+    write_csv(PATH, list(rows[0]), rows)
     job.record_run(params_digest=job.params_digest("score"))
     show(rows, score, len(test))
     return 0

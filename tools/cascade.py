@@ -17,35 +17,38 @@ from _tool import ToolError, front, open_split, parameters
 
 if TYPE_CHECKING:
     from micronet.cascade import Cascade, Tuning
-    from micronet.scoring import Operation
 
 SHARES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
 MIRRORED = (0.0, 0.04, 0.08, 0.12, 0.16)
 
 
-def _row(tuning: Tuning, ops: list[Operation]) -> list[str]:
-    from micronet.scoring import challenge_score, deck_score
+def _rows(tunings: list[Tuning], cascade: Cascade) -> list[dict[str, float]]:
+    """What each tuning costs and gives, in the columns of the table; shares in percent."""
+    from micronet.scoring import challenge_score, deck_score, operations
 
-    prices = challenge_score(ops, tuning.passes).score, deck_score(ops, tuning.passes).score
-    shares = [f"{100 * share:.1f} %" for share in tuning.shares]
-    return [*shares, f"{tuning.accuracy_percent:.2f} %", *(f"{price:.4f}" for price in prices)]
+    ops = operations(cascade.model)
+    names = [*(f"network_{number}" for number in range(2, len(cascade.model.networks) + 1)), "mirrored_too"]
+    return [
+        {
+            **{name: round(100 * share, 2) for name, share in zip(names, tuning.shares, strict=True)},
+            "validation_accuracy_percent": round(tuning.accuracy_percent, 2),
+            "challenge_score": round(challenge_score(ops, tuning.passes).score, 6),
+            "deck_score": round(deck_score(ops, tuning.passes).score, 6),
+        }
+        for tuning in tunings
+    ]
 
 
-def _table(tunings: list[Tuning], cascade: Cascade) -> None:
+def _table(rows: list[dict[str, float]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from micronet.scoring import operations
-
-    networks = len(cascade.model.networks)
     table = Table(title="On validation images", box=box.SIMPLE_HEAD)
-    names = [f"network {number}" for number in range(2, networks + 1)]
-    for name in (*names, "mirrored too", "accuracy", "challenge", "deck"):
-        table.add_column(name, justify="right")
-    ops = operations(cascade.model)
-    for tuning in tunings:
-        table.add_row(*_row(tuning, ops))
+    for name in rows[0]:
+        table.add_column(name.removesuffix("_percent").replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:.4f}" if name.endswith("score") else f"{value:.2f} %" for name, value in row.items()))
     Console().print(table)
 
 
@@ -53,6 +56,7 @@ def join(arguments: argparse.Namespace) -> int:
     params = parameters.load(arguments.params)
 
     from micronet.cascade import Cascade
+    from micronet.checkpoint import write_csv
     from micronet.packed import read
 
     if arguments.out and arguments.shares is None:
@@ -63,18 +67,20 @@ def join(arguments: argparse.Namespace) -> int:
     if arguments.shares is None:
         choices = itertools.product(*[SHARES] * (len(models) - 1), MIRRORED)
         falling = [shares for shares in choices if sorted(shares, reverse=True) == list(shares)]
-        _table([cascade.tune(shares) for shares in falling], cascade)
+        rows = _rows([cascade.tune(shares) for shares in falling], cascade)
+        _table(rows)
+        if arguments.save:
+            write_csv(arguments.save, list(rows[0]), rows)
         return 0
     tuning = cascade.tune(arguments.shares)
+    _table(_rows([tuning], cascade))
     if not arguments.out:
-        _table([tuning], cascade)
         return 0
     claims = {
         "validation_accuracy_percent": f"{tuning.accuracy_percent:.4f}",
         **{f"network_{number}": model.digest for number, model in enumerate(models, 1)},
     }
     model = cascade.write(arguments.out, tuning, claims)
-    _table([tuning], cascade)
     print(f"{arguments.out}: {model.file_bytes:,} bytes")
     return 0
 
@@ -91,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="X",
         help="of the images that go on behind each network, the last one's to its mirrored pass: one number a FILE",
     )
+    parser.add_argument("--save", metavar="PATH", help="without --shares: write the table as CSV")
     parser.add_argument("--out", metavar="PATH", help="the file to write")
     arguments = parser.parse_args(argv)
     return front("cascade", lambda: join(arguments))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
 import sys
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from typing import Any
 
 from _tool import METRICS, TRAINING_STAGES, front, parameters, read_json
 
-from micronet.checkpoint import write_atomically
+from micronet.checkpoint import write_atomically, write_csv
 from micronet.packed import VERSION
 
 RELEASES = METRICS / "releases.csv"
@@ -90,16 +89,8 @@ def add(row: dict[str, str], path: Path = RELEASES) -> list[dict[str, str]]:
     rows = rows_of(path)
     if any(known["packed_sha256"] == row["packed_sha256"] for known in rows):
         return rows
-    _write(path, COLUMNS, [*rows, row])
+    write_csv(path, COLUMNS, [*rows, row])
     return [*rows, row]
-
-
-def _write(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
 
 
 def tried(folder: Path, why: str) -> dict[str, str]:
@@ -357,7 +348,7 @@ def main() -> int:
 
     def work() -> int:
         if args.tried:
-            _write(TRIED, TRIED_COLUMNS, [*rows_of(TRIED), tried(args.tried, args.why)])
+            write_csv(TRIED, TRIED_COLUMNS, [*rows_of(TRIED), tried(args.tried, args.why)])
             return 0
         rows = add(release(parameters.load("params.yaml")))
         write_atomically(DOCUMENT, render(rows, METRICS))
