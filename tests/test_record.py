@@ -167,6 +167,18 @@ def test_the_document_shows_what_decided_the_settings(record, metrics):
     assert "| 80% | 70.00 % at 0.0100 | 75.00 % at 0.0100 |" in text
 
 
+def test_the_shares_of_a_cascade_stand_in_a_table(record, metrics):
+    assert record.cascade_lines(metrics) == []
+    (metrics / "cascade").mkdir()
+    (metrics / "cascade/shares.csv").write_text(
+        "network_2,mirrored_too,validation_accuracy_percent,challenge_score,deck_score\n"
+        "15.0,0.0,87.1,0.0039,0.0047\n15.0,4.0,87.3,0.0039,0.00501\n3.0,0.0,80.0,0.003,0.004\n"
+    )
+    text = "\n".join(record.cascade_lines(metrics))
+    assert "| seen by `dense` | 0 % mirrored too | 4 % mirrored too |" in text
+    assert "| 15 % | 87.10 % at 0.0047 | 87.30 % at 0.0050 |" in text and "| 3 % | 80.00 % at 0.0040 |  |" in text
+
+
 @pytest.mark.parametrize("name", ["dense", "glance", "cascade"])
 def test_the_models_for_the_decks_rules_are_those_that_their_metrics_speak_of(name):
     from micronet.measurement import price

@@ -274,6 +274,29 @@ def choice_lines(metrics: Path) -> list[str]:
     ]
 
 
+def cascade_lines(metrics: Path) -> list[str]:
+    """What a small network in front of `dense` costs and gives on validation images, if it was priced."""
+    path = metrics / "cascade/shares.csv"
+    if not path.is_file():
+        return []
+    by_share: dict[str, dict[str, str]] = {}
+    for row in rows_of(path):
+        cell = f"{float(row['validation_accuracy_percent']):.2f} % at {float(row['deck_score']):.4f}"
+        by_share.setdefault(row["network_2"], {})[row["mirrored_too"]] = cell
+    mirrored = sorted({share for cells in by_share.values() for share in cells}, key=float)
+    titles = ["seen by `dense`", *(f"{float(share):g} % mirrored too" for share in mirrored)]
+    cells = [
+        [f"{float(share):g} %", *(found.get(again, "") for again in mirrored)] for share, found in by_share.items()
+    ]
+    return [
+        "`glance` in front of `dense` (`tools/cascade.py`): validation accuracy and deck score, by the share of the "
+        "validation images that go on to the second network, and that this one sees mirrored too:",
+        "",
+        *_table(", ".join(titles), cells),
+        "",
+    ]
+
+
 def render(rows: list[dict[str, str]], metrics: Path) -> str:
     """docs/record.md."""
     last = rows[-1]
@@ -320,7 +343,10 @@ def render(rows: list[dict[str, str]], metrics: Path) -> str:
         "",
         "## What was tried",
         "",
-        *(choice_lines(metrics) + tried_lines(metrics) or ["Nothing beside the releases.", ""]),
+        *(
+            choice_lines(metrics) + cascade_lines(metrics) + tried_lines(metrics)
+            or ["Nothing beside the releases.", ""]
+        ),
         "## The search",
         "",
         *search_lines(metrics),
