@@ -353,13 +353,14 @@ def render(rows: list[dict[str, str]], metrics: Path) -> str:
         "",
         "## With more compute",
         "",
-        "`recipes/record.yaml` is what two CPU cores have trained in hours, `recipes/dense.yaml` what an H200 has in "
-        "minutes. Next, in this order: a better first network of the cascade, which 100 epochs of distillation instead of "
-        "45 bring to 84.58 % on validation instead of 83.06 % (in floats; not quantized yet); fresh crops instead of 24 fixed ones in the long distillation of "
-        "`dense`, whose training accuracy ends far above its validation accuracy; batches of 256 while pruning, for a "
-        "sparse network wants steps, not epochs; quantizing on the GPU too, for as long as distilling; from the dense "
-        "student on, prune by what `quantize.trim` ranks by instead of by magnitudes, and let weights come back in "
-        "rows that are stored anyway, for masks take more of the file than codes; three seeds instead of one.",
+        "`recipes/record.yaml` is what two CPU cores have trained in hours, `recipes/dense.yaml` what an H200 has "
+        "in minutes. Next, in this order: a better first network of the cascade, which 100 epochs of distillation "
+        "instead of 45 bring to 84.58 % on validation instead of 83.06 % (in floats; not quantized yet); fresh "
+        "crops instead of 24 fixed ones in the long distillation of `dense`, whose training accuracy ends far "
+        "above its validation accuracy; batches of 256 while pruning, for a sparse network wants steps, not "
+        "epochs; quantizing on the GPU too, for as long as distilling; from the dense student on, prune by what "
+        "`quantize.trim` ranks by instead of by magnitudes, and let weights come back in rows that are stored "
+        "anyway, for masks take more of the file than codes; three seeds instead of one.",
         "",
     ]
     return "\n".join(lines)
