@@ -21,7 +21,7 @@ from micronet import packed
 from micronet.checkpoint import write_atomically
 from micronet.data import normalise
 from micronet.packed import PackedModel, Step
-from micronet.packing import PackedModule, PackError, margin_of, margins
+from micronet.packing import PackedModule, PackError, margin_of, margins, mean_passes
 
 MOST_LOGIT_SHIFT = 16  # scales further apart would leave one network without a say
 LESS_HEARD = 3  # a network's logits may count 2**3 times less than the next one's
@@ -39,8 +39,8 @@ class Tuning:
     logit_shifts: tuple[int, ...]  # one a network but the last
 
 
-def join(models: Sequence[PackedModel], metadata: Mapping[str, str] | None = None) -> bytes:
-    """One file of several, in which every image goes on to the next network until `tuned` sets margins.
+def join(models: Sequence[PackedModel]) -> bytes:
+    """One file of several networks. Its margins are none that one would use: `Cascade.tune` finds those.
 
     Raises:
         PackError: less than two models, one that is a cascade or in 16-bit floats, other inputs or classes.
@@ -68,7 +68,7 @@ def join(models: Sequence[PackedModel], metadata: Mapping[str, str] | None = Non
         steps[-1] = replace(steps[-1], **choice)
     specs = [model.spec for model in models]
     spec = None if None in specs else {"name": packed.CASCADE, "networks": specs}
-    return packed.encode(steps, spec, "integer", dict(metadata or {}))
+    return packed.encode(steps, spec, "integer", {})
 
 
 class Cascade:
@@ -118,7 +118,7 @@ class Cascade:
         total, going = self.logits[0].clone(), torch.arange(len(self.labels))
         found: list[int] = []
         shifts: list[int] = []
-        reached = [len(going)]
+        taken = torch.ones_like(going)
         for share, logits in zip(shares, self.logits[1:], strict=True):
             count = round(share * len(self.labels))
             if count == 0 and len(found) + 1 < networks:
@@ -128,11 +128,10 @@ class Cascade:
             again = len(shifts) + 1 == networks
             shifts.append(min(shifts[-1], 0) if again else self._shift(total[going], logits[going], going))
             total[going] = packed.joined(total[going], logits[going], shifts[-1])
-            reached.append(len(going))
-        means = [count / len(self.labels) for count in reached]
-        passes = (*means[:-2], means[-2] + means[-1])
+            taken[going] += 1
+        reached = tuple(int((taken > number).sum()) / len(taken) for number in range(1, networks + 1))
         accuracy = 100.0 * float((total.argmax(1) == self.labels).double().mean())
-        return Tuning(tuple(means[1:]), passes, accuracy, tuple(found), tuple(shifts[:-1]))
+        return Tuning(reached, mean_passes(taken, networks), accuracy, tuple(found), tuple(shifts[:-1]))
 
     def _shift(self, total: Tensor, logits: Tensor, going: Tensor) -> int:
         ratio = float(_spread(logits) / _spread(total).clamp(min=1e-9))

@@ -13,7 +13,7 @@ import torch
 import models
 from micronet import packed
 from micronet.data import CLASSES, Split, normalise
-from micronet.packing import PackedModule
+from micronet.packing import PackedModule, mean_passes
 from micronet.scoring import (
     ONCE,
     ScoreError,
@@ -55,15 +55,7 @@ def passes(model: PackedModule, split: Split, batch_size: int = 500) -> tuple[fl
     if len(model.packed.networks) == 1 and not model.packed.flip_margin:
         return ONCE
     looks = [model.look(normalise(images.to(device))) for images in split.images.split(batch_size)]
-    return _means(torch.cat([look.passes for look in looks]), len(model.packed.networks))
-
-
-def _means(taken: torch.Tensor, networks: int) -> tuple[float, ...]:
-    """Passes through each network, mean of the images. `taken`: (N,) int64, passes in all."""
-    reached = [int((taken > number).sum()) for number in range(networks + 1)]
-    again = reached.pop()
-    shares = [count / len(taken) for count in reached]
-    return (*shares[:-1], shares[-1] + again / len(taken))
+    return mean_passes(torch.cat([look.passes for look in looks]), len(model.packed.networks))
 
 
 def plain(model: packed.PackedModel) -> packed.PackedModel:
@@ -133,7 +125,7 @@ def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int 
     return {
         "test_accuracy_percent": accuracy(answers),
         "flipped_images_percent": 100.0 * flipped / len(test),
-        **price(model, _means(taken, networks)),
+        **price(model, mean_passes(taken, networks)),
         "one_pass": {
             "test_accuracy_percent": accuracy(one_pass),
             "deck_score": deck_score(ops, once).score,

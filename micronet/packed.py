@@ -153,8 +153,13 @@ class PackedModel:
 
 def networks(steps: Sequence[Step]) -> tuple[range, ...]:
     """The steps of each network: those behind the linear step before, up to its own."""
-    ends = [index + 1 for index, step in enumerate(steps) if step.op == "linear"]
-    return tuple(range(start, end) for start, end in zip([1, *ends], ends, strict=False))
+    behind = [index + 1 for index, step in enumerate(steps) if step.op == "linear"]
+    return tuple(range(start, end) for start, end in zip([1, *behind], behind, strict=False))
+
+
+def ends(steps: Sequence[Step]) -> list[Step]:
+    """The linear step of each network."""
+    return [step for step in steps if step.op == "linear"]
 
 
 def joined(total: Any, logits: Any, shift: int) -> Any:
@@ -171,9 +176,9 @@ def sums(steps: Sequence[Step]) -> list[tuple[np.ndarray, np.ndarray]]:
     Returns:
         (low, high) a pass, (C,) of Python integers each. The last is there whether or not images are seen mirrored.
     """
-    ends = [steps[network[-1]] for network in networks(steps)]
-    ranges = [(end.low.astype(object), end.high.astype(object)) for end in ends]  # Python's integers never overflow
-    shifts = [*(end.logit_shift for end in ends[:-1]), again(steps)]
+    # Python's integers never overflow.
+    ranges = [(end.low.astype(object), end.high.astype(object)) for end in ends(steps)]
+    shifts = [*(end.logit_shift for end in ends(steps)[:-1]), again(steps)]
     found = [ranges[0]]
     for added, shift in zip([*ranges[1:], ranges[-1]], shifts, strict=True):
         low, high = (joined(side, new, shift) for side, new in zip(found[-1], added, strict=True))
@@ -183,7 +188,8 @@ def sums(steps: Sequence[Step]) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def again(steps: Sequence[Step]) -> int:
     """The shift with which the logits of the last network's second pass join the sum: they weigh as in its first."""
-    return min([0, *(steps[network[-1]].logit_shift for network in networks(steps)[-2:-1])])
+    before = [end.logit_shift for end in ends(steps)[:-1]]
+    return min(before[-1], 0) if before else 0
 
 
 def interleave(channels: int, groups: int) -> np.ndarray:
@@ -936,19 +942,19 @@ def _table(header: dict[str, Any], file_bytes: int) -> dict[str, Any]:
 
 def _check_networks(steps: list[Step], header: dict[str, Any]) -> None:
     """Checks what the networks of a file have to have in common, and that no sum of their logits can overflow."""
-    ends = [steps[network[-1]] for network in networks(steps)]
-    if (len(ends) > 1) != (header["version"] == CASCADE_VERSION):
-        raise PackedFileError(f"has {len(ends)} networks, which version {header['version']} does not hold")
-    if len({end.shape for end in ends}) > 1:
+    last = ends(steps)
+    if (len(last) > 1) != (header["version"] == CASCADE_VERSION):
+        raise PackedFileError(f"has {len(last)} networks, which version {header['version']} does not hold")
+    if len({end.shape for end in last}) > 1:
         raise PackedFileError("its networks have different numbers of classes")
-    if len(ends) > 1 and max(int(np.abs(side).max()) for ranges in sums(steps) for side in ranges) >= MOST_SUM:
+    if len(last) > 1 and max(int(np.abs(side).max()) for ranges in sums(steps) for side in ranges) >= MOST_SUM:
         raise PackedFileError("a sum of logits needs more than 32 bits")
     spec = header.get("model")
     named = [spec] if spec is None or spec.get("name") != CASCADE else spec.get("networks")
     if not isinstance(named, list) or not all(isinstance(one, dict) for one in named if spec is not None):
         raise PackedFileError("its model spec does not name its networks")
-    if spec is not None and (len(named) != len(ends) or (len(ends) > 1) != (spec.get("name") == CASCADE)):
-        raise PackedFileError(f"its model spec names {len(named)} networks, it has {len(ends)}")
+    if spec is not None and (len(named) != len(last) or (len(last) > 1) != (spec.get("name") == CASCADE)):
+        raise PackedFileError(f"its model spec names {len(named)} networks, it has {len(last)}")
 
 
 def decode(data: bytes) -> PackedModel:

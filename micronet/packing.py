@@ -484,6 +484,16 @@ class Look:
     all_networks: Tensor | None  # (N, classes): what one pass of each network gives, None where some saw nothing
 
 
+def mean_passes(taken: Tensor, networks: int) -> tuple[float, ...]:
+    """Passes through each of so many networks, mean of the images: what both rule books charge.
+
+    Args:
+        taken: (N,) int64, the passes of each image in all, as `Look.passes` has them.
+    """
+    shares = [int((taken > number).sum()) / len(taken) for number in range(networks + 1)]
+    return (*shares[:-2], shares[-2] + shares[-1])
+
+
 class PackedModule(nn.Module):
     """A packed model as a module: normalised images (N, 3, 32, 32) -> logits (N, classes).
 
@@ -535,14 +545,13 @@ class PackedModule(nn.Module):
         Args:
             all_networks: let every network see every image, for `Look.all_networks` of a cascade.
         """
-        steps, networks = self.packed.steps, self.packed.networks
+        steps, networks = self.packed.steps, len(self.packed.networks)
         total = self.one_pass(images)
         static = total
         passes = torch.ones(len(images), dtype=torch.int64, device=total.device)
         going = torch.arange(len(images), device=total.device)
-        turns = [(number + 1, steps[network[-1]]) for number, network in enumerate(networks)]
-        for network, before in turns:
-            mirrored = network == len(networks)
+        for network, before in enumerate(packed.ends(steps), 1):
+            mirrored = network == networks
             shift = packed.again(steps) if mirrored else before.logit_shift
             going = going[margins(total[going]) < before.margin]
             rows = torch.arange(len(images), device=total.device) if all_networks and not mirrored else going
@@ -550,12 +559,12 @@ class PackedModule(nn.Module):
                 continue
             # Every second pass sees the mirror image.
             seen = images[rows].flip(3) if network % 2 else images[rows]
-            logits = self.one_pass(seen, min(network, len(networks) - 1))
+            logits = self.one_pass(seen, min(network, networks - 1))
             if all_networks and not mirrored:
                 static, logits = packed.joined(static, logits, shift), logits[going]
             total = total.index_copy(0, going, packed.joined(total[going], logits, shift))
             passes[going] += 1
-        return Look(total, passes, static if all_networks or len(networks) == 1 else None)
+        return Look(total, passes, static if all_networks or networks == 1 else None)
 
     def one_pass(self, images: Tensor, network: int = 0) -> Tensor:
         """The logits of one network for the images as they are, none of them mirrored."""

@@ -302,8 +302,7 @@ def _run_step(
 
 def choice_bits(steps: tuple[Step, ...], step: Step) -> int:
     """Width of the choice that a linear step with a margin makes: that of the sum of logits behind the next pass."""
-    ends = [steps[network[-1]] for network in packed.networks(steps)]
-    behind = next(number for number, end in enumerate(ends) if end is step)
+    behind = next(number for number, end in enumerate(packed.ends(steps)) if end is step)
     low, high = packed.sums(steps)[behind + 1]
     return max(step.margin_bits, int(packed.signed_width(low, high).max()))
 
@@ -371,8 +370,7 @@ def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np
 
     going = np.arange(len(images))
     total = one_pass(going, 0)
-    ends = [model.steps[network[-1]] for network in model.networks]
-    for number, end in enumerate(ends, 1):
+    for number, end in enumerate(packed.ends(model.steps), 1):
         going = going[margins(total[going]) < end.margin]
         if len(going):
             shift = packed.again(model.steps) if end.logit_shift is None else end.logit_shift

@@ -136,9 +136,7 @@ def test_both_rule_books_charge_each_network_for_the_images_that_it_sees(written
     path, tuning = written
     model, split = load_packed(path), Split(IMAGES, LABELS)
     found, ops = measure(path, model, split), operations(model)
-    shares = [0.0] * 3
-    for number, share in enumerate(tuning.passes):
-        shares[number] = share
+    shares = tuning.passes
     flops = sum(shares[op.network] * deck_flops(op) for op in ops)
     assert found["deck"]["flops"] == int(flops)
     assert found["challenge"]["ops"] == pytest.approx(sum(shares[op.network] * challenge_ops(op) for op in ops))

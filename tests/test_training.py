@@ -202,6 +202,34 @@ def test_a_network_that_torch_would_corrupt_memory_with_trains_in_nchw():
     assert model.stem.conv.weight.is_contiguous()
 
 
+@pytest.mark.parametrize(
+    ("name", "free", "device", "bf16"),
+    [
+        ("mobilenet", True, "cpu", False),
+        ("mobilenet", False, "cpu", True),
+        ("mobilenet", True, "cuda", True),
+        ("resnet", True, "cpu", True),
+    ],
+)
+def test_depthwise_convolutions_are_trained_in_fp32_on_a_cpu_when_the_precision_is_free(name, free, device, bf16):
+    here = training.Machine(torch.device(device), autocast=True, channels_last=True, any_precision=free)
+    model = models.build({"name": name, "blocks": [1], "widths": [8]})
+    assert training.suited(model, here).autocast == bf16
+    quantized = prepare(model, Quantize(weight_bits=4, train=Train(epochs=1, learning_rate=0.1)))
+    assert training.suited(quantized, here).autocast == bf16
+
+
+def test_a_run_says_which_precision_it_was_trained_in():
+    for autocast, precision in ((True, "bf16"), (False, "fp32")):
+        here = training.Machine(torch.device("cpu"), autocast=autocast, channels_last=True)
+        result = training.train(
+            new_model(), config=config(), training=images(8), validation=images(8), machine=here, seed=1
+        )
+        assert result.precision == precision
+    assert training.machine(Engine(device="cpu", precision="auto", threads=0)).any_precision
+    assert not training.machine(Engine(device="cpu", precision="bf16", threads=0)).any_precision
+
+
 def test_evaluation_counts_every_image_once_and_gives_the_mode_back():
     model = new_model().train()
     split = images(30)
