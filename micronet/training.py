@@ -83,6 +83,7 @@ class Machine:
     autocast: bool
     channels_last: bool
     compile: str = "off"  # engine.compile
+    any_precision: bool = False  # engine.precision is auto: a model may run in another one where that is faster
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -103,6 +104,7 @@ class TrainResult:
     validation_accuracy_percent: float
     seconds: float
     images_per_second: float
+    precision: str  # bf16, fp32
 
 
 def machine(engine: Engine) -> Machine:
@@ -118,20 +120,28 @@ def machine(engine: Engine) -> Machine:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(True)
     bf16 = engine.precision == "bf16" or (engine.precision == "auto" and (cuda or _multiplies_bf16()))
-    return Machine(device, autocast=bf16, channels_last=engine.channels_last, compile=engine.compile)
+    free = engine.precision == "auto"
+    return Machine(device, bf16, channels_last=engine.channels_last, compile=engine.compile, any_precision=free)
 
 
-def safe_layout(model: nn.Module, machine: Machine) -> Machine:
-    """The machine, in NCHW for a network whose training in channels-last would corrupt memory.
+def suited(model: nn.Module, machine: Machine) -> Machine:
+    """The machine as this network is trained on it.
 
-    torch 2.15's CPU backward of a channels-last 1x1 convolution with a stride and fewer than 8 input channels writes
+    In fp32 where the precision is free and depthwise convolutions meet a CPU: its kernels for them in bf16 made
+    inverted residuals of 1 to 4 M multiply-accumulates two to three times slower than in fp32, with AMX.
+
+    In NCHW where training in channels-last would corrupt memory: torch 2.15's CPU backward of a channels-last 1x1 convolution with a stride and fewer than 8 input channels writes
     where it must not: the process ends with "double free" sooner or later.
     """
-    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    if machine.device.type != "cpu":
+        return machine
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if machine.any_precision and any(module.groups == module.in_channels > 1 for module in convolutions):
+        machine = replace(machine, autocast=False)
     hit = any(
         module.kernel_size == (1, 1) and max(module.stride) > 1 and module.in_channels < 8 for module in convolutions
     )
-    return replace(machine, channels_last=False) if hit and machine.device.type == "cpu" else machine
+    return replace(machine, channels_last=False) if hit else machine
 
 
 def device_name(machine: Machine) -> str:
@@ -362,7 +372,7 @@ def train(
     reporter = reporter or Reporter()
     loss = loss or cross_entropy(config.label_smoothing)
     sampler = sampler or augmented(config.augment)
-    machine = safe_layout(model, machine)
+    machine = suited(model, machine)
     model.to(machine.device, memory_format=machine.memory_format).train()
     images = training.images.to(machine.device)
     labels = training.labels.to(machine.device).long()
@@ -505,4 +515,5 @@ def train(
     model.eval()
     accuracy = rows[-1].validation_accuracy_percent if rows else evaluate(model, validation, machine)[1]
     seconds = elapsed + time.monotonic() - began
-    return TrainResult(rows, batch_size, peak, accuracy, seconds, seen / seconds if seconds and seen else 0.0)
+    speed, precision = seen / seconds if seconds and seen else 0.0, "bf16" if machine.autocast else "fp32"
+    return TrainResult(rows, batch_size, peak, accuracy, seconds, speed, precision)

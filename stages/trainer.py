@@ -153,7 +153,7 @@ class TrainingJob(Job):
             seconds=round(result.seconds, 1),
             images_per_second=round(result.images_per_second, 1),
             device=device_name(self.machine),
-            precision="bf16" if self.machine.autocast else "fp32",
+            precision=result.precision,
             threads=torch.get_num_threads(),
             torch=torch.__version__,
         )
