@@ -151,10 +151,24 @@ class Teacher(Section):
     train: Train
 
 
+class Start(Section):
+    """A checkpoint of an earlier run whose weights training goes on from."""
+
+    file: str = Field(description="path from the folder that the stages run in, such as release/NAME.safetensors")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="of the file: params that name another content run again"
+    )
+
+
 class Student(Section):
     """The small model, trained without a teacher: the baseline, and distillation's start."""
 
     model: Model
+    start: Start | None = Field(
+        default=None,
+        exclude_if=lambda start: start is None,
+        description="a checkpoint to go on from (`tools/unpack.py` makes one of a packed model); else random weights",
+    )
     train: Train
 
 
