@@ -167,6 +167,12 @@ def test_a_name_that_does_not_exist_lists_those_that_do(path, those):
     assert faults(changed((path, "magic"))) == [f"params.yaml: {path}: must be {those} (got 'magic')"]
 
 
+def test_a_start_needs_a_whole_sha256():
+    tree = changed(("student.start", {"file": "x.safetensors", "sha256": "0" * 63}))
+    (line,) = faults(tree)
+    assert line.startswith("params.yaml: student.start.sha256: string should match pattern")
+
+
 def test_only_lsq_learns_a_step_a_channel():
     assert faults(changed(("quantize.method", "half"), ("quantize.per_channel", True))) == [
         "params.yaml: quantize.per_channel: must be false for half, which has scales of its own"
@@ -334,6 +340,7 @@ def test_fixed_views_and_what_draws_every_image_anew_exclude_each_other(section,
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
+        (params.Student, "start", {"file": "earlier.safetensors", "sha256": "0" * 64}),
         (params.Distillation, "views", 4),
         (params.Distillation, "mirror_answers", True),
         (params.Prune, "cost_exponent", 0.25),
@@ -344,6 +351,7 @@ def test_fixed_views_and_what_draws_every_image_anew_exclude_each_other(section,
 def test_a_digest_is_that_of_the_time_before_there_was_a_key_while_it_is_off(section, key, value):
     given = {"amount": 0.5} if section is params.Prune else {}
     given |= {} if section is params.Distillation else {"train": DEMO["prune"]["train"]}
+    given |= {"model": DEMO["student"]["model"]} if section is params.Student else {}
     off, on = section(**given), section(**given, **{key: value})
     assert key not in off.model_dump() and on.model_dump()[key] == value
     assert params.digest(off) != params.digest(on)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import json
 import os
 import random
@@ -313,6 +314,30 @@ def test_a_network_is_its_own_teacher_and_becomes_a_packed_file(resumed):
         succeed(resumed, stage)
     metrics = read_json(resumed / "metrics/prune.json")
     assert metrics["parameters"] < read_json(resumed / "metrics/train_teacher.json")["parameters"], "narrower"
+
+
+def test_a_student_goes_on_from_a_checkpoint_that_the_params_name(prepared, pipeline):
+    content = (pipeline / "checkpoints/student.safetensors").read_bytes()
+    (prepared / "earlier.safetensors").write_bytes(content)
+    tree = shrunk()
+    tree["student"]["start"] = {"file": "earlier.safetensors", "sha256": hashlib.sha256(content).hexdigest()}
+    tree["student"]["train"]["epochs"] = 0
+    write_params(prepared, tree)
+    succeed(prepared, "train_student")
+    with (
+        safetensors.safe_open(prepared / "earlier.safetensors", framework="np") as before,
+        safetensors.safe_open(prepared / "checkpoints/student.safetensors", framework="np") as after,
+    ):
+        assert all((before.get_tensor(key) == after.get_tensor(key)).all() for key in before.keys())
+
+    for change, message in (
+        ({"model": {"name": "resnet", "blocks": [1], "widths": [6]}}, "which is not student.model"),
+        ({"start": tree["student"]["start"] | {"sha256": "0" * 64}}, "student.start.sha256 names another one"),
+        ({"start": tree["student"]["start"] | {"file": "missing"}}, "there is no such checkpoint"),
+    ):
+        write_params(prepared, tree | {"student": tree["student"] | change})
+        done = run(prepared, "train_student")
+        assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_results_make_no_checkout_dirty_and_code_does(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 import models
-from micronet import data, params
+from micronet import checkpoint, data, params
+from micronet.layers import count_zeros
 from micronet.measurement import measure
 from micronet.packing import load_packed, pack
 from micronet.quantization import calibrate, prepare, recalibrate_batch_norm
@@ -23,6 +25,7 @@ import _tool  # noqa: E402 - the line above makes them importable
 import cascade  # noqa: E402
 import model_card  # noqa: E402
 import plots  # noqa: E402
+import unpack  # noqa: E402
 import verify  # noqa: E402
 
 SPEC = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
@@ -163,6 +166,27 @@ def test_what_cannot_be_joined_fails_in_one_line(checkout, capsys, arguments, me
     assert cascade.main(arguments) == 1
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1 and not Path("x").exists()
+
+
+# --- unpack ---
+
+
+def test_an_unpacked_model_is_a_checkpoint_that_a_student_can_start_from(checkout, capsys):
+    assert unpack.main([str(PACKED), "start.safetensors"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("start.safetensors: ") and first.endswith("% on validation, in floats and in one pass")
+    assert second == f"sha256 {hashlib.sha256(Path('start.safetensors').read_bytes()).hexdigest()}"
+    found, expected = checkpoint.load("start.safetensors"), load_packed(PACKED).packed
+    assert found.spec == expected.spec and found.stage == "unpack"
+    assert count_zeros(found.model())[0] == sum(
+        int((step.weight == 0).sum()) for step in expected.steps if step.weight is not None
+    )
+
+
+def test_a_cascade_is_not_unpacked(checkout, capsys):
+    assert cascade.main([*JOINED, "--shares", "0.5", "0.1", "--out", "both.safetensors"]) == 0
+    assert unpack.main(["both.safetensors", "start.safetensors"]) == 1
+    assert "unpack: only a file of one network" in capsys.readouterr().err and not Path("start.safetensors").exists()
 
 
 # --- verify ---
