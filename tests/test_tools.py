@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import _tool  # noqa: E402 - the line above makes them importable
+import average  # noqa: E402
 import cascade  # noqa: E402
 import model_card  # noqa: E402
 import plots  # noqa: E402
@@ -187,6 +188,23 @@ def test_a_cascade_is_not_unpacked(checkout, capsys):
     assert cascade.main([*JOINED, "--shares", "0.5", "0.1", "--out", "both.safetensors"]) == 0
     assert unpack.main(["both.safetensors", "start.safetensors"]) == 1
     assert "unpack: only a file of one network" in capsys.readouterr().err and not Path("start.safetensors").exists()
+
+
+# --- average ---
+
+
+def test_the_mean_of_two_checkpoints_is_a_checkpoint(checkout, capsys):
+    assert unpack.main([str(PACKED), "one.safetensors"]) == 0
+    assert unpack.main([str(PACKED), "two.safetensors"]) == 0
+    capsys.readouterr()
+    assert average.main(["one.safetensors", "two.safetensors", "--out", "mean.safetensors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == ["one.safetensors", "two.safetensors", "mean.safetensors"]
+    assert lines[3] == f"sha256 {hashlib.sha256(Path('mean.safetensors').read_bytes()).hexdigest()}"
+    mean, one = (checkpoint.load(name).model() for name in ("mean.safetensors", "one.safetensors"))
+    assert all((a == b).all() for a, b in zip(mean.parameters(), one.parameters(), strict=True))
+    assert average.main(["one.safetensors", "--out", "x"]) == 1 and not Path("x").exists()
+    assert "average: a mean needs two checkpoints or more" in capsys.readouterr().err
 
 
 # --- verify ---
