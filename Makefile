@@ -143,9 +143,13 @@ verify: env ## measure a packed model from its file alone, compare with what is 
 dense: env ## measure release/dense.safetensors, the model of the recipe for the slides' rules, in the same way
 	@"$(PY)" tools/verify.py --params recipes/dense.yaml --claims metrics/dense/score.json release/dense.safetensors
 
+.PHONY: refined
+refined: env ## measure release/refined.safetensors, dense trained on with mixed images
+	@"$(PY)" tools/verify.py --params recipes/refined.yaml --claims metrics/refined/score.json release/refined.safetensors
+
 .PHONY: cascade
-cascade: env ## measure release/cascade.safetensors, in which dense sees only what the network glance is unsure of
-	@"$(PY)" tools/verify.py --params recipes/dense.yaml --claims metrics/cascade/score.json release/cascade.safetensors
+cascade: env ## measure release/cascade.safetensors, in which refined sees only what the network glance is unsure of
+	@"$(PY)" tools/verify.py --params recipes/refined.yaml --claims metrics/cascade/score.json release/cascade.safetensors
 
 # The remote is filled anew: what only older versions of dvc.lock name is superseded, and git keeps its history.
 # What is published is what dvc.lock names, so the workspace that is verified must be that. Studies are not published.

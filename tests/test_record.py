@@ -175,11 +175,11 @@ def test_the_shares_of_a_cascade_stand_in_a_table(record, metrics):
         "15.0,0.0,87.1,0.0039,0.0047\n15.0,4.0,87.3,0.0039,0.00501\n3.0,0.0,80.0,0.003,0.004\n"
     )
     text = "\n".join(record.cascade_lines(metrics))
-    assert "| seen by `dense` | 0 % mirrored too | 4 % mirrored too |" in text
+    assert "| seen by `refined` | 0 % mirrored too | 4 % mirrored too |" in text
     assert "| 15 % | 87.10 % at 0.0047 | 87.30 % at 0.0050 |" in text and "| 3 % | 80.00 % at 0.0040 |  |" in text
 
 
-@pytest.mark.parametrize("name", ["dense", "glance", "cascade"])
+@pytest.mark.parametrize("name", ["dense", "refined", "glance", "cascade"])
 def test_the_models_for_the_decks_rules_are_those_that_their_metrics_speak_of(name):
     from micronet.measurement import price
     from micronet.packing import load_packed

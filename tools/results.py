@@ -51,7 +51,7 @@ def render(root: Path) -> str:
 
 def for_the_slides(metrics: Path) -> list[str]:
     """The models for the slides' rules, if there are any."""
-    found = {name: metrics / name / "score.json" for name in ("dense", "cascade")}
+    found = {name: metrics / name / "score.json" for name in ("dense", "refined", "cascade")}
     scores = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items() if path.is_file()}
     if "dense" not in scores:
         return []
@@ -67,11 +67,13 @@ def for_the_slides(metrics: Path) -> list[str]:
         "Zeros save no operation under the slides' rules, so these have a network of their own, the recipe `dense`: "
         f"{what('dense')}"
     ]
+    if "refined" in scores:
+        lines[0] += f" Trained on from its packed file with mixed images, it is the recipe `refined`: {what('refined')}"
     if "cascade" in scores:
         cascade = scores["cascade"]["cascade"]
         lines[0] += (
-            f" Behind the recipe `glance`, a network of {cascade['alone_test_accuracy_percent'][0]:.2f} % that sees "
-            f"every image, it is asked about {cascade['images_percent'][1]:.1f} % of them, and about "
+            f" Behind `glance`, a network of {cascade['alone_test_accuracy_percent'][0]:.2f} % that sees "
+            f"every image, that is asked about {cascade['images_percent'][1]:.1f} % of them, and about "
             f"{scores['cascade']['flipped_images_percent']:.1f} % twice: {what('cascade')}"
         )
     return [*lines, ""]
