@@ -354,16 +354,17 @@ def render(rows: list[dict[str, str]], metrics: Path) -> str:
         "",
         "## With more compute",
         "",
-        "`recipes/record.yaml` is what two CPU cores have trained in hours, `recipes/dense.yaml` what an H200 has "
-        "in minutes. Next, in this order: mixed images from the start of the long distillation of `dense`, whose "
-        "training accuracy ended far above its validation accuracy: 24 epochs of them brought its network from 90.80 % "
-        "to 91.50 % on validation (in floats), and quantizing with them kept what fixed views had lost; more runs in the mean that `refined` starts from, and their mean "
-        "while they train; batches of 256 while pruning, for a sparse network wants steps, not "
-        "epochs; quantizing on the GPU too, for as long as distilling; from the dense student on, prune by what "
-        "`quantize.trim` ranks by instead of by magnitudes, and let weights come back in rows that are stored "
-        "anyway, for masks take more of the file than codes; three seeds instead of one: all numbers here are one seed's, "
-        "and networks that differed in little but chance were up to 0.4 points apart on validation. `record` has not been "
-        "timed on a GPU from nothing: what was run there, with half the steps, is in the table above.",
+        "`recipes/record.yaml` is what two CPU cores have trained in hours, `recipes/dense.yaml` what an H200 has in "
+        "minutes. Next, in this order: mixed images from the start of the long distillation of `dense`, whose "
+        "training accuracy ended far above its validation accuracy: 24 epochs of them brought its network from 90.80 "
+        "% to 91.50 % on validation (in floats), and quantizing with them kept what fixed views had lost; more runs "
+        "in the mean that `refined` starts from, and their mean while they train; batches of 256 while pruning, for "
+        "a sparse network wants steps, not epochs; quantizing on the GPU too, for as long as distilling; from the "
+        "dense student on, prune by what `quantize.trim` ranks by instead of by magnitudes, and let weights come "
+        "back in rows that are stored anyway, for masks take more of the file than codes; three seeds instead of "
+        "one: all numbers here are one seed's, and two quantizations that differed in their share of mixed images "
+        "alone were 0.4 points apart on validation. `record` has not been timed on a GPU from nothing: what was run "
+        "there, with half the steps, is in the table above.",
         "",
     ]
     return "\n".join(lines)

@@ -72,8 +72,8 @@ def for_the_slides(metrics: Path) -> list[str]:
     if "cascade" in scores:
         cascade = scores["cascade"]["cascade"]
         lines[0] += (
-            f" Behind `glance`, which sees every image and is right on {cascade['alone_test_accuracy_percent'][0]:.2f} %, it "
-            f"is asked about {cascade['images_percent'][1]:.1f} % of them, and about "
+            f" Behind `glance`, which sees every image and is right on "
+            f"{cascade['alone_test_accuracy_percent'][0]:.2f} %, it is asked about {cascade['images_percent'][1]:.1f} % of them, and about "
             f"{scores['cascade']['flipped_images_percent']:.1f} % twice: {what('cascade')}"
         )
     return [*lines, ""]
