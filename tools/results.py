@@ -73,7 +73,8 @@ def for_the_slides(metrics: Path) -> list[str]:
         cascade = scores["cascade"]["cascade"]
         lines[0] += (
             f" Behind `glance`, which sees every image and is right on "
-            f"{cascade['alone_test_accuracy_percent'][0]:.2f} %, it is asked about {cascade['images_percent'][1]:.1f} % of them, and about "
+            f"{cascade['alone_test_accuracy_percent'][0]:.2f} %, it is asked about "
+            f"{cascade['images_percent'][1]:.1f} % of them, and about "
             f"{scores['cascade']['flipped_images_percent']:.1f} % twice: {what('cascade')}"
         )
     return [*lines, ""]
