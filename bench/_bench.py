@@ -22,7 +22,7 @@ from micronet import params as parameters  # noqa: E402 - the line above makes i
 if TYPE_CHECKING:
     import numpy as np
 
-    from micronet.training import Machine
+    from micronet.training.hardware import Machine
 
 BATCH_SIZE = 128
 IMAGES = 50_000  # both loops hold as many images as CIFAR-10 has
@@ -62,7 +62,7 @@ def images(count: int = IMAGES) -> tuple[np.ndarray, np.ndarray]:
     """
     import numpy as np
 
-    from micronet.data import fetch
+    from micronet.data.sources import fetch
 
     _, arrays = fetch(parameters.Data(source="sample", validation_size=500))
     times = -(-count // len(arrays.train_labels))
@@ -79,7 +79,7 @@ def describe(machine: Machine) -> dict[str, Any]:
     """The machine and the date of a run."""
     import torch
 
-    from micronet.training import device_name
+    from micronet.training.hardware import device_name
 
     return {
         "date": datetime.now(UTC).date().isoformat(),

@@ -20,8 +20,12 @@ def main() -> int:
 
     import models
     from micronet import params
-    from micronet.data import Split, open_split
-    from micronet.training import evaluate, learning_rate, machine, train
+    from micronet.data.images import Split
+    from micronet.data.store import open_split
+    from micronet.training.evaluation import evaluate
+    from micronet.training.hardware import machine
+    from micronet.training.loop import train
+    from micronet.training.schedules import learning_rate
 
     laptop = params.load("params.yaml")
     here = machine(engine(args.device))

@@ -23,13 +23,17 @@ def main() -> int:
     import torch
     from torch import nn
 
-    from micronet import checkpoint, params
-    from micronet.data import Split, open_split
-    from micronet.distillation import answering
-    from micronet.pruning import apply_masks, global_masks
-    from micronet.quantization import recalibrate_batch_norm, training_batches
-    from micronet.scoring import challenge_score, operations
-    from micronet.training import evaluate, machine
+    from micronet import params
+    from micronet.compress.calibration import recalibrate_batch_norm, training_batches
+    from micronet.compress.pruning import apply_masks, global_masks
+    from micronet.data.images import Split
+    from micronet.data.store import open_split
+    from micronet.scoring.challenge import challenge_score
+    from micronet.scoring.counting import operations
+    from micronet.training.checkpoint import load
+    from micronet.training.distillation import answering
+    from micronet.training.evaluation import evaluate
+    from micronet.training.hardware import machine
 
     everything = params.load("params.yaml")
     here = machine(engine(args.device))
@@ -49,9 +53,9 @@ def main() -> int:
     def accuracy(model: nn.Module, split: Split = validation) -> float:
         return evaluate(model, split, here)[1]
 
-    teacher = checkpoint.load("checkpoints/teacher.safetensors").model().to(here.device)
+    teacher = load("checkpoints/teacher.safetensors").model().to(here.device)
     answers = {"plain": accuracy(teacher), "mirror": accuracy(Mirrored(teacher))}
-    distilled = checkpoint.load("checkpoints/distilled.safetensors").model()
+    distilled = load("checkpoints/distilled.safetensors").model()
     rows: list[dict[str, Any]] = []
     for exponent in EXPONENTS:
         for amount in AMOUNTS:

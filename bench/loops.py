@@ -13,10 +13,11 @@ from _bench import BATCH_SIZE, CASES, CUDA_STEPS, TRAIN, WARM_STEPS, images
 
 import models
 from micronet import params
-from micronet.data import Split
-from micronet.distillation import distilled
-from micronet.logger import Reporter
-from micronet.training import machine, train
+from micronet.data.images import Split
+from micronet.training.distillation import distilled
+from micronet.training.hardware import machine
+from micronet.training.loop import train
+from micronet.training.reporting import Reporter
 
 
 class Done(Exception):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from micronet.distillation import distillation_loss
+from micronet.training.distillation import distillation_loss
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 NORMALISE = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]

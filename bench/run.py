@@ -21,7 +21,7 @@ def main() -> int:
     from rich.progress import Progress
     from rich.table import Table
 
-    from micronet.training import machine
+    from micronet.training.hardware import machine
 
     results = {}
     with Progress(console=Console(stderr=True)) as progress:

@@ -62,7 +62,7 @@ def limits(machine: Any) -> dict[str, float]:
 
 def traffic(model: Any) -> int:
     """Bytes of one image's maps, each read and written once forward and twice backward, in float32."""
-    from micronet.scoring import operations
+    from micronet.scoring.counting import operations
 
     kinds = ("conv", "linear", "batch_norm", "relu", "add", "pool")
     elements = sum(
@@ -76,9 +76,12 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
 
     import models
     from micronet import params
-    from micronet.data import Split
-    from micronet.scoring import macs, operations
-    from micronet.training import augmented, cross_entropy, evaluate, make_optimizer
+    from micronet.data.images import Split
+    from micronet.scoring.counting import operations
+    from micronet.scoring.records import macs
+    from micronet.training.evaluation import evaluate
+    from micronet.training.optimizers import make_optimizer
+    from micronet.training.sampling import augmented, cross_entropy
 
     torch.manual_seed(0)
     config, device = params.Train(epochs=1, **TRAIN), machine.device
@@ -163,7 +166,7 @@ def main() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from micronet.training import machine
+    from micronet.training.hardware import machine
 
     here = machine(engine(args.device))
     most = limits(here)

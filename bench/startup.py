@@ -30,7 +30,7 @@ def main() -> int:
     if status.returncode:
         print("startup: the pipeline is not up to date, so `make score` would train; make score first", file=sys.stderr)
         return 1
-    from micronet.training import machine
+    from micronet.training.hardware import machine
 
     found = {
         "help_seconds": statistics.median(seconds(sys.executable, "stages/score.py", "--help") for _ in range(TURNS)),

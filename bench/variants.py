@@ -18,7 +18,7 @@ from _bench import BATCH_SIZE, NANO, arguments, describe, engine, write
 from torch import Tensor, nn
 
 import models
-from micronet.training import machine
+from micronet.training.hardware import machine
 
 TURNS = 5
 

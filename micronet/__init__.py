@@ -1,5 +1,6 @@
-"""The library that the stages share: one concept a file.
+"""The library that the stages share, in rooms.
 
-A file imports only from those that stand before it in this order: params < data < augment < models <
-checkpoint < logger < training < distillation, pruning, quantization < trimming, packing < scoring.
+Imports run one way, from the right to the left: errors, files, params < data, models < training < compress < packed <
+scoring. Inside of the repository a name is imported from the module where it is defined; the names that users import
+stand in the rooms' `__init__` too, and load their module when they are asked for.
 """

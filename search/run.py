@@ -33,14 +33,14 @@ if str(ROOT) not in sys.path:
 
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
 from micronet.errors import MicronetError  # noqa: E402
-from micronet.packed import VERSION  # noqa: E402
+from micronet.packed.file import VERSION  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from micronet.data import Split
-    from micronet.packed import PackedModel
-    from micronet.training import Machine
+    from micronet.data.images import Split
+    from micronet.packed.file import PackedModel
+    from micronet.training.hardware import Machine
 
 SPACE, TABLE = ROOT / "search/space.yaml", Path("metrics/search.csv")
 TEACHER = Path("checkpoints/teacher.safetensors")
@@ -136,7 +136,7 @@ def candidates(space: Space) -> list[Candidate]:
 
 def quantization_of(candidate: Candidate, model: nn.Module, space: Space, epochs: int) -> parameters.Quantize:
     """LSQ at the candidate's bits; the first and the last layer are small and sensitive."""
-    from micronet.layers import prunable
+    from micronet.training.weights import prunable
 
     names = [name for name, _ in prunable(model)]
     return parameters.Quantize(
@@ -151,7 +151,9 @@ def quantization_of(candidate: Candidate, model: nn.Module, space: Space, epochs
 
 def scores(packed: PackedModel) -> tuple[float, float]:
     """(challenge score, deck score) of a packed file."""
-    from micronet.scoring import challenge_score, deck_score, operations
+    from micronet.scoring.challenge import challenge_score
+    from micronet.scoring.counting import operations
+    from micronet.scoring.deck import deck_score
 
     ops = operations(packed)
     return challenge_score(ops).score, deck_score(ops).score
@@ -162,10 +164,11 @@ def price(candidate: Candidate, space: Space) -> tuple[float, float]:
     import torch
 
     import models
-    from micronet.layers import prunable
-    from micronet.packing import pack
-    from micronet.pruning import apply_masks, global_masks
-    from micronet.quantization import calibrate, prepare
+    from micronet.compress.calibration import calibrate
+    from micronet.compress.pruning import apply_masks, global_masks
+    from micronet.compress.quantization import prepare
+    from micronet.packed.packing import pack
+    from micronet.training.weights import prunable
 
     torch.manual_seed(space.seed)
     model = models.build(candidate.spec)
@@ -185,14 +188,18 @@ def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, vali
     import torch
 
     import models
-    from micronet import checkpoint
-    from micronet.data import Split, normalise
-    from micronet.distillation import distilled
-    from micronet.packing import load_packed, pack
-    from micronet.pruning import FixedMask, PruningSchedule
-    from micronet.quantization import calibrate, prepare, recalibrate_batch_norm, training_batches
-    from micronet.scoring import macs, operations
-    from micronet.training import evaluate, train
+    from micronet.compress.calibration import calibrate, recalibrate_batch_norm, training_batches
+    from micronet.compress.pruning import FixedMask, PruningSchedule
+    from micronet.compress.quantization import prepare
+    from micronet.data.images import Split, normalise
+    from micronet.packed.module import load_packed
+    from micronet.packed.packing import pack
+    from micronet.scoring.counting import operations
+    from micronet.scoring.records import macs
+    from micronet.training.checkpoint import load
+    from micronet.training.distillation import distilled
+    from micronet.training.evaluation import evaluate
+    from micronet.training.loop import train
 
     began = time.monotonic()
     images = Split(training.images[: rung.images], training.labels[: rung.images])
@@ -204,7 +211,7 @@ def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, vali
 
     def fit(net: nn.Module, config: parameters.Train, temperature: float, constraint: Any = None) -> None:
         teaching = parameters.Distillation(temperature=temperature, alpha=0.7 if taught else 0.0)
-        loss = distilled(lambda: checkpoint.load(TEACHER).model(), teaching, here)
+        loss = distilled(lambda: load(TEACHER).model(), teaching, here)
         train(
             net, config=config, training=images, validation=Split(validation.images[:500], validation.labels[:500]),
             machine=here, seed=space.seed, loss=loss, constraint=constraint,
@@ -264,7 +271,7 @@ def read(path: Path = TABLE) -> list[Trial]:
 
 def write(trials: list[Trial], path: Path = TABLE) -> None:
     """All trials, as CSV."""
-    from micronet.checkpoint import write_atomically
+    from micronet.files import write_atomically
 
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Trial)], lineterminator="\n")
@@ -304,8 +311,9 @@ def affordable(space: Space, say: Any) -> dict[Candidate, tuple[float, float]]:
 
 def climb(space: Space, priced: dict[Candidate, tuple[float, float]], until: float, say: Any) -> list[Trial]:
     """Runs what is not in the table yet, rung by rung, until the time is over; all trials there are."""
-    from micronet.data import open_split
-    from micronet.training import TrainingDiverged, machine
+    from micronet.data.store import open_split
+    from micronet.training.hardware import machine
+    from micronet.training.loop import TrainingDiverged
 
     params = parameters.load(ROOT / "params.yaml")
     here = machine(params.engine)

@@ -25,15 +25,15 @@ from micronet import params as parameters  # noqa: E402 - the line above makes i
 from micronet.errors import MicronetError  # noqa: E402
 
 if TYPE_CHECKING:
-    from micronet.data import Split
-    from micronet.logger import Reporter
+    from micronet.data.images import Split
+    from micronet.training.reporting import Reporter
 
 MANIFEST = Path("data/manifest.json")
 CHECKPOINTS = Path("checkpoints")
 METRICS = Path("metrics")
 
 # Decide nothing about a result, so they are no dependencies: what is shown, and how.
-PRESENTATION = {"micronet/terminal.py"}
+PRESENTATION = {"micronet/training/terminal.py"}
 
 
 def validate(path: str | Path) -> parameters.Params:
@@ -113,14 +113,14 @@ class Job:
 
     def split(self, name: str, *, verify: bool = False) -> Split:
         """`train`, `validation` or `test`; rebuilt first when it is missing or damaged."""
-        from micronet.data import open_split
+        from micronet.data.store import open_split
 
         seed, say = self.params.seed, self.reporter.say
         return open_split(self.params.data, seed, name, manifest_path=MANIFEST, report=say, verify=verify)
 
     def metrics(self, **values: Any) -> None:
         """Writes `metrics/STAGE.json`: flat, units in the keys."""
-        from micronet.checkpoint import write_json
+        from micronet.files import write_json
 
         write_json(METRICS / f"{self.stage}.json", values)
 
@@ -132,8 +132,8 @@ class Job:
         """Writes `metrics/runs/STAGE.json`: what differs from run to run."""
         import resource
 
-        from micronet.checkpoint import write_json
-        from micronet.data import source_of
+        from micronet.data.store import source_of
+        from micronet.files import write_json
 
         record = {
             "commit": _commit(),
@@ -169,7 +169,7 @@ class Job:
         except parameters.ParamsError as error:
             print(error, file=sys.stderr)
             return 2
-        from micronet.terminal import TerminalReporter
+        from micronet.training.terminal import TerminalReporter
 
         job = cls(Path(script), loaded, arguments, TerminalReporter(Path(script).stem))
         try:

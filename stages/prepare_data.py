@@ -8,7 +8,7 @@ from common import MANIFEST, Job
 
 
 def work(job: Job) -> None:
-    from micronet.data import prepare
+    from micronet.data.store import prepare
 
     sizes = prepare(job.params.data, job.params.seed, manifest_path=MANIFEST, report=job.reporter.say)
     job.metrics(**sizes)

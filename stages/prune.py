@@ -8,8 +8,8 @@ from taught import TaughtJob
 
 
 def work(job: TaughtJob) -> None:
-    from micronet.layers import count_zeros
-    from micronet.pruning import PruningSchedule, zeros_wanted
+    from micronet.compress.pruning import PruningSchedule, zeros_wanted
+    from micronet.training.weights import count_zeros
 
     section = job.params.prune
     with job.resumable("prune", inputs=("teacher", "distilled")) as state:

@@ -11,11 +11,13 @@ BATCH_NORM_IMAGES = 10_000  # training images that the batch norm statistics are
 
 
 def work(job: TaughtJob) -> None:
-    from micronet.packing import PackedModule, pack
-    from micronet.pruning import FixedMask
-    from micronet.quantization import calibrate, prepare, recalibrate_batch_norm, training_batches
-    from micronet.training import evaluate
-    from micronet.trimming import Trimming
+    from micronet.compress.calibration import calibrate, recalibrate_batch_norm, training_batches
+    from micronet.compress.pruning import FixedMask
+    from micronet.compress.quantization import prepare
+    from micronet.compress.trimming import Trimming
+    from micronet.packed.module import PackedModule
+    from micronet.packed.packing import pack
+    from micronet.training.evaluation import evaluate
 
     section, engine = job.params.quantize, job.params.engine
     path = CHECKPOINTS / "quantized.safetensors"

@@ -8,8 +8,8 @@ from taught import TaughtJob
 
 
 def work(job: TaughtJob) -> None:
-    from micronet.layers import count_zeros
-    from micronet.pruning import FixedMask
+    from micronet.compress.pruning import FixedMask
+    from micronet.training.weights import count_zeros
 
     section = job.params.retrain
     with job.resumable("retrain", inputs=("teacher", "pruned")) as state:

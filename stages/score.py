@@ -21,9 +21,13 @@ SCORE, PATH = METRICS / "score.json", METRICS / "path.csv"
 
 def unpacked_row(job: Job, name: str, test: Any) -> dict[str, Any]:
     """One checkpoint of the path, in float; its price is that of 16-bit weights."""
-    from micronet.checkpoint import count_nonzero, load
-    from micronet.scoring import challenge_score, deck_score, macs, operations
-    from micronet.training import evaluate, machine
+    from micronet.scoring.challenge import challenge_score
+    from micronet.scoring.counting import operations
+    from micronet.scoring.deck import deck_score
+    from micronet.scoring.records import macs
+    from micronet.training.checkpoint import count_nonzero, load
+    from micronet.training.evaluation import evaluate
+    from micronet.training.hardware import machine
 
     model = load(CHECKPOINTS / f"{name}.safetensors").model()
     ops = operations(model, weight_bits=16)
@@ -70,7 +74,7 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None
     """The table of the path, and what was measured, on stdout."""
     from rich.console import Console
 
-    from micronet.scoring import score_table
+    from micronet.scoring.tables import score_table
 
     Console().print(score_table(rows))
     packed, accuracy = score["packed"], score["test_accuracy_percent"]
@@ -88,9 +92,10 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None
 
 
 def work(job: Job) -> int:
-    from micronet.checkpoint import CheckpointError, write_csv, write_json
-    from micronet.measurement import differences, measure
-    from micronet.packing import load_packed
+    from micronet.files import write_csv, write_json
+    from micronet.packed.module import load_packed
+    from micronet.scoring.measurement import differences, measure
+    from micronet.training.checkpoint import CheckpointError
 
     if not PACKED.is_file():
         raise CheckpointError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `dvc pull`")

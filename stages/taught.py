@@ -14,9 +14,10 @@ from trainer import STATE, TrainingJob
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from micronet.checkpoint import ResumeState
-    from micronet.distillation import Views
-    from micronet.training import Constraint, Sampler, TrainResult
+    from micronet.training.distillation import Views
+    from micronet.training.loop import Constraint, TrainResult
+    from micronet.training.sampling import Sampler
+    from micronet.training.state import ResumeState
 
 ANSWERS = STATE / "answers.safetensors"  # of the last teacher and views; the stages of one pipeline share them
 
@@ -37,7 +38,7 @@ class TaughtJob(TrainingJob):
         constraint: Constraint | None = None,
     ) -> TrainResult:
         """Trains the model as the section says."""
-        from micronet.distillation import distilled
+        from micronet.training.distillation import distilled
 
         config = section.train
         loss = distilled(self.teacher, section, self.machine, label_smoothing=config.label_smoothing)
@@ -48,8 +49,8 @@ class TaughtJob(TrainingJob):
         """Draws the batches from fixed views, whose answers are read from `ANSWERS` or computed and written there."""
         import torch
 
-        from micronet.distillation import answers_to_view, fixed_views, known_answers, mean_of_pairs
-        from micronet.training import Interrupted, orphan_watch
+        from micronet.training.distillation import answers_to_view, fixed_views, known_answers, mean_of_pairs
+        from micronet.training.interruption import Interrupted, orphan_watch
 
         images, augment = self.split("train").images, section.train.augment
         seed, pairs = zlib.crc32(f"{self.params.seed} views".encode()), section.mirror_answers
@@ -93,7 +94,7 @@ def _read(digest: str) -> list[Tensor]:
 def _write(digest: str, answers: list[Tensor]) -> None:
     import safetensors.torch
 
-    from micronet.checkpoint import write_atomically
+    from micronet.files import write_atomically
 
     # written after every view, so that a run that is stopped loses one at most
     tensors = {str(view): tensor for view, tensor in enumerate(answers)}

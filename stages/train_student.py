@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def started(start: parameters.Start, spec: dict) -> nn.Module:
     """The model of an earlier run's checkpoint. Raises `CheckpointError` for other bytes or another architecture."""
     import models
-    from micronet.checkpoint import CheckpointError, load
+    from micronet.training.checkpoint import CheckpointError, load
 
     found = load(start.file)
     digest = hashlib.sha256(Path(start.file).read_bytes()).hexdigest()

@@ -15,9 +15,11 @@ from common import CHECKPOINTS, MANIFEST, METRICS, ROOT, Job, first_party, param
 if TYPE_CHECKING:
     from torch import nn
 
-    from micronet import training
-    from micronet.checkpoint import Checkpoint, ResumeState
-    from micronet.training import Machine, TrainResult
+    from micronet.training.checkpoint import Checkpoint
+    from micronet.training.hardware import Machine
+    from micronet.training.loop import Constraint, TrainResult
+    from micronet.training.sampling import Loss, Sampler
+    from micronet.training.state import ResumeState
 
 STATE = Path("run")
 FIT_IMAGES = 5000  # training images that a model may set itself from before it trains
@@ -28,7 +30,7 @@ class TrainingJob(Job):
 
     @cached_property
     def machine(self) -> Machine:
-        from micronet.training import machine
+        from micronet.training.hardware import machine
 
         return machine(self.params.engine)
 
@@ -42,7 +44,7 @@ class TrainingJob(Job):
         import torch
 
         import models
-        from micronet.data import normalise
+        from micronet.data.images import normalise
 
         torch.manual_seed(self.seed)
         model = models.build(spec)
@@ -51,7 +53,7 @@ class TrainingJob(Job):
 
     def load(self, name: str) -> Checkpoint:
         """The checkpoint of an earlier stage."""
-        from micronet.checkpoint import load
+        from micronet.training.checkpoint import load
 
         return load(CHECKPOINTS / f"{name}.safetensors")
 
@@ -61,7 +63,7 @@ class TrainingJob(Job):
 
         It is found again only when all that decides the result is the same: params, code, input checkpoints, data.
         """
-        from micronet.checkpoint import ResumeState
+        from micronet.training.state import ResumeState
 
         paths = [CHECKPOINTS / f"{name}.safetensors" for name in inputs]
         for path in paths:
@@ -79,12 +81,12 @@ class TrainingJob(Job):
         config: parameters.Train,
         *,
         state: ResumeState,
-        loss: training.Loss | None = None,
-        sampler: training.Sampler | None = None,
-        constraint: training.Constraint | None = None,
+        loss: Loss | None = None,
+        sampler: Sampler | None = None,
+        constraint: Constraint | None = None,
     ) -> TrainResult:
         """`micronet.training.train` on this stage's data, machine, seed and places."""
-        from micronet.training import train
+        from micronet.training.loop import train
 
         return train(
             model,
@@ -112,9 +114,9 @@ class TrainingJob(Job):
             sections: the params sections, this stage's and earlier ones', that the weights came from.
             zeros: the prunable weights claimed to be zero.
         """
-        from micronet.checkpoint import count_nonzero, save, stored
-        from micronet.layers import count_zeros
-        from micronet.training import evaluate
+        from micronet.training.checkpoint import count_nonzero, save, stored
+        from micronet.training.evaluation import evaluate
+        from micronet.training.weights import count_zeros
 
         size = self.params.engine.evaluation_batch_size
         _, accuracy = evaluate(stored(model), self.split("validation"), self.machine, size)
@@ -146,7 +148,7 @@ class TrainingJob(Job):
         """Writes `metrics/runs/STAGE.json`; seconds and speed count interrupted parts of the run too."""
         import torch
 
-        from micronet.training import device_name
+        from micronet.training.hardware import device_name
 
         self.record_run(
             params_digest=self.params_digest(*sections),

@@ -32,8 +32,8 @@ from studies.plan import PLAN, RUNS, Plan, Settings, load, write  # noqa: E402
 if TYPE_CHECKING:
     from torch import nn
 
-    from micronet.data import Split
-    from micronet.logger import EpochRow, Reporter
+    from micronet.data.images import Split
+    from micronet.training.reporting import EpochRow, Reporter
 
 PARAMS, MANIFEST = Path("params.yaml"), Path("data/manifest.json")
 STATE, LOGS = Path("run/studies"), Path("logs/studies")
@@ -45,7 +45,7 @@ def subset(split: Split, images: int) -> Split:
     """The first images of each class, the same number of each, at most `images` in all; all when there are no more."""
     import torch
 
-    from micronet.data import Split
+    from micronet.data.images import Split
 
     if images >= len(split.labels):
         return split
@@ -121,8 +121,8 @@ class Run:
 
     def model(self) -> nn.Module:
         """A shared network; trained anew when its file is gone, as on a fresh clone."""
-        from micronet.checkpoint import load
         from micronet.errors import MicronetError
+        from micronet.training.checkpoint import load
 
         wanted = self.weights_sha256()
         if not self._has(wanted):
@@ -140,7 +140,7 @@ class Run:
 
     def _split(self, name: str) -> Split:
         """The training or the validation split, of the data that params.yaml names."""
-        from micronet.data import open_split
+        from micronet.data.store import open_split
 
         params = parameters.load(PARAMS)
         return open_split(params.data, params.seed, name, manifest_path=MANIFEST, report=self.reporter.say)
@@ -158,13 +158,17 @@ class Run:
         import torch
 
         import models
-        from micronet.checkpoint import ResumeState, save
-        from micronet.distillation import distilled
-        from micronet.layers import count_zeros
-        from micronet.packed import VERSION
-        from micronet.pruning import PruningSchedule, zeros_wanted
-        from micronet.quantization import calibrate, prepare
-        from micronet.training import evaluate, machine, train
+        from micronet.compress.calibration import calibrate
+        from micronet.compress.pruning import PruningSchedule, zeros_wanted
+        from micronet.compress.quantization import prepare
+        from micronet.packed.file import VERSION
+        from micronet.training.checkpoint import save
+        from micronet.training.distillation import distilled
+        from micronet.training.evaluation import evaluate
+        from micronet.training.hardware import machine
+        from micronet.training.loop import train
+        from micronet.training.state import ResumeState
+        from micronet.training.weights import count_zeros
 
         settings = self.settings
         shared = self.group in self.plan.file.shared
@@ -234,10 +238,12 @@ class Run:
         self, prepared: nn.Module, images: Split, validation: Split, path: Path
     ) -> tuple[float, dict[str, float]]:
         """Packs a quantized network; accuracy and scores are those of the file read back."""
-        from micronet.measurement import passes
-        from micronet.packing import load_packed, pack
-        from micronet.quantization import recalibrate_batch_norm, training_batches
-        from micronet.training import evaluate, machine
+        from micronet.compress.calibration import recalibrate_batch_norm, training_batches
+        from micronet.packed.module import load_packed
+        from micronet.packed.packing import pack
+        from micronet.scoring.measurement import passes
+        from micronet.training.evaluation import evaluate
+        from micronet.training.hardware import machine
 
         settings = self.settings
         prepared = prepared.cpu()
@@ -251,7 +257,9 @@ class Run:
 
 
 def _scores(model: nn.Module, passes: Sequence[float] = (1.0,), **widths: int) -> dict[str, float]:
-    from micronet.scoring import challenge_score, deck_score, operations
+    from micronet.scoring.challenge import challenge_score
+    from micronet.scoring.counting import operations
+    from micronet.scoring.deck import deck_score
 
     ops = operations(model, **widths)
     return {"deck_score": deck_score(ops, passes).score, "challenge_score": challenge_score(ops, passes).score}
@@ -292,7 +300,7 @@ def perform(run: Run, train: Callable[[Run], dict[str, Any]] = Run.train) -> dic
 def work(run: Run) -> int:
     """Performs a run in this process. The exit code: 1 when it failed, its reason the last line of its log."""
     from micronet.errors import MicronetError
-    from micronet.training import Interrupted
+    from micronet.training.interruption import Interrupted
 
     logged(run.reporter, run.log)
     try:
@@ -358,7 +366,7 @@ def main(argv: list[str] | None = None) -> int:
     run = Run(plan, arguments.study, arguments.variant, arguments.seed, None)
     if arguments.keep_going:
         return guarded(run)
-    from micronet.terminal import TerminalReporter
+    from micronet.training.terminal import TerminalReporter
 
     return work(replace(run, reporter=TerminalReporter(run.name)))
 

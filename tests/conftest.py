@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from micronet import data, params
+from micronet import params
+from micronet.data.store import prepare
 
 SEED = 0
 
@@ -16,7 +17,7 @@ def sample_data(tmp_path_factory: pytest.TempPathFactory) -> params.Data:
     """The sample, prepared with seed 0: 800 training, 200 validation, 500 test images."""
     root = tmp_path_factory.mktemp("data")
     config = params.Data(source="sample", folder=str(root / "sample"), validation_size=200)
-    data.prepare(config, SEED, root / "manifest.json")
+    prepare(config, SEED, root / "manifest.json")
     return config
 
 

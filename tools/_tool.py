@@ -20,7 +20,7 @@ from micronet import params as parameters  # noqa: E402 - the line above makes i
 from micronet.errors import MicronetError  # noqa: E402
 
 if TYPE_CHECKING:
-    from micronet.data import Split
+    from micronet.data.images import Split
 
 MANIFEST = Path("data/manifest.json")
 METRICS = Path("metrics")
@@ -48,12 +48,12 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
 
 def open_split(params: parameters.Params, name: str) -> Split:
     """`validation` or `test`, its checksums verified; what happens to the data goes to stderr."""
-    from micronet import data
+    from micronet.data import store
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    return data.open_split(params.data, params.seed, name, manifest_path=MANIFEST, report=say, verify=True)
+    return store.open_split(params.data, params.seed, name, manifest_path=MANIFEST, report=say, verify=True)
 
 
 def training_digest(params: parameters.Params) -> str:

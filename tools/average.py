@@ -19,10 +19,11 @@ IMAGES = 10_000
 def average(arguments: argparse.Namespace) -> int:
     params = parameters.load(arguments.params)
 
-    from micronet import averaging
-    from micronet.checkpoint import load, save
-    from micronet.quantization import training_batches
-    from micronet.training import evaluate, machine
+    from micronet.compress import averaging
+    from micronet.compress.calibration import training_batches
+    from micronet.training.checkpoint import load, save
+    from micronet.training.evaluation import evaluate
+    from micronet.training.hardware import machine
 
     checkpoints = [load(path) for path in arguments.files]
     images = open_split(params, "train").images[:IMAGES]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from _tool import ToolError, front, open_split, parameters
 
 if TYPE_CHECKING:
-    from micronet.cascade import Cascade, Tuning
+    from micronet.packed.cascade import Cascade, Tuning
 
 SHARES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
 MIRRORED = (0.0, 0.04, 0.08, 0.12, 0.16)
@@ -24,7 +24,9 @@ MIRRORED = (0.0, 0.04, 0.08, 0.12, 0.16)
 
 def _rows(tunings: list[Tuning], cascade: Cascade) -> list[dict[str, float]]:
     """What each tuning costs and gives, in the columns of the table; shares in percent."""
-    from micronet.scoring import challenge_score, deck_score, operations
+    from micronet.scoring.challenge import challenge_score
+    from micronet.scoring.counting import operations
+    from micronet.scoring.deck import deck_score
 
     ops = operations(cascade.model)
     names = [*(f"network_{number}" for number in range(2, len(cascade.model.networks) + 1)), "mirrored_too"]
@@ -55,9 +57,9 @@ def _table(rows: list[dict[str, float]]) -> None:
 def join(arguments: argparse.Namespace) -> int:
     params = parameters.load(arguments.params)
 
-    from micronet.cascade import Cascade
-    from micronet.checkpoint import write_csv
-    from micronet.packed import read
+    from micronet.files import write_csv
+    from micronet.packed.cascade import Cascade
+    from micronet.packed.file import read
 
     if arguments.out and arguments.shares is None:
         raise ToolError("--out needs --shares, which set the margins of the file")

@@ -127,8 +127,8 @@ def card(params_path: Path, params: parameters.Params) -> str:
         raise ToolError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `dvc pull`")
     stages, runs = _stages()
 
-    from micronet.measurement import class_accuracies, differences, measure, predictions
-    from micronet.packing import load_packed
+    from micronet.packed.module import load_packed
+    from micronet.scoring.measurement import class_accuracies, differences, measure, predictions
 
     model = load_packed(PACKED)
     packed = model.packed
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> int:
         path = Path(arguments.params)
         text = card(path, parameters.load(path))
-        from micronet.checkpoint import write_atomically
+        from micronet.files import write_atomically
 
         write_atomically(arguments.out, text)
         print(f"{arguments.out}: written")

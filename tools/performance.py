@@ -8,7 +8,7 @@ from typing import Any
 
 from _tool import METRICS, front, read_json
 
-from micronet.checkpoint import write_atomically
+from micronet.files import write_atomically
 
 GOALS = {"densenet_nano": 3.0}  # images a second relative to the plain loop; 2 for every other case
 GOAL = 2.0

@@ -164,7 +164,7 @@ def draw_path(path: dict[str, list]) -> Figure:
 
 def write(figure: Figure, base: Path) -> None:
     """`base`.png and `base`.svg, without the day they were drawn on."""
-    from micronet.checkpoint import write_atomically
+    from micronet.files import write_atomically
 
     for suffix, settings in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 150})):
         content = io.BytesIO()

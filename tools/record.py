@@ -16,8 +16,8 @@ from typing import Any
 
 from _tool import METRICS, TRAINING_STAGES, front, parameters, read_json
 
-from micronet.checkpoint import write_atomically, write_csv
-from micronet.packed import VERSION
+from micronet.files import write_atomically, write_csv
+from micronet.packed.file import VERSION
 
 RELEASES = METRICS / "releases.csv"
 TRIED = METRICS / "tried.csv"
@@ -127,8 +127,10 @@ def deck_rows() -> list[list[str]]:
     import torch
 
     import models
-    from micronet.pruning import apply_masks, global_masks
-    from micronet.scoring import challenge_score, deck_score, operations
+    from micronet.compress.pruning import apply_masks, global_masks
+    from micronet.scoring.challenge import challenge_score
+    from micronet.scoring.counting import operations
+    from micronet.scoring.deck import deck_score
 
     rows = []
     for name, zeros, change in DECK:

@@ -10,7 +10,7 @@ from typing import Any
 
 from _tool import ROOT, TRAINING_STAGES
 
-from micronet.checkpoint import write_atomically
+from micronet.files import write_atomically
 
 BEGIN, END = "<!-- results: written by `make docs` from metrics/ -->", "<!-- end of results -->"
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from micronet.packed import VERSION  # noqa: E402 - the lines above make it importable
+from micronet.packed.file import VERSION  # noqa: E402 - the lines above make it importable
 from studies.plan import Plan, Study, load  # noqa: E402
 
 CONFIDENCE = 0.95

@@ -19,11 +19,13 @@ IMAGES = 5000
 def unpack(arguments: argparse.Namespace) -> int:
     params = parameters.load(arguments.params)
 
-    from micronet import packed, unpacking
-    from micronet.checkpoint import save
-    from micronet.training import evaluate, machine
+    from micronet.packed import unpacking
+    from micronet.packed.file import read
+    from micronet.training.checkpoint import save
+    from micronet.training.evaluation import evaluate
+    from micronet.training.hardware import machine
 
-    model = packed.read(arguments.file)
+    model = read(arguments.file)
     split = open_split(params, "train")
     network = unpacking.unpack(model, split.images[:IMAGES], split.labels[:IMAGES])
     on = machine(params.engine).exact()

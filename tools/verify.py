@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from _tool import MANIFEST, METRICS, PACKED, ToolError, front, open_split, parameters, read_json, training_digest
 
-from micronet.reference import CHOICE
+from micronet.scoring.packed_counts import CHOICE
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from micronet.packing import PackedModule
-    from micronet.scoring import Operation
+    from micronet.packed.module import PackedModule
+    from micronet.scoring.records import Operation
 
 CLAIMS = METRICS / "score.json"
 
@@ -75,12 +75,12 @@ def check_operations(
     """The challenge's counts and the module's logits against the reference's. `images`: (N, 3, 32, 32) uint8."""
     import torch
 
-    from micronet import reference
-    from micronet.data import normalise
+    from micronet.data.images import normalise
+    from micronet.packed.reference import predict, run
 
     logits = model(normalise(torch.from_numpy(images))).numpy()
     some, networks = images[:strict_images], range(len(model.packed.networks))
-    strict = [reference.run(model.packed, some, network=network, strict=True) for network in networks]
+    strict = [run(model.packed, some, network=network, strict=True) for network in networks]
     claimed = counts_of(ops)
     measured: dict[str, tuple[Counter[int], Counter[int]]] = {}
     for counts in (counts for _, counters in strict for counts in counters):
@@ -99,10 +99,10 @@ def check_operations(
             f"counts of {len(claimed)} steps are what the numpy reference did on {strict_images} of the test images, "
             "number by number, each partial sum inside its proven width",
         )
-    expected = reference.predict(model.packed, images)
+    expected = predict(model.packed, images)
     wrong = int((expected != logits).any(axis=1).sum())
     for network, (exact, _) in zip(networks, strict, strict=True):
-        wrong += int((reference.run(model.packed, some, network=network)[0] != exact).any(axis=1).sum())
+        wrong += int((run(model.packed, some, network=network)[0] != exact).any(axis=1).sum())
     report.same("logits.differing", 0, wrong, f"equal in numpy and torch on {len(images):,} test images, every one")
 
 
@@ -117,10 +117,12 @@ def check(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     import models
-    from micronet.checkpoint import write_json
-    from micronet.measurement import differences, measure, passes, predictions
-    from micronet.packing import load_packed
-    from micronet.scoring import challenge_score, layer_table, operations
+    from micronet.files import write_json
+    from micronet.packed.module import load_packed
+    from micronet.scoring.challenge import challenge_score
+    from micronet.scoring.counting import operations
+    from micronet.scoring.measurement import differences, measure, passes, predictions
+    from micronet.scoring.tables import layer_table
 
     report = Report()
     model = load_packed(path)

@@ -24,13 +24,15 @@ def main(path: str | None) -> None:
     import torch
     from torchvision.io import write_png
 
-    from micronet import data, params
+    from micronet import params
+    from micronet.data.datasets import CLASSES
+    from micronet.data.sources import fetch
 
     config = params.Data(source="path" if path else "auto", path=path)
-    _, arrays = data.fetch(config, report=print)
+    _, arrays = fetch(config, report=print)
     for name, share in PER_CLASS.items():
         images, labels = getattr(arrays, f"{name}_images"), getattr(arrays, f"{name}_labels")
-        first = [np.flatnonzero(labels == label)[:share] for label in range(len(data.CLASSES))]
+        first = [np.flatnonzero(labels == label)[:share] for label in range(len(CLASSES))]
         indices = np.sort(np.concatenate(first))
         images, labels = images[indices], labels[indices]
         sheet = torch.from_numpy(images).reshape(-1, 3, 1024).permute(1, 0, 2).contiguous()

@@ -1,0 +1,43 @@
+"""One network of several: the mean of the weights of runs that went on from the same trained network.
+
+Runs that share a start stay in one basin of the loss, where the mean of their weights lies lower than each of them:
+model soups, Wortsman et al. 2022, arXiv:2203.05482; why they share a basin, Frankle et al. 2020, arXiv:1912.05671.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from micronet.compress.calibration import recalibrate_batch_norm
+from micronet.errors import MicronetError
+
+
+class AverageError(MicronetError):
+    """Networks that have no mean."""
+
+
+@torch.no_grad()
+def average(networks: Sequence[nn.Module], batches: Iterable[Tensor]) -> nn.Module:
+    """The mean network, in eval mode.
+
+    Args:
+        networks: two or more that `models.build` made of one spec.
+        batches: normalised training images, (N, 3, 32, 32) float32 each, that the statistics of its batch norms are
+            measured on: those of the networks do not fit the mean of their weights.
+
+    Raises:
+        AverageError: less than two networks, or of several architectures.
+    """
+    if len(networks) < 2:
+        raise AverageError("a mean needs two checkpoints or more")
+    if any(network.spec != networks[0].spec for network in networks):
+        raise AverageError("checkpoints of several architectures have no mean")
+    mean = copy.deepcopy(networks[0])
+    for target, *sources in zip(mean.parameters(), *(network.parameters() for network in networks), strict=True):
+        target.copy_(torch.stack(sources).double().mean(0))
+    recalibrate_batch_norm(mean, batches)
+    return mean.eval()

@@ -1,0 +1,263 @@
+"""What a weight or an activation becomes at few bits: quantizers, and the layers that compute with them.
+
+Widths below 9: LSQ, a learned step a tensor (Esser et al. 2020, arXiv:1902.08153), or a step an output channel, as in
+Krishnamoorthi 2018 (arXiv:1806.08342). 1-bit weights: BinaryConnect (Courbariaux et al. 2015, arXiv:1511.00363) with a
+scale an output channel. All quantizers compute in float32, whatever autocast says.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SMALLEST_STEP = 1e-6
+
+
+SAMPLES = 1 << 16  # values an activation quantizer keeps of one calibration batch
+
+
+CANDIDATES = 80  # steps that a search tries
+
+
+def code_range(bits: int, signed: bool) -> tuple[int, int]:
+    """Lowest and highest code: symmetric when signed, from 0 when not."""
+    return (-(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of all products, without a temporary when both lie alike in memory."""
+    if a.stride() != b.stride():
+        return (a * b).sum()
+    if a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last):
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
+    return torch.dot(a.reshape(-1), b.reshape(-1))
+
+
+class _Lsq(torch.autograd.Function):
+    """round(clamp(x / step)) * step; the straight-through gradient of x, LSQ's gradient of the step.
+
+    The step's gradient is (q - x / step) inside the range and the bound outside. Summed against the incoming
+    gradient g that is g . q - g_inside . (x / step): two dot products, so no mask is ever stored.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, step: Tensor, low: int, high: int, gradient_scale: float) -> Tensor:
+        scaled = x.float() / step
+        values = torch.clamp(scaled, low, high).round_().mul_(step)
+        ctx.save_for_backward(scaled, values, step)
+        ctx.settings = low, high, gradient_scale, x.dtype
+        return values
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        scaled, values, step = ctx.saved_tensors
+        low, high, gradient_scale, dtype = ctx.settings
+        gradient = gradient.float()
+        inside = torch.ops.aten.hardtanh_backward(gradient, scaled, low, high)
+        step_gradient = None
+        if ctx.needs_input_grad[1]:
+            if step.dim():
+                parts = (gradient * (values / step) - inside * scaled).flatten(1).sum(1)
+            else:
+                parts = _dot(gradient, values) / step - _dot(inside, scaled)
+            step_gradient = (parts * gradient_scale).reshape(step.shape)
+        return inside.to(dtype), step_gradient, None, None, None
+
+
+class _Binary(torch.autograd.Function):
+    """scale * sign(w) with sign(0) = +1, and 0 under the mask; the gradient passes straight to the real weight."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(codes)
+        return codes * scale
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (codes,) = ctx.saved_tensors
+        return gradient * codes.abs(), None, None
+
+
+def best_step(values: Tensor, low: int, high: int) -> float:
+    """The step of least squared error for these values, of `CANDIDATES` between a fifth and all of the range."""
+    values = values.detach().float().reshape(-1)
+    bound = high if low == 0 else min(-low, high)
+    largest = float(values.max() if low == 0 else values.abs().max())
+    if largest <= 0:
+        return 1.0 / bound
+    best, least = largest / bound, float("inf")
+    for index in range(CANDIDATES):
+        step = largest / bound * (1.0 - 0.95 * index / CANDIDATES)
+        error = float((torch.clamp(values / step, low, high).round_().mul_(step).sub_(values)).square_().mean())
+        if error < least:
+            best, least = step, error
+    return max(best, SMALLEST_STEP)
+
+
+class LsqWeight(nn.Module):
+    """A weight on a grid of 2**bits - 1 codes, symmetric about 0, with a learned step (float32, > 0).
+
+    One step for the tensor, or one for each output channel, (C_out, 1, ..): requantization has a multiplier for each
+    channel anyway, so that costs nothing in the packed file. The step of a `frozen` weight stays as it is made, so that
+    filters that come in opposite pairs, a whitening's, keep opposite codes.
+    """
+
+    def __init__(self, weight: Tensor, bits: int, per_channel: bool = False, frozen: bool = False):
+        super().__init__()
+        self.bits = bits
+        self.low, self.high = code_range(bits, signed=True)
+        steps = [self._first_step(part) for part in (weight if per_channel else weight[None])]
+        step = torch.tensor(steps, device=weight.device).reshape(-1, *[1] * (weight.dim() - 1))
+        self.step = nn.Parameter(step if per_channel else step.reshape(()), requires_grad=not frozen)
+
+    def _first_step(self, weight: Tensor) -> float:
+        # The zeros of a pruned weight stay zero at any step and would only blur the search.
+        return best_step(weight[weight != 0], self.low, self.high) if (weight != 0).any() else 1.0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.step.clamp_(min=SMALLEST_STEP)
+        each = weight.numel() // self.step.numel()
+        return _Lsq.apply(weight, self.step, self.low, self.high, (each * self.high) ** -0.5)
+
+    @torch.no_grad()
+    def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Integer codes (int64, as `weight`) and the scale of each output channel (float64, (C_out,))."""
+        step = self.step.clamp(min=SMALLEST_STEP)  # the last update may have left it below
+        codes = torch.clamp(weight.float() / step, self.low, self.high).round_()
+        return codes.long(), step.double().flatten().expand(weight.shape[0])
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
+
+
+class BinaryWeight(nn.Module):
+    """A weight of two values, ±scale; where it is exactly 0 when the quantizer is made (pruned) it stays 0.
+
+    `scale` is the mean |w| of each output channel, of the whole tensor when `per_tensor`. While training the real
+    weights are clipped to [-1, 1] in place, as the paper does after every update.
+    """
+
+    bits = 1
+
+    def __init__(self, weight: Tensor, per_tensor: bool = False):
+        super().__init__()
+        self.per_tensor = per_tensor
+        self.register_buffer("mask", weight.detach() != 0)
+        if not self.mask.any():
+            self.mask.fill_(True)
+
+    def _codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        mask = self.mask.float()
+        codes = torch.where(weight >= 0, mask, -mask)
+        size, count = weight.detach().float().abs() * mask, mask
+        if self.per_tensor:
+            scale = (size.sum() / count.sum()).expand(weight.shape[0])
+        else:
+            scale = size.flatten(1).sum(1) / count.flatten(1).sum(1).clamp(min=1)
+        return codes, scale.clamp(min=SMALLEST_STEP)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                weight.clamp_(-1, 1)
+        codes, scale = self._codes(weight.detach())
+        return _Binary.apply(weight, codes, scale.reshape(-1, *[1] * (weight.dim() - 1)))
+
+    @torch.no_grad()
+    def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes -1, +1 and 0 under the mask (int64, as `weight`), the scale of each output channel (float64)."""
+        codes, scale = self._codes(weight)
+        return codes.long(), scale.double()
+
+
+class HalfWeight(nn.Module):
+    """A weight as the nearest 16-bit float."""
+
+    bits = 16
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (weight.detach().half().float() - weight.detach())
+
+
+class InputCodes(nn.Module):
+    """A normalised image (pixel - 128) / 64 as codes floor((pixel - 128) / 2**(8 - bits)) times `step`.
+
+    The convolution's padding is code 0, a pixel of 128. The floor drops the low bits of a pixel, so the values lie
+    up to a step below the pixel's; the first batch norm takes the mean of that up.
+    """
+
+    def __init__(self, bits: int):
+        super().__init__()
+        self.bits = bits
+        self.low, self.high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        self.step = 2.0 ** (8 - bits) / 64
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.clamp(torch.floor(x.float() / self.step), self.low, self.high).mul_(self.step)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
+
+
+class LsqActivation(nn.Module):
+    """An activation on 2**bits codes from 0 (this contains the ReLU) or on 2**bits - 1 about 0 when signed.
+
+    One learned step (float32, > 0), set by `calibrate` at first. `relu` says whether a ReLU of the model is in it.
+    """
+
+    def __init__(self, bits: int, signed: bool):
+        super().__init__()
+        self.bits, self.signed, self.relu = bits, signed, not signed
+        self.low, self.high = code_range(bits, signed)
+        self.step = nn.Parameter(torch.tensor(6.0 / self.high))
+        self.samples: list[Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.samples is not None:
+            values = x.detach().float().flatten()
+            self.samples.append(values[:: max(1, values.numel() // SAMPLES)].clone())
+            return x if self.signed else F.relu(x)
+        if self.training:
+            with torch.no_grad():
+                self.step.clamp_(min=SMALLEST_STEP)
+        return _Lsq.apply(x, self.step, self.low, self.high, (x[0].numel() * self.high) ** -0.5)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, signed={self.signed}"
+
+
+class FloatActivation(nn.Module):
+    """Where `half` ends a step of the packed model: a ReLU or nothing."""
+
+    bits = 16
+
+    def __init__(self, signed: bool):
+        super().__init__()
+        self.signed, self.relu = signed, not signed
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.signed else F.relu(x)
+
+
+class QuantizedConv2d(nn.Conv2d):
+    """A convolution that computes with `quantizer(weight)`; `weight` stays real, under its plain name."""
+
+    quantizer: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.quantizer(self.weight), self.bias)
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear layer that computes with `quantizer(weight)`."""
+
+    quantizer: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.quantizer(self.weight), self.bias)
+
+
+ACTIVATIONS = (LsqActivation, FloatActivation)

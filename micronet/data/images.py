@@ -1,0 +1,40 @@
+"""Images in memory: a split, and how pixels become numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # torch takes seconds to import; a stage's --help needs none of it
+    from torch import Tensor
+
+
+SplitName = Literal["train", "validation", "test"]
+
+
+PIXEL_ZERO = 128  # the pixel that becomes 0.0; padding has this value
+
+
+PIXEL_SCALE = 1 / 64  # a normalised input is an exact signed 8-bit code times this
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: (N, 3, 32, 32) uint8, mapped from disk; labels: (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(N, 3, H, W) uint8 to float32: (pixel - 128) / 64, exact, in the same memory format.
+
+    Close to the per-pixel mean (about 121) and standard deviation (63), and the network's first layer gets an exact
+    integer code, `pixel - 128`, of scale 1/64.
+    """
+    import torch
+
+    return images.to(torch.float32, copy=True).sub_(PIXEL_ZERO).mul_(PIXEL_SCALE)

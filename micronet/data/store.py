@@ -1,0 +1,302 @@
+"""CIFAR-10 as it lies on disk: split, stored once as raw uint8 files, verified, mapped into memory.
+
+`data/manifest.json` states what the files must hold, and nothing about the machine or the source.
+
+    DATA.FOLDER/{train,validation,test}_{images,labels}.bin   uint8: (N, 3, 32, 32) and (N,)
+    DATA.FOLDER/complete.json                                 written last: the folder is whole
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from micronet import params
+
+if TYPE_CHECKING:  # torch takes seconds to import; a stage's --help needs none of it
+    pass
+from micronet.data.datasets import CIFAR10, CLASSES, PIXELS, SAMPLE, SHAPE, Arrays, DataError, Dataset
+from micronet.data.images import Split, SplitName
+from micronet.data.progress import Report, silent
+from micronet.data.sources import check_whole, fetch, sha256
+
+MANIFEST = Path("data/manifest.json")
+
+
+MARKER = "complete.json"
+
+
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a text file under its final name only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# The prepared folder
+
+
+def validation_indices(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Which training images are held out: sorted indices, the same number of each class.
+
+    Of each class, those whose sha256 of "SEED:INDEX" is lowest: no random number generator whose stream could
+    change between versions.
+
+    Args:
+        labels: (N,) uint8. size: how many, a multiple of the class count.
+    """
+    share = size // len(CLASSES)
+    ranks = [hashlib.sha256(f"{seed}:{index}".encode()).digest() for index in range(len(labels))]
+    chosen: list[int] = []
+    for label in range(len(CLASSES)):
+        members = np.flatnonzero(labels == label).tolist()
+        if len(members) <= share:
+            raise DataError(f"data.validation_size: {size} takes all {len(members)} images of {CLASSES[label]}")
+        chosen += sorted(members, key=ranks.__getitem__)[:share]
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def _statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all pixels, in 0..1; from integer counts, so exact anywhere."""
+    means, deviations = [], []
+    for channel in range(SHAPE[0]):
+        plane = images.reshape(-1, SHAPE[0], SHAPE[1] * SHAPE[2])[:, channel]
+        counts = sum(np.bincount(part.reshape(-1), minlength=256) for part in np.array_split(plane, 10)).tolist()
+        total = sum(counts)
+        first = sum(value * count for value, count in enumerate(counts))
+        second = sum(value * value * count for value, count in enumerate(counts))
+        means.append(round(first / total / 255, 8))
+        deviations.append(round(((second * total - first * first) ** 0.5) / total / 255, 8))
+    return means, deviations
+
+
+def _identity(config: params.Data, seed: int) -> dict[str, Any]:
+    """What the params decide of the manifest."""
+    name = SAMPLE.name if config.source == "sample" else CIFAR10.name
+    return {"dataset": name, "split_seed": seed, "validation_size": config.validation_size}
+
+
+def _facts(images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    return {"images": len(labels), "images_sha256": sha256(images), "labels_sha256": sha256(labels)}
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return tree if isinstance(tree, dict) else None
+
+
+def _render(tree: dict[str, Any]) -> str:
+    return json.dumps(tree, indent=2) + "\n"
+
+
+def _build(config: params.Data, seed: int, source: str, arrays: Arrays) -> dict[str, Any]:
+    """Splits, stores and describes a dataset. Returns the manifest."""
+    held_out = validation_indices(arrays.train_labels, config.validation_size, seed)
+    kept = np.ones(len(arrays.train_labels), dtype=bool)
+    kept[held_out] = False
+    splits = {
+        "train": (arrays.train_images[kept], arrays.train_labels[kept]),
+        "validation": (arrays.train_images[held_out], arrays.train_labels[held_out]),
+        "test": (arrays.test_images, arrays.test_labels),
+    }
+    mean, deviation = _statistics(arrays.train_images)
+    manifest = {
+        **_identity(config, seed),
+        "classes": list(CLASSES),
+        "image_shape": list(SHAPE),
+        "train_mean": mean,
+        "train_standard_deviation": deviation,
+        "whole": {
+            "train": _facts(arrays.train_images, arrays.train_labels),
+            "test": _facts(arrays.test_images, arrays.test_labels),
+        },
+        "splits": {name: _facts(*parts) for name, parts in splits.items()},
+    }
+    folder = Path(config.folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise DataError(f"{folder.parent}: cannot be written: {error.strerror or error}") from None
+    try:
+        for name, parts in splits.items():
+            for kind, array in zip(("images", "labels"), parts, strict=True):
+                array.tofile(temporary / f"{name}_{kind}.bin")
+        marker = {"source": source, "manifest": manifest, "validation_indices": held_out.tolist()}
+        (temporary / MARKER).write_text(json.dumps(marker), encoding="utf-8")
+        # file by file, the marker taken away first and put back last: a folder without it counts as damaged,
+        # and what else the user keeps in the folder stays
+        folder.mkdir(exist_ok=True)
+        (folder / MARKER).unlink(missing_ok=True)
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == MARKER):
+            os.replace(path, folder / path.name)
+    except OSError as error:
+        raise DataError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return manifest
+
+
+def _fault(folder: Path, manifest: dict[str, Any], verified: tuple[SplitName, ...]) -> str | None:
+    """Why the folder is not what the manifest says, or None. Reads whole files of the `verified` splits only."""
+    if not folder.is_dir():
+        return "is missing"
+    marker = _read_json(folder / MARKER)
+    if marker is None:
+        return "is not complete"
+    if marker.get("manifest") != manifest:
+        return "holds another dataset or split"
+    for name in SPLITS:
+        facts = manifest["splits"][name]
+        for kind, size in (("images", PIXELS), ("labels", 1)):
+            path = folder / f"{name}_{kind}.bin"
+            if not path.is_file() or path.stat().st_size != facts["images"] * size:
+                return f"is damaged ({path.name} is missing or has another size)"
+            if name in verified:
+                with path.open("rb") as file:
+                    got = hashlib.file_digest(file, "sha256").hexdigest()
+                if got != facts[f"{kind}_sha256"]:
+                    return f"is damaged ({path.name}: sha256 {got}, must be {facts[f'{kind}_sha256']})"
+    return None
+
+
+def _restore(folder: Path, marker: dict[str, Any], dataset: Dataset) -> Arrays:
+    """The whole dataset back from the splits of a folder, in the official order, verified.
+
+    Raises:
+        LookupError, OSError, ValueError: the folder is not what the marker says, or a checksum differs.
+    """
+    parts = {
+        (name, kind): np.fromfile(folder / f"{name}_{kind}.bin", dtype=np.uint8)
+        for name in SPLITS
+        for kind in ("images", "labels")
+    }
+    total = len(parts["train", "labels"]) + len(parts["validation", "labels"])
+    held_out = np.zeros(total, dtype=bool)
+    held_out[marker["validation_indices"]] = True
+    images, labels = np.empty((total, PIXELS), dtype=np.uint8), np.empty(total, dtype=np.uint8)
+    for name, mask in (("train", ~held_out), ("validation", held_out)):
+        images[mask], labels[mask] = parts[name, "images"].reshape(-1, PIXELS), parts[name, "labels"]
+    arrays = Arrays(images, labels, parts["test", "images"].reshape(-1, PIXELS), parts["test", "labels"])
+    try:
+        check_whole(arrays, dataset, str(folder))
+    except DataError as error:
+        raise ValueError(str(error)) from None
+    return arrays
+
+
+def _ready(config: params.Data, seed: int, report: Report) -> dict[str, Any]:
+    """Makes the folder hold what the params ask for, from what it holds already or from a source; the manifest."""
+    folder, wanted = Path(config.folder), _identity(config, seed)
+    dataset = SAMPLE if config.source == "sample" else CIFAR10
+    marker = _read_json(folder / MARKER)
+    if marker is not None:
+        try:
+            held = marker["manifest"]
+            if held["dataset"] != dataset.name:  # not damage: never overwrite the whole with the sample
+                raise DataError(f"{folder}: holds {held['dataset']}, set data.folder to another one for {dataset.name}")
+            fault = _fault(folder, held, SPLITS)
+            if fault is None:
+                arrays = _restore(folder, marker, dataset)
+                if all(held.get(key) == value for key, value in wanted.items()):
+                    report(f"{folder}: already there, all checksums match")
+                    return held
+                report(f"{folder}: split anew with seed {seed} and {config.validation_size} validation images")
+                return _build(config, seed, marker["source"], arrays)
+        except (LookupError, TypeError, ValueError, OSError) as error:
+            fault = f"is damaged ({MARKER}: {error!r})"
+        report(f"{folder}: {fault}: rebuilding")
+    else:
+        report(f"{folder}: {'is not complete' if folder.is_dir() else 'is not there yet'}: building")
+    source, arrays = fetch(config, report)
+    manifest = _build(config, seed, source, arrays)
+    report(f"{folder}: {dataset.name} from {source}, all checksums match")
+    return manifest
+
+
+def prepare(
+    config: params.Data, seed: int, manifest_path: Path | str = MANIFEST, report: Report = silent
+) -> dict[str, Any]:
+    """Makes the data folder and the manifest. A folder that is already right is verified in full and kept.
+
+    Args:
+        seed: of the validation split. report: takes one line at a time on what happens.
+
+    Returns:
+        Flat metrics: the size of each split, mean and standard deviation of the training pixels.
+
+    Raises:
+        DataError: no source works, the given one is damaged, or the folder holds another dataset.
+    """
+    manifest = _ready(config, seed, report)
+    _write(Path(manifest_path), _render(manifest))
+    metrics: dict[str, Any] = {f"{name}_images": manifest["splits"][name]["images"] for name in SPLITS}
+    for index, channel in enumerate(("red", "green", "blue")):
+        metrics[f"train_mean_{channel}"] = manifest["train_mean"][index]
+        metrics[f"train_standard_deviation_{channel}"] = manifest["train_standard_deviation"][index]
+    return metrics
+
+
+def source_of(config: params.Data) -> str | None:
+    """Which source served the prepared folder (`path`, `torchvision`, `npm`, `sample`), None before it is there."""
+    marker = _read_json(Path(config.folder) / MARKER)
+    return marker.get("source") if marker else None
+
+
+def open_split(
+    config: params.Data,
+    seed: int,
+    name: SplitName,
+    manifest_path: Path | str = MANIFEST,
+    report: Report = silent,
+    verify: bool = False,
+) -> Split:
+    """Opens one split, mapped into memory; rebuilds the folder when it is missing or damaged.
+
+    Args:
+        seed: of the validation split, as given to `prepare`.
+        verify: check this split's sha256 too, not the sizes and the marker alone.
+
+    Raises:
+        DataError: the manifest is of other params, or the data cannot be had.
+    """
+    import torch
+
+    manifest_path, folder = Path(manifest_path), Path(config.folder)
+    manifest = _read_json(manifest_path)
+    if manifest is None:
+        raise DataError(f"{manifest_path}: missing or not readable: `python stages/prepare_data.py` makes it")
+    for key, value in _identity(config, seed).items():
+        if manifest.get(key) != value:
+            raise DataError(
+                f"{manifest_path}: {key} is {manifest.get(key)}, the params say {value}: "
+                "`python stages/prepare_data.py` makes it anew"
+            )
+    fault = _fault(folder, manifest, (name,) if verify else ())
+    if fault and _ready(config, seed, report) != manifest:
+        raise DataError(
+            f"{manifest_path}: does not describe the verified data: `python stages/prepare_data.py` makes it anew"
+        )
+    count = manifest["splits"][name]["images"]
+    # private mappings: what a caller writes into the tensor never reaches the file
+    files = {kind: str(folder / f"{name}_{kind}.bin") for kind in ("images", "labels")}
+    images = torch.from_file(files["images"], shared=False, size=count * PIXELS, dtype=torch.uint8)
+    labels = torch.from_file(files["labels"], shared=False, size=count, dtype=torch.uint8)
+    return Split(images.reshape(count, *SHAPE), labels.long())

@@ -1,0 +1,154 @@
+"""Bits <-> numbers: weights behind masks of blocks, vectors, and a reader that never leaves its payload."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from micronet.errors import MicronetError
+from micronet.packed.widths import signed_width
+
+MOST_BLOCK = 9  # weights that one bit of a mask can call zero: bounds what a mask can allocate
+
+
+MASKS: tuple[tuple[int, ...], ...] = (
+    (),
+    *((block,) for block in range(2, MOST_BLOCK + 1)),
+    *((one, two) for one in range(2, 5) for two in range(2, 5) if one * two <= MOST_BLOCK),
+)
+
+
+class PackedFileError(MicronetError, ValueError):
+    """A file that is no packed model, or a damaged one: one line that says what is wrong with it."""
+
+
+# Bits <-> numbers
+
+
+def to_bits(numbers: np.ndarray, width: int) -> np.ndarray:
+    """Two's complement, least significant bit first: (n,) -> (n * width,) uint8 of 0 and 1."""
+    numbers = numbers.astype(np.int64).reshape(-1, 1)
+    return ((numbers >> np.arange(width)) & 1).astype(np.uint8).reshape(-1)
+
+
+def _blocks(bits: np.ndarray, block: int) -> np.ndarray:
+    """(n,) bool -> (blocks, block); the last block is filled up with zeros."""
+    return np.concatenate([bits, np.zeros(-len(bits) % block, bool)]).reshape(-1, block)
+
+
+def mask_bits(nonzero: np.ndarray, mask: tuple[int, ...]) -> np.ndarray:
+    """The bits of a mask, (m,) uint8: whole blocks first, then what is inside of those that are not zero.
+
+    Args:
+        nonzero: (n,) bool.
+        mask: (): a bit a weight. (4,): a bit for every 4 successive weights, then 4 bits for each that has a non-zero.
+            (3, 3): a bit for every 3 such blocks of 3 before. A bit for a block is the challenge's own way to count
+            block sparsity.
+    """
+    levels = [nonzero]
+    for block in mask:
+        levels.append(_blocks(levels[-1], block).any(axis=1))
+    parts = [levels[-1]]
+    for level, above, block in zip(levels[-2::-1], levels[:0:-1], mask[::-1], strict=True):
+        parts.append(_blocks(level, block)[above].reshape(-1))
+    return np.concatenate(parts).astype(np.uint8)
+
+
+def weight_fields(weight: np.ndarray, bits: int, mask: tuple[int, ...] | None) -> list[tuple[str, np.ndarray]]:
+    """A weight's bits: a mask (1: not zero) and the other codes, or all codes. One bit: 1 is +1, 0 is -1."""
+    flat = weight.reshape(-1)
+    fields = [] if mask is None else [("mask", mask_bits(flat != 0, mask))]
+    kept = flat if mask is None else flat[flat != 0]
+    if bits == 16:
+        return [*fields, ("weight", to_bits(kept.astype(np.float16).view(np.uint16), 16))]
+    return [*fields, ("weight", to_bits(kept > 0 if bits == 1 else kept, bits))]
+
+
+def weight_storage(weight: np.ndarray) -> tuple[int, tuple[int, ...] | None]:
+    """The width and the mask with which weight codes take the fewest bits; no mask: None."""
+    nonzero = weight.reshape(-1) != 0
+    kept = weight.reshape(-1)[nonzero]
+    if weight.dtype == np.float16:
+        bits = dense = 16
+    else:
+        largest = int(np.abs(kept.astype(np.int64)).max(initial=1))
+        bits = 1 if largest == 1 else int(signed_width(-largest, largest))
+        dense = bits if bits > 1 or nonzero.all() else 2
+    mask = min(MASKS, key=lambda mask: len(mask_bits(nonzero, mask)))
+    if len(mask_bits(nonzero, mask)) + bits * len(kept) < dense * len(nonzero):
+        return bits, mask
+    return dense, None
+
+
+class Reader:
+    """Reads numbers out of a payload, front to back, never past its end."""
+
+    def __init__(self, payload: np.ndarray):
+        self.payload, self.at, self.end = payload, 0, 8 * len(payload)
+
+    def bits(self, count: int) -> np.ndarray:
+        if count > self.end - self.at:
+            raise PackedFileError(f"the payload ends at bit {self.end}, a field needs {count} bits from {self.at}")
+        first = self.at // 8
+        last = (self.at + count + 7) // 8
+        bits = np.unpackbits(self.payload[first:last], bitorder="little")[self.at % 8 :][:count]
+        self.at += count
+        return bits
+
+    def numbers(self, count: int, width: int, signed: bool = True) -> np.ndarray:
+        """`count` numbers of `width` bits; int8 up to 8 bits, int64 above."""
+        bits = self.bits(count * width).reshape(count, width)
+        dtype = np.int16 if width <= 8 else np.int64
+        result = np.zeros(count, dtype)
+        for place in range(width):
+            weight = -(1 << place) if signed and place == width - 1 else 1 << place
+            result += bits[:, place] * dtype(weight)
+        return result.astype(np.int8) if signed and width <= 8 else result
+
+    def mask(self, size: int, blocks: tuple[int, ...]) -> np.ndarray:
+        """Where a weight of `size` entries is not zero, (size,) bool: what `mask_bits` wrote."""
+        sizes = [size]
+        for block in blocks:
+            sizes.append(-(-sizes[-1] // block))
+        level = self.bits(sizes[-1]).astype(bool)
+        for length, block in zip(sizes[-2::-1], blocks[::-1], strict=True):
+            inside = self.bits(int(np.count_nonzero(level)) * block).astype(bool).reshape(-1, block)
+            if not inside.any(axis=1).all():
+                raise PackedFileError("a block that the mask calls non-zero is zero")
+            finer = np.zeros((len(level), block), bool)
+            finer[level] = inside
+            level = finer.reshape(-1)
+            if level[length:].any():
+                raise PackedFileError("a mask goes on behind its weight")
+            level = level[:length]
+        return level
+
+    def weights(self, shape: tuple[int, ...], width: int, blocks: tuple[int, ...] | None) -> np.ndarray:
+        size = math.prod(shape)
+        mask = None if blocks is None else self.mask(size, blocks)
+        count = size if mask is None else int(np.count_nonzero(mask))
+        if width == 16:
+            codes: np.ndarray = self.numbers(count, 16, signed=False).astype(np.uint16).view(np.float16)
+            if not np.isfinite(codes).all():
+                raise PackedFileError("a weight is not finite")
+        elif width == 1:
+            codes = self.bits(count).astype(np.int8) * np.int8(2) - np.int8(1)
+        else:
+            codes = self.numbers(count, width)
+            if (codes == -(1 << (width - 1))).any():
+                raise PackedFileError(f"a weight code is below {1 - (1 << (width - 1))}, the lowest of {width} bits")
+        if mask is not None:
+            if (codes == 0).any():
+                raise PackedFileError("a weight that the mask calls non-zero is zero")
+            dense = np.zeros(size, codes.dtype)
+            dense[mask] = codes
+            codes = dense
+        return codes.reshape(shape)
+
+
+# Steps <-> table and payload
+
+
+def half_bits(values: np.ndarray) -> np.ndarray:
+    return to_bits(values.astype(np.float16).view(np.uint16), 16)

@@ -1,0 +1,164 @@
+"""Cascades: packed models in a row, in one file, each for the images that the ones before it are unsure of.
+
+Most images are easy, and a small network is right on them; what it is unsure of goes to a larger one, and their logits
+are summed. Both rule books are charged the mean of the images. Viola & Jones 2001 for detectors; early exits of one
+network are BranchyNet, Teerapittayanon et al. 2016, arXiv:1709.01686; whole networks in a row with the confidence as
+the switch are Wang et al. 2022, arXiv:2012.01988, who sum them as an ensemble too. `docs/format.md` says how a file
+holds it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from micronet.compress.operations import PackError
+from micronet.data.images import normalise
+from micronet.files import write_atomically
+from micronet.packed.file import PackedModel, decode, encode
+from micronet.packed.module import PackedModule, margin_of, margins, mean_passes
+from micronet.packed.steps import CASCADE, Step, joined
+from micronet.packed.widths import bit_length
+
+MOST_LOGIT_SHIFT = 16  # scales further apart would leave one network without a say
+LESS_HEARD = 3  # a network's logits may count 2**3 times less than the next one's
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What shares of the images cost and give, on the images that the cascade was tuned with."""
+
+    shares: tuple[float, ...]  # of the images that take the second, third ... pass
+    passes: tuple[float, ...]  # through each network, mean of the images
+    accuracy_percent: float
+    margins: tuple[int, ...]  # one a network
+    logit_shifts: tuple[int, ...]  # one a network but the last
+
+
+def join(models: Sequence[PackedModel]) -> bytes:
+    """One file of several networks. Its margins are none that one would use: `Cascade.tune` finds those.
+
+    Raises:
+        PackError: less than two models, one that is a cascade or in 16-bit floats, other inputs or classes.
+    """
+    if len(models) < 2:
+        raise PackError("a cascade needs two packed models or more")
+    first = models[0]
+    for model in models:
+        if len(model.networks) > 1:
+            raise PackError("a cascade cannot be part of another one; join the files that it was made of")
+        if model.arithmetic != "integer":
+            raise PackError("a model in 16-bit floats has no integer logits to join")
+        if (model.steps[0].code_bits, model.classes) != (first.steps[0].code_bits, first.classes):
+            raise PackError("models that keep other bits of a pixel, or have other classes, cannot be joined")
+    steps: list[Step] = [first.steps[0]]
+    for number, model in enumerate(models, 1):
+        # The input is shared; what follows it moves behind the networks before.
+        offset = len(steps) - 1
+        for step in model.steps[1:]:
+            inputs = tuple(index + offset if index else 0 for index in step.inputs)
+            residual = step.residual + offset if step.residual else step.residual
+            steps.append(replace(step, name=f"{number}.{step.name}", inputs=inputs, residual=residual))
+        last = number == len(models)
+        choice = {"margin": 0, "margin_bits": 0} if last else {"margin": 1, "margin_bits": 1, "logit_shift": 0}
+        steps[-1] = replace(steps[-1], **choice)
+    specs = [model.spec for model in models]
+    spec = None if None in specs else {"name": CASCADE, "networks": specs}
+    return encode(steps, spec, "integer", {})
+
+
+class Cascade:
+    """Joined models and what each pass says to some images, from which margins for any shares follow at once.
+
+    Args:
+        models: from the one that sees all images to the last.
+        images: (N, 3, 32, 32) uint8, not those of the test set.
+        labels: (N,) int64.
+
+    Raises:
+        PackError: see `join`.
+    """
+
+    def __init__(self, models: Sequence[PackedModel], images: Tensor, labels: Tensor):
+        self.model, self.labels = decode(join(models)), labels
+        module = PackedModule(self.model).eval()
+        last = len(models) - 1
+        # Every second pass sees the mirror image; the last network has two.
+        self.logits = [
+            torch.cat(
+                [
+                    module.one_pass(normalise(part.flip(3) if number % 2 else part), min(number, last))
+                    for part in images.split(BATCH)
+                ]
+            )
+            for number in range(len(models) + 1)
+        ]
+
+    def tune(self, shares: Sequence[float]) -> Tuning:
+        """The margins with which these shares of the images take the second, third ... pass, and what comes of them.
+
+        The logits so far join a network's with the weight, among powers of two up to that of equal scales, that gives
+        the images which reach it the most right answers: a small network should be heard less than a large one.
+
+        Args:
+            shares: one a network: that of the images which go on behind it, not above the share before. 0 for the last
+                one: nothing is seen mirrored.
+
+        Raises:
+            PackError: shares that grow, that are not in [0, 1), or of another number.
+        """
+        networks = len(self.logits) - 1
+        falling = sorted(shares, reverse=True) == list(shares) and all(0 <= share < 1 for share in shares)
+        if len(shares) != networks or not falling:
+            raise PackError(f"shares: must be {networks} falling numbers from 0 to 1 (got {list(shares)})")
+        total, going = self.logits[0].clone(), torch.arange(len(self.labels))
+        found: list[int] = []
+        shifts: list[int] = []
+        taken = torch.ones_like(going)
+        for share, logits in zip(shares, self.logits[1:], strict=True):
+            count = round(share * len(self.labels))
+            if count == 0 and len(found) + 1 < networks:
+                raise PackError("shares: a network that no image reaches; leave it out")
+            found.append(margin_of(margins(total[going]), count) if count else 0)
+            going = going[margins(total[going]) < found[-1]]
+            again = len(shifts) + 1 == networks
+            shifts.append(min(shifts[-1], 0) if again else self._shift(total[going], logits[going], going))
+            total[going] = joined(total[going], logits[going], shifts[-1])
+            taken[going] += 1
+        reached = tuple(int((taken > number).sum()) / len(taken) for number in range(1, networks + 1))
+        accuracy = 100.0 * float((total.argmax(1) == self.labels).double().mean())
+        return Tuning(reached, mean_passes(taken, networks), accuracy, tuple(found), tuple(shifts[:-1]))
+
+    def _shift(self, total: Tensor, logits: Tensor, going: Tensor) -> int:
+        ratio = float(_spread(logits) / _spread(total).clamp(min=1e-9))
+        equal = round(math.log2(max(ratio, 1e-9)))
+        if abs(equal) > MOST_LOGIT_SHIFT:
+            raise PackError(f"logits of scales 2**{equal} apart: one of the networks says nothing")
+
+        def right(shift: int) -> int:
+            return int((joined(total, logits, shift).argmax(1) == self.labels[going]).sum())
+
+        return max((equal - less for less in range(LESS_HEARD + 1)), key=right)
+
+    def write(self, path: Path | str, tuning: Tuning, metadata: Mapping[str, str] | None = None) -> PackedModel:
+        """Writes the cascade with these margins; gives it read back."""
+        steps = list(self.model.steps)
+        ends = [network[-1] for network in self.model.networks]
+        for end, margin, shift in zip(ends, tuning.margins, (*tuning.logit_shifts, None), strict=True):
+            fields = {"margin": margin, "margin_bits": int(bit_length(margin)), "logit_shift": shift}
+            steps[end] = replace(steps[end], **fields)
+        data = encode(steps, self.model.spec, "integer", dict(metadata or {}))
+        model = decode(data)
+        write_atomically(path, data)
+        return model
+
+
+def _spread(logits: Tensor) -> Tensor:
+    """The scale of logits (N, C): their root mean square around each image's mean."""
+    return (logits - logits.mean(1, keepdim=True)).square().mean().sqrt()

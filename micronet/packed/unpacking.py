@@ -1,0 +1,127 @@
+"""From a packed file back to a network that can be trained: its weights in floats, its batch norms taken apart.
+
+A packed step is a convolution, its batch norm and the steps of both quantizers in one multiplier and one bias a
+channel. Their product is all that a network in floats needs: what an activation's code is worth is free, for the norm
+behind takes every scale back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+import models
+from micronet.data.images import PIXEL_SCALE, normalise
+from micronet.errors import MicronetError
+from micronet.packed.file import PackedModel
+from micronet.packed.steps import Step
+
+TYPICAL = 4.0  # what the greatest code of an activation is worth: some deviations of a batch norm's output
+LOGIT_SCALES = torch.logspace(-8, 0, 81, dtype=torch.float64)  # what a code of the logits may be worth
+
+
+class UnpackError(MicronetError):
+    """A packed model that no network in floats can be made of."""
+
+
+def unpack(packed: PackedModel, images: Tensor, labels: Tensor) -> nn.Module:
+    """The network of a packed file in floats, in eval mode: it computes what the file does, but for the roundings.
+
+    Args:
+        packed: one network whose convolutions are each followed by a batch norm of its own, as those of a MobileNet
+            or a ResNet are.
+        images: (N, 3, 32, 32) uint8, training images that the batch norms' statistics are measured on.
+        labels: (N,) int64, with which the scale of the logits is found: integers have none.
+
+    Raises:
+        UnpackError: a cascade, a file in 16-bit floats or without a spec, an architecture of other parts.
+    """
+    if len(packed.networks) > 1 or packed.arithmetic != "integer" or packed.spec is None:
+        raise UnpackError("only a file of one network in integers, which names its architecture, can be unpacked")
+    model = models.build(packed.spec).eval()
+    norms = _norms(model)
+    worth: dict[int, float] = {0: PIXEL_SCALE}
+    for index, step in enumerate(packed.steps[1:], 1):
+        if step.op == "pool":
+            worth[index] = worth[step.inputs[0]] / step.kernel**2
+        elif step.op == "conv" and step.name in norms and step.window == 1:
+            worth[index] = _restore(model.get_submodule(step.name), norms[step.name], step, worth)
+        elif step.op == "linear":
+            _restore_linear(model.get_submodule(step.name), step, worth[step.inputs[0]])
+        else:
+            raise UnpackError(f"{step.name}: a {step.op} cannot be unpacked, only a convolution with a batch norm")
+    _measure(model, [(model.get_submodule(name), norm) for name, norm in norms.items()], normalise(images))
+    _fit_scale(model, normalise(images), labels)
+    return model
+
+
+def _norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The batch norm right behind each convolution, by the convolution's name."""
+    modules = dict(model.named_modules())
+    calls = [node for node in fx.symbolic_trace(model).graph.nodes if node.op == "call_module"]
+    pairs = [(node, user) for node in calls for user in node.users if user.op == "call_module"]
+    return {
+        node.target: modules[user.target]
+        for node, user in pairs
+        if isinstance(modules[node.target], nn.Conv2d) and isinstance(modules[user.target], nn.BatchNorm2d)
+    }
+
+
+@torch.no_grad()
+def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Step, worth: dict[int, float]) -> float:
+    """Sets a convolution and its norm, whose statistics are still 0 and 1; gives what a code of the output is worth."""
+    if step.residual is None:
+        scale = TYPICAL / float(np.abs(step.high).max())
+    else:  # the network adds both sides as they are
+        scale = worth[step.residual] * 2.0**step.residual_fraction / step.residual_multiplier
+    codes = torch.from_numpy(step.weight.astype(np.float64))
+    deviation = (2.0 / (codes.shape[1] * step.kernel**2)) ** 0.5  # as weights start out: He et al. 2015
+    unit = deviation / float(codes.square().mean().sqrt().clamp(min=1e-9))
+    layer.weight.copy_((codes * unit).float())
+    gain = step.multiplier / 2.0**step.shift * scale / (worth[step.inputs[0]] * unit)
+    bias = (step.bias / 2.0**step.bias_fraction - 0.5) * scale  # without the half that makes a floor a rounding
+    norm.weight.copy_(torch.from_numpy(gain).float())
+    norm.bias.copy_(torch.from_numpy(bias).float())
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1.0 - norm.eps)
+    return scale
+
+
+@torch.no_grad()
+def _restore_linear(layer: nn.Linear, step: Step, worth: float) -> None:
+    layer.weight.copy_(torch.from_numpy(step.weight.astype(np.float32)).view_as(layer.weight) / worth)
+    layer.bias.copy_(torch.from_numpy(step.bias.astype(np.float32)))
+
+
+@torch.no_grad()
+def _measure(model: nn.Module, pairs: list[tuple[nn.Module, nn.BatchNorm2d]], images: Tensor) -> None:
+    """Gives every norm the statistics of what it reads, and gain and bias with which it still does the same."""
+    sums: dict[nn.Module, list[Tensor]] = {layer: [] for layer, _ in pairs}
+
+    def note(layer: nn.Module, _: object, output: Tensor) -> None:
+        values = output.double()
+        sums[layer].append(torch.stack([values.mean((0, 2, 3)), values.square().mean((0, 2, 3))]))
+
+    hooks = [layer.register_forward_hook(note) for layer, _ in pairs]
+    for part in images.split(250):
+        model(part)
+    for hook in hooks:
+        hook.remove()
+    for layer, norm in pairs:
+        mean, square = torch.stack(sums[layer]).mean(0)
+        variance = (square - mean.square()).clamp(min=0)
+        norm.running_mean.copy_(mean.float())
+        norm.running_var.copy_(variance.float())
+        norm.bias.add_((norm.weight.double() * mean).float())
+        norm.weight.mul_((variance + norm.eps).sqrt().float())
+
+
+@torch.no_grad()
+def _fit_scale(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Scales the logits, integers until now, to the least cross entropy."""
+    logits = torch.cat([model(part) for part in images.split(250)]).double()
+    scale = min(LOGIT_SCALES.tolist(), key=lambda scale: float(F.cross_entropy(logits * scale, labels.long())))
+    model.classifier.weight.mul_(scale)
+    model.classifier.bias.mul_(scale)

@@ -1,0 +1,71 @@
+"""Operations of a model, from a module or a packed file; and the count of another counter."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from micronet.packed.file import PackedModel
+from micronet.scoring.packed_counts import packed_operations
+
+if TYPE_CHECKING:
+    pass
+from micronet.scoring.module_counts import Widths, module_operations
+from micronet.scoring.records import Operation, ScoreError, macs
+
+
+def operations(
+    model: Any,
+    *,
+    weight_bits: int = 16,
+    activation_bits: int | None = None,
+    accumulator_bits: int = 32,
+    vector_bits: int | None = None,
+) -> list[Operation]:
+    """The operations of one (3, 32, 32) image, in the order of the work.
+
+    Args:
+        model: a packed model or its module, whose zeros and widths are those of the file; or any other module, whose
+            zeros are its real ones (on the meta device it counts as dense) and whose widths are the ones given here.
+        weight_bits: of convolutions and linear layers.
+        activation_bits: None is unquantized: 16 bits as long as the weights are not below 16 (the challenge's
+            freebie for float models), 32 otherwise.
+        accumulator_bits: width that sums are charged at. Claim less than 32 only where it is proven.
+        vector_bits: of biases and batch norms; None is `weight_bits`, as the deck counts every parameter.
+
+    Raises:
+        ScoreError: an operation without a price.
+    """
+    packed = getattr(model, "packed", model)
+    if isinstance(packed, PackedModel):
+        return [Operation(**record) for record in packed_operations(packed)]
+    widths = Widths.assume(weight_bits, activation_bits, accumulator_bits, vector_bits)
+    if not isinstance(model, nn.Module):
+        raise ScoreError(f"a {type(model).__name__} has no price; a module has")
+    return module_operations(model, widths)
+
+
+def cross_check_macs(model: nn.Module) -> int:
+    """The MACs of a module as ptflops counts them (backend aten, biases taken off).
+
+    Raises:
+        ScoreError: they differ from ours.
+    """
+    from ptflops import get_model_complexity_info
+
+    ops = operations(model)
+    counted, _ = get_model_complexity_info(
+        copy.deepcopy(model).eval(),
+        (3, 32, 32),
+        as_strings=False,
+        print_per_layer_stat=False,
+        backend="aten",
+        verbose=False,
+    )
+    theirs = int(counted) - sum(math.prod(op.output_shape) for op in ops if op.bias)
+    if theirs != macs(ops):
+        raise ScoreError(f"MACs: ptflops counts {theirs:,}, micronet.scoring {macs(ops):,}; one of them is wrong")
+    return theirs

@@ -1,0 +1,60 @@
+"""The slide deck's rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+from micronet.scoring.records import ONCE, REFERENCE_OPERATIONS, REFERENCE_PARAMETERS, Operation, mean_of_images
+
+
+@dataclass(frozen=True)
+class DeckScore:
+    """`flops` and `params` in 32-bit units, cut to whole numbers; scores relative to ResNet-18 at 16 bits."""
+
+    flops: int
+    params: int
+    score_flops: float
+    score_params: float
+    score: float
+
+
+def deck_flops(op: Operation) -> int:
+    """Operations of one record under deck rules, in integers so that no sum depends on rounding."""
+    if op.rules == "challenge":
+        return 0
+    inputs = op.kernel**2 * op.input_shape[0]
+    if op.kind == "conv":
+        each = inputs * op.weight_bits + 32 * (inputs - 1) + 32 * op.groups * op.bias
+        return math.prod(op.output_shape) * each // (32 * op.groups)
+    if op.kind == "linear":
+        return op.output_shape[0] * (inputs * op.weight_bits + 32 * (inputs - 1)) // 32
+    return 3 * math.prod(op.input_shape) if op.kind == "batch_norm" else 0
+
+
+def deck_bits(op: Operation) -> int:
+    if op.rules == "challenge":
+        return 0
+    return op.weights * op.weight_bits + (op.norm_parameters + op.bias_parameters) * op.vector_bits
+
+
+def deck_score(ops: Sequence[Operation], passes: Sequence[float] = ONCE) -> DeckScore:
+    """The score that the slide deck's 0.0357 is measured with.
+
+    A weight of -1, 0 and 1 has 1 bit here, as the packed file stores it: that it has zeros is the sparsity's business.
+    The share of zeros among the weights of convolutions and linear layers takes that share off all parameters, as
+    the deck did, and nothing off the operations.
+
+    Args:
+        passes: through each network, mean of the images.
+    """
+    flops = int(mean_of_images(ops, passes, deck_flops))
+    weights, nonzeros = sum(op.weights for op in ops), sum(op.nonzeros for op in ops)
+    bits = sum(deck_bits(op) for op in ops)
+    params = bits * nonzeros // (32 * weights) if weights else bits // 32
+    score_flops, score_params = flops / REFERENCE_OPERATIONS, params / REFERENCE_PARAMETERS
+    return DeckScore(flops, params, score_flops, score_params, score_flops + score_params)

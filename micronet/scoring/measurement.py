@@ -1,0 +1,155 @@
+"""What a release claims, measured: the accuracy of the packed file read back, and its price under both rule books."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models
+from micronet.data.datasets import CLASSES
+from micronet.data.images import Split, normalise
+from micronet.packed.file import PackedModel, decode, encode
+from micronet.packed.module import PackedModule, mean_passes
+from micronet.scoring.challenge import challenge_score
+from micronet.scoring.counting import cross_check_macs, operations
+from micronet.scoring.deck import deck_score
+from micronet.scoring.records import ONCE, ScoreError, macs, nonzero_macs
+
+
+@torch.no_grad()
+def predictions(model: PackedModule, split: Split, batch_size: int = 500) -> torch.Tensor:
+    """The predicted class of every image, (N,) int64: the first of the largest logits.
+
+    Raises:
+        ScoreError: the model has another number of classes than the dataset.
+    """
+    _check_classes(model)
+    parts = [model(normalise(images)).argmax(1) for images in split.images.split(batch_size)]
+    return torch.cat(parts)
+
+
+def _check_classes(model: PackedModule) -> None:
+    if model.packed.classes != len(CLASSES):
+        raise ScoreError(
+            f"the packed model has {model.packed.classes} classes, CIFAR-10 has {len(CLASSES)}; "
+            "it can be priced but not measured on this data"
+        )
+
+
+def passes(model: PackedModule, split: Split, batch_size: int = 500) -> tuple[float, ...]:
+    """How many passes an image takes through each network, mean of the split.
+
+    Above 1 where the last network sees unsure ones mirrored too, below for networks that see only those.
+    """
+    device = next(model.buffers()).device
+    if len(model.packed.networks) == 1 and not model.packed.flip_margin:
+        return ONCE
+    looks = [model.look(normalise(images.to(device))) for images in split.images.split(batch_size)]
+    return mean_passes(torch.cat([look.passes for look in looks]), len(model.packed.networks))
+
+
+def plain(model: PackedModel) -> PackedModel:
+    """The same networks without our ways to save.
+
+    At most one bit of a mask for every weight, and a product for every weight, each added to the accumulator; no
+    second look of the last network.
+    """
+    steps = [replace(step, factored=False, mask=None if step.mask is None else ()) for step in model.steps]
+    steps[-1] = replace(steps[-1], margin=0, margin_bits=0)
+    return decode(encode(steps, model.spec, model.arithmetic, {}))
+
+
+def price(model: PackedModule, passes: Sequence[float] = ONCE) -> dict[str, Any]:
+    """Both scores of a packed model, and the MACs of one pass of each network, which ptflops counts too.
+
+    Args:
+        passes: through each network, mean of the images.
+
+    Raises:
+        ScoreError: ptflops counts other MACs for the architecture that the file names, or it names none.
+    """
+    ops = operations(model)
+    try:
+        designed = [models.build(spec) for spec in model.packed.specs or ({},)]
+    except models.SpecError as error:
+        raise ScoreError(f"the file names no architecture that can be built: {error}") from None
+    return {
+        "deck": asdict(deck_score(ops, passes)),
+        "challenge": asdict(challenge_score(ops, passes)),
+        "macs": macs(ops),
+        "nonzero_macs": nonzero_macs(ops),
+        "ptflops_macs": sum(cross_check_macs(network) for network in designed),
+    }
+
+
+def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int = 500) -> dict[str, Any]:
+    """The content of `metrics/score.json`.
+
+    `one_pass` is what the same file would be if every image took one pass of each network. `cascade`, where there are
+    several: the share of the images that each network sees, and its accuracy on all of them when it is alone.
+
+    Args:
+        path: the packed file that `model` was read from.
+        test: the images that accuracy is measured on.
+    """
+    _check_classes(model)
+    networks = len(model.packed.networks)
+    looks = [model.look(normalise(images), all_networks=True) for images in test.images.split(batch_size)]
+    answers, taken, one_pass = (
+        torch.cat([getattr(look, key) for look in looks]) for key in ("logits", "passes", "all_networks")
+    )
+    flipped = int((taken > networks).sum())
+
+    def accuracy(logits: torch.Tensor) -> float:
+        return 100.0 * int((logits.argmax(1) == test.labels).sum()) / len(test)
+
+    def alone(network: int) -> float:
+        parts = [model.one_pass(normalise(images), network) for images in test.images.split(batch_size)]
+        return accuracy(torch.cat(parts))
+
+    cascade = {
+        "images_percent": [100.0 * int((taken > network).sum()) / len(test) for network in range(networks)],
+        "alone_test_accuracy_percent": [alone(network) for network in range(networks)],
+    }
+    ops, content, once = operations(model), Path(path).read_bytes(), ONCE * networks
+    return {
+        "test_accuracy_percent": accuracy(answers),
+        "flipped_images_percent": 100.0 * flipped / len(test),
+        **price(model, mean_passes(taken, networks)),
+        "one_pass": {
+            "test_accuracy_percent": accuracy(one_pass),
+            "deck_score": deck_score(ops, once).score,
+            "challenge_score": challenge_score(ops, once).score,
+            "plain_challenge_score": challenge_score(operations(plain(model.packed)), once).score,
+        },
+        **({"cascade": cascade} if networks > 1 else {}),
+        "packed": {
+            "bytes": len(content),
+            "payload_bits": model.packed.payload_bits,
+            "sha256": hashlib.sha256(content).hexdigest(),
+        },
+    }
+
+
+def differences(claimed: dict[str, Any], measured: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two results, a line each: `deck.score: claimed 0.04, measured 0.05`."""
+    lines = []
+    for key in sorted(claimed.keys() | measured.keys()):
+        mine, theirs = measured.get(key), claimed.get(key)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            lines += differences(theirs, mine, f"{prefix}{key}.")
+        elif mine != theirs:
+            lines.append(f"{prefix}{key}: claimed {theirs}, measured {mine}")
+    return lines
+
+
+def class_accuracies(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Accuracy in percent of the images of each class."""
+    return {
+        name: 100.0 * float((predicted[labels == index] == index).float().mean()) for index, name in enumerate(CLASSES)
+    }

@@ -1,0 +1,68 @@
+"""Operation records: what the rule books price."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from micronet.errors import MicronetError
+
+if TYPE_CHECKING:
+    pass
+
+
+# ResNet-18 for CIFAR-10 at 16 bits (deck rules), and the challenge's own WideResNet-28-10 for CIFAR-100.
+REFERENCE_OPERATIONS, REFERENCE_PARAMETERS = 834_362_880, 5_586_981
+
+
+ONCE = (1.0,)  # a network that sees every image once
+
+
+class ScoreError(MicronetError):
+    """A model that cannot be priced, or whose price two counters disagree on, in one line."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step of inference on one image, with all that either rule book asks."""
+
+    name: str
+    kind: Literal["conv", "linear", "batch_norm", "relu", "add", "pool", "affine", "requantize"]
+    output_shape: tuple[int, ...]  # (C, H, W) or (C,)
+    input_shape: tuple[int, ...]
+    kernel: int = 1
+    groups: int = 1
+    bias: bool = False  # as designed: a folded batch norm does not set it
+    weights: int = 0  # conv, linear: entries of the dense weight
+    nonzeros: int = 0
+    norm_parameters: int = 0  # as designed: 2C for a batch norm
+    bias_parameters: int = 0
+    weight_bits: int = 32
+    activation_bits: int = 32
+    accumulator_bits: int = 32
+    vector_bits: int = 32  # width of stored biases and norm parameters
+    multiplications: tuple[tuple[int, int], ...] = ()  # (bits, count) really done, challenge rules
+    additions: tuple[tuple[int, int], ...] = ()
+    storage_bits: int = 0  # bits that this operation takes in the file, challenge rules
+    rules: Literal["both", "deck", "challenge"] = "both"  # a folded batch norm is "deck" only
+    network: int = 0  # of a cascade, whose later networks see only some of the images
+
+
+def macs(ops: Iterable[Operation]) -> int:
+    """Multiply-accumulates of one image's convolutions and linear layers, zeros included."""
+    return sum(op.weights * math.prod(op.output_shape[1:]) for op in ops)
+
+
+def nonzero_macs(ops: Iterable[Operation]) -> int:
+    """Multiply-accumulates whose weight is not zero."""
+    return sum(op.nonzeros * math.prod(op.output_shape[1:]) for op in ops)
+
+
+def mean_of_images(ops: Iterable[Operation], passes: Sequence[float], count: Callable[[Operation], float]) -> float:
+    """The count of all operations, mean of the images."""
+    totals: dict[int, float] = {}
+    for op in ops:
+        totals[op.network] = totals.get(op.network, 0) + count(op)
+    return sum(passes[network] * total for network, total in totals.items())

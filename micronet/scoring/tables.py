@@ -1,0 +1,82 @@
+"""Scores and operations as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+from micronet.scoring.challenge import challenge_ops, challenge_reference, challenge_score
+from micronet.scoring.deck import deck_bits, deck_flops, deck_score
+from micronet.scoring.records import ONCE, REFERENCE_OPERATIONS, Operation, macs
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,.0f}"
+
+
+def _number(count: float) -> str:
+    return f"{count:,.0f}" if count else ""
+
+
+def score_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """The stages of the path as a table. `rows`: the columns of `metrics/path.csv`, None where not measured."""
+    from rich import box
+    from rich.table import Table
+
+    title = "Test accuracy and MicroNet score (lower is better; the deck's group reached 0.0357)"
+    table = Table(title=title, box=box.SIMPLE_HEAD)  # fits 80 columns
+    table.add_column("stage")
+    columns = ("accuracy", "parameters", "non-zero", "MACs", "deck", "challenge")
+    for column in columns:
+        table.add_column(column, justify="right")
+    forms = {
+        "test_accuracy_percent": lambda value: f"{value:.2f} %",
+        "parameters": lambda value: f"{value:,}",
+        "nonzero_parameters": lambda value: f"{value:,}",
+        "macs": _millions,
+        "deck_score": lambda value: f"{value:.4f}",
+        "challenge_score": lambda value: f"{value:.4f}",
+    }
+    for row in rows:
+        cells = ("-" if row.get(key) is None else form(row[key]) for key, form in forms.items())
+        table.add_row(str(row["stage"]), *cells)
+    return table
+
+
+def layer_table(ops: Sequence[Operation], title: str, passes: Sequence[float] = ONCE) -> Table:
+    """Every operation as a row: shape, widths, counts of one pass, storage, its share of either score."""
+    from rich import box
+    from rich.table import Table
+
+    deck, challenge = deck_score(ops, passes), challenge_score(ops, passes)
+    reference_ops, reference_params = challenge_reference(ops)
+    all_bits = sum(deck_bits(op) for op in ops)
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("operation", no_wrap=True)
+    table.add_column("output", no_wrap=True)
+    columns = ("bits w/a/acc", "non-zero", "of", "MACs", "mult.", "add.", "storage bits", "deck %", "challenge %")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for op in ops:
+        deck_share = passes[op.network] * deck_flops(op) / REFERENCE_OPERATIONS
+        deck_share += deck.score_params * deck_bits(op) / all_bits if all_bits else 0.0
+        stored = 0 if op.rules == "deck" else op.storage_bits
+        challenge_share = passes[op.network] * challenge_ops(op) / reference_ops + stored / 32 / reference_params
+        done = op if op.rules != "deck" else replace(op, multiplications=(), additions=())
+        table.add_row(
+            op.name,
+            "x".join(map(str, op.output_shape)),
+            f"{op.weight_bits}/{op.activation_bits}/{op.accumulator_bits}" if op.weights else "",
+            _number(op.nonzeros),
+            _number(op.weights),
+            _number(macs([op])),
+            _number(sum(count for _, count in done.multiplications)),
+            _number(sum(count for _, count in done.additions)),
+            _number(stored),
+            f"{100 * deck_share / deck.score:.2f}" if deck_share else "",
+            f"{100 * challenge_share / challenge.score:.2f}" if challenge_share else "",
+        )
+    return table

@@ -1,0 +1,28 @@
+"""The training loop and what goes into it: batches, augmentation, distillation, schedules, checkpoints."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from micronet.training.evaluation import evaluate as evaluate
+    from micronet.training.hardware import machine as machine
+    from micronet.training.loop import train as train
+    from micronet.training.sampling import Batch as Batch
+    from micronet.training.sampling import cross_entropy as cross_entropy
+
+_HOMES = {
+    "train": "loop",
+    "machine": "hardware",
+    "Batch": "sampling",
+    "cross_entropy": "sampling",
+    "evaluate": "evaluation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A name that users import, from the module that defines it, which is loaded now."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,154 @@
+"""Knowledge distillation: Hinton et al. 2015, arXiv:1503.02531.
+
+The teacher answers every crop that the student sees, or a few fixed crops of every image once and for all
+(`fixed_views`), which costs as many passes of the teacher as there are crops, however long the student trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from micronet.data.images import normalise
+from micronet.params import Augment, Distillation
+from micronet.training.augmentation import crop_and_flip
+from micronet.training.hardware import Machine
+from micronet.training.sampling import Batch, Loss, Sampler, cross_entropy
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), the mean over the batch.
+
+    Both sides go through a log-softmax: `kl_div` takes log-probabilities, and fed with probabilities it computes
+    something else without complaint. T^2 keeps the gradient's size when T changes.
+
+    Args:
+        student, teacher: logits (N, classes).
+    """
+    return temperature**2 * F.kl_div(
+        F.log_softmax(student.float() / temperature, dim=1),
+        F.log_softmax(teacher.float() / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def distilled(
+    teacher: Callable[[], nn.Module], config: Distillation, machine: Machine, *, label_smoothing: float = 0.0
+) -> Loss:
+    """alpha * distillation_loss + (1 - alpha) * cross entropy with the labels.
+
+    The teacher stands in eval mode, without gradients, and sees the very crop that the student sees ("a good
+    teacher is patient and consistent", arXiv:2106.05237); on mixed images its answer is that to the mixed image.
+
+    Args:
+        teacher: gives the teacher; not called with alpha 0, where only the labels count, nor with `views`, where
+            every batch brings its answers along.
+    """
+    labels_loss = cross_entropy(label_smoothing)
+    if config.alpha == 0:
+        return labels_loss
+    answer = None if config.views else answering(teacher(), machine, mirror=config.mirror_answers)
+
+    def loss(logits: Tensor, batch: Batch) -> Tensor:
+        answers = answer(batch.images) if answer else batch.answers
+        value = config.alpha * distillation_loss(logits, answers, config.temperature)
+        return value + (1 - config.alpha) * labels_loss(logits, batch) if config.alpha < 1 else value
+
+    return loss
+
+
+def answering(teacher: nn.Module, machine: Machine, *, mirror: bool = False) -> Callable[[Tensor], Tensor]:
+    """The teacher on this machine as a function of normalised images: in eval mode, without gradients.
+
+    Args:
+        mirror: answer with the mean of the logits for an image and for its mirror image.
+    """
+    model = teacher.to(machine.device, memory_format=machine.memory_format).eval().requires_grad_(False)
+
+    def answer(images: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
+            logits = model(images.contiguous(memory_format=machine.memory_format))
+            if not mirror:
+                return logits
+            return (logits + model(images.flip(-1).contiguous(memory_format=machine.memory_format))) / 2
+
+    return answer
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which fixed crops the images have: V of each of M images. Tensors of (V, M)."""
+
+    rows: Tensor  # uint8, top left corner of the crop in the padded image
+    columns: Tensor
+    mirrored: Tensor  # bool
+    padding: int  # pixels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: torch.device) -> Views:
+        return Views(self.rows.to(device), self.columns.to(device), self.mirrored.to(device), self.padding)
+
+    def show(self, images: Tensor, view: Tensor | int, indices: Tensor | slice) -> Tensor:
+        """(N, 3, 32, 32) float32, normalised: a view of each of images (N, 3, 32, 32) uint8, which are `indices`."""
+        rows, columns = self.rows[view, indices].long(), self.columns[view, indices].long()
+        return normalise(crop_and_flip(images, rows, columns, self.mirrored[view, indices], self.padding))
+
+
+def fixed_views(count: int, images: int, config: Augment, seed: int, *, pairs: bool = False) -> Views:
+    """Draws `count` views of each of so many images, as `augment` draws its crops; the same for the same seed.
+
+    Args:
+        pairs: draw half as many; view v + count / 2 is the mirror image of view v.
+
+    Raises:
+        ValueError: the augmentation is more than crop and flip, or `pairs` of an odd number.
+    """
+    if pairs and count % 2:
+        raise ValueError(f"{count} views are no pairs")
+    if config.cutout_size or config.mixup_alpha or config.cutmix_alpha:
+        raise ValueError("fixed views are crops and mirror images; cutout, mixup and CutMix draw every image anew")
+    generator = torch.Generator().manual_seed(seed)
+    shape, places = (count // 2 if pairs else count, images), 2 * config.crop_padding + 1
+    rows, columns = (torch.randint(places, shape, generator=generator).to(torch.uint8) for _ in range(2))
+    mirrored = torch.rand(shape, generator=generator) < (0.5 if config.flip else 0.0)
+    if pairs:
+        rows, columns = torch.cat([rows, rows]), torch.cat([columns, columns])
+        mirrored = torch.cat([mirrored, ~mirrored])
+    return Views(rows, columns, mirrored, config.crop_padding)
+
+
+def answers_to_view(teacher: nn.Module, images: Tensor, views: Views, view: int, machine: Machine, size: int) -> Tensor:
+    """The teacher's logits for one view of every image, (M, classes) float32 on the CPU; `size` images at a time."""
+    answer, views = answering(teacher, machine), views.to(machine.device)
+    parts = [slice(start, start + size) for start in range(0, len(images), size)]
+    shown = (views.show(images[part].to(machine.device), view, part) for part in parts)
+    return torch.cat([answer(part).float().cpu() for part in shown])
+
+
+def mean_of_pairs(answers: Tensor) -> Tensor:
+    """The mean over each view and its mirror image, at both. `answers`: (V, M, classes) for views in `pairs`."""
+    first, second = answers.chunk(2)
+    mean = (first + second) / 2
+    return torch.cat([mean, mean])
+
+
+def known_answers(views: Views, answers: Tensor, machine: Machine) -> Sampler:
+    """Draws for every image of a batch one of its views, with the teacher's answer to it.
+
+    Args:
+        answers: (V, M, classes) float32.
+    """
+    answers, views = answers.to(machine.device), views.to(machine.device)
+
+    def sample(images: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator) -> Batch:
+        drawn = torch.randint(len(views), (len(indices),), generator=generator, device=generator.device)
+        return Batch(views.show(images[indices], drawn, indices), labels[indices], answers[drawn, indices])
+
+    return sample

@@ -1,0 +1,27 @@
+"""Loss and accuracy of a model on a split."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from micronet.data.images import Split, normalise
+from micronet.training.hardware import Machine
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, machine: Machine, batch_size: int = 500) -> tuple[float, float]:
+    """Mean cross entropy and accuracy in percent, in eval mode; the model's mode is given back."""
+    training = model.training
+    model.eval()
+    loss, correct = 0.0, 0
+    for start in range(0, len(split.labels), batch_size):
+        images = normalise(split.images[start : start + batch_size].to(machine.device))
+        labels = split.labels[start : start + batch_size].to(machine.device).long()
+        with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
+            logits = model(images.contiguous(memory_format=machine.memory_format))
+        loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
+        correct += int((logits.argmax(1) == labels).sum())
+    model.train(training)
+    return loss / len(split.labels), 100.0 * correct / len(split.labels)

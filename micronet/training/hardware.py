@@ -1,0 +1,104 @@
+"""Where and how a model runs: device, precision, memory format, compilation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+
+from micronet.params import Engine
+
+COMPILE_STEPS = 5_000  # a run this long earns back the minute or so that compiling takes
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a model runs."""
+
+    device: torch.device
+    autocast: bool
+    channels_last: bool
+    compile: str = "off"  # engine.compile
+    any_precision: bool = False  # engine.precision is auto: a model may run in another one where that is faster
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def exact(self) -> Machine:
+        """This machine without autocast, for integers held in float32."""
+        return replace(self, autocast=False)
+
+
+def machine(engine: Engine) -> Machine:
+    """Chooses the device and precision, sets threads and deterministic kernels.
+
+    `precision: auto` is bf16 on CUDA and on CPUs that multiply it, with AMX or AVX-512 BF16, where it is two to three
+    times as fast; elsewhere bf16 is emulated and ten times slower, so it is fp32.
+    """
+    if engine.threads:
+        torch.set_num_threads(engine.threads)
+    cuda = engine.device == "cuda" or (engine.device == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if cuda else "cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    torch.use_deterministic_algorithms(True)
+    bf16 = engine.precision == "bf16" or (engine.precision == "auto" and (cuda or multiplies_bf16()))
+    free = engine.precision == "auto"
+    return Machine(device, bf16, channels_last=engine.channels_last, compile=engine.compile, any_precision=free)
+
+
+def suited(model: nn.Module, machine: Machine) -> Machine:
+    """The machine as this network is trained on it.
+
+    In fp32 where the precision is free and depthwise convolutions meet a CPU: its kernels for them in bf16 made
+    inverted residuals of 1 to 4 M multiply-accumulates two to three times slower than in fp32, with AMX.
+
+    In NCHW where training in channels-last would corrupt memory: torch 2.15's CPU backward of a channels-last 1x1
+    convolution with a stride and fewer than 8 input channels writes where it must not: the process ends with "double
+    free" sooner or later.
+    """
+    if machine.device.type != "cpu":
+        return machine
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if machine.any_precision and any(module.groups == module.in_channels > 1 for module in convolutions):
+        machine = replace(machine, autocast=False)
+    hit = any(
+        module.kernel_size == (1, 1) and max(module.stride) > 1 and module.in_channels < 8 for module in convolutions
+    )
+    return replace(machine, channels_last=False) if hit else machine
+
+
+def device_name(machine: Machine) -> str:
+    """The GPU's name, or the processor's with the number of cores and its vector instructions."""
+    if machine.device.type == "cuda":
+        return torch.cuda.get_device_name(machine.device)
+    model = "CPU"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def multiplies_bf16() -> bool:
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private to torch: one that is gone says no
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def compiled(model: nn.Module, machine: Machine, steps: int) -> Callable[[Tensor], Tensor]:
+    """What a run of so many steps calls: the model, or a `torch.compile` of it, which shares its weights.
+
+    `compile: auto` compiles on CUDA, in runs long enough to earn it back; on a CPU compiling took minutes and gained
+    little. A network with quantizers took more than three minutes on an H200 before its second step, so `auto` leaves
+    it as it is. What cannot be compiled runs as it is.
+    """
+    worth = machine.device.type == "cuda" and steps >= COMPILE_STEPS and not isinstance(model, fx.GraphModule)
+    if machine.compile == "off" or (machine.compile == "auto" and not worth):
+        return model
+    torch._dynamo.config.suppress_errors = True
+    return torch.compile(model)

@@ -1,0 +1,44 @@
+"""How a run is stopped: Ctrl-C, SIGTERM, or the death of the DVC process that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from micronet.errors import MicronetError
+
+
+class Interrupted(MicronetError):
+    """Ctrl-C, SIGTERM or the death of the DVC process that started this one; says how to go on."""
+
+    exit_code = 130
+
+
+def orphan_watch() -> Callable[[], bool]:
+    """Tells whether the DVC process that started this one has gone since; outside of DVC it never has."""
+    parent, watched = os.getppid(), "DVC_STAGE" in os.environ
+    return lambda: watched and os.getppid() != parent
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying in the middle of a step; a second one kills at once."""
+    received: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals are not ours to take
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,60 @@
+"""What a training step sees: batches of indices, augmented images, targets; and the plain loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from micronet.params import Augment
+from micronet.training.augmentation import augment
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step trains on."""
+
+    images: Tensor  # (N, 3, 32, 32) float32, augmented and normalised
+    targets: Tensor  # (N,) int64, or (N, classes) float32 where images are mixed
+    answers: Tensor | None = None  # (N, classes) float32, the teacher's logits, where they were computed before
+
+
+Loss = Callable[[Tensor, Batch], Tensor]
+
+
+"""logits (N, classes), the batch that gave them -> scalar."""
+
+
+Sampler = Callable[[Tensor, Tensor, Tensor, torch.Generator], Batch]
+
+
+"""All images (M, 3, 32, 32) uint8, all labels (M,), a batch's indices (N,), a generator -> the batch."""
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Loss:
+    """The plain loss: cross entropy with hard or soft targets."""
+
+    def loss(logits: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(logits.float(), batch.targets, label_smoothing=label_smoothing)
+
+    return loss
+
+
+def augmented(config: Augment) -> Sampler:
+    """The plain sampler: every image is augmented anew whenever it is seen."""
+
+    def sample(images: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator) -> Batch:
+        return Batch(*augment(images[indices], labels[indices], config, generator))
+
+    return sample
+
+
+def batches(count: int, batch_size: int, seed: int, device: torch.device | str = "cpu") -> list[Tensor]:
+    """Index batches of one epoch: a permutation by seed, cut into equal batches; the rest of the images waits
+    for another epoch, so that every step sees a full batch (one short batch when there are fewer images)."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
+    full = count // batch_size
+    return list(order[: full * batch_size].view(full, batch_size)) if full else [order]

@@ -1,0 +1,87 @@
+"""What a killed run needs to go on."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from micronet.files import write_atomically
+from micronet.training.checkpoint import CheckpointError
+
+
+class ResumeState:
+    """What a killed run needs to go on, in `FOLDER/DIGEST/state`; a lock on FOLDER keeps a second trainer out.
+
+    The file is a sha256 over what follows, then the length, then `torch.save` bytes that are read back with
+    `weights_only=True`. Anything else is put aside as `state.refused` and named, never loaded.
+    """
+
+    MAGIC = b"micronet-state-1"
+
+    def __init__(self, folder: Path | str, digest: str):
+        self.folder = Path(folder)
+        self.digest = digest
+        self.path = self.folder / digest / "state"
+        self._lock = None
+
+    def __enter__(self) -> ResumeState:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / "lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise CheckpointError(
+                f"{self.folder}: another process is training this stage; wait for it or stop it"
+            ) from None
+        for other in self.folder.iterdir():  # state of other params can never be used again
+            if other.is_dir() and other.name != self.digest:
+                shutil.rmtree(other, ignore_errors=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Replaces the saved state. Raises `CheckpointError` when it cannot be written; the old one stays."""
+        buffer = io.BytesIO()
+        torch.save(content | {"digest": self.digest}, buffer)
+        data = buffer.getvalue()
+        head = self.MAGIC + hashlib.sha256(data).digest() + struct.pack("<Q", len(data))
+        write_atomically(self.path, head + data)
+
+    def load(self) -> tuple[dict[str, Any] | None, str | None]:
+        """The saved state, or None; and a sentence when a file was put aside."""
+        if not self.path.is_file():
+            return None, None
+        data = self.path.read_bytes()
+        head = len(self.MAGIC) + 40
+        try:
+            if data[: len(self.MAGIC)] != self.MAGIC:
+                raise ValueError("it is of another version")
+            (length,) = struct.unpack("<Q", data[head - 8 : head])
+            if len(data) != head + length:
+                raise ValueError("it is truncated")
+            if hashlib.sha256(data[head:]).digest() != data[len(self.MAGIC) : head - 8]:
+                raise ValueError("its checksum does not fit")
+            content = torch.load(io.BytesIO(data[head:]), weights_only=True)
+            if content.pop("digest") != self.digest:
+                raise ValueError("it belongs to other params")
+            return content, None
+        except Exception as error:  # whatever a damaged file makes torch raise
+            aside = self.path.with_name("state.refused")
+            os.replace(self.path, aside)
+            reason = " ".join(str(error).split())
+            return None, f"{aside}: resume state put aside, {reason}; starting anew"
+
+    def clear(self) -> None:
+        """Removes the state after success."""
+        shutil.rmtree(self.path.parent, ignore_errors=True)

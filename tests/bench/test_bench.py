@@ -1,0 +1,159 @@
+"""The benchmarks: both loops train, and what is reported is what was measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from micronet import params
+from micronet.training.hardware import machine
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {"name": "resnet", "blocks": [1], "widths": [4]}
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The folder on the import path, as the scripts have it."""
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    import _bench
+
+    return _bench
+
+
+def test_the_plain_loop_trains_and_counts_right_answers(bench):
+    import plain
+
+    pixels, labels = bench.images(256)
+    torch.manual_seed(0)
+    model = models.build(TINY)
+    before = [parameter.clone() for parameter in model.parameters()]
+    done: list[int] = []
+    plain.train(
+        model, pixels, labels, epochs=1, rate=lambda step, steps: 0.05, weight_decay=0.0, teacher=models.build(TINY),
+        clock=done.append,
+    )  # fmt: skip
+    assert done == [128, 256]
+    assert all(not torch.equal(one, two) for one, two in zip(before, model.parameters(), strict=True))
+
+    class First(nn.Module):
+        def forward(self, x):
+            return nn.functional.one_hot(torch.zeros(len(x), dtype=torch.long), 10).float()
+
+    assert plain.accuracy(First(), pixels, labels) == pytest.approx(100 * float((labels == 0).mean()))
+
+
+def test_every_case_can_be_built_and_priced(bench):
+    from micronet.scoring.counting import operations
+    from micronet.scoring.records import macs
+
+    for case in bench.CASES.values():
+        for spec in filter(None, (case.model, case.teacher)):
+            with torch.device("meta"):
+                assert macs(operations(models.build(spec))) > 1e6
+
+
+def test_the_stopwatch_leaves_the_first_steps_out(bench, monkeypatch):
+    import loops
+
+    times = iter([100.0, 103.0])
+    monkeypatch.setattr(loops.time, "perf_counter", lambda: next(times))
+    watch = loops.Stopwatch(steps=1)
+    watch(64)  # warming up: no time is taken
+    watch(128)
+    with pytest.raises(loops.Done):
+        watch(256)
+    assert watch.images_per_second == pytest.approx(128 / 3)
+
+
+def test_a_profiles_shares_are_whole(bench):
+    import shares
+
+    here = machine(params.Engine(device="cpu", precision="fp32", threads=1))
+    found = shares.profile(bench.Case(TINY, TINY, 1), here)
+    assert sum(found["share_percent"].values()) == pytest.approx(100, abs=0.1)
+    assert sum(found["operator_share_percent"].values()) == pytest.approx(100)
+    assert found["share_percent"]["teacher"] > 0 and found["images_per_second"] > 0
+
+
+def test_shared_statistics_are_those_of_plain_pytorch(bench):
+    import variants
+
+    torch.manual_seed(0)
+    model = models.build({"name": "densenet", "blocks": [2, 3], "growth_rate": 4}).double().train()
+    with torch.no_grad():
+        for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.weight.uniform_(0.5, 2)
+            norm.bias.normal_()
+    twin = models.build(model.spec).double().train()
+    twin.load_state_dict(model.state_dict())
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    assert variants.same(model, images) < 1e-9
+    model.load_state_dict(twin.state_dict())
+    variants.shared_forward(model, images)
+    twin(images)
+    for name, value in twin.state_dict().items():
+        assert torch.allclose(model.state_dict()[name], value, rtol=1e-9), name
+
+
+def test_the_document_says_what_the_files_say(tmp_path):
+    this = {"date": "2026-01-02", "device": "A CPU", "precision": "fp32", "threads": 2, "torch": "2.11"}
+    loop = {"images_per_second": 100.0, "images_per_second_runs": [100.0], "peak_memory_bytes": 5_000_000}
+    cases = {"densenet_nano": {"plain": loop, "ours": loop | {"images_per_second": 150.0}, "ratio": 1.5}}
+    case = {
+        "images_per_second": 1.0,
+        "share_percent": {"data": 12.5},
+        "evaluation_share_of_an_epoch_percent": 3.0,
+        "operator_share_percent": {"convolution": 61.0},
+        "gflop_per_second_share_of_limit_percent": 44.0,
+        "gb_per_second_share_of_limit_percent": 33.0,
+    }
+    limits = {"gflop_per_second": 100.0, "gb_per_second": 10.0}
+    contents = {
+        "bench": {"machine": this, "turns": 3, "cases": cases},
+        "bench_accuracy": {
+            "machine": this,
+            "epochs": 4,
+            "training_images": 10_000,
+            "validation_accuracy_percent": {"plain": [50.0], "ours": [51.0]},
+            "difference_of_means": 1.0,
+            "largest_standard_deviation": 0.2,
+        },
+        "profile": {"machine": this, "limits": limits, "cases": {"densenet_nano": case}},
+        "bench_variants": {
+            "machine": this,
+            "model": "densenet_nano",
+            "images_per_second": {"NCHW": 10.0, "other": 15.0},
+            "largest_relative_difference": 1e-12,
+            "compile_seconds": 60.0,
+        },
+        "bench_startup": {"machine": this, "help_seconds": 0.456, "score_seconds": 12.34},
+    }
+    command = [sys.executable, str(ROOT / "tools/performance.py")]
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "docs").mkdir()
+    missing = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert missing.returncode == 1 and "`make bench` makes it" in missing.stderr
+    for name, content in contents.items():
+        (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
+    assert subprocess.run(command, cwd=tmp_path).returncode == 0
+    text = (tmp_path / "docs/performance.md").read_text()
+    for expected in (
+        "2026-01-02 on A CPU",
+        "**1.50** | 3 | 5 | 5 |",
+        "Below the goal: densenet_nano",
+        "44 %",
+        "12.5 %",
+    ):
+        assert expected in text
+    assert "+1.00 points" in text and "beyond two of them" in text and "| other | 15 | 1.50 |" in text
+    # Three times 100 images a second where the profile saw 1: 300 times as fast.
+    assert "| densenet_nano | 300.0 | 13200 % | 9900 % |" in text
+    assert "Not measured yet: `make gpu-check`" in text

@@ -1,0 +1,115 @@
+"""FX graph mode's 8-bit quantization, brought into the packed file."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import models
+from micronet.compress.calibration import calibrate
+from micronet.compress.quantization import finish, prepare
+from micronet.data.images import normalise
+from micronet.packed.module import load_packed
+from micronet.packed.packing import pack
+from micronet.params import Quantize, Train
+
+RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
+DENSENET = {
+    "name": "densenet",
+    "blocks": [2, 2],
+    "growth_rate": 4,
+    "groups": {"bottleneck": 2},
+    "interleave": {"bottleneck": True},
+}
+INT8 = Quantize(method="fx_int8", train=Train(epochs=1, learning_rate=0.1))
+IMAGES = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def float_model(spec) -> nn.Module:
+    torch.manual_seed(0)
+    model = models.build(spec)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.3)
+                module.momentum = None  # the statistics of all that follows
+        model.train()(normalise(IMAGES))
+    return model.eval()
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([a.flatten().double(), b.flatten().double()]))[0, 1])
+
+
+@pytest.mark.parametrize("spec", [RESNET, DENSENET])
+def test_calibrated_alone_the_packed_file_follows_the_float_model(spec, tmp_path):
+    model = float_model(spec)
+    prepared = prepare(model, INT8)
+    calibrate(prepared, IMAGES)
+    pack(prepared, tmp_path / "m", quantize=INT8)
+    with torch.no_grad():
+        assert correlation(model(normalise(IMAGES)), load_packed(tmp_path / "m")(normalise(IMAGES))) > 0.99
+
+
+def test_trained_the_packed_file_follows_the_fake_quantized_model(tmp_path):
+    prepared = prepare(float_model(RESNET), INT8).train()
+    calibrate(prepared, IMAGES)
+    optimizer = torch.optim.SGD(prepared.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(20):
+        loss = F.cross_entropy(prepared(normalise(IMAGES)), torch.arange(32) % 10)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    pack(prepared.eval(), tmp_path / "m", quantize=INT8)
+    with torch.no_grad():
+        assert correlation(prepared(normalise(IMAGES)), load_packed(tmp_path / "m")(normalise(IMAGES))) > 0.99
+
+
+def test_evaluating_leaves_the_observers_alone():
+    prepared = prepare(float_model(RESNET), INT8)
+    calibrate(prepared, IMAGES)
+    before = copy.deepcopy(prepared.state_dict())
+    prepared.eval()(normalise(IMAGES) * 3)
+    # The switches of the observers are turned by train() and eval().
+    changed = [key for key, value in prepared.state_dict().items() if not torch.equal(before[key], value)]
+    assert not changed
+
+
+def test_pruned_weights_stay_zero_in_the_packed_file(tmp_path):
+    model = float_model(RESNET)
+    weight = model.get_submodule("stages.1.0.conv1").weight
+    with torch.no_grad():
+        weight[:, 1:] = 0
+    prepared = prepare(model, INT8)
+    calibrate(prepared, IMAGES)
+    (step,) = [s for s in pack(prepared, tmp_path / "m", quantize=INT8).steps if s.name == "stages.1.0.conv1"]
+    assert not step.weight[:, 1:].any() and step.mask is not None
+
+
+def test_a_copy_for_averaging_can_be_packed(tmp_path):
+    prepared = prepare(float_model(RESNET), INT8)
+    calibrate(prepared, IMAGES)
+    first = pack(prepared, tmp_path / "a", quantize=INT8)
+    assert pack(copy.deepcopy(prepared), tmp_path / "b", quantize=INT8).digest == first.digest
+
+
+def test_plain_weight_names_are_kept_so_that_a_mask_finds_them():
+    model = float_model(DENSENET)
+    layers = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    prepared = prepare(model, INT8)
+    found = {name for name, module in prepared.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    assert layers == found
+
+
+def test_its_warnings_stay_inside():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepared = prepare(float_model(RESNET), INT8)
+        calibrate(prepared, IMAGES)
+        finish(prepared)

@@ -1,0 +1,285 @@
+"""Cascades: joined files say and cost what their networks do, image by image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import models
+from micronet.compress.calibration import calibrate, recalibrate_batch_norm
+from micronet.compress.operations import PackError
+from micronet.compress.quantization import prepare
+from micronet.data.images import Split, normalise
+from micronet.packed import steps
+from micronet.packed.bits import PackedFileError
+from micronet.packed.cascade import Cascade, join
+from micronet.packed.file import PackedModel, decode, encode, read
+from micronet.packed.module import load_packed, margins
+from micronet.packed.packing import pack
+from micronet.packed.reference import predict, run
+from micronet.packed.steps import MOST_SUM, again
+from micronet.packed.widths import accumulation
+from micronet.params import Quantize, Train
+from micronet.scoring.challenge import challenge_ops, challenge_score
+from micronet.scoring.counting import operations
+from micronet.scoring.deck import deck_flops, deck_score
+from micronet.scoring.measurement import measure, passes
+from micronet.scoring.packed_counts import packed_operations
+
+IMAGES = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+LABELS = torch.randint(10, (60,), generator=torch.Generator().manual_seed(4))
+SPECS = (
+    {"name": "resnet", "blocks": [1], "widths": [4]},
+    {"name": "mobilenet", "blocks": [1, 1], "widths": [8, 12]},
+    {"name": "resnet", "blocks": [1, 1], "widths": [8, 8]},
+)
+
+
+def network(path, number: int, classes: int = 10, **changes) -> PackedModel:
+    """A packed network that was never trained."""
+    torch.manual_seed(number)
+    quantize = Quantize(weight_bits=4, activation_bits=4, train=Train(epochs=0, learning_rate=0.1), **changes)
+    model = models.build(SPECS[number] | {"classes": classes})
+    recalibrate_batch_norm(model, [normalise(IMAGES)])
+    with torch.no_grad():
+        model.classifier.bias.zero_()
+    prepared = prepare(model, quantize)
+    calibrate(prepared, IMAGES)
+    recalibrate_batch_norm(prepared, [normalise(IMAGES)])
+    return pack(prepared.eval(), path, quantize=quantize, images=IMAGES)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> list[PackedModel]:
+    folder = tmp_path_factory.mktemp("networks")
+    return [network(folder / str(number), number) for number in range(3)]
+
+
+@pytest.fixture(scope="module")
+def written(three, tmp_path_factory):
+    """A cascade of three with all kinds of margins: its path, its tuning."""
+    path = tmp_path_factory.mktemp("cascade") / "cascade.safetensors"
+    cascade = Cascade(three, IMAGES, LABELS)
+    tuning = cascade.tune([0.6, 0.4, 0.2])
+    cascade.write(path, tuning, {"made": "here"})
+    return path, tuning
+
+
+def seen(images: Tensor, number: int) -> Tensor:
+    return normalise(images.flip(3) if number % 2 else images)
+
+
+def test_each_pass_is_the_one_of_the_networks_own_file(three, written):
+    module = load_packed(written[0])
+    folder = written[0].parent
+    for number, model in enumerate(three):
+        data = encode(list(model.steps), model.spec, "integer", {})
+        (folder / "alone").write_bytes(data)
+        alone = load_packed(folder / "alone")
+        assert torch.equal(module.one_pass(normalise(IMAGES), number), alone(normalise(IMAGES)))
+
+
+def test_images_take_the_passes_that_the_margins_say_and_their_logits_are_summed(written):
+    module = load_packed(written[0])
+    look = module.look(normalise(IMAGES))
+    steps, ends = module.packed.steps, [module.packed.steps[each[-1]] for each in module.packed.networks]
+    for index in range(len(IMAGES)):
+        image = IMAGES[index : index + 1]
+        total, taken = module.one_pass(normalise(image)), 1
+        while taken <= 3 and float(margins(total)[0]) < ends[taken - 1].margin:
+            logits = module.one_pass(seen(image, taken), min(taken, 2))
+            shift = ends[taken - 1].logit_shift if taken < 3 else again(steps)
+            total, taken = total * 2 ** max(shift, 0) + logits * 2 ** max(-shift, 0), taken + 1
+        assert int(look.passes[index]) == taken
+        assert torch.equal(look.logits[index], total[0])
+
+
+def test_the_shares_of_a_tuning_are_those_of_the_images(written):
+    path, tuning = written
+    taken = load_packed(path).look(normalise(IMAGES)).passes
+    assert [int((taken > number).sum()) for number in (1, 2, 3)] == [36, 24, 12]
+    assert tuning.shares == (0.6, 0.4, 0.2)
+    assert passes(load_packed(path), Split(IMAGES, LABELS)) == pytest.approx(tuning.passes)
+    assert tuning.passes == pytest.approx((1, 0.6, 0.4 + 0.2))
+
+
+def test_the_reference_gives_the_same_logits(written):
+    module = load_packed(written[0])
+    logits = module(normalise(IMAGES)).numpy()
+    assert np.array_equal(predict(module.packed, IMAGES.numpy(), batch_size=7), logits)
+
+
+def test_the_records_of_each_network_equal_its_counters(written):
+    model = read(written[0])
+    records = packed_operations(model)
+    assert sum(record.get("storage_bits", 0) for record in records if record.get("rules") != "deck") == (
+        model.payload_bits
+    )
+    for number in range(3):
+        _, counts = run(model, IMAGES[:1].numpy(), network=number, strict=True)
+        done, claimed = Counter(), Counter()
+        for each in counts:
+            done += each.multiplications + each.additions
+        for record in records:
+            if record["network"] == number and record.get("rules") != "deck":
+                claimed.update(dict(record["multiplications"]))
+                claimed.update(dict(record["additions"]))
+        assert claimed == done
+
+
+def test_a_choice_is_charged_in_every_pass_of_the_network_that_makes_it(three, written):
+    joined, alone = operations(read(written[0])), operations(three[0])
+    mine = [op for op in joined if op.network == 0]
+    assert [op.name for op in mine[-2:]] == ["1.classifier", "1.classifier.choice"]
+    bits = dict(mine[-1].additions)
+    assert list(bits.values()) == [29]  # 3 C - 1
+    more = sum(map(challenge_ops, mine)) - sum(map(challenge_ops, alone))
+    assert more == pytest.approx(29 * next(iter(bits)) / 32)
+
+
+def test_both_rule_books_charge_each_network_for_the_images_that_it_sees(written):
+    path, tuning = written
+    model, split = load_packed(path), Split(IMAGES, LABELS)
+    found, ops = measure(path, model, split), operations(model)
+    shares = tuning.passes
+    flops = sum(shares[op.network] * deck_flops(op) for op in ops)
+    assert found["deck"]["flops"] == int(flops)
+    assert found["challenge"]["ops"] == pytest.approx(sum(shares[op.network] * challenge_ops(op) for op in ops))
+    assert found["challenge"]["params"] == pytest.approx(model.packed.payload_bits / 32)
+    assert found["cascade"]["images_percent"] == pytest.approx([100, 60, 40])
+    assert found["flipped_images_percent"] == pytest.approx(20)
+    assert found["macs"] == found["ptflops_macs"]
+    assert found["test_accuracy_percent"] == pytest.approx(tuning.accuracy_percent)
+
+
+def test_one_pass_is_every_network_on_every_image(written):
+    path, _ = written
+    model = load_packed(path)
+    found, ops = measure(path, model, Split(IMAGES, LABELS))["one_pass"], operations(model)
+    assert found["deck_score"] == deck_score(ops, [1, 1, 1]).score
+    assert found["challenge_score"] == challenge_score(ops, [1, 1, 1]).score
+    total = model.one_pass(normalise(IMAGES))
+    for number, each in enumerate(model.packed.networks[:-1], 1):
+        total = steps.joined(
+            total, model.one_pass(seen(IMAGES, number), number), model.packed.steps[each[-1]].logit_shift
+        )
+    assert found["test_accuracy_percent"] == pytest.approx(100 * float((total.argmax(1) == LABELS).double().mean()))
+
+
+@pytest.mark.parametrize("loud_first", [True, False])
+def test_logits_of_another_scale_are_brought_together_by_powers_of_two(tmp_path, loud_first):
+    loud = network(tmp_path / "loud", 1)
+    step = loud.steps[-1]
+    steps = [*loud.steps[:-1], replace(step, weight=(step.weight // 16).astype(np.int8), weight_bits=4)]
+    sums = accumulation(steps[-1].weight, 1, loud.steps[-2].low, loud.steps[-2].high)
+    steps[-1] = replace(steps[-1], accumulator_bits=int(sums.bits.max()))
+    quiet = decode(encode(steps, loud.spec, "integer", {}))
+    models_in_turn = [loud, quiet] if loud_first else [quiet, loud]
+    cascade = Cascade(models_in_turn, IMAGES, LABELS)
+    tuning = cascade.tune([0.5, 0.3])
+    equal = -4 if loud_first else 4
+    assert equal - 4 <= tuning.logit_shifts[0] <= equal + 1
+    model = cascade.write(tmp_path / "both", tuning)
+    assert steps.sums(model.steps)[2][1].max() < MOST_SUM
+    logits = load_packed(tmp_path / "both")(normalise(IMAGES)).numpy()
+    assert np.array_equal(predict(model, IMAGES.numpy()), logits)
+
+
+def test_the_weight_of_the_first_network_is_the_one_with_most_right_answers(three):
+    cascade = Cascade(three[:2], IMAGES, torch.zeros(len(IMAGES), dtype=torch.int64))
+    cascade.labels = cascade.logits[1].argmax(1)  # the second network is always right
+    tuning = cascade.tune([0.99, 0.0])
+    going = margins(cascade.logits[0]) < tuning.margins[0]
+
+    def right(shift: int) -> int:
+        total = steps.joined(cascade.logits[0][going], cascade.logits[1][going], shift)
+        return int((total.argmax(1) == cascade.labels[going]).sum())
+
+    (shift,) = tuning.logit_shifts
+    assert all(right(shift) >= right(shift + more) for more in (1, 2, 3))
+    assert right(shift) > right(shift + 3)
+
+
+def test_without_a_share_for_the_last_network_nothing_is_seen_mirrored(three, tmp_path):
+    cascade = Cascade(three[:2], IMAGES, LABELS)
+    tuning = cascade.tune([0.5, 0.0])
+    model = cascade.write(tmp_path / "m", tuning)
+    assert tuning.margins[1] == 0 and model.flip_margin == 0 and tuning.passes == pytest.approx((1, 0.5))
+    assert load_packed(tmp_path / "m").look(normalise(IMAGES)).passes.max() == 2
+
+
+@pytest.mark.parametrize("shares", [[0.5], [0.2, 0.5], [1.0, 0.1], [0.5, -0.1]])
+def test_shares_that_cannot_be_are_refused(three, shares):
+    with pytest.raises(PackError, match="shares: must be 2 falling numbers from 0 to 1"):
+        Cascade(three[:2], IMAGES, LABELS).tune(shares)
+
+
+def test_a_network_that_no_image_reaches_is_refused(three):
+    with pytest.raises(PackError, match="a network that no image reaches"):
+        Cascade(three[:2], IMAGES, LABELS).tune([0.0, 0.0])
+
+
+def test_what_cannot_be_joined_is_refused_in_one_line(three, written, tmp_path):
+    half = network(tmp_path / "half", 0, method="half")
+    hundred = network(tmp_path / "hundred", 0, classes=100)
+    coarse = network(tmp_path / "coarse", 0, input_bits=5)
+    for others, message in (
+        ([], "needs two packed models"),
+        ([half], "has no integer logits"),
+        ([hundred], "have other classes"),
+        ([coarse], "keep other bits of a pixel"),
+        ([read(written[0])], "cannot be part of another one"),
+    ):
+        with pytest.raises(PackError, match=message):
+            join([three[0], *others])
+
+
+def test_a_file_of_one_network_is_written_as_before(three, written):
+    for path, version in ((written[0], 4), (None, 3)):
+        data = path.read_bytes() if path else encode(list(three[0].steps), three[0].spec, "integer", {})
+        assert f'\\"version\\":{version}'.encode() in data
+
+
+def tampered(model: PackedModel, index: int, **changes) -> bytes:
+    steps = list(model.steps)
+    steps[index] = replace(steps[index], **changes)
+    return encode(steps, model.spec, "integer", {})
+
+
+def test_a_network_reads_nothing_of_another_one(written):
+    model = read(written[0])
+    second = model.networks[1]
+    with pytest.raises(PackedFileError, match="from: must be a whole number from"):
+        decode(tampered(model, second[1], inputs=(1,)))
+
+
+def test_a_network_without_a_margin_before_another_one_is_refused(written):
+    model = read(written[0])
+    with pytest.raises(PackedFileError, match="must be the last, or have a margin for the next network"):
+        decode(tampered(model, model.networks[0][-1], margin=0, logit_shift=None))
+
+
+def test_a_sum_of_logits_that_needs_more_than_32_bits_is_refused(written):
+    model = read(written[0])
+    with pytest.raises(PackedFileError, match="a sum of logits needs more than 32 bits"):
+        decode(tampered(model, model.networks[0][-1], logit_shift=31))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "resnet"},
+        {"name": "cascade"},
+        {"name": "cascade", "networks": [{}]},
+        {"name": "cascade", "networks": [1, 2, 3]},
+    ],
+)
+def test_a_spec_that_does_not_name_the_networks_is_refused(written, spec):
+    model = read(written[0])
+    with pytest.raises(PackedFileError, match="its model spec"):
+        decode(encode(list(model.steps), spec, "integer", {}))

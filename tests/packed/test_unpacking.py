@@ -1,0 +1,86 @@
+"""Unpacked networks: they do in floats what the packed file does in integers, and can be trained on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import models
+from micronet.compress.calibration import calibrate, recalibrate_batch_norm
+from micronet.compress.quantization import prepare
+from micronet.data.images import normalise
+from micronet.packed.cascade import join
+from micronet.packed.file import PackedModel, decode
+from micronet.packed.module import PackedModule
+from micronet.packed.packing import pack
+from micronet.packed.unpacking import UnpackError, unpack
+from micronet.params import Quantize, Train
+
+IMAGES = torch.randint(0, 256, (80, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+LABELS = torch.randint(10, (80,), generator=torch.Generator().manual_seed(4))
+MOBILENET = {"name": "mobilenet", "blocks": [1, 2], "widths": [8, 12], "stem": 8}
+RESNET = {"name": "resnet", "blocks": [1, 2], "widths": [6, 8]}
+
+
+def pack_new(path, spec, method: str = "lsq") -> PackedModel:
+    """A packed network whose weights and norms are random."""
+    torch.manual_seed(5)
+    quantize = Quantize(
+        method=method, weight_bits=6, per_channel=method == "lsq", train=Train(epochs=0, learning_rate=1)
+    )
+    model = models.build(spec)
+    models.fit(model, normalise(IMAGES))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, -0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+    recalibrate_batch_norm(model, [normalise(IMAGES)])
+    prepared = prepare(model, quantize)
+    calibrate(prepared, IMAGES)
+    recalibrate_batch_norm(prepared, [normalise(IMAGES)])
+    return pack(prepared.eval(), path, quantize=quantize, images=IMAGES)
+
+
+@pytest.mark.parametrize("spec", [MOBILENET, RESNET], ids=lambda spec: spec["name"])
+def test_an_unpacked_network_does_what_the_file_does(tmp_path, spec):
+    model = pack_new(tmp_path / "model", spec)
+    network = unpack(model, IMAGES, LABELS)
+    assert network.spec == model.spec and not network.training
+    integers = PackedModule(model).eval()
+    with torch.no_grad():
+        ours, theirs = network(normalise(IMAGES)), integers.one_pass(normalise(IMAGES), 0).float()
+        # In training mode a norm takes the batch's own statistics: those that it was given, for these images.
+        trained = network.train()(normalise(IMAGES))
+    ours, theirs, trained = (logits - logits.mean(0) for logits in (ours, theirs, trained))
+    same = torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)
+    assert same > 0.95
+    assert torch.allclose(trained, ours, rtol=0.05, atol=0.05 * float(ours.abs().max()))
+
+
+def test_weights_are_as_large_as_he_et_al_draw_them_and_keep_their_zeros(tmp_path):
+    model = pack_new(tmp_path / "model", MOBILENET)
+    network = unpack(model, IMAGES, LABELS)
+    for step in model.steps:
+        if step.op == "conv":
+            weight = network.get_submodule(step.name).weight.detach()
+            assert ((weight == 0).numpy() == (step.weight == 0)).all()
+            assert float(weight.square().mean()) == pytest.approx(2 / weight[0].numel(), rel=1e-3)
+
+
+def test_logits_get_the_scale_that_the_labels_ask_for(tmp_path):
+    model = pack_new(tmp_path / "model", MOBILENET)
+    with torch.no_grad():
+        answers = PackedModule(model).eval().one_pass(normalise(IMAGES), 0).argmax(1)
+        sure = unpack(model, IMAGES, answers)(normalise(IMAGES)).std()
+        unsure = unpack(model, IMAGES, LABELS)(normalise(IMAGES)).std()
+    assert sure > 4 * unsure, "labels that the network knows make it sure of itself"
+
+
+def test_what_cannot_be_unpacked_is_refused(tmp_path):
+    one = pack_new(tmp_path / "one", RESNET)
+    with pytest.raises(UnpackError, match="a file of one network in integers"):
+        unpack(decode(join([one, one])), IMAGES, LABELS)
+    with pytest.raises(UnpackError, match="a file of one network in integers"):
+        unpack(pack_new(tmp_path / "half", RESNET, method="half"), IMAGES, LABELS)
+    with pytest.raises(UnpackError, match=r"cannot be unpacked, only a convolution with a batch norm"):
+        unpack(pack_new(tmp_path / "other", {"name": "densenet", "blocks": [1, 1], "growth_rate": 4}), IMAGES, LABELS)

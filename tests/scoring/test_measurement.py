@@ -1,0 +1,120 @@
+"""What a release claims, measured: refusals and comparisons."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from micronet.compress.calibration import calibrate
+from micronet.compress.quantization import prepare
+from micronet.data.images import Split
+from micronet.packed.module import load_packed
+from micronet.packed.packing import pack
+from micronet.packed.reference import margins, predict
+from micronet.params import Quantize, Train
+from micronet.scoring.challenge import REFERENCE_100_PARAMETERS, challenge_ops
+from micronet.scoring.counting import operations
+from micronet.scoring.deck import deck_flops
+from micronet.scoring.measurement import differences, measure, passes, price
+from micronet.scoring.records import ScoreError
+
+
+@pytest.fixture(scope="module")
+def hundred_classes(tmp_path_factory):
+    """A packed model of 100 classes, and its path."""
+    torch.manual_seed(0)
+    model = models.build({"name": "resnet", "blocks": [1], "widths": [8], "classes": 100}).eval()
+    quantize = Quantize(weight_bits=4, activation_bits=4, train=Train(epochs=0, learning_rate=0.1))
+    path = tmp_path_factory.mktemp("packed") / "hundred.safetensors"
+    pack(prepare(model, quantize), path, quantize=quantize)
+    return load_packed(path), path
+
+
+def test_a_class_count_that_does_not_fit_the_data_is_refused_in_one_line(hundred_classes):
+    model, path = hundred_classes
+    test = Split(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ScoreError, match="has 100 classes, CIFAR-10 has 10") as caught:
+        measure(path, model, test)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_packed_model_of_100_classes_is_priced_by_the_challenges_own_reference(hundred_classes):
+    challenge = price(hundred_classes[0])["challenge"]
+    assert challenge["score_params"] == pytest.approx(challenge["params"] / REFERENCE_100_PARAMETERS)
+
+
+def test_a_difference_is_named_by_its_key_with_both_values():
+    assert differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2}) == ["a.b: claimed 1, measured 3"]
+
+
+def test_a_key_that_only_one_side_has_is_a_difference():
+    assert differences({"a": 1}, {}) == ["a: claimed 1, measured None"]
+
+
+@pytest.fixture(scope="module")
+def flipping(tmp_path_factory):
+    """Paths of one sparse network packed with and without a second pass, and 60 images."""
+    folder = tmp_path_factory.mktemp("packed")
+    torch.manual_seed(0)
+    model = models.build({"name": "resnet", "blocks": [1], "widths": [8]}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 4:
+                parameter.mul_(torch.rand_like(parameter) < 0.2)
+    images = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8)
+    split = Split(images, torch.randint(10, (60,)))
+    for name, changes in (("twice", {"flip_share": 0.3}), ("once", {}), ("products", {"factored_sums": False})):
+        quantize = Quantize(weight_bits=3, activation_bits=4, train=Train(epochs=0, learning_rate=0.1), **changes)
+        prepared = prepare(model, quantize)
+        calibrate(prepared, images)
+        pack(prepared.eval(), folder / name, quantize=quantize, images=images[:40])
+    return folder, split
+
+
+def test_the_images_that_are_seen_twice_are_charged_twice_under_both_rules(flipping):
+    folder, split = flipping
+    model = load_packed(folder / "twice")
+    found = measure(folder / "twice", model, split, batch_size=7)
+    once = predict(load_packed(folder / "once").packed, split.images.numpy())
+    again = margins(once) < model.packed.flip_margin
+    assert 0 < again.sum() < 60
+    assert found["flipped_images_percent"] == pytest.approx(100 * again.mean())
+    assert passes(model, split) == pytest.approx([1 + again.mean()])
+    ops = operations(model)
+    assert found["challenge"]["ops"] == pytest.approx((1 + again.mean()) * sum(map(challenge_ops, ops)))
+    assert found["deck"]["flops"] == int((1 + again.mean()) * sum(map(deck_flops, ops)))
+    right = predict(model.packed, split.images.numpy()).argmax(1) == split.labels.numpy()
+    assert found["test_accuracy_percent"] == pytest.approx(100 * right.mean())
+    assert found["one_pass"]["test_accuracy_percent"] == pytest.approx(
+        100 * (once.argmax(1) == split.labels.numpy()).mean()
+    )
+    assert found["one_pass"]["challenge_score"] < found["challenge"]["score"]
+
+
+def test_a_model_without_a_margin_is_charged_once(flipping):
+    folder, split = flipping
+    model = load_packed(folder / "once")
+    found = measure(folder / "once", model, split)
+    assert found["flipped_images_percent"] == 0 and passes(model, split) == (1,)
+    assert found["one_pass"]["challenge_score"] == found["challenge"]["score"]
+    assert found["one_pass"]["test_accuracy_percent"] == found["test_accuracy_percent"]
+
+
+def test_the_plain_price_is_that_of_a_bit_and_a_product_a_weight(flipping):
+    folder, split = flipping
+    plain = measure(folder / "twice", load_packed(folder / "twice"), split)["one_pass"]["plain_challenge_score"]
+    model = load_packed(folder / "products")
+    masks = sum(step.weight.size for step in model.packed.steps if step.mask is not None)
+    stored = sum(bits for step in model.packed.steps for field, bits in step.storage if field == "weight")
+    codes = sum(
+        step.weight_bits * (np.count_nonzero(step.weight) if step.mask is not None else step.weight.size)
+        for step in model.packed.steps
+        if step.weight is not None
+    )
+    saved = stored - codes - masks  # by blocks
+    assert saved < 0
+    challenge = price(model)["challenge"]
+    wanted = challenge["score_ops"] + challenge["score_params"] * (1 - saved / model.packed.payload_bits)
+    assert plain == pytest.approx(wanted, rel=1e-3)  # a payload is whole bytes

@@ -1,0 +1,211 @@
+"""dvc.yaml against the code: a stage's deps are what decides its result, no more and no less."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "stages"))
+
+import common  # noqa: E402 - it stands among the stage scripts
+
+from micronet import params  # noqa: E402
+from micronet.training.checkpoint import MADE_BY  # noqa: E402
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+ORDER = ["prepare_data", "train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score"]
+NOT_STAGES = {"common", "trainer", "taught", "check"}
+
+CHECKPOINTS = {  # what each stage reads
+    "prepare_data": (),
+    "train_teacher": (),
+    "train_student": (),
+    "distill": ("teacher", "student"),
+    "prune": ("teacher", "distilled"),
+    "retrain": ("teacher", "pruned"),
+    "quantize": ("teacher", "retrained"),
+    "score": ("teacher", "student", "distilled", "pruned", "retrained", "quantized"),
+}
+SECTIONS = {  # which params decide its result
+    "prepare_data": {"seed", "data"},
+    "train_teacher": {"seed", "engine", "teacher"},
+    "train_student": {"seed", "engine", "student"},
+    "distill": {"seed", "engine", "distill"},
+    "prune": {"seed", "engine", "prune"},
+    "retrain": {"seed", "engine", "retrain"},
+    "quantize": {"seed", "engine", "quantize"},
+    "score": {"score"},
+}
+
+
+def checkpoint(name: str) -> str:
+    return f"checkpoints/{name}.safetensors"
+
+
+def script(stage: str) -> Path:
+    return ROOT / "stages" / f"{stage}.py"
+
+
+def code_of(stage: str) -> set[str]:
+    """The first-party files of a stage; `models` counts as a whole."""
+    return {"models" if name.startswith("models/") else name for name in common.first_party(script(stage))}
+
+
+def outputs(stage: str, kind: str) -> dict[str, dict]:
+    """`outs`, `metrics` or `plots` of a stage by path, with their settings."""
+    found: dict[str, dict] = {}
+    for item in STAGES[stage].get(kind, []):
+        found |= item if isinstance(item, dict) else {item: {}}
+    return found
+
+
+def inputs_in_script(stage: str) -> tuple[str, tuple[str, ...]] | None:
+    """Section and input checkpoints of the script's `job.resumable(...)`."""
+    for node in ast.walk(ast.parse(script(stage).read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "resumable":
+            keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
+            return ast.literal_eval(node.args[0]), keywords.get("inputs", ())
+    return None
+
+
+def test_the_stages_are_those_of_the_contract_in_order():
+    assert list(STAGES) == ORDER
+
+
+def test_every_stage_has_a_script_and_every_script_a_stage():
+    scripts = {path.stem for path in (ROOT / "stages").glob("*.py")} - NOT_STAGES
+    assert scripts == set(STAGES)
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_a_stage_runs_its_script_and_nothing_else(stage):
+    assert STAGES[stage]["cmd"] == f"python stages/{stage}.py"
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_the_deps_are_the_imports_and_the_inputs(stage):
+    inputs = {"data/sample" if stage == "prepare_data" else "data/manifest.json"}
+    inputs |= {checkpoint(name) for name in CHECKPOINTS[stage]}
+    assert set(STAGES[stage]["deps"]) == code_of(stage) | inputs
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_no_dep_is_given_twice_and_each_exists_or_is_made_by_an_earlier_stage(stage):
+    deps = STAGES[stage]["deps"]
+    made = {path for earlier in ORDER[: ORDER.index(stage)] for path in outputs(earlier, "outs")}
+    assert len(deps) == len(set(deps))
+    assert [dep for dep in deps if dep not in made and not (ROOT / dep).exists()] == []
+
+
+@pytest.mark.parametrize("stage", [name for name in ORDER if name not in ("prepare_data", "score")])
+def test_a_script_names_the_inputs_and_the_section_that_dvc_compares(stage):
+    section, inputs = inputs_in_script(stage)
+    assert inputs == CHECKPOINTS[stage]
+    assert {"seed", "engine", section} == SECTIONS[stage]
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_the_params_are_the_stages_own_sections(stage):
+    assert set(STAGES[stage]["params"]) == SECTIONS[stage]
+
+
+def test_every_section_belongs_to_some_stage():
+    assert set().union(*SECTIONS.values()) == set(params.Params.model_fields)
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_what_only_shows_progress_is_no_dep(stage):
+    assert not common.PRESENTATION & set(STAGES[stage]["deps"])
+    assert all((ROOT / name).is_file() for name in common.PRESENTATION)
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_the_outputs_are_those_of_the_contract(stage):
+    made = {checkpoint(name) for name, maker in MADE_BY.items() if maker == stage}
+    assert set(outputs(stage, "outs")) == (made or ({"data/manifest.json"} if stage == "prepare_data" else set()))
+    assert set(outputs(stage, "metrics")) == {f"metrics/{stage}.json"}
+    curve = {"prepare_data": set(), "score": {"metrics/path.csv"}}.get(stage, {f"metrics/curves/{stage}.csv"})
+    assert set(outputs(stage, "plots")) == curve
+
+
+@pytest.mark.parametrize("stage", ORDER)
+def test_checkpoints_are_cached_and_what_lies_in_git_is_not(stage):
+    for path, settings in outputs(stage, "outs").items():
+        assert settings.get("cache", True) == path.startswith("checkpoints/")
+    for kind in ("metrics", "plots"):
+        assert all(settings["cache"] is False for settings in outputs(stage, kind).values())
+
+
+def test_what_differs_from_run_to_run_is_declared_nowhere():
+    assert "metrics/runs" not in (ROOT / "dvc.yaml").read_text().replace("# ", "")
+
+
+def test_nothing_switches_the_run_cache_off_or_keeps_stale_models():
+    for settings in STAGES.values():
+        assert not {"always_changed", "frozen"} & set(settings)
+        assert all("persist" not in str(settings.get(kind, "")) for kind in ("outs", "metrics", "plots"))
+
+
+def test_nothing_in_a_stage_or_the_library_imports_dvc():
+    for folder in ("stages", "micronet", "models"):
+        for path in (ROOT / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                assert not [name for name in names if name.split(".")[0] in ("dvc", "dvclive")], path
+
+
+def test_imports_are_followed_through_files_and_presentation_is_left_out():
+    found = common.first_party(script("prune"))
+    assert {"stages/prune.py", "stages/trainer.py", "stages/common.py", "micronet/pruning.py"} <= set(found)
+    assert "micronet/checkpoint.py" in found and "models/resnet.py" in found
+    assert "micronet/quantization.py" not in found and "micronet/terminal.py" not in found
+
+
+# --- what git and DVC walk past ---
+
+
+def ignored(folder: Path, rules: Path, *paths: str) -> set[str]:
+    """Which of the paths the rules ignore, by git's own reading of them."""
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    (folder / ".gitignore").write_text(rules.read_text())
+    command = ["git", "-C", str(folder), "check-ignore", "--no-index", *paths]
+    return set(subprocess.run(command, capture_output=True, text=True).stdout.split())
+
+
+def in_git() -> set[str]:
+    kept = {"dvc.yaml", "dvc.lock", "params.yaml", "data/manifest.json", "data/sample/train_images.png"}
+    kept |= {f"metrics/{stage}.json" for stage in ORDER} | {f"metrics/runs/{stage}.json" for stage in ORDER}
+    return kept | {path for stage in ORDER for path in outputs(stage, "plots")} | {"release/cache/files/md5/ab/cdef"}
+
+
+def test_git_keeps_metrics_and_manifest_and_ignores_data_checkpoints_and_resume_state(tmp_path):
+    binary = {checkpoint(name) for name in MADE_BY} | {"run/prune/lock", "data/cifar10/train_images.bin"}
+    binary |= {"data/cifar10-sample/train_images.bin", ".venv/bin/python", "build/demo/dvc.yaml"}
+    assert ignored(tmp_path, ROOT / ".gitignore", *in_git(), *binary) == binary
+
+
+def test_dvc_walks_past_data_environment_and_resume_state_and_sees_every_dep_and_output(tmp_path):
+    seen = {dep for stage in ORDER for dep in STAGES[stage]["deps"]}
+    seen |= {path for stage in ORDER for kind in ("outs", "metrics", "plots") for path in outputs(stage, kind)}
+    skipped = {"data/cifar10/train_images.bin", ".venv/bin/python", "run/prune/lock", "build/demo/dvc.yaml"}
+    assert ignored(tmp_path, ROOT / ".dvcignore", *seen, *skipped) == skipped
+
+
+def test_published_checkpoints_are_not_touched_by_line_endings():
+    rules = [line.split() for line in (ROOT / ".gitattributes").read_text().splitlines()]
+    assert ["release/cache/**", "-text"] in rules
+
+
+def test_the_remote_lies_in_the_repository():
+    config = configparser.ConfigParser()
+    config.read_string((ROOT / ".dvc/config").read_text().replace("\t", ""))
+    assert config["core"]["remote"] == "release"
+    assert config["'remote \"release\"'"]["url"] == "../release/cache"

@@ -1,0 +1,198 @@
+"""The commands that people type, and the environment that they make."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
+LOCK = (ROOT / "requirements.lock").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+CONTRACT = {"score", "demo", "test", "env", "repro", "lint", "use", "help"}
+LAPTOP, DEMO, EDITED = "seed: 1\n", "seed: 2\n", "seed: 3\n"
+
+
+def targets() -> list[str]:
+    return re.findall(r"^([A-Za-z][\w-]*):(?!=)", MAKEFILE, flags=re.MULTILINE)
+
+
+def environment() -> dict[str, str]:
+    """What the shell has, less what the `make` or the git hook that runs these tests may have added."""
+    ours = {"MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "RECIPE", "FILE", "VENV", "PYTHON"}
+    return {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("GIT_")}
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", "-C", str(folder), *arguments]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    subprocess.run(command, env=environment(), check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A committed repository with two recipes, `laptop` being the active one. It has no environment."""
+    (tmp_path / "Makefile").write_text(MAKEFILE)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/laptop.yaml").write_text(LAPTOP)
+    (tmp_path / "recipes/demo.yaml").write_text(DEMO)
+    (tmp_path / "params.yaml").write_text(LAPTOP)
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "start")
+    return tmp_path
+
+
+# --- help ---
+
+
+def test_the_commands_of_the_contract_exist() -> None:
+    assert CONTRACT <= set(targets())
+
+
+def test_help_is_what_plain_make_prints() -> None:
+    assert make(ROOT).stdout == make(ROOT, "help").stdout != ""
+
+
+def test_help_lists_every_target_with_a_purpose() -> None:
+    purposes = {line.split()[1]: line.split()[2:] for line in make(ROOT, "help").stdout.splitlines()}
+    assert sorted(purposes) == sorted(targets())
+    assert all(purposes.values())
+
+
+def test_every_target_is_phony_so_that_no_file_of_its_name_switches_it_off() -> None:
+    assert re.findall(r"^\.PHONY: ([\w-]+)$", MAKEFILE, flags=re.MULTILINE) == targets()
+
+
+# --- the lock ---
+
+
+def test_the_lock_names_no_place_to_download_from() -> None:
+    assert not re.search(r"https?:|file:|--index|--extra-index|--find-links|@ ", LOCK)
+
+
+def test_the_lock_pins_every_direct_dependency() -> None:
+    direct = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+    names = {re.match(r"[\w-]+", requirement)[0] for requirement in direct}
+    pinned = set(re.findall(r"^([\w-]+)==\d", LOCK, flags=re.MULTILINE))
+    assert len(names) == len(direct)
+    assert names <= pinned
+
+
+def test_the_lock_holds_nothing_but_exact_versions() -> None:
+    assert [line for line in LOCK.splitlines() if not re.match(r"[a-z0-9-]+==[\w.]+( ; .+)?$", line)] == []
+
+
+# --- the environment ---
+
+
+def test_an_environment_of_this_lock_is_left_alone(tmp_path: Path) -> None:
+    copy_environment_files(tmp_path, lock_of_the_environment=LOCK)
+    result = make(tmp_path, "env", "PYTHON=a-python-that-is-not-there")
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("installed", [None, LOCK + "another==1\n"], ids=["half-built", "of another lock"])
+def test_any_other_environment_is_built_anew(tmp_path: Path, installed: str | None) -> None:
+    copy_environment_files(tmp_path, lock_of_the_environment=installed)
+    result = make(tmp_path, "env", "PYTHON=a-python-that-is-not-there")
+    assert result.returncode == 2
+    assert "a-python-that-is-not-there is not Python 3.11 or newer" in result.stderr
+
+
+def test_a_python_that_is_too_old_is_refused_before_anything_is_deleted(tmp_path: Path) -> None:
+    copy_environment_files(tmp_path, lock_of_the_environment=None)
+    old = tmp_path / "old-python"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    assert "make env PYTHON=python3.11" in make(tmp_path, "env", f"PYTHON={old}").stderr
+    assert (tmp_path / ".venv/bin/python").exists()
+
+
+def copy_environment_files(folder: Path, lock_of_the_environment: str | None) -> None:
+    """A project of a Makefile and a lock, with an environment that says it was built from the given lock."""
+    (folder / "Makefile").write_text(MAKEFILE)
+    (folder / "requirements.lock").write_text(LOCK)
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/python").symlink_to(sys.executable)
+    if lock_of_the_environment is not None:
+        (folder / ".venv/installed.lock").write_text(lock_of_the_environment)
+
+
+# --- make use ---
+
+
+def test_use_makes_the_recipe_the_active_params(checkout: Path) -> None:
+    result = make(checkout, "use", "RECIPE=demo")
+    assert result.returncode == 0, result.stderr
+    assert (checkout / "params.yaml").read_text() == DEMO
+    assert not (checkout / "params.yaml.new").exists()
+
+
+def test_use_needs_no_environment(checkout: Path) -> None:
+    make(checkout, "use", "RECIPE=demo")
+    assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize("name", ["nothing", "../params", "demo laptop", "demo.yaml"])
+def test_use_of_an_unknown_recipe_lists_those_that_exist(checkout: Path, name: str) -> None:
+    result = make(checkout, "use", f"RECIPE={name}")
+    assert result.returncode == 2
+    assert f"make use: there is no recipe '{name}'; name one of: demo laptop\n" in result.stderr
+    assert (checkout / "params.yaml").read_text() == LAPTOP
+
+
+def test_use_without_a_recipe_lists_those_that_exist(checkout: Path) -> None:
+    result = make(checkout, "use")
+    assert result.returncode == 2
+    assert "make use: RECIPE is missing; name one of: demo laptop\n" in result.stderr
+
+
+def test_use_refuses_to_overwrite_edits_that_are_not_committed(checkout: Path) -> None:
+    (checkout / "params.yaml").write_text(EDITED)
+    result = make(checkout, "use", "RECIPE=demo")
+    assert result.returncode == 2
+    assert "make use: params.yaml has edits that are not committed" in result.stderr
+    assert (checkout / "params.yaml").read_text() == EDITED
+
+
+def test_use_refuses_to_overwrite_params_that_git_has_never_seen(checkout: Path) -> None:
+    git(checkout, "rm", "--quiet", "params.yaml")
+    git(checkout, "commit", "--quiet", "-m", "no params")
+    (checkout / "params.yaml").write_text(EDITED)
+    assert make(checkout, "use", "RECIPE=demo").returncode == 2
+    assert (checkout / "params.yaml").read_text() == EDITED
+
+
+def test_use_overwrites_committed_edits(checkout: Path) -> None:
+    (checkout / "params.yaml").write_text(EDITED)
+    git(checkout, "commit", "--quiet", "-am", "edit")
+    assert make(checkout, "use", "RECIPE=demo").returncode == 0
+    assert (checkout / "params.yaml").read_text() == DEMO
+
+
+def test_use_moves_on_from_another_recipe_without_a_commit(checkout: Path) -> None:
+    assert make(checkout, "use", "RECIPE=demo").returncode == 0
+    assert make(checkout, "use", "RECIPE=laptop").returncode == 0
+    assert (checkout / "params.yaml").read_text() == LAPTOP
+
+
+def test_use_writes_the_first_params_of_a_folder_that_has_none(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/demo.yaml").write_text(DEMO)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    assert make(tmp_path, "use", "RECIPE=demo").returncode == 0
+    assert (tmp_path / "params.yaml").read_text() == DEMO

@@ -1,0 +1,295 @@
+"""Hinton's loss against the formula, and how the teacher is treated."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import models
+from micronet.data.images import Split
+from micronet.params import Augment, Distillation, Train
+from micronet.training.distillation import (
+    answering,
+    answers_to_view,
+    distillation_loss,
+    distilled,
+    fixed_views,
+    known_answers,
+    mean_of_pairs,
+)
+from micronet.training.hardware import Machine
+from micronet.training.loop import train
+from micronet.training.sampling import Batch
+
+MACHINE = Machine(torch.device("cpu"), autocast=False, channels_last=True)
+
+
+def logits(seed: int, count: int = 6, size: float = 3.0) -> Tensor:
+    return size * torch.randn(count, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
+
+
+def new_model(seed: int = 0, width: int = 4) -> nn.Module:
+    torch.manual_seed(seed)
+    return models.build({"name": "resnet", "blocks": [1], "widths": [width]})
+
+
+def some_images(count: int = 8) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+
+
+def split(count: int) -> Split:
+    generator = torch.Generator().manual_seed(count)
+    pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return Split(pixels, torch.randint(10, (count,), generator=generator))
+
+
+def loss_of(teacher: nn.Module, *, alpha: float, temperature: float = 4.0, label_smoothing: float = 0.0):
+    config = Distillation(temperature=temperature, alpha=alpha)
+    return distilled(lambda: teacher, config, MACHINE, label_smoothing=label_smoothing)
+
+
+# --- the formula ---
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+def test_the_loss_is_the_formula_computed_by_hand(temperature):
+    student, teacher = logits(1), logits(2)
+    total = 0.0
+    for z, v in zip(student.tolist(), teacher.tolist(), strict=True):
+        weights = [math.exp(value / temperature) for value in v]
+        p = [weight / sum(weights) for weight in weights]
+        log_sum = math.log(sum(math.exp(value / temperature) for value in z))
+        log_q = [value / temperature - log_sum for value in z]
+        total += sum(a * (math.log(a) - b) for a, b in zip(p, log_q, strict=True))
+    expected = temperature**2 * total / len(student)
+    assert float(distillation_loss(student, teacher, temperature)) == pytest.approx(expected, rel=1e-4)
+
+
+@given(seed=st.integers(0, 1000), temperature=st.floats(0.5, 20))
+def test_the_loss_is_torchs_cross_entropy_less_the_teachers_entropy(seed, temperature):
+    student, teacher = logits(seed), logits(seed + 1)
+    soft = F.softmax(teacher / temperature, dim=1)
+    entropy = -(soft * F.log_softmax(teacher / temperature, dim=1)).sum(1).mean()
+    expected = temperature**2 * (F.cross_entropy(student / temperature, soft) - entropy)
+    assert float(distillation_loss(student, teacher, temperature)) == pytest.approx(float(expected), rel=1e-3, abs=1e-3)
+
+
+@given(seed=st.integers(0, 1000), temperature=st.floats(0.5, 20))
+def test_the_loss_is_0_for_the_same_answers_and_above_it_for_others(seed, temperature):
+    student, teacher = logits(seed), logits(seed + 1)
+    assert float(distillation_loss(teacher, teacher, temperature)) == pytest.approx(0, abs=1e-4)
+    assert float(distillation_loss(student, teacher, temperature)) > 0
+
+
+def test_the_loss_does_not_see_a_constant_added_to_all_logits():
+    one, two = distillation_loss(logits(1), logits(2), 4), distillation_loss(logits(1) + 5, logits(2) - 3, 4)
+    assert float(one) == pytest.approx(float(two), rel=1e-4)
+
+
+def gradient(temperature: float) -> Tensor:
+    student = logits(1, size=0.1).requires_grad_()
+    distillation_loss(student, logits(2, size=0.1), temperature).backward()
+    return student.grad
+
+
+@pytest.mark.parametrize("temperature", [2.0, 4.0, 20.0])
+def test_t_squared_keeps_the_gradients_size_when_t_changes(temperature):
+    # Hinton et al., equation 4: for logits small against T the gradient is (z - v) / classes, whatever T is.
+    expected = (logits(1, size=0.1) - logits(2, size=0.1)) / (10 * 6)
+    expected -= expected.mean(1, keepdim=True)
+    assert torch.allclose(gradient(temperature), expected, atol=0.05 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.9])
+def test_alpha_weighs_the_teachers_answers_against_the_labels(alpha):
+    student, images, labels = logits(1, count=8), some_images(), torch.arange(8)
+    with torch.no_grad():
+        answers = new_model().eval()(images)
+    value = loss_of(new_model(), alpha=alpha, label_smoothing=0.1)(student, Batch(images, labels))
+    hard = F.cross_entropy(student, labels, label_smoothing=0.1)
+    expected = alpha * distillation_loss(student, answers, 4.0) + (1 - alpha) * hard
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_alpha_0_never_loads_the_teacher():
+    def teacher() -> nn.Module:
+        raise AssertionError("the teacher was loaded")
+
+    loss = distilled(teacher, Distillation(alpha=0.0), MACHINE)
+    student, labels = logits(1), torch.arange(6)
+    assert torch.equal(loss(student, Batch(some_images(6), labels)), F.cross_entropy(student, labels))
+
+
+def test_alpha_1_ignores_the_labels():
+    loss = loss_of(new_model(), alpha=1.0)
+    student, images, labels = logits(1, count=8), some_images(), torch.arange(8)
+    assert torch.equal(loss(student, Batch(images, labels)), loss(student, Batch(images, labels.flip(0))))
+
+
+def test_soft_labels_of_mixed_images_are_taken():
+    soft = F.softmax(logits(5, count=8), dim=1)
+    student, images = logits(1, count=8), some_images()
+    loss = loss_of(new_model(), alpha=0.5)
+    teacher_part = 0.5 * loss_of(new_model(), alpha=1.0)(student, Batch(images, soft))
+    assert float(loss(student, Batch(images, soft)) - teacher_part) == pytest.approx(
+        0.5 * float(F.cross_entropy(student, soft)), rel=1e-4
+    )
+
+
+# --- the teacher ---
+
+
+def test_the_teacher_stands_in_eval_mode_and_its_statistics_do_not_move():
+    teacher = new_model().train()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    loss_of(teacher, alpha=0.9)(logits(1, count=8), Batch(5 + some_images(), torch.arange(8)))
+    assert not any(module.training for module in teacher.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_the_teachers_answer_to_an_image_does_not_depend_on_its_neighbours():
+    loss = loss_of(new_model().train(), alpha=1.0)
+    images, student = some_images(), logits(1, count=8)
+    alone = [loss(student[i : i + 1], Batch(images[i : i + 1], torch.zeros(1))) for i in range(8)]
+    together = float(loss(student, Batch(images, torch.zeros(8))))
+    assert float(torch.stack(alone).mean()) == pytest.approx(together, rel=1e-4)
+
+
+def test_gradients_reach_the_student_and_not_the_teacher():
+    teacher = new_model()
+    student = logits(1, count=8).requires_grad_()
+    loss_of(teacher, alpha=0.9)(student, Batch(some_images(), torch.arange(8))).backward()
+    assert student.grad.abs().sum() > 0
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
+
+
+class Looks(nn.Module):
+    """A network that notes the images it was shown while training, or as a teacher."""
+
+    def __init__(self, inner: nn.Module, always: bool):
+        super().__init__()
+        self.inner, self.always = inner, always
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.always:
+            self.seen.append(x.detach().clone())
+        return self.inner(x)
+
+
+def test_teacher_and_student_see_the_same_crop():
+    student, teacher = Looks(new_model(1), always=False), Looks(new_model(2), always=True)
+    augment = Augment(cutout_size=8, cutmix_alpha=1.0, cutmix_probability=0.5)
+    config = Train(epochs=2, batch_size=8, learning_rate=0.05, augment=augment)
+    data = {"training": split(32), "validation": split(10)}
+    train(student, config=config, machine=MACHINE, seed=0, loss=loss_of(teacher, alpha=0.9), **data)
+    assert len(student.seen) == len(teacher.seen) == 8
+    assert all(torch.equal(one, two) for one, two in zip(student.seen, teacher.seen, strict=True))
+
+
+def test_distilling_from_a_teacher_brings_the_students_answers_nearer():
+    student, teacher = new_model(1), new_model(2, width=8).eval()
+    images = some_images(32)
+    config = Train(epochs=6, batch_size=16, learning_rate=0.1, augment=Augment(crop_padding=0, flip=False))
+    data = split(64)
+
+    def distance() -> float:
+        with torch.no_grad():
+            return float(distillation_loss(student.eval()(images), teacher(images), 1.0))
+
+    before = distance()
+    train(
+        student,
+        config=config,
+        machine=MACHINE,
+        seed=0,
+        loss=loss_of(teacher, alpha=1.0, temperature=1.0),
+        training=data,
+        validation=data,
+    )
+    assert distance() < 0.7 * before
+
+
+# --- fixed views ---
+
+
+def test_a_fixed_view_is_the_crop_that_augment_would_make():
+    data, views = split(6), fixed_views(3, 6, Augment(crop_padding=4), seed=1)
+    assert len(views) == 3
+    padded = F.pad(data.images, (4, 4, 4, 4), value=128)
+    for view in range(3):
+        shown = views.show(data.images, view, slice(0, 6))
+        for place, image in enumerate(padded):
+            row, column = int(views.rows[view, place]), int(views.columns[view, place])
+            window = image[:, row : row + 32, column : column + 32]
+            window = window.flip(2) if views.mirrored[view, place] else window
+            assert torch.equal(shown[place], (window.float() - 128) / 64)
+
+
+def test_fixed_views_are_drawn_from_all_crops_and_only_by_the_seed():
+    views = fixed_views(8, 500, Augment(crop_padding=4), seed=1)
+    assert {int(value) for value in views.rows.unique()} == set(range(9)) == {int(v) for v in views.columns.unique()}
+    assert 0.4 < float(views.mirrored.float().mean()) < 0.6
+    again, other = (fixed_views(8, 500, Augment(crop_padding=4), seed=seed) for seed in (1, 2))
+    assert torch.equal(views.rows, again.rows) and not torch.equal(views.rows, other.rows)
+    still = fixed_views(2, 50, Augment(crop_padding=0, flip=False), seed=1)
+    assert not still.rows.any() and not still.columns.any() and not still.mirrored.any()
+
+
+@pytest.mark.parametrize("drawn", [{"cutout_size": 8}, {"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
+def test_fixed_views_refuse_what_draws_every_image_anew(drawn):
+    with pytest.raises(ValueError, match="draw every image anew"):
+        fixed_views(2, 10, Augment(**drawn), seed=0)
+
+
+def test_a_known_answer_is_the_teachers_answer_to_the_image_beside_it():
+    data, teacher = split(40), new_model().eval()
+    views = fixed_views(3, 40, Augment(), seed=1)
+    answers = torch.stack([answers_to_view(teacher, data.images, views, view, MACHINE, 16) for view in range(3)])
+    sample = known_answers(views, answers, MACHINE)
+    generator, indices = torch.Generator().manual_seed(2), torch.arange(40).flip(0)
+    drawn = [sample(data.images, data.labels.long(), indices, generator) for _ in range(2)]
+    assert not torch.equal(drawn[0].images, drawn[1].images)
+    for batch in drawn:
+        assert torch.equal(batch.targets, data.labels.long().flip(0))
+        with torch.no_grad():
+            assert torch.allclose(batch.answers, teacher(batch.images), atol=1e-4)
+
+
+def test_known_answers_make_the_loss_of_asking_the_teacher():
+    teacher, images, labels, student = new_model().eval(), some_images(), torch.arange(8), logits(1, count=8)
+    answers = answering(teacher, MACHINE)(images)  # in the machine's layout: another one sums in another order
+
+    def never() -> nn.Module:
+        raise AssertionError("the teacher was asked")
+
+    told = distilled(never, Distillation(alpha=0.7, views=4), MACHINE)(student, Batch(images, labels, answers))
+    assert torch.equal(told, loss_of(teacher, alpha=0.7)(student, Batch(images, labels)))
+
+
+def test_an_image_and_its_mirror_image_get_the_same_answer_the_mean_of_both():
+    teacher, images = new_model().eval(), some_images()
+    answer, plain = answering(teacher, MACHINE, mirror=True), answering(teacher, MACHINE)
+    assert torch.allclose(answer(images), (plain(images) + plain(images.flip(-1))) / 2, atol=1e-6)
+    assert torch.allclose(answer(images), answer(images.flip(-1)), atol=1e-6)
+    assert not torch.allclose(plain(images), plain(images.flip(-1)), atol=1e-3)
+
+
+def test_views_in_pairs_mirror_one_another_and_know_what_a_mirroring_teacher_answers():
+    data, teacher = split(20), new_model().eval()
+    views = fixed_views(6, 20, Augment(), seed=1, pairs=True)
+    part, answer = slice(0, 20), answering(teacher, MACHINE, mirror=True)
+    answers = torch.stack([answers_to_view(teacher, data.images, views, view, MACHINE, 16) for view in range(6)])
+    means = mean_of_pairs(answers)
+    for view in range(3):
+        assert torch.equal(views.show(data.images, view, part).flip(-1), views.show(data.images, view + 3, part))
+    for view in range(6):
+        assert torch.allclose(means[view], answer(views.show(data.images, view, part)), atol=1e-4)
+    with pytest.raises(ValueError, match="3 views are no pairs"):
+        fixed_views(3, 20, Augment(), seed=1, pairs=True)

@@ -1,0 +1,172 @@
+"""The curve of a run as CSV, and what a person sees of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+
+import pytest
+
+from micronet.training import terminal
+from micronet.training.checkpoint import CheckpointError
+from micronet.training.reporting import EpochRow, Reporter, write_curve
+from micronet.training.terminal import TerminalReporter
+
+HEADER = "epoch,learning_rate,train_loss,train_accuracy_percent,validation_loss,validation_accuracy_percent"
+ROWS = [EpochRow(1, 0.1, 2.302585093, 10.0, 2.25, 12.5), EpochRow(2, 0.05, 1.5, 45.25, math.nan, math.nan)]
+
+
+class Screen(io.StringIO):
+    """A stream that is a terminal, or not."""
+
+    def __init__(self, live: bool):
+        super().__init__()
+        self.live = live
+
+    def isatty(self) -> bool:
+        return self.live
+
+
+def screen(monkeypatch, *, live: bool) -> Screen:
+    stream = Screen(live)
+    monkeypatch.setattr("sys.stderr", stream)
+    return stream
+
+
+def clock(monkeypatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    return now
+
+
+# --- the CSV ---
+
+
+def test_the_curve_has_a_header_and_a_row_an_epoch(tmp_path):
+    write_curve(tmp_path / "curves/a.csv", ROWS)
+    lines = (tmp_path / "curves/a.csv").read_text().splitlines()
+    assert lines == [HEADER, "1,0.1,2.30259,10,2.25,12.5", "2,0.05,1.5,45.25,nan,nan"]
+
+
+def test_a_run_without_epochs_has_a_header_alone(tmp_path):
+    write_curve(tmp_path / "a.csv", [])
+    assert (tmp_path / "a.csv").read_text() == HEADER + "\n"
+
+
+def test_writing_again_neither_skips_nor_doubles_a_row(tmp_path):
+    for count in (1, 2, 1, 2):
+        write_curve(tmp_path / "a.csv", ROWS[:count])
+    with (tmp_path / "a.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+
+
+def test_numbers_come_back_to_six_digits(tmp_path):
+    row = EpochRow(7, 0.0123456789, 1234.56789, 99.9999, 1e-9, 33.3333333)
+    write_curve(tmp_path / "a.csv", [row])
+    with (tmp_path / "a.csv").open() as file:
+        (read,) = csv.DictReader(file)
+    for name, value in read.items():
+        assert float(value) == pytest.approx(getattr(row, name), rel=1e-5)
+
+
+def test_a_curve_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    write_curve(tmp_path / "a.csv", ROWS[:1])
+    before = (tmp_path / "a.csv").read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        write_curve(tmp_path / "a.csv", ROWS)
+    assert (tmp_path / "a.csv").read_text() == before and len(list(tmp_path.iterdir())) == 1
+
+
+# --- the terminal ---
+
+
+def follow(reporter: Reporter) -> None:
+    """Two epochs of 100 images, as a training loop reports them."""
+    reporter.start(epochs=2, images=100, epoch=0)
+    for row in ROWS:
+        for images in (50, 100):
+            reporter.step(epoch=row.epoch, images=images, loss=1.25)
+        reporter.epoch(row, 12.34)
+    reporter.stop()
+
+
+def test_the_base_reporter_stays_silent(capsys):
+    follow(Reporter())
+    Reporter().say("hello")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_elsewhere_than_on_a_terminal_there_is_one_plain_line_an_epoch(monkeypatch):
+    stream = screen(monkeypatch, live=False)
+    follow(TerminalReporter("distill"))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3 and "\x1b" not in stream.getvalue() and "\r" not in stream.getvalue()
+    assert [line.split()[0] for line in lines[1:]] == ["1/2", "2/2"]
+
+
+def test_the_epoch_table_has_the_decks_columns_aligned(monkeypatch):
+    stream = screen(monkeypatch, live=False)
+    follow(TerminalReporter("distill"))
+    header, first, _ = stream.getvalue().splitlines()
+    assert header.split() == "epoch lr train loss train acc. valid acc. seconds".split()
+    assert first.split() == ["1/2", "0.10000", "2.3026", "10.00", "%", "12.50", "%", "12.3"]
+    assert len(first) == len(header)
+
+
+def test_a_run_that_has_nothing_left_prints_no_header(monkeypatch):
+    stream = screen(monkeypatch, live=False)
+    TerminalReporter("prune").start(epochs=0, images=100, epoch=0)
+    TerminalReporter("prune").start(epochs=3, images=100, epoch=3)
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_shows_progress_speed_and_time_left_in_one_refreshing_line(monkeypatch):
+    stream, now = screen(monkeypatch, live=True), clock(monkeypatch)
+    reporter = TerminalReporter("train_student")
+    reporter.start(epochs=3, images=1000, epoch=0)
+    start = len(stream.getvalue())
+    now[0] += 10.0
+    reporter.step(epoch=1, images=500, loss=1.25)
+    line = stream.getvalue()[start:]
+    assert line == "\r\x1b[2Ktrain_student: epoch 1/3   50 %  loss 1.250  50 images/s  0:50 left"
+
+
+def test_after_a_resume_speed_and_time_left_count_this_run_alone(monkeypatch):
+    stream, now = screen(monkeypatch, live=True), clock(monkeypatch)
+    reporter = TerminalReporter("train_student")
+    reporter.start(epochs=4, images=1000, epoch=2)
+    now[0] += 10.0
+    reporter.step(epoch=3, images=1000, loss=1.0)
+    assert stream.getvalue().endswith("epoch 3/4  100 %  loss 1.000  100 images/s  0:10 left")
+
+
+def test_a_terminal_is_refreshed_five_times_a_second_and_not_at_every_step(monkeypatch):
+    stream, now = screen(monkeypatch, live=True), clock(monkeypatch)
+    reporter = TerminalReporter("train_student")
+    reporter.start(epochs=1, images=1000, epoch=0)
+    for step in range(100):
+        now[0] += 0.01
+        reporter.step(epoch=1, images=10 * (step + 1), loss=1.0)
+    assert 4 <= stream.getvalue().count("\r") <= 6
+
+
+def test_the_refreshing_line_is_gone_before_anything_else_is_printed(monkeypatch):
+    stream = screen(monkeypatch, live=True)
+    reporter = TerminalReporter("prune")
+    reporter.start(epochs=1, images=100, epoch=0)
+    reporter.step(epoch=1, images=50, loss=1.0)
+    reporter.say("a remark")
+    assert stream.getvalue().endswith("left\r\x1b[2Kprune: a remark\n")
+
+
+def test_a_remark_names_the_stage(monkeypatch):
+    stream = screen(monkeypatch, live=False)
+    TerminalReporter("retrain").say("going on after epoch 1")
+    assert stream.getvalue() == "retrain: going on after epoch 1\n"
