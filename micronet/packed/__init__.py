@@ -6,13 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from micronet.packed.bits import PackedFileError as PackedFileError
-    from micronet.packed.file import PackedModel as PackedModel
+    from micronet.packed.errors import PackedFileError as PackedFileError
     from micronet.packed.file import read as read
+    from micronet.packed.model import PackedModel as PackedModel
     from micronet.packed.module import load_packed as load_packed
     from micronet.packed.packing import pack as pack
 
-_HOMES = {"pack": "packing", "load_packed": "module", "read": "file", "PackedModel": "file", "PackedFileError": "bits"}
+_HOMES = {
+    "pack": "packing",
+    "load_packed": "module",
+    "read": "file",
+    "PackedModel": "model",
+    "PackedFileError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:

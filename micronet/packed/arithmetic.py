@@ -6,7 +6,9 @@ from collections import Counter
 
 import numpy as np
 
-from micronet.packed.steps import Step
+from micronet.packed.steps.affine import Affine
+from micronet.packed.steps.conv import Conv
+from micronet.packed.steps.scaling import Requantization
 from micronet.packed.widths import accumulation, addition_width, code_width, product_range
 
 
@@ -33,7 +35,7 @@ def earlier_rows(weight: np.ndarray, groups: int) -> np.ndarray:
     return index[inverse.reshape(-1)]
 
 
-def earlier_products(step: Step) -> tuple[np.ndarray, np.ndarray]:
+def earlier_products(step: Conv | Affine) -> tuple[np.ndarray, np.ndarray]:
     """The first output channel of the same group with the same product of sum and multiplier, but for the sign.
 
     An affine step's channels read different inputs, so it has none to share.
@@ -41,17 +43,18 @@ def earlier_products(step: Step) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         its index, (C,) int64, the channel's own where there is none before; the sign, (C,) of 1 and -1.
     """
-    channels = np.arange(step.shape[0])
+    channels, scaling = np.arange(step.shape[0]), step.scaling
     # The greatest of a window of sums is not that of the window's negatives.
-    if not step.factored or step.window > 1:
+    if not isinstance(step, Conv) or not step.weights.factored or step.window > 1:
         return channels, np.ones_like(channels)
-    rows = earlier_rows(step.weight, step.groups)
-    multiplier = step.multiplier.astype(np.int64)
+    assert isinstance(scaling, Requantization)
+    rows = earlier_rows(step.weights.codes, step.weights.groups)
+    multiplier = scaling.multiplier.astype(np.int64)
     _, index, inverse = np.unique(
         np.column_stack([rows, np.abs(multiplier)]), axis=0, return_index=True, return_inverse=True
     )
     first = index[inverse.reshape(-1)]
-    codes = step.weight.reshape(len(step.weight), -1)
+    codes = step.weights.rows
     same = (codes == codes[first]).all(axis=1) == (multiplier == multiplier[first])
     return first, np.where(same, 1, -1)
 

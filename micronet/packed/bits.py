@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from micronet.errors import MicronetError
+from micronet.packed.errors import PackedFileError
 from micronet.packed.widths import signed_width
 
 MOST_BLOCK = 9  # weights that one bit of a mask can call zero: bounds what a mask can allocate
@@ -17,13 +17,6 @@ MASKS: tuple[tuple[int, ...], ...] = (
     *((block,) for block in range(2, MOST_BLOCK + 1)),
     *((one, two) for one in range(2, 5) for two in range(2, 5) if one * two <= MOST_BLOCK),
 )
-
-
-class PackedFileError(MicronetError, ValueError):
-    """A file that is no packed model, or a damaged one: one line that says what is wrong with it."""
-
-
-# Bits <-> numbers
 
 
 def to_bits(numbers: np.ndarray, width: int) -> np.ndarray:

@@ -14,15 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from micronet.compress.operations import PackError
 from micronet.data.images import normalise
 from micronet.files import write_atomically
-from micronet.packed.file import PackedModel, decode, encode
-from micronet.packed.module import PackedModule, margin_of, margins, mean_passes
-from micronet.packed.steps import CASCADE, Step, joined
+from micronet.packed.file import decode, encode
+from micronet.packed.margins import margin_of, margins, mean_passes
+from micronet.packed.model import CASCADE, PackedModel, joined
+from micronet.packed.module import PackedModule
+from micronet.packed.steps import Affine, Conv, Step
+from micronet.packed.steps.linear import Choice
 from micronet.packed.widths import bit_length
 
 MOST_LOGIT_SHIFT = 16  # scales further apart would leave one network without a say
@@ -55,22 +59,31 @@ def join(models: Sequence[PackedModel]) -> bytes:
             raise PackError("a cascade cannot be part of another one; join the files that it was made of")
         if model.arithmetic != "integer":
             raise PackError("a model in 16-bit floats has no integer logits to join")
-        if (model.steps[0].code_bits, model.classes) != (first.steps[0].code_bits, first.classes):
+        if (model.input_bits, model.classes) != (first.input_bits, first.classes):
             raise PackError("models that keep other bits of a pixel, or have other classes, cannot be joined")
     steps: list[Step] = [first.steps[0]]
     for number, model in enumerate(models, 1):
         # The input is shared; what follows it moves behind the networks before.
         offset = len(steps) - 1
-        for step in model.steps[1:]:
-            inputs = tuple(index + offset if index else 0 for index in step.inputs)
-            residual = step.residual + offset if step.residual else step.residual
-            steps.append(replace(step, name=f"{number}.{step.name}", inputs=inputs, residual=residual))
+        steps += [_moved(step, offset, f"{number}.{step.name}") for step in model.steps[1:]]
         last = number == len(models)
-        choice = {"margin": 0, "margin_bits": 0} if last else {"margin": 1, "margin_bits": 1, "logit_shift": 0}
-        steps[-1] = replace(steps[-1], **choice)
+        steps[-1] = replace(steps[-1], choice=None if last else Choice(margin=1, bits=1, logit_shift=0))
     specs = [model.spec for model in models]
     spec = None if None in specs else {"name": CASCADE, "networks": specs}
     return encode(steps, spec, "integer", {})
+
+
+def _moved(step: Step, offset: int, name: str) -> Step:
+    """The step as it stands that many steps later; the input stays where it is."""
+
+    def place(value: int) -> int:
+        return value + offset if value else 0
+
+    step = replace(step, name=name, inputs=tuple(place(value) for value in step.inputs))
+    if not isinstance(step, Conv | Affine) or step.scaling.residual is None:
+        return step
+    residual = replace(step.scaling.residual, value=place(step.scaling.residual.value))
+    return replace(step, scaling=replace(step.scaling, residual=residual))
 
 
 class Cascade:
@@ -151,8 +164,8 @@ class Cascade:
         steps = list(self.model.steps)
         ends = [network[-1] for network in self.model.networks]
         for end, margin, shift in zip(ends, tuning.margins, (*tuning.logit_shifts, None), strict=True):
-            fields = {"margin": margin, "margin_bits": int(bit_length(margin)), "logit_shift": shift}
-            steps[end] = replace(steps[end], **fields)
+            choice = Choice(margin=margin, bits=int(bit_length(np.int64(margin))), logit_shift=shift)
+            steps[end] = replace(steps[end], choice=choice if margin else None)
         data = encode(steps, self.model.spec, "integer", dict(metadata or {}))
         model = decode(data)
         write_atomically(path, data)

@@ -1,9 +1,8 @@
-"""From a trained quantized network to the packed file, and back to a module that computes in its integers.
+"""From a trained quantized network to the packed file.
 
-`pack` turns a `quantization.prepare`d model into steps (`micronet.packed`, `docs/format.md`): batch norms become
+`pack` turns a `compress.quantization.prepare`d model into steps (`packed.steps`, `docs/format.md`): batch norms become
 fixed-point multipliers and biases, ReLUs the lower end of a code range, a channel interleaving the order of the
-channels before it. `load_packed` reads the file into a `PackedModule`, whose logits are the integers that the numpy
-reference computes, on every machine.
+channels before it.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,21 +19,19 @@ from torch import Tensor, fx, nn
 from micronet.compress.operations import PackError, kind
 from micronet.compress.quantization import finish
 from micronet.files import write_atomically
-from micronet.packed.arithmetic import work
-from micronet.packed.bits import weight_storage
-from micronet.packed.file import PackedModel, decode, encode
+from micronet.packed.file import decode, encode
+from micronet.packed.fixed_point import Added, float_weights, requantization, stored_weights, width_of
+from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule, flip_margin
-from micronet.packed.steps import IMAGE, MOST_SUM, Step, interleave
-from micronet.packed.widths import accumulation, bit_length, product_range, signed_width
+from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
+from micronet.packed.steps.affine import interleave
+from micronet.packed.steps.base import joined_ranges, vector
+from micronet.packed.steps.conv import sum_size
+from micronet.packed.steps.linear import Choice
+from micronet.packed.steps.scaling import FloatScaling, Residual, Scaling
+from micronet.packed.steps.weights import Weights
+from micronet.packed.widths import bit_length
 from micronet.params import Quantize
-
-MOST_SHIFT = 36
-
-
-MOST_EXPONENT = 15  # shifts of one step differ by at most this
-
-
-BIAS_FRACTION_BITS = 8  # a bias is stored to 1 / 256 of an output code
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,17 @@ class _Pending:
     residual: _Value | None = None
     maximum: int = 1
     of_codes: bool = False
+
+    @classmethod
+    def plain(cls, name: str, source: _Value, **fields: Any) -> _Pending:
+        """A value as it is."""
+        channels = len(source.scale)
+        return cls(name, source, None, np.ones(channels), np.zeros(channels), **fields)
+
+    @property
+    def window(self) -> int:
+        """Side of the windows of sums."""
+        return 1 if self.of_codes or self.layer is None else self.maximum
 
 
 def _vector(tensor: Tensor) -> np.ndarray:
@@ -90,8 +99,14 @@ def _argument(node: fx.Node, place: int, key: str, usual=None):
     return node.args[place] if len(node.args) > place else node.kwargs.get(key, usual)
 
 
+def _ordered(scaling: Scaling, order: np.ndarray) -> Scaling:
+    """The scaling of the same channels in another order."""
+    keys = [key for key in ("multiplier", "shift", "bias") if getattr(scaling, key, None) is not None]
+    return replace(scaling, **{key: getattr(scaling, key)[order] for key in keys})
+
+
 class _Packer:
-    """Walks a prepared graph and collects steps."""
+    """Walks a prepared graph and collects steps: one method for each kind of node."""
 
     def __init__(self, prepared: fx.GraphModule, multiplier_bits: int, factored_sums: bool, half: bool):
         self.modules = dict(prepared.named_modules())
@@ -119,15 +134,11 @@ class _Packer:
 
     def _input(self, node: fx.Node) -> None:
         if self.half:
-            zero = np.zeros(3, np.int32)
-            step = Step("input", "image", (), IMAGE, zero, zero, code_bits=16, signed=True)
-            self.values[node] = self._emit(np.ones(3), step)
+            self.values[node] = self._emit(np.ones(3), Input.of(16))
 
     def _image_codes(self, node: fx.Node) -> None:
         codes = self.modules[node.target]
-        low, high = np.full(3, codes.low, np.int32), np.full(3, codes.high, np.int32)
-        step = Step("input", "image", (), IMAGE, low, high, code_bits=codes.bits, signed=True)
-        self.values[node] = self._emit(np.full(3, codes.step), step)
+        self.values[node] = self._emit(np.full(3, codes.step), Input.of(codes.bits))
 
     def _identity(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
@@ -147,34 +158,31 @@ class _Packer:
         if _argument(node, 1, "dim", 0) != 1:
             raise PackError(f"{node.name}: concatenates along another dimension than the channels, 1 would work")
         values = [self._value(source, node) for source in node.args[0]]
-        steps = [self._step_of(value) for value in values]
-        low, high = (np.concatenate([getattr(step, side) for step in steps]) for side in ("low", "high"))
-        step = Step(
-            "concat", node.name, tuple(value.index for value in values), (len(low), *steps[0].shape[1:]), low, high
-        )
+        low, high = joined_ranges(self._step_of(value) for value in values)
+        shape = (len(low), *self._step_of(values[0]).shape[1:])
+        step = Concat(name=node.name, inputs=tuple(value.index for value in values), shape=shape, low=low, high=high)
         self.values[node] = self._emit(np.concatenate([value.scale for value in values]), step)
 
     def _interleave(self, node: fx.Node) -> None:
         source, groups = node.all_input_nodes[0], self.modules[node.target].groups
         value = self._value(source, node)
         step = self._step_of(value)
-        order = interleave(step.shape[0], groups)
-        if len(source.users) > 1 or step.residual is not None or step.order > 1 or step.groups > 1:
+        if not isinstance(step, Conv | Affine):
+            raise PackError(
+                f"{node.target}: stands behind a {step.op}; it would work right behind a convolution or norm"
+            )
+        grouped = step.weights.groups > 1 if isinstance(step, Conv) else step.order > 1
+        if len(source.users) > 1 or step.scaling.residual is not None or grouped:
             raise PackError(
                 f"{node.target}: what it orders is used elsewhere too, or already ordered or grouped; "
                 "it would work right behind a convolution or batch norm of its own"
             )
-        keys = [key for key in ("multiplier", "shift", "bias") if getattr(step, key) is not None]
-        vectors = {key: getattr(step, key)[order] for key in keys}
-        if step.op == "conv":
-            step = replace(step, weight=step.weight[order], **vectors)
-        elif step.op == "affine":
-            step = replace(step, order=groups, **vectors)
+        order = interleave(step.shape[0], groups)
+        if isinstance(step, Conv):
+            weights = replace(step.weights, codes=step.weights.codes[order])
+            self.steps[value.index] = replace(step, weights=weights, scaling=_ordered(step.scaling, order))
         else:
-            raise PackError(
-                f"{node.target}: stands behind a {step.op}; it would work right behind a convolution or norm"
-            )
-        self.steps[value.index] = step
+            self.steps[value.index] = replace(step, order=groups, scaling=_ordered(step.scaling, order))
         self.values[node] = _Value(value.index, value.scale[order])
 
     # Sums
@@ -182,15 +190,12 @@ class _Packer:
     def _pool(self, node: fx.Node, kernel: int) -> None:
         value = self._value(node.all_input_nodes[0], node)
         source = self._step_of(value)
-        channels, height, width = source.shape
+        _, height, width = source.shape
         if height % kernel or width % kernel:
             raise PackError(
                 f"{node.name}: a pool of {kernel} on {height} x {width} cannot be packed, a divisor would work"
             )
-        low, high = ((side.astype(np.int64) * kernel**2).astype(np.int32) for side in (source.low, source.high))
-        shape = (channels, height // kernel, width // kernel)
-        step = Step("pool", node.name, (value.index,), shape, low, high, kernel=kernel)
-        self.values[node] = self._emit(value.scale / kernel**2, step)
+        self.values[node] = self._emit(value.scale / kernel**2, Pool.over(source, value.index, kernel, node.name))
 
     def _average(self, node: fx.Node) -> None:
         if node.op == "call_module":
@@ -242,11 +247,7 @@ class _Packer:
 
     def _greatest(self, value: _Value, kernel: int, name: str) -> _Value:
         """The greatest code of each window."""
-        source = self._step_of(value)
-        channels, height, width = source.shape
-        shape = (channels, height // kernel, width // kernel)
-        step = Step("maximum", name, (value.index,), shape, source.low, source.high, kernel=kernel)
-        return self._emit(value.scale, step)
+        return self._emit(value.scale, Maximum.over(self._step_of(value), value.index, kernel, name))
 
     # Results on the way to a requantization
 
@@ -278,9 +279,7 @@ class _Packer:
                 raise PackError(f"{node.name}: adds to a maximum of floats; lsq, or a ReLU between would work")
             self.pending[node] = replace(self.pending[main], residual=other)
         else:
-            value = self._value(main, node)
-            channels = len(value.scale)
-            self.pending[node] = _Pending(node.name, value, None, np.ones(channels), np.zeros(channels), residual=other)
+            self.pending[node] = _Pending.plain(node.name, self._value(main, node), residual=other)
 
     def _relu(self, node: fx.Node) -> None:
         raise PackError(f"{node.name}: a ReLU without a quantizer; quantization.prepare puts one there")
@@ -290,126 +289,90 @@ class _Packer:
         if source in self.pending:
             pending = self.pending[source]
         else:
-            value = self._value(source, node)
-            channels = len(value.scale)
-            pending = _Pending(source.name, value, None, np.ones(channels), np.zeros(channels))
-        fields = {"name": pending.name, "relu": quantizer.relu, "norm": pending.norm}
-        fields |= {"code_bits": quantizer.bits, "signed": quantizer.signed}
-        if pending.residual is not None:
-            fields["residual"] = pending.residual.index
-        channels = len(pending.gain)
-        if self.half:
-            value = self._emit(np.ones(channels), self._float_step(pending, fields))
-        else:
-            scale = float(quantizer.step.detach())
-            step = self._integer_step(pending, fields, scale, quantizer.low, quantizer.high)
-            value = self._emit(np.full(channels, scale), step)
-        if pending.maximum > self._step_of(value).window:
+            pending = _Pending.plain(source.name, self._value(source, node))
+        scale = 1.0 if self.half else float(quantizer.step.detach())
+        step = self._float_step(pending, quantizer) if self.half else self._integer_step(pending, quantizer, scale)
+        value = self._emit(np.full(len(pending.gain), scale), step)
+        if pending.maximum > pending.window:
             value = self._greatest(value, pending.maximum, f"{pending.name}.max")
         self.values[node] = value
 
-    def _geometry(self, pending: _Pending, fields: dict) -> tuple[int, int, int]:
-        """Adds what a convolution needs to `fields`; gives the output's shape."""
-        channels, height, width = self._step_of(pending.source).shape
-        layer = pending.layer
-        if layer is None:
-            return channels, height, width
+    def _step(self, pending: _Pending, weights: Weights | None, scaling: Scaling) -> Step:
+        """The convolution, or the scaling of its own, that the pending result is."""
+        source, layer, channels = self._step_of(pending.source), pending.layer, len(pending.gain)
+        low, high = (vector(edge, channels) for edge in scaling.edges)
+        common = {"name": pending.name, "inputs": (pending.source.index,), "low": low, "high": high}
+        if layer is None or weights is None:
+            return Affine(**common, shape=source.shape, scaling=scaling)
         kernel = _square(layer.kernel_size, pending.name, "kernel")
         stride, padding = _square(layer.stride, pending.name, "stride"), _square(layer.padding, pending.name, "padding")
-        fields |= {"kernel": kernel, "stride": stride, "padding": padding, "groups": layer.groups}
-        fields["window"] = window = 1 if pending.of_codes else pending.maximum
-        sides = ((side + 2 * padding - kernel) // stride + 1 for side in (height, width))
-        return len(pending.gain), *(side // window for side in sides)
+        height, width = (side // pending.window for side in sum_size(source, kernel, stride, padding))
+        geometry = {"stride": stride, "padding": padding, "window": pending.window}
+        return Conv(**common, **geometry, shape=(channels, height, width), weights=weights, scaling=scaling)
 
-    def _float_step(self, pending: _Pending, fields: dict) -> Step:
-        shape = self._geometry(pending, fields)
-        zero = np.zeros(shape[0], np.int32)
+    def _float_step(self, pending: _Pending, quantizer: nn.Module) -> Step:
+        weights = multiplier = None
         with np.errstate(over="ignore"):
-            fields |= {"bias": pending.offset.astype(np.float16), "bias_bits": 16}
+            bias = pending.offset.astype(np.float16)
             if pending.layer is None:
-                fields |= {"multiplier": pending.gain.astype(np.float16), "multiplier_bits": 16}
+                multiplier = pending.gain.astype(np.float16)
             else:
                 weight = _vector(pending.layer.weight) * pending.gain[:, None, None, None]
-                fields["weight"] = weight.astype(np.float16)
-                fields["weight_bits"], fields["mask"] = weight_storage(fields["weight"])
-                fields["accumulator_bits"] = 32
-        for key in ("weight", "multiplier", "bias"):
-            if key in fields and not np.isfinite(fields[key]).all():
+                weights = float_weights(weight, pending.layer.groups)
+        arrays = {"weight": None if weights is None else weights.codes, "multiplier": multiplier, "bias": bias}
+        for key, array in arrays.items():
+            if array is not None and not np.isfinite(array).all():
                 raise PackError(f"{pending.name}: a {key} is too large for 16 bits; lsq would work")
-        op = "affine" if pending.layer is None else "conv"
-        return Step(op, inputs=(pending.source.index,), shape=shape, low=zero, high=zero, **fields)
+        scaling = FloatScaling(
+            code_bits=quantizer.bits,
+            signed=quantizer.signed,
+            relu=quantizer.relu,
+            norm=pending.norm,
+            residual=None if pending.residual is None else Residual(value=pending.residual.index),
+            multiplier=multiplier,
+            bias=bias,
+        )
+        return self._step(pending, weights, scaling)
 
-    def _dot_products(self, name: str, codes: np.ndarray, groups: int, source: Step, fields: dict) -> tuple:
-        """Adds weight storage and accumulator widths to `fields`; gives the sums' range, (C,) each."""
-        codes = codes.astype(np.int8)
-        fields["weight"] = codes
-        fields["weight_bits"], fields["mask"] = weight_storage(codes)
-        sums = accumulation(codes, groups, source.low, source.high)
-        if max(-int(sums.low.min()), int(sums.high.max())) >= MOST_SUM:
+    def _weights(self, name: str, codes: Tensor, groups: int, source: Step) -> Weights:
+        weights = stored_weights(codes.cpu().numpy(), groups, source, self.factored_sums)
+        if weights is None:
             raise PackError(f"{name}: its sums need more than 32 bits; fewer weight or activation bits would work")
-        fields["accumulator_bits"] = int(sums.bits.max())
-        if self.factored_sums:
-            bits = fields["weight_bits"]
-            ways = [work(codes, groups, source.low, source.high, bits, factored) for factored in (False, True)]
-            one_by_one, factored = (sum(width * n for each in way for width, n in each.items()) for way in ways)
-            fields["factored"] = factored < one_by_one
-        return sums.low, sums.high
+        return weights
 
-    def _integer_step(self, pending: _Pending, fields: dict, scale: float, low: int, high: int) -> Step:
-        source, name = self._step_of(pending.source), pending.name
-        shape = self._geometry(pending, fields)
+    def _integer_step(self, pending: _Pending, quantizer: nn.Module, scale: float) -> Step:
+        source, name, weights = self._step_of(pending.source), pending.name, None
         if pending.layer is None:
-            sum_low, sum_high = source.low.astype(np.int64), source.high.astype(np.int64)
+            low, high = source.low.astype(np.int64), source.high.astype(np.int64)
             gain = pending.gain * pending.source.scale / scale
         else:
             codes, weight_scale = pending.layer.quantizer.codes(pending.layer.weight)
-            sum_low, sum_high = self._dot_products(name, codes.cpu().numpy(), pending.layer.groups, source, fields)
+            weights = self._weights(name, codes, pending.layer.groups, source)
+            sums = weights.sums(source)
+            low, high = sums.low, sums.high
             gain = pending.gain * _vector(weight_scale) * _uniform(pending.source, name) / scale
-        gain = np.where(sum_high > sum_low, gain, 0.0)
-        offset, limit = pending.offset / scale, self.multiplier_limit
+        gain, offset = np.where(high > low, gain, 0.0), pending.offset / scale
         if not (np.isfinite(gain).all() and np.isfinite(offset).all()):
             raise PackError(
                 f"{name}: a weight, norm or step is not finite; a training run that diverged cannot be packed"
             )
-        # A norm over a channel that was constant in training has a huge gain. Beyond the limit a sum's unit spans more
-        # than most of the code range anyway: the line gets flatter around the middle of the range.
-        steep = np.abs(gain) > limit
-        flat = np.where(steep, np.sign(gain) * limit, gain)
-        middle = (low + high) / 2
-        offset = np.where(steep, middle - (middle - offset) * np.abs(flat) / np.where(steep, np.abs(gain), 1), offset)
-        gain = flat
-        # Each channel has a shift of its own, so that all multipliers use their width.
-        with np.errstate(divide="ignore"):
-            shift = np.floor(np.log2(limit / np.abs(gain)))
-        shift += np.abs(np.rint(gain * 2.0 ** np.minimum(shift + 1, MOST_SHIFT))) <= limit
-        shift = np.clip(shift, 0, MOST_SHIFT).astype(np.int64)
-        least = int(shift[gain != 0].min()) if gain.any() else BIAS_FRACTION_BITS
-        shift = np.where(gain != 0, np.minimum(shift, least + MOST_EXPONENT), least)
-        multiplier = np.rint(gain * 2.0**shift).astype(np.int64)
-        reach_low, reach_high = product_range(sum_low, sum_high, multiplier)
-        fields |= {"multiplier": multiplier, "shift": shift, "bias_fraction": BIAS_FRACTION_BITS}
-        fields["exponent_bits"] = int(bit_length(shift.max() - shift.min()))
+        added = None
         if pending.residual is not None:
             ratio = _uniform(pending.residual, name) / scale
-            fraction = next((bits for bits in range(int(shift.min()), -1, -1) if round(ratio * 2.0**bits) <= limit), 0)
-            factor = min(round(ratio * 2.0**fraction), limit)
-            fields |= {"residual_multiplier": factor, "residual_fraction": fraction}
-            fields["residual_bits"] = int(signed_width(0, factor))
-            other = self._step_of(pending.residual)
-            added = product_range(other.low, other.high, factor << (shift - fraction))
-            reach_low, reach_high = reach_low + added[0], reach_high + added[1]
-        # The half that makes the floor a rounding is in the bias. A bias beyond these bounds gives the lowest or
-        # highest code whatever the sum, and so does the bound, in fewer bits.
-        unit = 2.0 ** np.maximum(shift - BIAS_FRACTION_BITS, 0)
-        bias = np.rint((offset + 0.5) * 2.0**shift / unit)
-        lowest = np.floor((low * 2.0**shift - reach_high) / unit)
-        highest = np.ceil((high * 2.0**shift - reach_low) / unit)
-        fields["bias"] = np.clip(bias, lowest, highest).astype(np.int64)
-        for key in ("multiplier", "bias"):
-            fields[f"{key}_bits"] = int(signed_width(fields[key].min(), fields[key].max()))
-        code_range = np.full(shape[0], low, np.int32), np.full(shape[0], high, np.int32)
-        op = "affine" if pending.layer is None else "conv"
-        return Step(op, inputs=(pending.source.index,), shape=shape, low=code_range[0], high=code_range[1], **fields)
+            added = Added(pending.residual.index, self._step_of(pending.residual), ratio)
+        scaling = requantization(
+            gain,
+            offset,
+            (low, high),
+            (quantizer.low, quantizer.high),
+            self.multiplier_limit,
+            added,
+            code_bits=quantizer.bits,
+            signed=quantizer.signed,
+            relu=quantizer.relu,
+            norm=pending.norm,
+        )
+        return self._step(pending, weights, scaling)
 
     def _linear(self, node: fx.Node) -> None:
         layer, name = self.modules[node.target], node.target
@@ -419,27 +382,33 @@ class _Packer:
         if source.shape[1:] != (1, 1) or users not in (["output"], ["scale"]):
             raise PackError(f"{name}: a linear layer packs as the last one, behind a global average pool")
         bias = np.zeros(layer.out_features) if layer.bias is None else _vector(layer.bias)
-        fields: dict = {}
-        zero = np.zeros(layer.out_features, np.int32)
         if self.half:
-            fields |= {"weight": _vector(layer.weight).astype(np.float16), "accumulator_bits": 32}
-            fields["weight_bits"], fields["mask"] = weight_storage(fields["weight"])
-            fields |= {"bias": bias.astype(np.float16), "bias_bits": 16}
+            weights, biases, bits = float_weights(_vector(layer.weight), 1), bias.astype(np.float16), 16
         else:
             codes, weight_scale = layer.quantizer.codes(layer.weight)
             if float(weight_scale.max()) != float(weight_scale.min()):
                 raise PackError(f"{name}: logits of different scales cannot be compared; a scale a tensor would work")
-            self._dot_products(name, codes.cpu().numpy(), 1, source, fields)
-            integers = np.rint(bias / (float(weight_scale[0]) * _uniform(value, name))).astype(np.int64)
-            fields |= {"bias": integers, "bias_bits": int(signed_width(integers.min(), integers.max()))}
-        shape = (layer.out_features, 1, 1)
-        self._emit(zero, Step("linear", name, (value.index,), shape, zero, zero, **fields))
+            weights = self._weights(name, codes, 1, source)
+            biases = np.rint(bias / (float(weight_scale[0]) * _uniform(value, name))).astype(np.int64)
+            bits = width_of(biases)
+        zero = vector(0, layer.out_features)
+        step = Linear(
+            name=name,
+            inputs=(value.index,),
+            shape=(layer.out_features, 1, 1),
+            low=zero,
+            high=zero,
+            weights=weights,
+            bias=biases,
+            bias_bits=bits,
+        )
+        self._emit(zero, step)
 
     def _scale(self, node: fx.Node) -> None:
         """A positive factor of all logits leaves their order, so it goes."""
 
     def _output(self, node: fx.Node) -> None:
-        if not self.steps or self.steps[-1].op != "linear":
+        if not self.steps or not isinstance(self.steps[-1], Linear):
             raise PackError("the model does not end in a linear layer; one behind a global average pool would work")
 
 
@@ -451,7 +420,7 @@ def pack(
     images: Tensor | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> PackedModel:
-    """Writes a model that `quantization.prepare` made (its eval mode) as a packed file; gives it read back.
+    """Writes a model that `compress.quantization.prepare` made (its eval mode) as a packed file; gives it read back.
 
     Args:
         quantize: `multiplier_bits`, `factored_sums`, `flip_share` and `method` are used.
@@ -471,8 +440,10 @@ def pack(
         if images is None:
             raise PackError("flip_share: the images that set the margin are missing")
         margin = flip_margin(PackedModule(decode(data)), images, quantize.flip_share)
-        last = replace(packer.steps[-1], margin=margin, margin_bits=int(bit_length(margin)))
-        data = encode([*packer.steps[:-1], last], spec, arithmetic, texts)
+        *before, last = packer.steps
+        assert isinstance(last, Linear)
+        last = replace(last, choice=Choice(margin=margin, bits=int(bit_length(np.int64(margin)))))
+        data = encode([*before, last], spec, arithmetic, texts)
     model = decode(data)
     write_atomically(path, data)
     return model

@@ -1,66 +1,44 @@
-"""Inference of a packed model in integers, in numpy alone, with counters of what it really did.
+"""Inference of a packed model in integers, in numpy alone: the witness of `packed.module` and of the scores.
 
-The slow witness of `packing.PackedModule` (same logits) and of the challenge score (same operations): `run` computes
-the logits and counts, `packed_operations` says from the codes what must be counted. `strict` inference multiplies and
-adds number by number in the order that the file states, and checks every partial sum against its proven width.
+`run` computes logits as docs/format.md says. `witness` does it number by number in the order that the file states,
+checks every partial sum against its proven range, and counts what it did: the logits must be those of the torch module,
+and the counts those that `scoring.packed_counts` derives from the codes without computing anything.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import singledispatch
 
 import numpy as np
 
 from micronet.errors import MicronetError
-from micronet.packed.arithmetic import earlier_products, earlier_rows, factors
-from micronet.packed.costs import (
-    Counts,
-    choice_bits,
-    count_choice,
-    count_comparisons,
-    count_dot_products,
-    count_requantization,
-    count_window,
-    linear_bias_bits,
-    pool_width,
-    requantization,
-    width_of,
-)
-from micronet.packed.file import EXACT_FLOAT32, PackedModel
-from micronet.packed.steps import IMAGE, Step, again, ends, interleave, joined, sum_shape
-from micronet.packed.widths import accumulation, addition_width, code_width
+from micronet.packed.arithmetic import factors
+from micronet.packed.limits import EXACT_FLOAT32, IMAGE
+from micronet.packed.model import PackedModel, ends, joined, logit_ranges, shifts
+from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
+from micronet.packed.steps.base import reaches
+from micronet.packed.steps.scaling import Requantization
+from micronet.packed.steps.weights import Weights
+from micronet.packed.widths import addition_width, code_width, product_range, signed_width
+
+RELU_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width
 
 
 class InferenceError(MicronetError):
     """The reference cannot run on this, or found a sum outside of its proven width: one line."""
 
 
-def _columns(x: np.ndarray, step: Step) -> np.ndarray:
-    """The inputs of each output: (N, C, H, W) -> (groups, taps, N * H' * W')."""
-    if step.op == "linear":
-        return x.reshape(len(x), -1).T[None]
-    kernel, stride, padding = step.kernel, step.stride, step.padding
-    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
-    columns = windows.transpose(1, 4, 5, 0, 2, 3)  # C, k, k, N, H', W'
-    return columns.reshape(step.groups, -1, math.prod(columns.shape[3:]))
+@dataclass
+class Counts:
+    """Multiplications and additions of one step for one image: {bits: count}."""
 
-
-def _fits(values: np.ndarray, bits: int, name: str) -> None:
-    if values.size and not -(1 << (bits - 1)) <= int(values.min()) <= int(values.max()) < 1 << (bits - 1):
-        raise InferenceError(f"{name}: a partial sum does not fit the {bits} bits that were proven for it")
-
-
-def _sum_running(products: np.ndarray, bits: int, images: int, counts: Counts) -> np.ndarray:
-    """Sums (taps, positions) one tap after the other in an accumulator of `bits`."""
-    total = products[0].copy()
-    _fits(total, bits, counts.name)
-    for product in products[1:]:
-        total += product
-        _fits(total, bits, counts.name)
-        counts.additions[bits] += total.size // images
-    return total
+    name: str
+    multiplications: Counter[int] = field(default_factory=Counter)
+    additions: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -89,87 +67,83 @@ class _Sum:
         return _Sum(self.values * factor, low, high)
 
 
-def _sum_tree(nodes: list[_Sum], images: int, counts: Counts) -> _Sum:
-    """Adds neighbours, level by level."""
-    while len(nodes) > 1:
-        level = []
-        for left, right in zip(nodes[::2], nodes[1::2], strict=False):
-            both = _Sum(left.values + right.values, left.low + right.low, left.high + right.high)
-            level.append(both.checked(counts.name))
-            counts.additions[left.bits_with(right)] += left.values.size // images
-        nodes = level + (nodes[-1:] if len(nodes) % 2 else [])
-    return nodes[0]
+# What steps compute
 
 
-def _sum_factored(row: np.ndarray, inputs: list[_Sum], weight_bits: int, images: int, counts: Counts) -> np.ndarray:
-    """One output channel: `row`: codes of its taps; `inputs`: what each tap reads."""
-    terms = []
-    for magnitude, *sides in factors(row):
-        taps = ([inputs[tap] for tap in side] for side in sides)
-        plus, minus = (_sum_tree(side, images, counts) if side else None for side in taps)
-        term, factor = plus or minus, magnitude if plus else -magnitude
-        if plus and minus:
-            term = _Sum(plus.values - minus.values, plus.low - minus.high, plus.high - minus.low).checked(counts.name)
-            counts.additions[plus.bits_with(minus)] += term.values.size // images
-        if factor != 1:
-            counts.multiplications[max(weight_bits, term.bits)] += term.values.size // images
-        terms.append(term.times(factor))
-    return _sum_tree(terms, images, counts).values
+@dataclass(frozen=True)
+class _Context:
+    """The network that a step belongs to, and how its dot products are summed."""
+
+    steps: tuple[Step, ...]
+    dot_products: Callable[[Weights, Step, np.ndarray], np.ndarray]
 
 
-def _dot_products(x: np.ndarray, source: Step, step: Step, counts: Counts, strict: bool) -> np.ndarray:
-    """Accumulators of a conv or linear step, (N, O, H', W') int64."""
-    images, rows = len(x), len(step.weight)
-    columns = _columns(x, step)
-    sums = accumulation(step.weight, step.groups, source.low, source.high)
-    width = max(step.weight_bits, width_of(source.low, source.high))
-    positions = columns.shape[2] // images
-    weight = step.weight.reshape(rows, -1)
-    total = np.zeros((rows, columns.shape[2]), np.int64)
-    group_rows = rows // step.groups
-    if strict:
-        earlier = earlier_rows(step.weight, step.groups)
-        for row in range(rows):
-            taps = np.flatnonzero(weight[row])
-            if not len(taps):
-                continue
-            if step.factored and earlier[row] < row:
-                same = np.array_equal(weight[row], weight[earlier[row]])
-                total[row] = total[earlier[row]] if same else -total[earlier[row]]
-                continue
-            codes, group = weight[row, taps].astype(np.int64), row // group_rows
-            inputs = columns[group][taps].astype(np.int64)
-            if step.factored:
-                channels = group * step.weight.shape[1] + taps // (weight.shape[1] // step.weight.shape[1])
-                ranges = zip(source.low[channels].tolist(), source.high[channels].tolist(), strict=True)
-                read = [_Sum(x, low, high).checked(counts.name) for x, (low, high) in zip(inputs, ranges, strict=True)]
-                total[row] = _sum_factored(codes, read, step.weight_bits, images, counts)
-            else:
-                counts.multiplications[width] += inputs.size // images
-                total[row] = _sum_running(codes[:, None] * inputs, int(sums.bits[row]), images, counts)
-    else:
-        # Floats hold these sums exactly, and their products are fast.
-        largest = max(-int(sums.low.min()), int(sums.high.max()))
-        dtype = np.float32 if largest < EXACT_FLOAT32 else np.float64
-        for group in range(step.groups):
-            part = slice(group * group_rows, (group + 1) * group_rows)
-            total[part] = weight[part].astype(dtype) @ columns[group].astype(dtype)
-        count_dot_products(step, source, positions, counts)
-    for row in range(rows):
-        _fits(total[row], int(sums.bits[row]), counts.name)
-        if total[row].size and not sums.low[row] <= total[row].min() <= total[row].max() <= sums.high[row]:
-            raise InferenceError(f"{counts.name}: a sum lies outside of its proven range")
-    shape = (rows, images, *sum_shape(step, source)[1:])
-    return total.reshape(shape).transpose(1, 0, 2, 3)
+@singledispatch
+def _compute(step: Step, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
+    """The value that a step makes, (N, C, H, W), of those that it reads; of the input: of pixels."""
+    raise NotImplementedError(type(step).__name__)
 
 
-def _requantize(x: np.ndarray, step: Step, residual: np.ndarray | None) -> np.ndarray:
-    first, sign = earlier_products(step)
-    products = x * step.multiplier[:, None, None]
-    total = products[:, first] * sign[:, None, None] + step.scaled_bias[:, None, None]
-    if residual is not None:
-        total += residual.astype(np.int64) * step.residual_factor[:, None, None]
-    return np.clip(total >> step.shift[:, None, None], step.low[0], step.high[0])
+@_compute.register
+def _(step: Input, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
+    return (inputs[0].astype(np.int32) - 128) >> (8 - step.code_bits)
+
+
+@_compute.register
+def _(step: Concat, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
+    return np.concatenate(inputs, axis=1)
+
+
+@_compute.register
+def _(step: Pool, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
+    channels, height, width = step.shape
+    windows = inputs[0].reshape(len(inputs[0]), channels, height, step.kernel, width, step.kernel)
+    return windows.sum(axis=(3, 5), dtype=np.int32)
+
+
+@_compute.register
+def _(step: Maximum, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
+    return _greatest(inputs[0], step.kernel)
+
+
+@_compute.register
+def _(step: Conv, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
+    source = context.steps[step.inputs[0]]
+    sums = context.dot_products(step.weights, source, _columns(inputs[0], step))
+    _check_range(step, source, sums)
+    rows, height, width = step.sum_shape(source)
+    sums = sums.reshape(rows, len(inputs[0]), height, width).transpose(1, 0, 2, 3)
+    sums = _greatest(sums, step.window) if step.window > 1 else sums
+    return _requantized(sums, step.scaling, inputs[1:])
+
+
+@_compute.register
+def _(step: Affine, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
+    return _requantized(inputs[0][:, step.chosen].astype(np.int64), step.scaling, inputs[1:])
+
+
+@_compute.register
+def _(step: Linear, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
+    source, columns = context.steps[step.inputs[0]], inputs[0].reshape(len(inputs[0]), -1).T[None]
+    sums = context.dot_products(step.weights, source, columns)
+    _check_range(step, source, sums)
+    return (sums.T + step.bias)[:, :, None, None]
+
+
+def _check_range(step: Conv | Linear, source: Step, sums: np.ndarray) -> None:
+    """Checks sums (O, positions) against what is proven for them."""
+    proven = step.weights.sums(source)
+    if sums.size and ((sums.min(axis=1) < proven.low) | (sums.max(axis=1) > proven.high)).any():
+        raise InferenceError(f"{step.name}: a sum lies outside of its proven range")
+
+
+def _columns(x: np.ndarray, step: Conv) -> np.ndarray:
+    """The inputs of each output: (N, C, H, W) -> (groups, taps, N * H' * W')."""
+    kernel, stride, padding = step.kernel, step.stride, step.padding
+    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
+    columns = windows.transpose(1, 4, 5, 0, 2, 3)  # C, k, k, N, H', W'
+    return columns.reshape(step.weights.groups, -1, math.prod(columns.shape[3:]))
 
 
 def _greatest(x: np.ndarray, side: int) -> np.ndarray:
@@ -179,77 +153,274 @@ def _greatest(x: np.ndarray, side: int) -> np.ndarray:
     return inside.reshape(*x.shape[:2], height, side, width, side).max(axis=(3, 5))
 
 
-def _run_step(
-    step: Step, steps: tuple[Step, ...], values: dict[int, np.ndarray], counts: Counts, pixels: np.ndarray, strict: bool
-) -> np.ndarray:
-    if step.op == "input":
-        return (pixels.astype(np.int32) - 128) >> (8 - step.code_bits)
-    if step.op == "concat":
-        return np.concatenate([values[index] for index in step.inputs], axis=1)
-    x, source = values[step.inputs[0]], steps[step.inputs[0]]
-    if step.op == "pool":
-        channels, height, width = step.shape
-        windows = x.reshape(len(x), channels, height, step.kernel, width, step.kernel)
-        for bits in pool_width(step, source):
-            counts.additions[int(bits)] += (step.kernel**2 - 1) * height * width
-        return windows.sum(axis=(3, 5), dtype=np.int32)
-    if step.op == "maximum":
-        count_comparisons(step, source, counts)
-        return _greatest(x, step.kernel)
-    if step.op == "affine":
-        total = x[:, interleave(step.shape[0], step.order)].astype(np.int64)
-    else:
-        total = _dot_products(x, source, step, counts, strict)
+def _requantized(sums: np.ndarray, scaling: Requantization, residual: list[np.ndarray]) -> np.ndarray:
+    total = sums * scaling.multiplier[:, None, None] + scaling.scaled_bias[:, None, None]
+    for codes in residual:
+        total += codes.astype(np.int64) * scaling.residual_factor[:, None, None]
+    return np.clip(total >> scaling.shift[:, None, None], *scaling.edges).astype(np.int32)
+
+
+def _fast_dot_products(weights: Weights, source: Step, columns: np.ndarray) -> np.ndarray:
+    """(O, N * H' * W') int64. Floats hold these sums exactly, and their products are fast."""
+    sums, rows = weights.sums(source), weights.rows
+    dtype = np.float32 if reaches(sums.low, sums.high) < EXACT_FLOAT32 else np.float64
+    total = np.empty((len(rows), columns.shape[2]), np.int64)
+    for group, part in enumerate(np.split(np.arange(len(rows)), weights.groups)):
+        total[part] = rows[part].astype(dtype) @ columns[group].astype(dtype)
+    return total
+
+
+# What steps take, number by number
+
+
+class _Witness:
+    """Sums dot products in the order that the file states, and counts, for one of some images."""
+
+    def __init__(self, images: int, name: str):
+        self.images, self.counts = images, Counts(name)
+
+    def dot_products(self, weights: Weights, source: Step, columns: np.ndarray) -> np.ndarray:
+        """(O, N * H' * W') int64."""
+        rows, sums = weights.rows, weights.sums(source)
+        total = np.zeros((len(rows), columns.shape[2]), np.int64)
+        earlier = _earlier(rows, len(rows) // weights.groups)
+        for row, codes in enumerate(rows):
+            group = row // (len(rows) // weights.groups)
+            taps = np.flatnonzero(codes)
+            if not len(taps):
+                continue
+            if weights.factored and earlier[row] < row:
+                same = np.array_equal(codes, rows[earlier[row]])
+                total[row] = total[earlier[row]] if same else -total[earlier[row]]
+                continue
+            inputs = columns[group][taps].astype(np.int64)
+            channels = group * weights.codes.shape[1] + taps // (len(codes) // weights.codes.shape[1])
+            ranges = zip(source.low[channels].tolist(), source.high[channels].tolist(), strict=True)
+            read = [_Sum(x, low, high).checked(self.counts.name) for x, (low, high) in zip(inputs, ranges, strict=True)]
+            if weights.factored:
+                total[row] = self.factored(codes[taps].astype(np.int64), read, weights.bits)
+            else:
+                width = max(weights.bits, int(code_width(source.low, source.high).max()))
+                self.counts.multiplications[width] += inputs.size // self.images
+                total[row] = self.running(codes[taps, None].astype(np.int64) * inputs, int(sums.bits[row]))
+        return total
+
+    def running(self, products: np.ndarray, bits: int) -> np.ndarray:
+        """Sums (taps, positions) one tap after the other in an accumulator of `bits`."""
+        total = products[0].copy()
+        self._fits(total, bits)
+        for product in products[1:]:
+            total += product
+            self._fits(total, bits)
+            self.counts.additions[bits] += total.size // self.images
+        return total
+
+    def factored(self, row: np.ndarray, inputs: list[_Sum], weight_bits: int) -> np.ndarray:
+        """One output channel: `row`: codes of its taps; `inputs`: what each tap reads."""
+        terms = []
+        for magnitude, *sides in factors(row):
+            taps = ([inputs[tap] for tap in side] for side in sides)
+            plus, minus = (self.tree(side) if side else None for side in taps)
+            factor = magnitude
+            if plus and minus:
+                values = plus.values - minus.values
+                term = _Sum(values, plus.low - minus.high, plus.high - minus.low).checked(self.counts.name)
+                self._add(plus.bits_with(minus), values)
+            elif plus:
+                term = plus
+            else:
+                assert minus is not None
+                term, factor = minus, -magnitude
+            if factor != 1:
+                self.counts.multiplications[max(weight_bits, term.bits)] += term.values.size // self.images
+            terms.append(term.times(factor))
+        return self.tree(terms).values
+
+    def tree(self, nodes: list[_Sum]) -> _Sum:
+        """Adds neighbours, level by level."""
+        while len(nodes) > 1:
+            level = []
+            for left, right in zip(nodes[::2], nodes[1::2], strict=False):
+                both = _Sum(left.values + right.values, left.low + right.low, left.high + right.high)
+                level.append(both.checked(self.counts.name))
+                self._add(left.bits_with(right), left.values)
+            nodes = level + (nodes[-1:] if len(nodes) % 2 else [])
+        return nodes[0]
+
+    def _add(self, bits: int, values: np.ndarray) -> None:
+        self.counts.additions[bits] += values.size // self.images
+
+    def _fits(self, values: np.ndarray, bits: int) -> None:
+        if values.size and not -(1 << (bits - 1)) <= int(values.min()) <= int(values.max()) < 1 << (bits - 1):
+            raise InferenceError(f"{self.counts.name}: a partial sum does not fit the {bits} bits proven for it")
+
+
+def _earlier(rows: np.ndarray, each: int) -> list[int]:
+    """The first row of the same group, of `each` rows, with these codes or all their negatives."""
+    first: dict[tuple[int, bytes], int] = {}
+    found = []
+    for row, codes in enumerate(rows.astype(np.int64)):
+        group = row // each
+        known = min(first.get((group, codes.tobytes()), row), first.get((group, (-codes).tobytes()), row))
+        first.setdefault((group, codes.tobytes()), row)
+        found.append(known)
+    return found
+
+
+@singledispatch
+def _count_rest(step: Step, steps: tuple[Step, ...], counts: Counts) -> None:
+    """Counts what a step takes for one image beside its dot products; most take nothing."""
+
+
+@_count_rest.register
+def _(step: Pool, steps: tuple[Step, ...], counts: Counts) -> None:
+    for low, high in zip(step.low.tolist(), step.high.tolist(), strict=True):
+        counts.additions[int(code_width(low, high))] += (step.kernel**2 - 1) * math.prod(step.shape[1:])
+
+
+@_count_rest.register
+def _(step: Maximum, steps: tuple[Step, ...], counts: Counts) -> None:
+    # a comparison is a subtraction of which the sign counts
+    for low, high in zip(step.low.tolist(), step.high.tolist(), strict=True):
+        counts.additions[int(code_width(low, high))] += (step.kernel**2 - 1) * math.prod(step.shape[1:])
+
+
+@_count_rest.register
+def _(step: Conv, steps: tuple[Step, ...], counts: Counts) -> None:
+    sums, rows = step.weights.sums(steps[step.inputs[0]]), step.weights.rows
+    live = rows.any(axis=1).tolist()
     if step.window > 1:
-        count_window(step, source, counts)
-        total = _greatest(total, step.window)
-    if step.op == "linear":
-        sums = accumulation(step.weight, 1, source.low, source.high)
-        for bits in linear_bias_bits(step, sums):
-            counts.additions[int(bits)] += 1
-        if step.margin:
-            count_choice(step, choice_bits(steps, step), counts)
-        return total + step.bias[:, None, None]
-    residual = None if step.residual is None else values[step.residual]
-    other = None if step.residual is None else steps[step.residual]
-    count_requantization(step, requantization(step, source, other), counts)
-    return _requantize(total, step, residual).astype(np.int32)
+        for bits in sums.bits[live].tolist():
+            counts.additions[bits] += (step.window**2 - 1) * math.prod(step.shape[1:])
+    first = list(range(len(rows)))
+    if step.weights.factored and step.window == 1:
+        assert isinstance(step.scaling, Requantization)
+        magnitudes = np.abs(step.scaling.multiplier).tolist()
+        known: dict[tuple[int, int], int] = {}
+        earlier = _earlier(rows, len(rows) // step.weights.groups)
+        first = [known.setdefault(key, row) for row, key in enumerate(zip(earlier, magnitudes, strict=True))]
+    _count_requantization(step, steps, (sums.low, sums.high), sums.bits.tolist(), live, first, counts)
 
 
-def run(
-    model: PackedModel, images: np.ndarray, *, network: int = 0, strict: bool = False
-) -> tuple[np.ndarray, list[Counts]]:
-    """Logits of images in one pass of one network, and what it took for one image, step by step.
+@_count_rest.register
+def _(step: Affine, steps: tuple[Step, ...], counts: Counts) -> None:
+    source = steps[step.inputs[0]]
+    low, high = (side.astype(np.int64)[step.chosen] for side in (source.low, source.high))
+    channels = list(range(len(low)))
+    widths = code_width(low, high).tolist()
+    _count_requantization(step, steps, (low, high), widths, [True] * len(low), channels, counts)
+
+
+@_count_rest.register
+def _(step: Linear, steps: tuple[Step, ...], counts: Counts) -> None:
+    sums = step.weights.sums(steps[step.inputs[0]])
+    for row, codes in enumerate(step.weights.rows):
+        if codes.any():
+            bias = int(signed_width(step.bias[row], step.bias[row]))
+            counts.additions[max(int(sums.bits[row]), bias)] += 1
+    if step.choice is not None:
+        # 2 C - 3 comparisons find the two greatest of C logits, their difference is compared with the margin, and C
+        # logits join those of the next pass, in every pass, whether it follows or not.
+        behind = next(number for number, end in enumerate(ends(steps)) if end is step)
+        low, high = logit_ranges(steps)[behind + 1]
+        width = max(int(signed_width(*edges)) for edges in zip(low, high, strict=True))
+        counts.additions[max(step.choice.bits, width)] += 3 * step.shape[0] - 1
+
+
+def _count_requantization(
+    step: Conv | Affine,
+    steps: tuple[Step, ...],
+    sums: tuple[np.ndarray, np.ndarray],
+    sum_bits: list[int],
+    live: list[bool],
+    first: list[int],
+    counts: Counts,
+) -> None:
+    """Channel by channel, in Python's integers.
+
+    Args:
+        sums: range of what is scaled, (C,) each. sum_bits: its width.
+        live: the channel's sum is no constant.
+        first: the first channel with the same product, but for the sign; the channel's own where there is none before.
+    """
+    scaling, positions = step.scaling, math.prod(step.shape[1:])
+    assert isinstance(scaling, Requantization)
+    products = np.stack(product_range(*sums, scaling.multiplier), axis=1).tolist()
+    for channel, bias in enumerate(scaling.scaled_bias.tolist()):
+        low, high = products[channel]
+        if live[channel]:
+            if first[channel] == channel:
+                counts.multiplications[max(sum_bits[channel], scaling.multiplier_bits)] += positions
+            # The product that there is may have the other sign, and one bit more at a bound that is a power of two.
+            ranges = (low, high), products[first[channel]], (bias, bias)
+            counts.additions[max(int(signed_width(*edges)) for edges in ranges)] += positions
+        if scaling.residual is not None:
+            added = steps[scaling.residual.value]
+            code_bits = int(code_width(added.low, added.high).max())
+            factor = int(scaling.residual_factor[channel])
+            other = product_range(added.low[channel], added.high[channel], factor)
+            width = max(int(signed_width(low + bias, high + bias)), int(signed_width(*other)))
+            counts.multiplications[max(scaling.residual.bits, code_bits)] += positions
+            counts.additions[width] += positions
+    if scaling.relu:
+        counts.additions[RELU_BITS] += math.prod(step.shape)
+
+
+# Whole networks
+
+
+def _walk(
+    model: PackedModel, images: np.ndarray, network: int, compute: Callable[[Step, list[np.ndarray]], np.ndarray]
+) -> np.ndarray:
+    """Logits (N, classes) int64 of one pass of one network."""
+    if model.arithmetic != "integer":
+        raise InferenceError("the reference computes in integers, this model holds 16-bit floats; use load_packed")
+    if images.dtype != np.uint8 or images.shape[1:] != IMAGE or len(images) == 0:
+        raise InferenceError(f"images must be (N, 3, 32, 32) uint8 (got {images.shape} {images.dtype})")
+    last_use = {value: index for index, step in enumerate(model.steps) for value in step.reads}
+    values = {0: compute(model.steps[0], [images])}
+    index = 0
+    for index in model.networks[network]:
+        step = model.steps[index]
+        values[index] = compute(step, [values[value] for value in step.reads])
+        for value in step.reads:
+            if last_use[value] == index:
+                values.pop(value, None)
+    return values[index].reshape(len(images), -1).astype(np.int64)
+
+
+def run(model: PackedModel, images: np.ndarray, *, network: int = 0) -> np.ndarray:
+    """Logits of images in one pass of one network, (N, classes) int64.
 
     Args:
         images: (N, 3, 32, 32) uint8.
         network: which of the file's.
-        strict: multiply and add number by number in the stated order (slow: a few images), counting each and checking
-            every partial sum.
+
+    Raises:
+        InferenceError: a model in 16-bit floats, or other images.
+    """
+    context = _Context(model.steps, _fast_dot_products)
+    return _walk(model, images, network, lambda step, inputs: _compute(step, inputs, context))
+
+
+def witness(model: PackedModel, images: np.ndarray, *, network: int = 0) -> tuple[np.ndarray, list[Counts]]:
+    """As `run`, number by number in the stated order, each counted and every partial sum checked; slow, so for few.
 
     Returns:
         logits: (N, classes) int64. Counts: one a step, for one image.
 
     Raises:
-        InferenceError: a model in 16-bit floats, other images, or a sum outside of its proven width.
+        InferenceError: as `run`, or a sum outside of its proven width.
     """
-    if model.arithmetic != "integer":
-        raise InferenceError("the reference computes in integers, this model holds 16-bit floats; use load_packed")
-    if images.dtype != np.uint8 or images.shape[1:] != IMAGE or len(images) == 0:
-        raise InferenceError(f"images must be (N, 3, 32, 32) uint8 (got {images.shape} {images.dtype})")
-    last_use = {}
-    for index, step in enumerate(model.steps):
-        last_use |= {value: index for value in (*step.inputs, step.residual)}
-    values: dict[int, np.ndarray] = {}
-    counters = []
-    for index in (0, *model.networks[network]):
-        step = model.steps[index]
-        counts = Counts(step.name)
-        values[index] = _run_step(step, model.steps, values, counts, images, strict)
-        counters.append(counts)
-        for value in [value for value in values if last_use.get(value, index) <= index and value != index]:
-            del values[value]
-    return values[index].reshape(len(images), -1).astype(np.int64), counters
+    counters: list[Counts] = []
+
+    def compute(step: Step, inputs: list[np.ndarray]) -> np.ndarray:
+        one = _Witness(len(images), step.name)
+        counters.append(one.counts)
+        _count_rest(step, model.steps, one.counts)
+        return _compute(step, inputs, _Context(model.steps, one.dot_products))
+
+    return _walk(model, images, network, compute), counters
 
 
 def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
@@ -259,15 +430,14 @@ def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np
         seen = images[rows, :, :, ::-1] if number % 2 else images[rows]
         network = min(number, len(model.networks) - 1)
         starts = range(0, len(rows), batch_size)
-        parts = [run(model, np.ascontiguousarray(seen[i : i + batch_size]), network=network)[0] for i in starts]
+        parts = [run(model, np.ascontiguousarray(seen[i : i + batch_size]), network=network) for i in starts]
         return np.concatenate(parts)
 
     going = np.arange(len(images))
     total = one_pass(going, 0)
-    for number, end in enumerate(ends(model.steps), 1):
+    for number, (end, shift) in enumerate(zip(model.ends, shifts(model.steps), strict=True), 1):
         going = going[margins(total[going]) < end.margin]
         if len(going):
-            shift = again(model.steps) if end.logit_shift is None else end.logit_shift
             total[going] = joined(total[going], one_pass(going, number), shift)
     return total
 

@@ -15,8 +15,9 @@ from torch import Tensor, fx, nn
 import models
 from micronet.data.images import PIXEL_SCALE, normalise
 from micronet.errors import MicronetError
-from micronet.packed.file import PackedModel
-from micronet.packed.steps import Step
+from micronet.packed.model import PackedModel
+from micronet.packed.steps import Conv, Linear, Pool
+from micronet.packed.steps.scaling import Requantization
 
 TYPICAL = 4.0  # what the greatest code of an activation is worth: some deviations of a batch norm's output
 LOGIT_SCALES = torch.logspace(-8, 0, 81, dtype=torch.float64)  # what a code of the logits may be worth
@@ -44,11 +45,11 @@ def unpack(packed: PackedModel, images: Tensor, labels: Tensor) -> nn.Module:
     norms = _norms(model)
     worth: dict[int, float] = {0: PIXEL_SCALE}
     for index, step in enumerate(packed.steps[1:], 1):
-        if step.op == "pool":
+        if isinstance(step, Pool):
             worth[index] = worth[step.inputs[0]] / step.kernel**2
-        elif step.op == "conv" and step.name in norms and step.window == 1:
+        elif isinstance(step, Conv) and step.name in norms and step.window == 1:
             worth[index] = _restore(model.get_submodule(step.name), norms[step.name], step, worth)
-        elif step.op == "linear":
+        elif isinstance(step, Linear):
             _restore_linear(model.get_submodule(step.name), step, worth[step.inputs[0]])
         else:
             raise UnpackError(f"{step.name}: a {step.op} cannot be unpacked, only a convolution with a batch norm")
@@ -70,18 +71,20 @@ def _norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
 
 
 @torch.no_grad()
-def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Step, worth: dict[int, float]) -> float:
+def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Conv, worth: dict[int, float]) -> float:
     """Sets a convolution and its norm, whose statistics are still 0 and 1; gives what a code of the output is worth."""
-    if step.residual is None:
+    scaling = step.scaling
+    assert isinstance(scaling, Requantization)
+    if scaling.residual is None:
         scale = TYPICAL / float(np.abs(step.high).max())
     else:  # the network adds both sides as they are
-        scale = worth[step.residual] * 2.0**step.residual_fraction / step.residual_multiplier
-    codes = torch.from_numpy(step.weight.astype(np.float64))
+        scale = worth[scaling.residual.value] * 2.0**scaling.residual.fraction / scaling.residual.multiplier
+    codes = torch.from_numpy(step.weights.codes.astype(np.float64))
     deviation = (2.0 / (codes.shape[1] * step.kernel**2)) ** 0.5  # as weights start out: He et al. 2015
     unit = deviation / float(codes.square().mean().sqrt().clamp(min=1e-9))
     layer.weight.copy_((codes * unit).float())
-    gain = step.multiplier / 2.0**step.shift * scale / (worth[step.inputs[0]] * unit)
-    bias = (step.bias / 2.0**step.bias_fraction - 0.5) * scale  # without the half that makes a floor a rounding
+    gain = scaling.multiplier / 2.0**scaling.shift * scale / (worth[step.inputs[0]] * unit)
+    bias = (scaling.bias / 2.0**scaling.bias_fraction - 0.5) * scale  # without the half that makes a floor a rounding
     norm.weight.copy_(torch.from_numpy(gain).float())
     norm.bias.copy_(torch.from_numpy(bias).float())
     norm.running_mean.zero_()
@@ -90,8 +93,8 @@ def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Step, worth: dict[int
 
 
 @torch.no_grad()
-def _restore_linear(layer: nn.Linear, step: Step, worth: float) -> None:
-    layer.weight.copy_(torch.from_numpy(step.weight.astype(np.float32)).view_as(layer.weight) / worth)
+def _restore_linear(layer: nn.Linear, step: Linear, worth: float) -> None:
+    layer.weight.copy_(torch.from_numpy(step.weights.codes.astype(np.float32)).view_as(layer.weight) / worth)
     layer.bias.copy_(torch.from_numpy(step.bias.astype(np.float32)))
 
 

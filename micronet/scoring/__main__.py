@@ -6,14 +6,10 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import torch
 
 import models
-
-if TYPE_CHECKING:
-    pass
 from micronet.scoring.challenge import challenge_score
 from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_score

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
 from micronet.scoring.records import ONCE, REFERENCE_OPERATIONS, REFERENCE_PARAMETERS, Operation, mean_of_images
 
 REFERENCE_100_OPERATIONS, REFERENCE_100_PARAMETERS = 10_490_000_000, 36_500_000

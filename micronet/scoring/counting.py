@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from micronet.packed.file import PackedModel
-from micronet.scoring.packed_counts import packed_operations
-
-if TYPE_CHECKING:
-    pass
+from micronet.packed.model import PackedModel
 from micronet.scoring.module_counts import Widths, module_operations
+from micronet.scoring.packed_counts import packed_operations
 from micronet.scoring.records import Operation, ScoreError, macs
 
 
@@ -41,7 +38,7 @@ def operations(
     """
     packed = getattr(model, "packed", model)
     if isinstance(packed, PackedModel):
-        return [Operation(**record) for record in packed_operations(packed)]
+        return packed_operations(packed)
     widths = Widths.assume(weight_bits, activation_bits, accumulator_bits, vector_bits)
     if not isinstance(model, nn.Module):
         raise ScoreError(f"a {type(model).__name__} has no price; a module has")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
 from micronet.scoring.records import ONCE, REFERENCE_OPERATIONS, REFERENCE_PARAMETERS, Operation, mean_of_images
 
 
@@ -37,6 +34,7 @@ def deck_flops(op: Operation) -> int:
 
 
 def deck_bits(op: Operation) -> int:
+    """Bits that the parameters of one record take under deck rules."""
     if op.rules == "challenge":
         return 0
     return op.weights * op.weight_bits + (op.norm_parameters + op.bias_parameters) * op.vector_bits

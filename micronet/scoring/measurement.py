@@ -13,8 +13,11 @@ import torch
 import models
 from micronet.data.datasets import CLASSES
 from micronet.data.images import Split, normalise
-from micronet.packed.file import PackedModel, decode, encode
-from micronet.packed.module import PackedModule, mean_passes
+from micronet.packed.file import decode, encode
+from micronet.packed.margins import mean_passes
+from micronet.packed.model import PackedModel
+from micronet.packed.module import PackedModule
+from micronet.packed.steps import Conv, Linear, Step
 from micronet.scoring.challenge import challenge_score
 from micronet.scoring.counting import cross_check_macs, operations
 from micronet.scoring.deck import deck_score
@@ -59,9 +62,15 @@ def plain(model: PackedModel) -> PackedModel:
     At most one bit of a mask for every weight, and a product for every weight, each added to the accumulator; no
     second look of the last network.
     """
-    steps = [replace(step, factored=False, mask=None if step.mask is None else ()) for step in model.steps]
-    steps[-1] = replace(steps[-1], margin=0, margin_bits=0)
-    return decode(encode(steps, model.spec, model.arithmetic, {}))
+
+    def unspared(step: Step) -> Step:
+        if not isinstance(step, Conv | Linear):
+            return step
+        mask = None if step.weights.mask is None else ()
+        return replace(step, weights=replace(step.weights, factored=False, mask=mask))
+
+    *steps, last = (unspared(step) for step in model.steps)
+    return decode(encode([*steps, replace(last, choice=None)], model.spec, model.arithmetic, {}))
 
 
 def price(model: PackedModule, passes: Sequence[float] = ONCE) -> dict[str, Any]:

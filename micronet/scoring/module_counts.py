@@ -6,18 +6,15 @@ import copy
 import math
 import operator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from models.layers import Interleave
-
-if TYPE_CHECKING:
-    pass
 from micronet.scoring.records import Operation, ScoreError
+from models.layers import Interleave
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 

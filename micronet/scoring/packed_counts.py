@@ -1,164 +1,257 @@
-"""What the steps of a packed file cost, from the codes alone."""
+"""What the steps of a packed file cost, from the codes alone; nothing is computed with them.
+
+Under challenge rules the records of a step equal what `packed.reference.witness` counts while it computes, and all
+`storage_bits` together are the payload's bits. Under deck rules they are the architecture as it was designed: batch
+norms unfolded, at the width that their constants are stored in. docs/format.md says what is counted and why.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import singledispatch
 
 import numpy as np
 
-from micronet.packed import steps
-from micronet.packed.costs import (
-    RELU_BITS,
-    Counts,
-    choice_bits,
-    count_choice,
-    count_comparisons,
-    count_dot_products,
-    count_requantization,
-    count_window,
-    linear_bias_bits,
-    pool_width,
-    requantization,
-    width_of,
-)
-from micronet.packed.file import PackedModel
-from micronet.packed.steps import Step
-from micronet.packed.widths import accumulation
+from micronet.packed.arithmetic import earlier_products
+from micronet.packed.arithmetic import work as dot_product_work
+from micronet.packed.model import PackedModel, logit_ranges
+from micronet.packed.steps import Affine, Conv, Linear, Maximum, Pool, Step
+from micronet.packed.steps.pool import Window
+from micronet.packed.steps.scaling import FloatScaling, Requantization
+from micronet.packed.widths import code_width, product_range, signed_width
+from micronet.scoring.records import RELU_BITS, Operation
 
 CHOICE = "choice"  # ends the name of the record of a choice to look at an image again
+HALF_BITS, SUM_BITS = 16, 32  # of a factor, and of a sum, in a file of 16-bit floats
 
 
-def _bits(step: Step, *fields: str) -> int:
-    return sum(bits for name, bits in step.storage if name in fields)
+@dataclass
+class _Work:
+    """Multiplications and additions for one image: {bits: count}."""
+
+    multiplications: Counter[int] = field(default_factory=Counter)
+    additions: Counter[int] = field(default_factory=Counter)
+
+    def multiply(self, widths: np.ndarray, times: int) -> None:
+        """One multiplication of each width, so many times."""
+        _tally(self.multiplications, widths, times)
+
+    def add(self, widths: np.ndarray, times: int) -> None:
+        """One addition of each width, so many times."""
+        _tally(self.additions, widths, times)
+
+    def on(self, record: Operation) -> Operation:
+        """The record with this work."""
+        return replace(record, multiplications=_pairs(self.multiplications), additions=_pairs(self.additions))
 
 
-def _pairs(counts: Counter[int]) -> tuple[tuple[int, int], ...]:
-    return tuple(sorted((bits, count) for bits, count in counts.items() if count))
+def _pairs(counter: Counter[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(sorted((bits, count) for bits, count in counter.items() if count))
 
 
-def packed_operations(model: PackedModel) -> list[dict[str, Any]]:
-    """The fields of one `scoring.Operation` a record, from the codes alone, in the order of the work.
+def _tally(counter: Counter[int], widths: np.ndarray, times: int) -> None:
+    counter.update({bits: count * times for bits, count in Counter(np.asarray(widths).tolist()).items()})
 
-    Under challenge rules the records of a step equal the counters of `run`, and all `storage_bits` together are the
-    payload's bits. Under deck rules (`rules` both or deck) they are the architecture as it was designed: batch norms
-    unfolded, at the width that their constants are stored in.
-    """
-    return [
-        {"network": number, **record}
+
+def packed_operations(model: PackedModel) -> list[Operation]:
+    """The operations of one pass of each network, in the order of the work."""
+    records = [
+        replace(record, network=number)
         for number, network in enumerate(model.networks)
         for index in network
-        for record in _step_operations(model, model.steps[index])
+        for record in _records(model.steps[index], model)
     ]
-
-
-def _step_operations(model: PackedModel, step: Step) -> list[dict[str, Any]]:
-    """What `packed_operations` says of one step; nothing of one that computes nothing."""
-    half = model.arithmetic == "half"
-    records: list[dict[str, Any]] = []
-    if step.op in ("input", "concat"):
-        return records
-    source = model.steps[step.inputs[0]]
-    positions = math.prod(step.shape[1:])
-    codes = 16 if half else width_of(source.low, source.high)
-    vector_bits = 16 if half else _vector_bits(step)
-    counts = Counts(step.name)
-    shape = {"output_shape": step.shape, "input_shape": source.shape}
-    if step.op == "pool":
-        window = step.kernel**2
-        if half:
-            counts.additions[32] += (window - 1) * math.prod(step.shape)
-            counts.multiplications[16] += math.prod(step.shape)
-        else:
-            for bits in pool_width(step, source):
-                counts.additions[int(bits)] += (window - 1) * positions
-        records.append(_record(step.name, "pool", counts, rules="challenge", activation_bits=codes, **shape))
-        return records
-    if step.op == "maximum":
-        if half:
-            counts.additions[16] += (step.kernel**2 - 1) * math.prod(step.shape)
-        else:
-            count_comparisons(step, source, counts)
-        records.append(_record(step.name, "pool", counts, rules="challenge", activation_bits=codes, **shape))
-        return records
-    sum_shape = steps.sum_shape(step, source)
-    if step.op in ("conv", "linear"):
-        sum_positions = math.prod(sum_shape[1:])
-        nonzeros = int(np.count_nonzero(step.weight))
-        rows = np.count_nonzero(step.weight.reshape(len(step.weight), -1), axis=1)
-        if half:
-            counts.multiplications[16] += nonzeros * sum_positions
-            counts.additions[32] += int(np.maximum(rows - 1, 0).sum()) * sum_positions
-        else:
-            count_dot_products(step, source, sum_positions, counts)
-        fields = {
-            "kernel": step.kernel if step.op == "conv" else 1,
-            "groups": step.groups,
-            "weights": step.weight.size,
-            "nonzeros": nonzeros,
-            "weight_bits": step.weight_bits,
-            "activation_bits": codes,
-            "accumulator_bits": step.accumulator_bits,
-            "storage_bits": _bits(step, "weight"),
-        }
-    if step.op == "linear":
-        shape = {"output_shape": (step.shape[0],), "input_shape": (source.shape[0],)}
-        if half:
-            counts.additions[32] += int(np.count_nonzero(rows))
-        else:
-            sums = accumulation(step.weight, 1, source.low, source.high)
-            counts.additions.update(int(bits) for bits in linear_bias_bits(step, sums))
-        # The bits that fill the payload's last byte are charged here.
-        stored = sum(bits for each in model.steps for _, bits in each.storage)
-        filling = model.payload_bits - stored if step is model.steps[-1] else 0
-        fields["storage_bits"] += _bits(step, "bias") + filling
-        fields |= {"bias": True, "bias_parameters": step.shape[0], "vector_bits": vector_bits}
-        records.append(_record(step.name, "linear", counts, **fields, **shape))
-        if step.margin:
-            counts = Counts(step.name)
-            count_choice(step, choice_bits(model.steps, step), counts)
-            more = {"storage_bits": _bits(step, "margin", "logit_shift"), "rules": "challenge", **shape}
-            records.append(_record(f"{step.name}.{CHOICE}", "add", counts, **more))
-        return records
-    if step.op == "conv":
-        records.append(_record(step.name, "conv", counts, **fields, **shape | {"output_shape": sum_shape}))
-    if step.window > 1:
-        counts = Counts(step.name)
-        count_window(step, source, counts)
-        window = {"output_shape": step.shape, "input_shape": sum_shape, "activation_bits": step.accumulator_bits}
-        records.append(_record(f"{step.name}.maximum", "pool", counts, rules="challenge", **window))
-    same = {"output_shape": step.shape, "input_shape": step.shape, "vector_bits": vector_bits}
-    if step.norm:
-        norm = {"norm_parameters": 2 * step.shape[0], "rules": "deck"}
-        records.append(_record(f"{step.name}.norm", "batch_norm", Counts(step.name), **norm, **same))
-    counts = Counts(step.name)
-    if half:
-        alive = int(np.count_nonzero(rows)) if step.op == "conv" else step.shape[0]
-        counts.additions[32] += alive * positions
-        if step.op == "affine":
-            counts.multiplications[16] += math.prod(step.shape)
-        if step.residual is not None:
-            counts.additions[32] += math.prod(step.shape)
-        if step.relu:
-            counts.additions[RELU_BITS] += math.prod(step.shape)
-    else:
-        other = None if step.residual is None else model.steps[step.residual]
-        count_requantization(step, requantization(step, source, other), counts)
-    name, kind = (step.name, "affine") if step.op == "affine" else (f"{step.name}.requantize", "requantize")
-    stored = _bits(step, "multiplier", "exponent", "bias", "shift", "residual")
-    widths = {"activation_bits": step.code_bits, "storage_bits": stored, "rules": "challenge"}
-    records.append(_record(name, kind, counts, **widths, **same))
+    # The bits that fill the payload's last byte are charged with the last layer.
+    filling = model.payload_bits - sum(bits for step in model.steps for _, bits in step.storage)
+    last = max(place for place, record in enumerate(records) if record.kind == "linear")
+    records[last] = replace(records[last], storage_bits=records[last].storage_bits + filling)
     return records
 
 
-def _vector_bits(step: Step) -> int:
-    """Mean width of the two constants a channel that a batch norm is stored in, rounded up; of a linear's biases."""
-    if step.op == "linear":
-        return step.bias_bits
-    return -(-(step.multiplier_bits + step.exponent_bits + step.bias_bits) // 2)
+@singledispatch
+def _records(step: Step, model: PackedModel) -> list[Operation]:
+    """The records of one step; of one that computes nothing there are none."""
+    return []
 
 
-def _record(name: str, kind: str, counts: Counts, **fields: Any) -> dict[str, Any]:
-    done = {"multiplications": _pairs(counts.multiplications), "additions": _pairs(counts.additions)}
-    return {"name": name, "kind": kind, **fields, **done}
+@_records.register
+def _(step: Pool, model: PackedModel) -> list[Operation]:
+    work, source = _Work(), model.steps[step.inputs[0]]
+    times, elements = step.kernel**2 - 1, math.prod(step.shape)
+    if model.arithmetic == "half":
+        work.additions[SUM_BITS] += times * elements
+        work.multiplications[HALF_BITS] += elements
+    else:
+        work.add(code_width(step.low, step.high), times * math.prod(step.shape[1:]))
+    return [work.on(_window_record(step, source, model))]
+
+
+@_records.register
+def _(step: Maximum, model: PackedModel) -> list[Operation]:
+    work, source = _Work(), model.steps[step.inputs[0]]
+    times = step.kernel**2 - 1  # a comparison is a subtraction's sign
+    if model.arithmetic == "half":
+        work.additions[HALF_BITS] += times * math.prod(step.shape)
+    else:
+        work.add(code_width(source.low, source.high), times * math.prod(step.shape[1:]))
+    return [work.on(_window_record(step, source, model))]
+
+
+def _window_record(step: Window, source: Step, model: PackedModel) -> Operation:
+    bits = _code_bits(source, model)
+    return Operation(step.name, "pool", step.shape, source.shape, activation_bits=bits, rules="challenge")
+
+
+@_records.register
+def _(step: Conv, model: PackedModel) -> list[Operation]:
+    source = model.steps[step.inputs[0]]
+    sum_shape = step.sum_shape(source)
+    sums = _dot_products(step, source, sum_shape, model)
+    conv = Operation(step.name, "conv", sum_shape, source.shape, kernel=step.kernel, groups=step.weights.groups)
+    records = [sums.on(_weighted(conv, step, source, model))]
+    if step.window > 1:
+        compared = _Work()
+        bounds = step.weights.sums(source)
+        compared.add(bounds.bits[step.weights.live], (step.window**2 - 1) * math.prod(step.shape[1:]))
+        bits = step.weights.accumulator_bits
+        record = Operation(
+            f"{step.name}.maximum", "pool", step.shape, sum_shape, activation_bits=bits, rules="challenge"
+        )
+        records.append(compared.on(record))
+    return [*records, *_scaling_records(step, f"{step.name}.requantize", model)]
+
+
+@_records.register
+def _(step: Affine, model: PackedModel) -> list[Operation]:
+    return _scaling_records(step, step.name, model)
+
+
+@_records.register
+def _(step: Linear, model: PackedModel) -> list[Operation]:
+    source = model.steps[step.inputs[0]]
+    classes, inputs = (step.shape[0],), (source.shape[0],)
+    work, live = _dot_products(step, source, step.shape, model), step.weights.live
+    if model.arithmetic == "half":
+        work.additions[SUM_BITS] += int(live.sum())
+    else:
+        work.add(np.maximum(step.weights.sums(source).bits, signed_width(step.bias, step.bias))[live], 1)
+    linear = Operation(step.name, "linear", classes, inputs, bias=True, bias_parameters=step.shape[0])
+    linear = replace(_weighted(linear, step, source, model), vector_bits=step.bias_bits)
+    records = [work.on(replace(linear, storage_bits=linear.storage_bits + step.stored("bias")))]
+    if step.choice is not None:
+        chosen = _Work()
+        chosen.additions[_choice_bits(step, model)] += 3 * step.shape[0] - 1
+        stored = step.stored("margin", "logit_shift")
+        record = Operation(f"{step.name}.{CHOICE}", "add", classes, inputs, storage_bits=stored, rules="challenge")
+        records.append(chosen.on(record))
+    return records
+
+
+def _choice_bits(step: Linear, model: PackedModel) -> int:
+    """Width of the choice that a margin makes: that of the sum of logits behind the next pass."""
+    behind = next(number for number, end in enumerate(model.ends) if end is step)
+    low, high = logit_ranges(model.steps)[behind + 1]
+    assert step.choice is not None
+    return max(step.choice.bits, int(signed_width(low, high).max()))
+
+
+def _code_bits(source: Step, model: PackedModel) -> int:
+    """Bits that hold the codes of all channels."""
+    return HALF_BITS if model.arithmetic == "half" else int(code_width(source.low, source.high).max())
+
+
+def _dot_products(step: Conv | Linear, source: Step, shape: tuple[int, int, int], model: PackedModel) -> _Work:
+    """What the sums (C, H, W) of one image take."""
+    done, positions, weights = _Work(), math.prod(shape[1:]), step.weights
+    if model.arithmetic == "half":
+        done.multiplications[HALF_BITS] += weights.nonzeros * positions
+        additions = np.maximum(np.count_nonzero(weights.rows, axis=1) - 1, 0).sum()
+        done.additions[SUM_BITS] += int(additions) * positions
+        return done
+    each = dot_product_work(weights.codes, weights.groups, source.low, source.high, weights.bits, weights.factored)
+    for counter, found in zip((done.multiplications, done.additions), each, strict=True):
+        counter.update({bits: count * positions for bits, count in found.items()})
+    return done
+
+
+def _weighted(record: Operation, step: Conv | Linear, source: Step, model: PackedModel) -> Operation:
+    weights = step.weights
+    return replace(
+        record,
+        weights=weights.codes.size,
+        nonzeros=weights.nonzeros,
+        weight_bits=weights.bits,
+        activation_bits=_code_bits(source, model),
+        accumulator_bits=weights.accumulator_bits,
+        storage_bits=step.stored("weight"),
+    )
+
+
+def _scaling_records(step: Conv | Affine, name: str, model: PackedModel) -> list[Operation]:
+    """The batch norm as it was designed, and the scaling as it is."""
+    scaling, half = step.scaling, model.arithmetic == "half"
+    # Mean width of the two constants a channel that a batch norm is stored in, rounded up.
+    vector_bits = HALF_BITS if half else -(-sum(scaling.widths) // 2)
+    records = []
+    if scaling.norm:
+        parameters = 2 * step.shape[0]
+        norm = Operation(f"{step.name}.norm", "batch_norm", step.shape, step.shape, norm_parameters=parameters)
+        records.append(replace(norm, rules="deck", vector_bits=vector_bits))
+    scaled = Operation(
+        name,
+        "affine" if isinstance(step, Affine) else "requantize",
+        step.shape,
+        step.shape,
+        activation_bits=scaling.code_bits,
+        vector_bits=vector_bits,
+        storage_bits=step.stored("multiplier", "exponent", "bias", "shift", "residual"),
+        rules="challenge",
+    )
+    if isinstance(scaling, FloatScaling):
+        work = _float_scaling(step, scaling)
+    else:
+        assert isinstance(scaling, Requantization)
+        work = _requantization(step, scaling, model)
+    return [*records, work.on(scaled)]
+
+
+def _float_scaling(step: Conv | Affine, scaling: FloatScaling) -> _Work:
+    work, elements = _Work(), math.prod(step.shape)
+    live = int(step.weights.live.sum()) if isinstance(step, Conv) else step.shape[0]
+    work.additions[SUM_BITS] += live * math.prod(step.shape[1:])
+    if isinstance(step, Affine):
+        work.multiplications[HALF_BITS] += elements
+    if scaling.residual is not None:
+        work.additions[SUM_BITS] += elements
+    if scaling.relu:
+        work.additions[RELU_BITS] += elements
+    return work
+
+
+def _requantization(step: Conv | Affine, scaling: Requantization, model: PackedModel) -> _Work:
+    """A channel without weights is a constant, its bias is no addition."""
+    work, source, positions = _Work(), model.steps[step.inputs[0]], math.prod(step.shape[1:])
+    if isinstance(step, Conv):
+        sums = step.weights.sums(source)
+        low, high, sum_bits, live = sums.low, sums.high, sums.bits, step.weights.live
+    else:
+        low, high = source.low.astype(np.int64)[step.chosen], source.high.astype(np.int64)[step.chosen]
+        sum_bits, live = code_width(low, high), np.ones(step.shape[0], bool)
+    low, high = product_range(low, high, scaling.multiplier)
+    bias, (first, _) = scaling.scaled_bias, earlier_products(step)
+    multiplied = live & (first == np.arange(step.shape[0]))
+    work.multiply(np.maximum(sum_bits, scaling.multiplier_bits)[multiplied], positions)
+    # The product that there is may have the other sign, and one bit more at a bound that is a power of two.
+    widths = signed_width(low, high), signed_width(low[first], high[first]), signed_width(bias, bias)
+    work.add(np.maximum.reduce(widths)[live], positions)
+    if scaling.residual is not None:
+        residual = model.steps[scaling.residual.value]
+        added = product_range(residual.low, residual.high, scaling.residual_factor)
+        width = max(scaling.residual.bits, int(code_width(residual.low, residual.high).max()))
+        work.multiplications[width] += step.shape[0] * positions
+        work.add(np.maximum(signed_width(low + bias, high + bias), signed_width(*added)), positions)
+    if scaling.relu:
+        work.additions[RELU_BITS] += math.prod(step.shape)
+    return work

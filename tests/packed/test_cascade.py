@@ -15,15 +15,15 @@ from micronet.compress.calibration import calibrate, recalibrate_batch_norm
 from micronet.compress.operations import PackError
 from micronet.compress.quantization import prepare
 from micronet.data.images import Split, normalise
-from micronet.packed import steps
-from micronet.packed.bits import PackedFileError
 from micronet.packed.cascade import Cascade, join
-from micronet.packed.file import PackedModel, decode, encode, read
-from micronet.packed.module import load_packed, margins
+from micronet.packed.errors import PackedFileError
+from micronet.packed.file import decode, encode, read
+from micronet.packed.limits import MOST_SUM
+from micronet.packed.margins import margins
+from micronet.packed.model import PackedModel, joined, logit_ranges, shifts
+from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
-from micronet.packed.reference import predict, run
-from micronet.packed.steps import MOST_SUM, again
-from micronet.packed.widths import accumulation
+from micronet.packed.reference import predict, witness
 from micronet.params import Quantize, Train
 from micronet.scoring.challenge import challenge_ops, challenge_score
 from micronet.scoring.counting import operations
@@ -87,13 +87,13 @@ def test_each_pass_is_the_one_of_the_networks_own_file(three, written):
 def test_images_take_the_passes_that_the_margins_say_and_their_logits_are_summed(written):
     module = load_packed(written[0])
     look = module.look(normalise(IMAGES))
-    steps, ends = module.packed.steps, [module.packed.steps[each[-1]] for each in module.packed.networks]
+    steps, ends = module.packed.steps, module.packed.ends
     for index in range(len(IMAGES)):
         image = IMAGES[index : index + 1]
         total, taken = module.one_pass(normalise(image)), 1
         while taken <= 3 and float(margins(total)[0]) < ends[taken - 1].margin:
             logits = module.one_pass(seen(image, taken), min(taken, 2))
-            shift = ends[taken - 1].logit_shift if taken < 3 else again(steps)
+            shift = shifts(steps)[taken - 1]
             total, taken = total * 2 ** max(shift, 0) + logits * 2 ** max(-shift, 0), taken + 1
         assert int(look.passes[index]) == taken
         assert torch.equal(look.logits[index], total[0])
@@ -117,24 +117,22 @@ def test_the_reference_gives_the_same_logits(written):
 def test_the_records_of_each_network_equal_its_counters(written):
     model = read(written[0])
     records = packed_operations(model)
-    assert sum(record.get("storage_bits", 0) for record in records if record.get("rules") != "deck") == (
-        model.payload_bits
-    )
+    assert sum(record.storage_bits for record in records if record.rules != "deck") == model.payload_bits
     for number in range(3):
-        _, counts = run(model, IMAGES[:1].numpy(), network=number, strict=True)
+        _, counts = witness(model, IMAGES[:1].numpy(), network=number)
         done, claimed = Counter(), Counter()
         for each in counts:
             done += each.multiplications + each.additions
         for record in records:
-            if record["network"] == number and record.get("rules") != "deck":
-                claimed.update(dict(record["multiplications"]))
-                claimed.update(dict(record["additions"]))
+            if record.network == number and record.rules != "deck":
+                claimed.update(dict(record.multiplications))
+                claimed.update(dict(record.additions))
         assert claimed == done
 
 
 def test_a_choice_is_charged_in_every_pass_of_the_network_that_makes_it(three, written):
-    joined, alone = operations(read(written[0])), operations(three[0])
-    mine = [op for op in joined if op.network == 0]
+    both, alone = operations(read(written[0])), operations(three[0])
+    mine = [op for op in both if op.network == 0]
     assert [op.name for op in mine[-2:]] == ["1.classifier", "1.classifier.choice"]
     bits = dict(mine[-1].additions)
     assert list(bits.values()) == [29]  # 3 C - 1
@@ -165,27 +163,24 @@ def test_one_pass_is_every_network_on_every_image(written):
     assert found["challenge_score"] == challenge_score(ops, [1, 1, 1]).score
     total = model.one_pass(normalise(IMAGES))
     for number, each in enumerate(model.packed.networks[:-1], 1):
-        total = steps.joined(
-            total, model.one_pass(seen(IMAGES, number), number), model.packed.steps[each[-1]].logit_shift
-        )
+        total = joined(total, model.one_pass(seen(IMAGES, number), number), model.packed.steps[each[-1]].logit_shift)
     assert found["test_accuracy_percent"] == pytest.approx(100 * float((total.argmax(1) == LABELS).double().mean()))
 
 
 @pytest.mark.parametrize("loud_first", [True, False])
 def test_logits_of_another_scale_are_brought_together_by_powers_of_two(tmp_path, loud_first):
     loud = network(tmp_path / "loud", 1)
-    step = loud.steps[-1]
-    steps = [*loud.steps[:-1], replace(step, weight=(step.weight // 16).astype(np.int8), weight_bits=4)]
-    sums = accumulation(steps[-1].weight, 1, loud.steps[-2].low, loud.steps[-2].high)
-    steps[-1] = replace(steps[-1], accumulator_bits=int(sums.bits.max()))
-    quiet = decode(encode(steps, loud.spec, "integer", {}))
+    *before, last = loud.steps
+    weights = replace(last.weights, codes=(last.weights.codes // 16).astype(np.int8), bits=4)
+    weights = replace(weights, accumulator_bits=int(weights.sums(before[-1]).bits.max()))
+    quiet = decode(encode([*before, replace(last, weights=weights)], loud.spec, "integer", {}))
     models_in_turn = [loud, quiet] if loud_first else [quiet, loud]
     cascade = Cascade(models_in_turn, IMAGES, LABELS)
     tuning = cascade.tune([0.5, 0.3])
     equal = -4 if loud_first else 4
     assert equal - 4 <= tuning.logit_shifts[0] <= equal + 1
     model = cascade.write(tmp_path / "both", tuning)
-    assert steps.sums(model.steps)[2][1].max() < MOST_SUM
+    assert logit_ranges(model.steps)[2][1].max() < MOST_SUM
     logits = load_packed(tmp_path / "both")(normalise(IMAGES)).numpy()
     assert np.array_equal(predict(model, IMAGES.numpy()), logits)
 
@@ -197,7 +192,7 @@ def test_the_weight_of_the_first_network_is_the_one_with_most_right_answers(thre
     going = margins(cascade.logits[0]) < tuning.margins[0]
 
     def right(shift: int) -> int:
-        total = steps.joined(cascade.logits[0][going], cascade.logits[1][going], shift)
+        total = joined(cascade.logits[0][going], cascade.logits[1][going], shift)
         return int((total.argmax(1) == cascade.labels[going]).sum())
 
     (shift,) = tuning.logit_shifts
@@ -261,13 +256,14 @@ def test_a_network_reads_nothing_of_another_one(written):
 def test_a_network_without_a_margin_before_another_one_is_refused(written):
     model = read(written[0])
     with pytest.raises(PackedFileError, match="must be the last, or have a margin for the next network"):
-        decode(tampered(model, model.networks[0][-1], margin=0, logit_shift=None))
+        decode(tampered(model, model.networks[0][-1], choice=None))
 
 
 def test_a_sum_of_logits_that_needs_more_than_32_bits_is_refused(written):
     model = read(written[0])
+    far = replace(model.ends[0].choice, logit_shift=31)
     with pytest.raises(PackedFileError, match="a sum of logits needs more than 32 bits"):
-        decode(tampered(model, model.networks[0][-1], logit_shift=31))
+        decode(tampered(model, model.networks[0][-1], choice=far))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,49 +16,38 @@ from hypothesis import settings as hypothesis_settings
 from torch import nn
 
 import models
-from micronet.compress.calibration import calibrate, recalibrate_batch_norm
-from micronet.compress.quantization import prepare
 from micronet.data.images import normalise
 from micronet.packed import file
 from micronet.packed.arithmetic import earlier_products, earlier_rows, work
-from micronet.packed.bits import weight_storage
-from micronet.packed.costs import Counts
-from micronet.packed.file import PackedModel, decode, encode
+from micronet.packed.model import PackedModel
 from micronet.packed.module import load_packed
-from micronet.packed.packing import pack
-from micronet.packed.reference import (
-    InferenceError,
-    _Sum,
-    _sum_factored,
-    _sum_running,
-    _sum_tree,
-    margins,
-    predict,
-    run,
-)
-from micronet.packed.steps import IMAGE, Step
-from micronet.packed.widths import accumulation, signed_width
-from micronet.params import Quantize, Train
+from micronet.packed.reference import InferenceError, _Sum, _Witness, margins, predict, run, witness
+from micronet.packed.steps.linear import Choice
+from micronet.packed.steps.scaling import Residual
 from micronet.scoring.challenge import challenge_ops, challenge_score
 from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_score
 from micronet.scoring.packed_counts import packed_operations
 from micronet.scoring.records import macs
+from tests.support.packed import (
+    CONVNET,
+    DENSENET,
+    MOBILENET,
+    RESNET,
+    conv,
+    counted,
+    hand_made,
+    linear,
+    packed_network,
+    pool,
+    settings,
+    vector,
+)
 
-RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
-MOBILENET = {"name": "mobilenet", "blocks": [2, 1], "widths": [8, 16], "expansion": 2}
-CONVNET = {"name": "convnet", "widths": [8, 12, 16]}
-DENSENET = {
-    "name": "densenet",
-    "blocks": [2, 2],
-    "growth_rate": 4,
-    "groups": {"bottleneck": 2, "transition": 4},
-    "interleave": {"bottleneck": True, "transition": True},
-}
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32)).astype(np.uint8)
 CASES = [
     (spec, changes, zeros)
-    for spec in (RESNET, DENSENET, MOBILENET, CONVNET)
+    for spec in (RESNET, DENSENET, MOBILENET | {"widths": [8, 16]}, CONVNET | {"widths": [8, 12, 16]})
     for changes, zeros in (
         ({}, 0.0),
         ({"weight_bits": 4, "activation_bits": 4}, 0.8),
@@ -66,132 +56,63 @@ CASES = [
         ({"method": "binary_connect", "weight_bits": 1, "activation_bits": 2}, 0.0),
         ({"weight_bits": 3, "activation_bits": 5, "flip_share": 0.4}, 0.9),
     )
-    if spec is not MOBILENET or zeros < 0.9  # its depthwise layers die first: every image gets the same answer then
+    if spec["name"] != "mobilenet"
+    or zeros < 0.9  # its depthwise layers die first: every image gets the same answer then
 ]
 
 
 def packed_model(spec, changes, zeros, path) -> PackedModel:
-    quantize = Quantize(train=Train(epochs=1, learning_rate=0.1), **changes)
-    torch.manual_seed(2)
-    model = models.build(spec)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(-0.5, 1.5)
-                module.bias.normal_(0, 0.3)
-            elif isinstance(module, nn.Conv2d | nn.Linear):
-                if spec is CONVNET:  # begins as the identity, with hardly any weight that is not zero
-                    nn.init.kaiming_normal_(module.weight)
-                module.weight.mul_(torch.rand_like(module.weight) >= zeros)
-    images = torch.from_numpy(IMAGES)
-    recalibrate_batch_norm(model, [normalise(images)])  # as if trained: else the first steps cut nearly all codes off
-    prepared = prepare(model, quantize)
-    calibrate(prepared, images)
-    recalibrate_batch_norm(prepared, [normalise(images)])
-    return pack(prepared.eval(), path, quantize=quantize, images=images)
+    return packed_network(spec, settings(**changes), torch.from_numpy(IMAGES), path, zeros)
 
 
-def counted(records) -> dict[str, tuple[Counter, Counter]]:
-    """Multiplications and additions of the records of each step, challenge rules."""
-    steps: dict[str, tuple[Counter, Counter]] = {}
-    for record in records:
-        if record.get("rules") == "deck":
-            continue
-        name = record["name"].removesuffix(".requantize").removesuffix(".maximum").removesuffix(".choice")
-        sums = steps.setdefault(name, (Counter(), Counter()))
-        sums[0].update(dict(record["multiplications"]))
-        sums[1].update(dict(record["additions"]))
-    return {name: sums for name, sums in steps.items() if any(sums)}
-
-
-def hand_made(*steps: Step) -> PackedModel:
-    """A model of hand-made steps behind an 8-bit image, written and read back."""
-    edge = np.full(3, -128, np.int32), np.full(3, 127, np.int32)
-    image = Step("input", "image", (), IMAGE, *edge, code_bits=8, signed=True)
-    return decode(encode([image, *steps], None, "integer", {}))
-
-
-def vector(*numbers) -> np.ndarray:
-    return np.array(numbers, np.int64)
-
-
-def conv(weight, source=0, **fields) -> Step:
-    """A 1x1 convolution to 4-bit codes with multiplier 1, bias 0 unless given; widths as they must be stated."""
-    codes = np.array(weight, np.int8)[:, :, None, None]
-    low, high = fields.pop("input_range", (np.full(codes.shape[1], -128), np.full(codes.shape[1], 127)))
-    sums = accumulation(codes, 1, low, high)
-    bits, mask = weight_storage(codes)
-    usual = {
-        "name": "conv",
-        "code_bits": 4,
-        "weight_bits": bits,
-        "mask": mask,
-        "multiplier": np.ones(len(codes), np.int64),
-        "multiplier_bits": 2,
-        "shift": np.zeros(len(codes), np.int64),
-        "bias": np.zeros(len(codes), np.int64),
-        "bias_bits": 1,
-        "accumulator_bits": int(sums.bits.max()),
-    }
-    edge = np.zeros(len(codes), np.int32), np.full(len(codes), 15, np.int32)
-    return Step(
-        "conv", inputs=(source,), shape=(len(codes), 32, 32), low=edge[0], high=edge[1], weight=codes, **usual | fields
-    )
-
-
-def linear(weight, bias, source, input_range) -> Step:
-    codes = np.array(weight, np.int8)
-    bits, mask = weight_storage(codes)
-    sums = accumulation(codes, 1, *input_range)
-    zero = np.zeros(len(codes), np.int32)
-    biases = vector(*bias)
-    return Step(
-        "linear", "linear", (source,), (len(codes), 1, 1), zero, zero,
-        weight=codes, weight_bits=bits, mask=mask, bias=biases,
-        bias_bits=int(signed_width(biases.min(), biases.max())), accumulator_bits=int(sums.bits.max()),
-    )  # fmt: skip
-
-
-def pool(source, channels, high=15) -> Step:
-    edge = np.zeros(channels, np.int32), np.full(channels, high * 1024, np.int32)
-    return Step("pool", "pool", (source,), (channels, 1, 1), *edge, kernel=32)
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]['name']}-{case[1]}")
+def case(request, tmp_path_factory) -> Path:
+    """The packed file of a case, made once for all tests."""
+    path = tmp_path_factory.mktemp("packed") / "m"
+    packed_model(*request.param, path)
+    return path
 
 
 POOLED = np.zeros(1), np.full(1, 15 * 1024)
 
 
-@pytest.mark.parametrize(("spec", "changes", "zeros"), CASES)
-def test_logits_equal_those_of_the_packed_module(spec, changes, zeros, tmp_path):
-    model = packed_model(spec, changes, zeros, tmp_path / "m")
-    wanted = load_packed(tmp_path / "m")(normalise(torch.from_numpy(IMAGES)))
+def test_logits_equal_those_of_the_packed_module(case):
+    model = file.read(case)
+    wanted = load_packed(case)(normalise(torch.from_numpy(IMAGES)))
     assert np.array_equal(predict(model, IMAGES, batch_size=10), wanted.numpy())
     assert len(np.unique(wanted)) > 10
 
 
-@pytest.mark.parametrize(("spec", "changes", "zeros"), CASES)
-def test_strict_inference_gives_the_same_logits_and_counts(spec, changes, zeros, tmp_path):
-    model = packed_model(spec, changes, zeros, tmp_path / "m")
-    logits, counts = run(model, IMAGES[:2])
-    strict_logits, strict_counts = run(model, IMAGES[:2], strict=True)
-    assert np.array_equal(logits, strict_logits)
-    assert counts == strict_counts
+def test_number_by_number_the_logits_are_the_same(case):
+    model = file.read(case)
+    assert np.array_equal(run(model, IMAGES[:2]), witness(model, IMAGES[:2])[0])
 
 
-@pytest.mark.parametrize(("spec", "changes", "zeros"), CASES)
-def test_the_records_equal_the_counters_operation_by_operation(spec, changes, zeros, tmp_path):
-    model = packed_model(spec, changes, zeros, tmp_path / "m")
-    _, counts = run(model, IMAGES[:1], strict=True)
+def test_the_records_equal_the_counters_operation_by_operation(case):
+    model = file.read(case)
+    _, counts = witness(model, IMAGES[:1])
     done = {
         each.name: (each.multiplications, each.additions) for each in counts if each.multiplications or each.additions
     }
     assert counted(packed_operations(model)) == done
 
 
-@pytest.mark.parametrize(("spec", "changes", "zeros"), [*CASES, (RESNET, {"method": "half"}, 0.3)])
-def test_the_storage_of_all_records_is_the_payload(spec, changes, zeros, tmp_path):
-    model = packed_model(spec, changes, zeros, tmp_path / "m")
-    stored = sum(record.get("storage_bits", 0) for record in packed_operations(model) if record.get("rules") != "deck")
-    assert stored == model.payload_bits == 8 * (len((tmp_path / "m").read_bytes()) - header_bytes(tmp_path / "m"))
+def stored_bits(model: PackedModel) -> int:
+    return sum(record.storage_bits for record in packed_operations(model) if record.rules != "deck")
+
+
+def test_the_storage_of_all_records_is_the_payload(case):
+    model = file.read(case)
+    assert stored_bits(model) == model.payload_bits == 8 * (len(case.read_bytes()) - header_bytes(case))
+
+
+def test_the_storage_of_all_records_of_16_bit_floats_is_the_payload(tmp_path):
+    model = packed_model(RESNET, {"method": "half"}, 0.3, tmp_path / "m")
+    assert (
+        stored_bits(model)
+        == model.payload_bits
+        == 8 * (len((tmp_path / "m").read_bytes()) - header_bytes(tmp_path / "m"))
+    )
 
 
 def header_bytes(path) -> int:
@@ -202,14 +123,11 @@ def header_bytes(path) -> int:
 def test_under_deck_rules_the_records_are_the_model_as_designed(spec, tmp_path):
     model = packed_model(spec, {}, 0.0, tmp_path / "m")
     network = models.build(spec)
-    records = [record for record in packed_operations(model) if record.get("rules") != "challenge"]
-    parameters = sum(
-        record.get("weights", 0) + record.get("norm_parameters", 0) + record.get("bias_parameters", 0)
-        for record in records
-    )
+    records = [record for record in packed_operations(model) if record.rules != "challenge"]
+    parameters = sum(record.weights + record.norm_parameters + record.bias_parameters for record in records)
     assert parameters == sum(parameter.numel() for parameter in network.parameters())
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    assert sum(record["kind"] == "batch_norm" for record in records) == norms
+    assert sum(record.kind == "batch_norm" for record in records) == norms
 
 
 def test_factored_sums_cost_less_and_give_the_same_logits(tmp_path):
@@ -240,7 +158,7 @@ def test_only_images_below_the_margin_are_seen_mirrored_too(tmp_path):
 def test_a_convolution_counts_its_non_zero_codes():
     # 3, 0, -2 on 8-bit pixels: sums in [-3 * 128 - 2 * 127, 3 * 127 + 2 * 128]: 11 bits
     model = hand_made(conv([[3, 0, -2]]), pool(1, 1), linear([[1]], [0], 2, POOLED))
-    _, counts = run(model, IMAGES[:1], strict=True)
+    _, counts = witness(model, IMAGES[:1])
     # 1024 positions: 2 products of 8 bits, 1 addition of 11; requantize: 1 product of 11, 1 bias addition of 11
     assert counts[1].multiplications == {8: 2048, 11: 1024}
     assert counts[1].additions == {11: 1024 + 1024}
@@ -249,8 +167,8 @@ def test_a_convolution_counts_its_non_zero_codes():
 def test_a_window_counts_the_comparisons_of_its_sums_and_one_requantization():
     rows = conv([[3, 0, -2], [0, 0, 0]], window=2, relu=True)
     both = np.zeros(2), np.full(2, 15 * 256)
-    model = hand_made(rows, replace(pool(1, 2), kernel=16), linear([[1, 0]], [0], 2, both))
-    logits, counts = run(model, IMAGES[:1], strict=True)
+    model = hand_made(rows, pool(1, 2, kernel=16), linear([[1, 0]], [0], 2, both))
+    logits, counts = witness(model, IMAGES[:1])
     # 1024 sums of 11 bits, of each 4 of which 3 comparisons find the greatest; the second row has nothing to compare
     assert counts[1].multiplications == {8: 2 * 1024, 11: 256}
     assert counts[1].additions == {11: 1024 + 3 * 256 + 256, 32: 2 * 256}
@@ -262,14 +180,14 @@ def test_a_window_counts_the_comparisons_of_its_sums_and_one_requantization():
 
 def test_a_channel_without_weights_is_a_constant_and_counts_nothing():
     model = hand_made(conv([[0, 0, 0]], bias=vector(1), bias_bits=2), pool(1, 1), linear([[1]], [0], 2, POOLED))
-    logits, counts = run(model, IMAGES[:1])
+    logits, counts = witness(model, IMAGES[:1])
     assert not counts[1].multiplications and not counts[1].additions
     assert logits.tolist() == [[1024]]
 
 
 def test_a_relu_counts_one_an_element():
     plain, with_relu = (
-        run(hand_made(conv([[1, 1, 1]], relu=relu), pool(1, 1), linear([[1]], [0], 2, POOLED)), IMAGES[:1])[1]
+        witness(hand_made(conv([[1, 1, 1]], relu=relu), pool(1, 1), linear([[1]], [0], 2, POOLED)), IMAGES[:1])[1]
         for relu in (False, True)
     )
     assert with_relu[1].additions - plain[1].additions == Counter({32: 1024})
@@ -286,7 +204,7 @@ def test_a_factored_sum_multiplies_once_for_equal_weights_and_adds_in_the_width_
     first = conv([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
     second = conv([[3, 1, 1, -3]], source=1, name="second", input_range=(low, high), factored=True)
     model = hand_made(first, second, pool(2, 1), linear([[1]], [0], 3, POOLED))
-    logits, counts = run(model, IMAGES[:1], strict=True)
+    logits, counts = witness(model, IMAGES[:1])
     assert counts[2].multiplications == {5: 1024, 8: 1024}  # the second is the requantization
     assert counts[2].additions == {4: 2048, 7: 1024, 8: 1024}  # the last is the bias
     one, two, three = (np.clip(IMAGES[0, channel].astype(int) - 128, 0, 15) for channel in range(3))
@@ -313,12 +231,12 @@ def test_a_channel_with_an_earlier_ones_codes_or_their_negatives_is_not_summed_a
     model = hand_made(
         conv(rows, factored=True), pool(1, 5), linear([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]], [0, 0], 2, wide)
     )
-    logits, counts = run(model, IMAGES[:2], strict=True)
+    logits, counts = witness(model, IMAGES[:2])
     assert counted(packed_operations(model))["conv"] == (counts[1].multiplications, counts[1].additions)
     pixels = IMAGES[:2].astype(int) - 128
     sums = 3 * pixels[:, 0] + pixels[:, 1]
     assert logits.tolist() == np.stack([np.clip(sign * sums, 0, 15).sum((1, 2)) for sign in (1, -1)], 1).tolist()
-    assert np.array_equal(run(model, IMAGES[:2])[0], logits)
+    assert np.array_equal(run(model, IMAGES[:2]), logits)
 
 
 def test_a_second_pass_counts_its_choice_and_its_sum_in_every_pass():
@@ -326,8 +244,8 @@ def test_a_second_pass_counts_its_choice_and_its_sum_in_every_pass():
     last = linear([[1, 0], [0, 1]], [0, 0], 2, both)
     steps = conv([[1, 0, 0], [0, 1, 0]]), pool(1, 2)
     plain = hand_made(*steps, last)
-    model = hand_made(*steps, replace(last, margin=9, margin_bits=4))
-    (_, before), (_, after) = (run(each, IMAGES[:1]) for each in (plain, model))
+    model = hand_made(*steps, replace(last, choice=Choice(margin=9, bits=4)))
+    (_, before), (_, after) = (witness(each, IMAGES[:1]) for each in (plain, model))
     assert after[3].additions - before[3].additions == Counter({16: 5})  # 3 C - 1; logits of 15 bits, 16 for two
     assert ("margin", 4) in model.steps[-1].storage
     assert counted(packed_operations(model))["linear"] == (after[3].multiplications, after[3].additions)
@@ -335,7 +253,7 @@ def test_a_second_pass_counts_its_choice_and_its_sum_in_every_pass():
 
 def test_a_pool_counts_additions_of_its_sums_width():
     model = hand_made(conv([[1, 1, 1]]), pool(1, 1), linear([[1]], [0], 2, POOLED))
-    _, counts = run(model, IMAGES[:1])
+    _, counts = witness(model, IMAGES[:1])
     assert counts[2].additions == {14: 1023} and not counts[2].multiplications  # 15 * 1024 has 14 bits
 
 
@@ -343,7 +261,7 @@ def test_a_linear_layer_counts_products_sums_and_biases():
     # Inputs have 14 bits, codes -2 and 3: sums in [-2 * 15360, 3 * 15360] fit 17 bits.
     both = np.zeros(2), np.full(2, 15 * 1024)
     model = hand_made(conv([[1, 1, 1], [1, 0, 0]]), pool(1, 2), linear([[-2, 3], [0, 0]], [5, 6], 2, both))
-    logits, counts = run(model, IMAGES[:1], strict=True)
+    logits, counts = witness(model, IMAGES[:1])
     assert counts[3].multiplications == {14: 2}
     assert counts[3].additions == {17: 2}  # one sum, one bias; the second logit is a constant
     assert logits[0, 1] == 6
@@ -357,13 +275,11 @@ def test_a_residual_counts_a_multiplication_and_an_addition():
         source=1,
         name="second",
         input_range=codes,
-        residual=1,
-        residual_multiplier=3,
-        residual_bits=3,
+        residual=Residual(value=1, multiplier=3, bits=3),
         shift=vector(1),
     )
     model = hand_made(first, second, pool(2, 1), linear([[1]], [0], 3, POOLED))
-    logits, counts = run(model, IMAGES[:1], strict=True)
+    logits, counts = witness(model, IMAGES[:1])
     # Convolution: one 4-bit product; requantize: 5 bits (sum [0, 15]), bias 5; residual: 4 x 3 bits, 6 * 15 has 8 bits
     assert counts[2].multiplications == {4: 1024 + 1024, 5: 1024}
     assert counts[2].additions == {5: 1024, 8: 1024}
@@ -381,7 +297,7 @@ def test_requantizing_floors_after_the_bias():
         shift=vector(4),
         bias_fraction=3,
     )
-    logits, _ = run(hand_made(multiplied, pool(1, 1), linear([[1]], [0], 2, POOLED)), IMAGES[:1])
+    logits = run(hand_made(multiplied, pool(1, 1), linear([[1]], [0], 2, POOLED)), IMAGES[:1])
     pixels = IMAGES[0, 0].astype(int) - 128
     assert logits[0, 0] == np.clip(np.floor((pixels * 5 + 6) / 16), 0, 15).sum()
 
@@ -400,12 +316,12 @@ def test_a_factored_sum_is_the_dot_product_and_its_work_is_counted(codes, few, s
     taps = np.flatnonzero(row)
     if not len(taps):
         return
-    counts = Counts("conv")
+    one = _Witness(1, "conv")
     read = [_Sum(inputs[tap], int(ends[0, tap]), int(ends[1, tap])) for tap in taps]
-    assert _sum_factored(row[taps], read, 3, 1, counts) == [row @ inputs]
-    assert (counts.multiplications, counts.additions) == work(row[None].astype(np.int8), 1, *ends, 3, True)
-    assert counts.additions.total() == len(taps) - 1
-    assert counts.multiplications.total() <= len(np.unique(np.abs(row[taps])))
+    assert one.factored(row[taps], read, 3) == [row @ inputs]
+    assert (one.counts.multiplications, one.counts.additions) == work(row[None].astype(np.int8), 1, *ends, 3, True)
+    assert one.counts.additions.total() == len(taps) - 1
+    assert one.counts.multiplications.total() <= len(np.unique(np.abs(row[taps])))
 
 
 # Refusals
@@ -413,10 +329,10 @@ def test_a_factored_sum_is_the_dot_product_and_its_work_is_counted(codes, few, s
 
 def test_a_sum_that_leaves_its_proven_width_is_noticed():
     with pytest.raises(InferenceError, match="does not fit the 3 bits"):
-        _sum_running(np.array([[3], [1]]), 3, 1, Counts("conv"))
+        _Witness(1, "conv").running(np.array([[3], [1]]), 3)
     parts = [_Sum(np.array([value]), 0, high) for value, high in ((3, 3), (2, 1))]
     with pytest.raises(InferenceError, match=r"lies outside of \[0, 4\]"):
-        _sum_tree(parts, 1, Counts("conv"))
+        _Witness(1, "conv").tree(parts)
 
 
 def test_a_half_model_is_refused(tmp_path):
@@ -432,7 +348,7 @@ def test_images_that_are_not_pixels_are_refused(tmp_path):
 
 
 def test_the_reference_does_not_import_torch():
-    code = "import sys, micronet.reference; sys.exit('torch' in sys.modules)"
+    code = "import sys, micronet.packed.reference; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -453,11 +369,12 @@ def test_a_product_that_an_earlier_channel_has_is_not_multiplied_again():
     factored = conv(rows, factored=True, multiplier=multiplier, multiplier_bits=4, shift=vector(3, 3, 3, 3, 3, 3))
     first, sign = earlier_products(factored)
     assert first.tolist() == [0, 0, 2, 0, 4, 5] and sign.tolist() == [1, -1, 1, -1, 1, 1]
-    for other in ({"factored": False}, {"window": 2, "shape": (6, 16, 16)}):  # plain; a window's maxima have no sign
-        assert earlier_products(replace(factored, **other))[0].tolist() == list(range(6))
+    plain = replace(factored, weights=replace(factored.weights, factored=False))
+    for other in (plain, replace(factored, window=2, shape=(6, 16, 16))):  # a window's maxima have no sign
+        assert earlier_products(other)[0].tolist() == list(range(6))
     wide = np.zeros(6), np.full(6, 15 * 1024)
     model = hand_made(factored, pool(1, 6), linear([[1, 2, 0, 1, 1, 1], [0, 1, 0, 2, 0, 1]], [0, 0], 2, wide))
-    logits, counts = run(model, IMAGES[:2], strict=True)
+    logits, counts = witness(model, IMAGES[:2])
     # sums lie in -512 .. 508, 10 bits, and three of five have a product of their own; a channel of zeros has none
     assert counts[1].multiplications[10] == 3 * 1024
     assert counted(packed_operations(model))["conv"] == (counts[1].multiplications, counts[1].additions)

@@ -10,7 +10,8 @@ from micronet.compress.calibration import calibrate, recalibrate_batch_norm
 from micronet.compress.quantization import prepare
 from micronet.data.images import normalise
 from micronet.packed.cascade import join
-from micronet.packed.file import PackedModel, decode
+from micronet.packed.file import decode
+from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule
 from micronet.packed.packing import pack
 from micronet.packed.unpacking import UnpackError, unpack
@@ -63,7 +64,7 @@ def test_weights_are_as_large_as_he_et_al_draw_them_and_keep_their_zeros(tmp_pat
     for step in model.steps:
         if step.op == "conv":
             weight = network.get_submodule(step.name).weight.detach()
-            assert ((weight == 0).numpy() == (step.weight == 0)).all()
+            assert ((weight == 0).numpy() == (step.weights.codes == 0)).all()
             assert float(weight.square().mean()) == pytest.approx(2 / weight[0].numel(), rel=1e-3)
 
 

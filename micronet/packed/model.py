@@ -1,0 +1,123 @@
+"""What a packed file holds: steps, of one network or of several in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from micronet.packed.steps import Conv, Input, Linear, Step
+
+CASCADE = "cascade"  # the name in the spec of several networks
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """What a packed file holds. The integers of a linear step are its network's logits; `steps[-1]` is one."""
+
+    steps: tuple[Step, ...]
+    spec: dict[str, Any] | None
+    arithmetic: str  # integer, half
+    metadata: dict[str, str]
+    digest: str  # sha256 of metadata and payload, hex
+    payload_bits: int
+    file_bytes: int
+
+    @property
+    def classes(self) -> int:
+        return self.steps[-1].shape[0]
+
+    @property
+    def input_bits(self) -> int:
+        """Bits kept of a pixel."""
+        image = self.steps[0]
+        assert isinstance(image, Input)
+        return image.code_bits
+
+    @property
+    def networks(self) -> tuple[range, ...]:
+        """The steps of each network, without the input, which all of them share."""
+        return networks(self.steps)
+
+    @property
+    def ends(self) -> list[Linear]:
+        """The linear step of each network."""
+        return ends(self.steps)
+
+    @property
+    def flip_margin(self) -> int:
+        """Below it an image is seen once more by the last network, mirrored; 0: none is."""
+        return self.ends[-1].margin
+
+    @property
+    def specs(self) -> tuple[dict[str, Any], ...] | None:
+        """The architecture of each network; None where the file names none."""
+        if self.spec is None:
+            return None
+        return (self.spec,) if self.spec.get("name") != CASCADE else tuple(self.spec["networks"])
+
+    @property
+    def weights(self) -> int:
+        """Weights of convolutions and linear layers, zeros too."""
+        return sum(codes.size for codes in self._codes())
+
+    @property
+    def zero_weights(self) -> int:
+        return sum(int((codes == 0).sum()) for codes in self._codes())
+
+    @property
+    def parameters(self) -> int:
+        """Weights, multipliers and biases."""
+        return sum(array.size for step in self.steps for array in step.arrays)
+
+    @property
+    def nonzero_parameters(self) -> int:
+        return sum(int(np.count_nonzero(array)) for step in self.steps for array in step.arrays)
+
+    def _codes(self) -> list[np.ndarray]:
+        return [step.weights.codes for step in self.steps if isinstance(step, Conv | Linear)]
+
+
+def networks(steps: Sequence[Step]) -> tuple[range, ...]:
+    """The steps of each network: those behind the linear step before, up to its own."""
+    behind = [index + 1 for index, step in enumerate(steps) if isinstance(step, Linear)]
+    return tuple(range(start, end) for start, end in zip([1, *behind], behind, strict=False))
+
+
+def ends(steps: Sequence[Step]) -> list[Linear]:
+    """The linear step of each network."""
+    return [step for step in steps if isinstance(step, Linear)]
+
+
+def joined(total: Any, logits: Any, shift: int) -> Any:
+    """The sum of logits so far and of one more network, whose scales are 2**shift apart; arrays of integers.
+
+    One of both sides is shifted to the left, so that nothing is rounded.
+    """
+    return total * (1 << max(shift, 0)) + logits * (1 << max(-shift, 0))
+
+
+def shifts(steps: Sequence[Step]) -> list[int]:
+    """The shifts with which logits join the sum: those of each next network's pass, then those of the mirrored one.
+
+    The last network's second pass weighs as its first.
+    """
+    before = [end.logit_shift or 0 for end in ends(steps)[:-1]]
+    return [*before, min(before[-1], 0) if before else 0]
+
+
+def logit_ranges(steps: Sequence[Step]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The range of the sum of logits behind every pass: each network's, and the last one's again for the mirror image.
+
+    Returns:
+        (low, high) a pass, (C,) of Python integers each. The last is there whether or not images are seen mirrored.
+    """
+    # Python's integers never overflow.
+    ranges = [(end.low.astype(object), end.high.astype(object)) for end in ends(steps)]
+    found = [ranges[0]]
+    for added, shift in zip([*ranges[1:], ranges[-1]], shifts(steps), strict=True):
+        low, high = (joined(side, new, shift) for side, new in zip(found[-1], added, strict=True))
+        found.append((low, high))
+    return found

@@ -1,0 +1,173 @@
+"""The steps of a packed model in torch, a small module each; `runner` makes the one of a step.
+
+Codes and accumulators are held in floats that are exact for them; `packed.module` says which and why.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
+from micronet.packed.steps.scaling import FloatScaling, Requantization, Scaling
+
+EXACT_SUM_BITS = 25  # float32 holds every sum of so many bits, sign included
+
+
+@singledispatch
+def runner(step: Step, half: bool) -> nn.Module:
+    """The module that computes a step: the values that it reads -> the value that it makes, (N, C, H, W).
+
+    Args:
+        half: in a file of 16-bit floats.
+    """
+    raise NotImplementedError(type(step).__name__)
+
+
+@singledispatch
+def scaler(scaling: Scaling) -> nn.Module:
+    """The module that turns a step's sums, and the residual or None, into its output's codes."""
+    raise NotImplementedError(type(scaling).__name__)
+
+
+def _constant(array: np.ndarray, dtype: type[np.floating]) -> nn.Buffer:
+    """A constant that moves with the module and is in no state dict; a vector has an entry a channel of a map."""
+    tensor = torch.from_numpy(array.astype(dtype))
+    return nn.Buffer(tensor.reshape(-1, 1, 1) if tensor.dim() == 1 else tensor, persistent=False)
+
+
+@runner.register(Input)
+class RunInput(nn.Module):
+    """Normalised images as codes."""
+
+    def __init__(self, step: Input, half: bool):
+        super().__init__()
+        self.bits, self.low, self.high, self.half = step.code_bits, int(step.low[0]), int(step.high[0]), half
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.half:
+            return images
+        # A normalised image is (pixel - 128) / 64.
+        codes = torch.floor(images * (64 / 2 ** (8 - self.bits))).clamp_(self.low, self.high)
+        return codes if images.device.type == "cpu" else codes.double()
+
+
+@runner.register(Concat)
+class RunConcat(nn.Module):
+    """Channels one after the other."""
+
+    def __init__(self, step: Concat, half: bool):
+        super().__init__()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.cat(inputs, 1)
+
+
+@runner.register(Pool)
+class RunPool(nn.Module):
+    """Sums of codes; means of floats."""
+
+    def __init__(self, step: Pool, half: bool):
+        super().__init__()
+        self.kernel, self.divisor = step.kernel, None if half else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, self.kernel, divisor_override=self.divisor)
+
+
+@runner.register(Maximum)
+class RunMaximum(nn.Module):
+    """The greatest of each window."""
+
+    def __init__(self, step: Maximum, half: bool):
+        super().__init__()
+        self.kernel = step.kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, self.kernel)
+
+
+@runner.register(Conv)
+class RunConv(nn.Module):
+    """Dot products, the greatest of each window of them, scaled."""
+
+    def __init__(self, step: Conv, half: bool):
+        super().__init__()
+        self.weight = _constant(step.weights.codes, np.float32)
+        self.geometry = step.stride, step.padding, 1, step.weights.groups
+        self.window = step.window
+        self.wide = step.weights.accumulator_bits > EXACT_SUM_BITS and not half
+        self.scaling = scaler(step.scaling)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        sums = x.double() if self.wide else x
+        sums = F.conv2d(sums, self.weight.to(sums.dtype), None, *self.geometry)
+        sums = F.max_pool2d(sums, self.window) if self.window > 1 else sums
+        return self.scaling(sums, residual).to(x.dtype)
+
+
+@runner.register(Affine)
+class RunAffine(nn.Module):
+    """Codes, in another order of channels perhaps, scaled."""
+
+    def __init__(self, step: Affine, half: bool):
+        super().__init__()
+        self.scaling = scaler(step.scaling)
+        self.chosen = nn.Buffer(torch.from_numpy(step.chosen), persistent=False) if step.order > 1 else None
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.scaling(x if self.chosen is None else x[:, self.chosen], residual).to(x.dtype)
+
+
+@runner.register(Linear)
+class RunLinear(nn.Module):
+    """Logits, (N, classes): integers in float64, or floats in float32."""
+
+    def __init__(self, step: Linear, half: bool):
+        super().__init__()
+        self.dtype = torch.float32 if half else torch.float64
+        self.weight = _constant(step.weights.codes, np.float32)
+        bias = torch.from_numpy(step.bias.astype(np.float32 if half else np.float64))
+        self.bias = nn.Buffer(bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.flatten(1).to(self.dtype), self.weight.to(self.dtype), self.bias)
+
+
+@scaler.register(Requantization)
+class Requantize(nn.Module):
+    """In float64, exact below 2**53."""
+
+    def __init__(self, scaling: Requantization):
+        super().__init__()
+        self.low, self.high = scaling.edges
+        self.multiplier = _constant(scaling.multiplier, np.float64)
+        self.bias = _constant(scaling.scaled_bias, np.float64)
+        self.scale = _constant(2.0**-scaling.shift, np.float64)
+        self.factor = None if scaling.residual is None else _constant(scaling.residual_factor, np.float64)
+
+    def forward(self, sums: Tensor, residual: Tensor | None) -> Tensor:
+        x = sums.to(torch.float64, copy=True).mul_(self.multiplier).add_(self.bias)  # a copy: others may read them too
+        if residual is not None:
+            x.addcmul_(residual.double(), self.factor)
+        return x.mul_(self.scale).floor_().clamp_(self.low, self.high)
+
+
+@scaler.register(FloatScaling)
+class ScaleFloats(nn.Module):
+    """In float32."""
+
+    def __init__(self, scaling: FloatScaling):
+        super().__init__()
+        self.relu = scaling.relu
+        self.multiplier = None if scaling.multiplier is None else _constant(scaling.multiplier, np.float32)
+        self.bias = _constant(scaling.bias, np.float32)
+
+    def forward(self, sums: Tensor, residual: Tensor | None) -> Tensor:
+        x = sums + self.bias if self.multiplier is None else sums * self.multiplier + self.bias
+        x = x if residual is None else x + residual
+        return F.relu(x) if self.relu else x

@@ -1,0 +1,19 @@
+"""The operations of the packed model: a frozen class each, in a file of its own.
+
+Each file says what the operation stores, how it is written, read and checked. `packed.module` says how it runs in
+torch, `packed.reference` in numpy, `scoring.packed_counts` what it costs; they dispatch on the classes, and so does
+whatever exports.
+"""
+
+from __future__ import annotations
+
+from micronet.packed.steps.affine import Affine
+from micronet.packed.steps.base import Step
+from micronet.packed.steps.concat import Concat
+from micronet.packed.steps.conv import Conv
+from micronet.packed.steps.image import Input
+from micronet.packed.steps.linear import Linear
+from micronet.packed.steps.pool import Maximum, Pool
+
+OPERATIONS: dict[str, type[Step]] = {kind.op: kind for kind in (Input, Conv, Affine, Pool, Maximum, Concat, Linear)}
+"""The classes by the names that the table of a file gives them."""

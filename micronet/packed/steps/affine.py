@@ -1,0 +1,74 @@
+"""A scaling of its own: a batch norm, an addition or a change of codes that no convolution takes along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from micronet.packed import checks
+from micronet.packed.errors import PackedFileError
+from micronet.packed.steps.base import Place, Step
+from micronet.packed.steps.scaling import Scaling, code_range, read_scaling, read_widths
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(Step):
+    """The input's codes, scaled."""
+
+    op: ClassVar[str] = "affine"
+
+    scaling: Scaling
+    order: int = 1  # output channel i reads input channel interleave(C, order)[i]
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """The input channel of each output channel."""
+        return interleave(self.shape[0], self.order)
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        return (*self.inputs, *self.scaling.reads)
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.scaling.arrays
+
+    def row(self, at: int) -> dict[str, Any]:
+        head = {"op": self.op, "name": self.name, "from": list(self.inputs)}
+        order = {} if self.order == 1 else {"order": self.order}
+        shape = {"shape": [self.shape[0]]}
+        return head | self.scaling.code_row() | shape | order | {"at": at} | self.scaling.width_row()
+
+    def fields(self) -> list[np.ndarray]:
+        return self.scaling.fields()
+
+    @classmethod
+    def read(cls, row: dict[str, Any], place: Place) -> Self:
+        index, source = place.source(row)
+        place.begin(row)
+        widths = read_widths(row, place)
+        channels = source.shape[0]
+        if row.get("shape") != [channels]:
+            raise PackedFileError(f"vectors of shape {checks.shown(row.get('shape'))} on {channels} channels")
+        order = checks.whole(row.get("order", 1), 1, channels, "order")
+        if channels % order:
+            raise PackedFileError(f"an order of {order} groups of {channels} channels")
+        chosen = interleave(channels, order)
+        low, high = (side.astype(np.int64)[chosen] for side in (source.low, source.high))
+        scaling = read_scaling(row, place, source.shape, widths, (low, high))
+        return cls(
+            name=place.name,
+            inputs=(index,),
+            shape=source.shape,
+            **code_range(scaling, channels),
+            storage=place.storage,
+            scaling=scaling,
+            order=order,
+        )
+
+
+def interleave(channels: int, groups: int) -> np.ndarray:
+    """The input channel of each output channel when `groups` strided groups are brought together."""
+    return np.arange(channels).reshape(-1, groups).T.reshape(-1)

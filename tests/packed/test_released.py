@@ -1,0 +1,85 @@
+"""Every released file: readable bit for bit, with the logits, operations and scores that it was released with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from micronet import params
+from micronet.data.images import normalise
+from micronet.data.sources import fetch
+from micronet.packed.file import decode, encode
+from micronet.packed.module import PackedModule
+from micronet.packed.reference import predict
+from micronet.scoring.challenge import challenge_score
+from micronet.scoring.counting import operations
+from micronet.scoring.deck import deck_score
+from tests.support.places import ROOT
+
+RELEASED = json.loads((Path(__file__).parent / "released.json").read_text(encoding="utf-8"))
+
+
+def content(name: str) -> bytes:
+    """A released file; that of the main pipeline lies in release/cache under the name that dvc.lock gives it."""
+    if name != "quantized":
+        return (ROOT / f"release/{name}.safetensors").read_bytes()
+    outs = yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"]["quantize"]["outs"]
+    (md5,) = [out["md5"] for out in outs if out["path"] == "checkpoints/quantized.safetensors"]
+    return (ROOT / "release/cache/files/md5" / md5[:2] / md5[2:]).read_bytes()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def of_integers(values: torch.Tensor) -> str:
+    return sha256(np.ascontiguousarray(values.numpy().astype("<i8")).tobytes())
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    """(100, 3, 32, 32) uint8: every fifth test image of the sample."""
+    arrays = fetch(params.Data(source="sample", validation_size=500))[1]
+    return torch.from_numpy(arrays.test_images[::5].reshape(-1, 3, 32, 32).copy())
+
+
+def test_all_released_files_are_held():
+    files = {path.stem for path in (ROOT / "release").glob("*.safetensors")}
+    floats = {"dense_unpacked", "refined_start"}  # checkpoints that training went on from
+    assert set(RELEASED) == (files - floats) | {"quantized"}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_released_file_is_written_again_bit_for_bit(name):
+    data = content(name)
+    model = decode(data)
+    assert (sha256(data), model.payload_bits) == (RELEASED[name]["sha256"], RELEASED[name]["payload_bits"])
+    assert encode(model.steps, model.spec, model.arithmetic, model.metadata) == data
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_released_file_has_the_logits_of_its_release_in_torch_and_in_numpy(name, pixels):
+    module = PackedModule(decode(content(name)))
+    images = normalise(pixels)
+    logits = [of_integers(module.one_pass(images, number)) for number in range(len(module.packed.networks))]
+    answers = module.look(images).logits
+    assert logits == RELEASED[name]["logits_sha256"]
+    assert of_integers(answers) == RELEASED[name]["answers_sha256"]
+    assert np.array_equal(predict(module.packed, pixels[:6].numpy()), answers[:6].numpy())
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_released_file_has_the_operations_and_scores_of_its_release(name):
+    model = decode(content(name))
+    ops, once = operations(model), [1.0] * len(model.networks)
+    counts = [[op.name, op.kind, op.network, op.multiplications, op.additions, op.storage_bits, op.rules] for op in ops]
+    assert len(ops) == RELEASED[name]["operations"]
+    assert sha256(json.dumps(counts).encode()) == RELEASED[name]["operations_sha256"]
+    assert deck_score(ops, once).score == RELEASED[name]["deck_score"]
+    assert challenge_score(ops, once).score == RELEASED[name]["challenge_score"]
