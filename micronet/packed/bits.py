@@ -10,8 +10,6 @@ from micronet.packed.errors import PackedFileError
 from micronet.packed.widths import signed_width
 
 MOST_BLOCK = 9  # weights that one bit of a mask can call zero: bounds what a mask can allocate
-
-
 MASKS: tuple[tuple[int, ...], ...] = (
     (),
     *((block,) for block in range(2, MOST_BLOCK + 1)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from micronet.scoring.records import Operation, ScoreError
+from micronet.scoring.records import RELU_BITS, Operation, ScoreError
 from models.layers import Interleave
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
@@ -21,6 +22,8 @@ WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
 @dataclass(frozen=True)
 class Widths:
+    """The widths that a module is priced at: of weights, activations, sums, and stored vectors."""
+
     weight: int
     activation: int
     accumulator: int
@@ -29,6 +32,7 @@ class Widths:
 
     @classmethod
     def assume(cls, weight: int, activation: int | None, accumulator: int, vector: int | None) -> Widths:
+        """What `operations` was given, with None filled in. Raises `ScoreError` for a width that there is not."""
         for name, bits in (("weight_bits", weight), ("activation_bits", activation), ("vector_bits", vector)):
             if bits is not None and bits not in WIDTHS:
                 raise ScoreError(f"{name}: must be 1 to 8, 16 or 32 (got {bits})")
@@ -45,7 +49,7 @@ class Widths:
         return self.accumulator if self.quantized else self.activation
 
 
-class Tracer(fx.Tracer):
+class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Interleave) or super().is_leaf_module(m, module_qualified_name)
 
@@ -54,7 +58,7 @@ def _trace(model: nn.Module) -> fx.GraphModule:
     """The graph with every node's shape for one image. On the meta device: no arithmetic, the model stays as it is."""
     shadow = copy.deepcopy(model).to("meta").eval()
     try:
-        graph = fx.GraphModule(shadow, Tracer().trace(shadow))
+        graph = fx.GraphModule(shadow, _Tracer().trace(shadow))
     except Exception as error:  # a forward that branches on values fails in many ways
         raise ScoreError(f"{type(model).__name__}: cannot be traced: {' '.join(str(error).split())}") from None
     dtype = next((parameter.dtype for parameter in shadow.parameters()), torch.float32)
@@ -146,106 +150,6 @@ def _pool(name: str, node: fx.Node, window: int, widths: Widths) -> Operation:
     )
 
 
-def _window(name: str, node: fx.Node) -> int:
-    """Inputs averaged into one output."""
-    if node.op == "call_function":
-        kernel = node.args[1] if len(node.args) > 1 else node.kwargs["kernel_size"]
-        return kernel**2 if isinstance(kernel, int) else math.prod(kernel)
-    dimensions = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    source = _shape(node.args[0])
-    if not isinstance(dimensions, list | tuple) or len(source) != 3 or {d % 4 for d in dimensions} != {2, 3}:
-        raise ScoreError(f"{name}: only a mean over height and width has a price (got dimensions {dimensions})")
-    return math.prod(source[1:])
-
-
-_RELU = (F.relu, torch.relu, "relu")
-
-
-_ADD = (operator.add, operator.iadd, torch.add, "add")
-
-
-_POOL = (F.avg_pool2d, "mean")
-
-
-_MAX_POOL = (F.max_pool2d,)
-
-
-_SCALE = (operator.mul,)
-
-
-_FREE = (torch.cat, torch.flatten, "flatten", "view", "reshape", "size")
-
-
-def module_operations(model: nn.Module, widths: Widths) -> list[Operation]:
-    graph = _trace(model)
-    modules = dict(model.named_modules())
-    ops: list[Operation] = []
-    names: dict[fx.Node, str] = {}
-
-    def layer_of(node: Any) -> nn.Module | None:
-        return modules[node.target] if isinstance(node, fx.Node) and node.op == "call_module" else None
-
-    for node in graph.graph.nodes:
-        if node.op in ("placeholder", "output"):
-            names[node] = node.name
-            continue
-        inputs = node.all_input_nodes
-        before = names[inputs[0]] if inputs else ""
-        scope = before.rpartition(".")[0]
-        layer = layer_of(node)
-        if layer is not None:
-            name = names[node] = node.target
-            if any(op.name == name for op in ops):
-                raise ScoreError(f"{name}: is used twice, and its parameters would be counted twice")
-            users = list(node.users)
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                folded = len(users) == 1 and isinstance(layer_of(users[0]), nn.BatchNorm2d)
-                ops.append(_weighted(name, layer, node, folded, widths))
-                if widths.quantized and isinstance(layer, nn.Conv2d):
-                    # Sums become codes of the next layer. Logits need none: their order is the answer.
-                    ops.append(_requantize(name, _shape(node), widths))
-            elif isinstance(layer, nn.BatchNorm2d):
-                folded = isinstance(layer_of(inputs[0]), nn.Conv2d) and len(inputs[0].users) == 1
-                ops.append(_norm(name, layer, node, folded, widths))
-            elif isinstance(layer, nn.Identity | Interleave):
-                names[node] = before  # a permutation is absorbed into its neighbours' weight order
-            else:
-                raise ScoreError(f"{name}: {type(layer).__name__} has no price here (use functions for ReLU and pools)")
-        elif node.target in _RELU:
-            names[node] = f"{before}.relu"
-            shape = _shape(node)
-            ops.append(
-                Operation(names[node], "relu", shape, shape, additions=((32, math.prod(shape)),), rules="challenge")
-            )
-        elif node.target in _ADD and len(inputs) == 2:
-            names[node] = f"{scope}.add".lstrip(".")
-            shape = _shape(node)
-            added = ((widths.accumulator, math.prod(shape)),)
-            ops.append(Operation(names[node], "add", shape, shape, additions=added, rules="challenge"))
-        elif node.target in _POOL:
-            names[node] = f"{before}.pool"
-            ops.append(_pool(names[node], node, _window(names[node], node), widths))
-        elif node.target in _MAX_POOL:  # a comparison is a subtraction of which the sign counts
-            names[node], shape = f"{before}.max", _shape(node)
-            compared = ((widths.activation, math.prod(shape) * (_window(names[node], node) - 1)),)
-            ops.append(Operation(names[node], "pool", shape, _shape(inputs[0]), additions=compared, rules="challenge"))
-        elif node.target in _SCALE and sum(isinstance(value, fx.Node) for value in node.args) == 1:  # by a constant
-            names[node], shape = f"{before}.scale", _shape(node)
-            scaled = ((widths.sum_product, math.prod(shape)),)
-            ops.append(Operation(names[node], "affine", shape, shape, multiplications=scaled, rules="challenge"))
-        elif node.target in _FREE:
-            names[node] = f"{scope}.{node.name}".lstrip(".") if node.target is torch.cat else before
-        else:
-            target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
-            raise ScoreError(f"{node.name}: the operation {target} has no price here (after {before})")
-
-    counted = sum(op.weights + op.norm_parameters + op.bias_parameters for op in ops)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    if counted != total:
-        raise ScoreError(f"{type(model).__name__}: {total - counted} of {total} parameters belong to no operation")
-    return ops
-
-
 def _requantize(name: str, shape: tuple[int, ...], widths: Widths) -> Operation:
     """Scales sums to the next layer's codes: one multiplication an output, one stored scale a channel."""
     return Operation(
@@ -260,3 +164,145 @@ def _requantize(name: str, shape: tuple[int, ...], widths: Widths) -> Operation:
         storage_bits=shape[0] * widths.vector,
         rules="challenge",
     )
+
+
+def _window(name: str, node: fx.Node) -> int:
+    """Inputs averaged into one output."""
+    if node.op == "call_function":
+        kernel = node.args[1] if len(node.args) > 1 else node.kwargs["kernel_size"]
+        return kernel**2 if isinstance(kernel, int) else math.prod(kernel)
+    dimensions = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    source = _shape(node.args[0])
+    if not isinstance(dimensions, list | tuple) or len(source) != 3 or {d % 4 for d in dimensions} != {2, 3}:
+        raise ScoreError(f"{name}: only a mean over height and width has a price (got dimensions {dimensions})")
+    return math.prod(source[1:])
+
+
+class _Counter:
+    """Walks a traced graph and collects records: one method for each kind of operation, which names its result too."""
+
+    def __init__(self, model: nn.Module, widths: Widths):
+        self.modules, self.widths = dict(model.named_modules()), widths
+        self.ops: list[Operation] = []
+        self.names: dict[fx.Node, str] = {}  # of what a node gives
+        for node in _trace(model).graph.nodes:
+            self.names[node] = node.name if node.op in ("placeholder", "output") else self._count(node)
+
+    def _count(self, node: fx.Node) -> str:
+        """Counts one node; gives its name."""
+        layer = self._layer(node)
+        if layer is None:
+            kind = next((kind for targets, kind in _FUNCTIONS if node.target in targets), None)
+            if kind is None:
+                target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
+                before = self._before(node)
+                raise ScoreError(f"{node.name}: the operation {target} has no price here (after {before})")
+            return kind(self, node)
+        if any(op.name == node.target for op in self.ops):
+            raise ScoreError(f"{node.target}: is used twice, and its parameters would be counted twice")
+        count = next((count for types, count in _MODULES if isinstance(layer, types)), None)
+        if count is None:
+            kind = type(layer).__name__
+            raise ScoreError(f"{node.target}: {kind} has no price here (use functions for ReLU and pools)")
+        return count(self, node, layer)
+
+    def _layer(self, node: Any) -> nn.Module | None:
+        return self.modules[node.target] if isinstance(node, fx.Node) and node.op == "call_module" else None
+
+    def _before(self, node: fx.Node) -> str:
+        """The name of what a node reads first."""
+        return self.names[node.all_input_nodes[0]] if node.all_input_nodes else ""
+
+    def _scope(self, node: fx.Node, name: str) -> str:
+        """A name beside the layer that a node reads first."""
+        return f"{self._before(node).rpartition('.')[0]}.{name}".lstrip(".")
+
+    def weighted(self, node: fx.Node, layer: nn.Conv2d | nn.Linear) -> str:
+        users = list(node.users)
+        folded = len(users) == 1 and isinstance(self._layer(users[0]), nn.BatchNorm2d)
+        self.ops.append(_weighted(node.target, layer, node, folded, self.widths))
+        if self.widths.quantized and isinstance(layer, nn.Conv2d):
+            # Sums become codes of the next layer. Logits need none: their order is the answer.
+            self.ops.append(_requantize(node.target, _shape(node), self.widths))
+        return node.target
+
+    def norm(self, node: fx.Node, layer: nn.BatchNorm2d) -> str:
+        source = node.all_input_nodes[0]
+        folded = isinstance(self._layer(source), nn.Conv2d) and len(source.users) == 1
+        self.ops.append(_norm(node.target, layer, node, folded, self.widths))
+        return node.target
+
+    def passes_on(self, node: fx.Node, layer: nn.Module | None = None) -> str:
+        """Nothing is computed; a permutation is absorbed into its neighbours' weight order."""
+        return self._before(node)
+
+    def concatenates(self, node: fx.Node) -> str:
+        return self._scope(node, node.name)
+
+    def relu(self, node: fx.Node) -> str:
+        name, shape = f"{self._before(node)}.relu", _shape(node)
+        added = ((RELU_BITS, math.prod(shape)),)
+        self.ops.append(Operation(name, "relu", shape, shape, additions=added, rules="challenge"))
+        return name
+
+    def add(self, node: fx.Node) -> str:
+        if len(node.all_input_nodes) != 2:
+            raise ScoreError(
+                f"{node.name}: the operation add has no price here (after {self._before(node)}), of two maps it has"
+            )
+        name, shape = self._scope(node, "add"), _shape(node)
+        added = ((self.widths.accumulator, math.prod(shape)),)
+        self.ops.append(Operation(name, "add", shape, shape, additions=added, rules="challenge"))
+        return name
+
+    def pool(self, node: fx.Node) -> str:
+        name = f"{self._before(node)}.pool"
+        self.ops.append(_pool(name, node, _window(name, node), self.widths))
+        return name
+
+    def maximum(self, node: fx.Node) -> str:
+        """A comparison is a subtraction of which the sign counts."""
+        name, shape = f"{self._before(node)}.max", _shape(node)
+        compared = ((self.widths.activation, math.prod(shape) * (_window(name, node) - 1)),)
+        source = _shape(node.all_input_nodes[0])
+        self.ops.append(Operation(name, "pool", shape, source, additions=compared, rules="challenge"))
+        return name
+
+    def scale(self, node: fx.Node) -> str:
+        """A product with a constant."""
+        if sum(isinstance(value, fx.Node) for value in node.args) != 1:
+            raise ScoreError(
+                f"{node.name}: the operation mul has no price here (after {self._before(node)}), "
+                "one with a constant has"
+            )
+        name, shape = f"{self._before(node)}.scale", _shape(node)
+        scaled = ((self.widths.sum_product, math.prod(shape)),)
+        self.ops.append(Operation(name, "affine", shape, shape, multiplications=scaled, rules="challenge"))
+        return name
+
+
+# What has a price: functions and methods of tensors, and modules.
+_FUNCTIONS: tuple[tuple[tuple[Any, ...], Callable[[_Counter, fx.Node], str]], ...] = (
+    ((F.relu, torch.relu, "relu"), _Counter.relu),
+    ((operator.add, operator.iadd, torch.add, "add"), _Counter.add),
+    ((F.avg_pool2d, "mean"), _Counter.pool),
+    ((F.max_pool2d,), _Counter.maximum),
+    ((operator.mul,), _Counter.scale),
+    ((torch.cat,), _Counter.concatenates),
+    ((torch.flatten, "flatten", "view", "reshape", "size"), _Counter.passes_on),
+)
+_MODULES: tuple[tuple[Any, Callable[[_Counter, fx.Node, Any], str]], ...] = (
+    ((nn.Conv2d, nn.Linear), _Counter.weighted),
+    (nn.BatchNorm2d, _Counter.norm),
+    ((nn.Identity, Interleave), _Counter.passes_on),
+)
+
+
+def module_operations(model: nn.Module, widths: Widths) -> list[Operation]:
+    """The operations of one image, in the order of the work. Raises `ScoreError`: something has no price."""
+    ops = _Counter(model, widths).ops
+    counted = sum(op.weights + op.norm_parameters + op.bias_parameters for op in ops)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if counted != total:
+        raise ScoreError(f"{type(model).__name__}: {total - counted} of {total} parameters belong to no operation")
+    return ops

@@ -11,7 +11,6 @@ from micronet.errors import MicronetError
 
 # ResNet-18 for CIFAR-10 at 16 bits (deck rules), and the challenge's own WideResNet-28-10 for CIFAR-100.
 REFERENCE_OPERATIONS, REFERENCE_PARAMETERS = 834_362_880, 5_586_981
-
 ONCE = (1.0,)  # a network that sees every image once
 RELU_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width
 
