@@ -8,7 +8,7 @@ import numpy as np
 
 from micronet.packed.steps.affine import Affine
 from micronet.packed.steps.conv import Conv
-from micronet.packed.steps.scaling import Requantization
+from micronet.packed.steps.scaling import in_integers
 from micronet.packed.widths import accumulation, addition_width, code_width, product_range
 
 
@@ -43,13 +43,12 @@ def earlier_products(step: Conv | Affine) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         its index, (C,) int64, the channel's own where there is none before; the sign, (C,) of 1 and -1.
     """
-    channels, scaling = np.arange(step.shape[0]), step.scaling
+    channels = np.arange(step.shape[0])
     # The greatest of a window of sums is not that of the window's negatives.
     if not isinstance(step, Conv) or not step.weights.factored or step.window > 1:
         return channels, np.ones_like(channels)
-    assert isinstance(scaling, Requantization)
     rows = earlier_rows(step.weights.codes, step.weights.groups)
-    multiplier = scaling.multiplier.astype(np.int64)
+    multiplier = in_integers(step).multiplier.astype(np.int64)
     _, index, inverse = np.unique(
         np.column_stack([rows, np.abs(multiplier)]), axis=0, return_index=True, return_inverse=True
     )

@@ -39,7 +39,7 @@ def mask_bits(nonzero: np.ndarray, mask: tuple[int, ...]) -> np.ndarray:
     """
     levels = [nonzero]
     for block in mask:
-        levels.append(_blocks(levels[-1], block).any(axis=1))
+        levels.append(np.any(_blocks(levels[-1], block), axis=1))
     parts = [levels[-1]]
     for level, above, block in zip(levels[-2::-1], levels[:0:-1], mask[::-1], strict=True):
         parts.append(_blocks(level, block)[above].reshape(-1))
@@ -91,7 +91,7 @@ class Reader:
         """`count` numbers of `width` bits; int8 up to 8 bits, int64 above."""
         bits = self.bits(count * width).reshape(count, width)
         dtype = np.int16 if width <= 8 else np.int64
-        result = np.zeros(count, dtype)
+        result: np.ndarray = np.zeros(count, dtype)
         for place in range(width):
             weight = -(1 << place) if signed and place == width - 1 else 1 << place
             result += bits[:, place] * dtype(weight)

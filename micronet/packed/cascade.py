@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from micronet.packed.margins import margin_of, margins, mean_passes
 from micronet.packed.model import CASCADE, PackedModel, joined
 from micronet.packed.module import PackedModule
 from micronet.packed.steps import Affine, Conv, Step
-from micronet.packed.steps.linear import Choice
+from micronet.packed.steps.linear import Choice, chosen
 from micronet.packed.widths import bit_length
 
 MOST_LOGIT_SHIFT = 16  # scales further apart would leave one network without a say
@@ -65,9 +64,9 @@ def join(models: Sequence[PackedModel]) -> bytes:
     for number, model in enumerate(models, 1):
         # The input is shared; what follows it moves behind the networks before.
         offset = len(steps) - 1
-        steps += [_moved(step, offset, f"{number}.{step.name}") for step in model.steps[1:]]
+        moved = [_moved(step, offset, f"{number}.{step.name}") for step in model.steps[1:]]
         last = number == len(models)
-        steps[-1] = replace(steps[-1], choice=None if last else Choice(margin=1, bits=1, logit_shift=0))
+        steps += [*moved[:-1], chosen(moved[-1], None if last else Choice(margin=1, bits=1, logit_shift=0))]
     specs = [model.spec for model in models]
     spec = None if None in specs else {"name": CASCADE, "networks": specs}
     return encode(steps, spec, "integer", {})
@@ -164,8 +163,8 @@ class Cascade:
         steps = list(self.model.steps)
         ends = [network[-1] for network in self.model.networks]
         for end, margin, shift in zip(ends, tuning.margins, (*tuning.logit_shifts, None), strict=True):
-            choice = Choice(margin=margin, bits=int(bit_length(np.int64(margin))), logit_shift=shift)
-            steps[end] = replace(steps[end], choice=choice if margin else None)
+            choice = Choice(margin=margin, bits=int(bit_length(margin)), logit_shift=shift)
+            steps[end] = chosen(steps[end], choice if margin else None)
         data = encode(steps, self.model.spec, "integer", dict(metadata or {}))
         model = decode(data)
         write_atomically(path, data)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, 
 from micronet.packed.steps.affine import interleave
 from micronet.packed.steps.base import joined_ranges, vector
 from micronet.packed.steps.conv import sum_size
-from micronet.packed.steps.linear import Choice
+from micronet.packed.steps.linear import Choice, chosen
 from micronet.packed.steps.scaling import FloatScaling, Residual, Scaling
 from micronet.packed.steps.weights import Weights
 from micronet.packed.widths import bit_length
@@ -78,11 +78,12 @@ def _vector(tensor: Tensor) -> np.ndarray:
 
 def _norm(layer: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
     """A batch norm in eval mode as gain and offset."""
+    assert layer.running_mean is not None and layer.running_var is not None  # compress.operations refuses others
     gain = _vector(layer.weight) / np.sqrt(_vector(layer.running_var) + layer.eps)
     return gain, _vector(layer.bias) - _vector(layer.running_mean) * gain
 
 
-def _square(value: int | tuple[int, ...], name: str, what: str) -> int:
+def _square(value: Any, name: str, what: str) -> int:
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if pair[0] != pair[1]:
         raise PackError(f"{name}: a {what} of {pair[0]} x {pair[1]} cannot be packed, a square one would work")
@@ -109,7 +110,9 @@ class _Packer:
     """Walks a prepared graph and collects steps: one method for each kind of node."""
 
     def __init__(self, prepared: fx.GraphModule, multiplier_bits: int, factored_sums: bool, half: bool):
-        self.modules = dict(prepared.named_modules())
+        self.modules: dict[Any, Any] = dict(
+            prepared.named_modules()
+        )  # by target; quantizers have attributes of their own
         self.multiplier_limit = 2 ** (multiplier_bits - 1) - 1
         self.factored_sums, self.half = factored_sums, half
         self.steps: list[Step] = []
@@ -142,9 +145,10 @@ class _Packer:
 
     def _identity(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
-        for known in (self.values, self.pending):
-            if source in known:
-                known[node] = known[source]
+        if source in self.values:
+            self.values[node] = self.values[source]
+        if source in self.pending:
+            self.pending[node] = self.pending[source]
 
     def _flatten(self, node: fx.Node) -> None:
         value = self._value(node.all_input_nodes[0], node)
@@ -157,7 +161,7 @@ class _Packer:
     def _concat(self, node: fx.Node) -> None:
         if _argument(node, 1, "dim", 0) != 1:
             raise PackError(f"{node.name}: concatenates along another dimension than the channels, 1 would work")
-        values = [self._value(source, node) for source in node.args[0]]
+        values = [self._value(source, node) for source in cast(list[fx.Node], node.args[0])]
         low, high = joined_ranges(self._step_of(value) for value in values)
         shape = (len(low), *self._step_of(values[0]).shape[1:])
         step = Concat(name=node.name, inputs=tuple(value.index for value in values), shape=shape, low=low, high=high)
@@ -255,7 +259,7 @@ class _Packer:
         layer = self.modules[node.target]
         offset = np.zeros(layer.out_channels) if layer.bias is None else _vector(layer.bias)
         source = self._value(node.all_input_nodes[0], node)
-        self.pending[node] = _Pending(node.target, source, layer, np.ones(layer.out_channels), offset)
+        self.pending[node] = _Pending(str(node.target), source, layer, np.ones(layer.out_channels), offset)
 
     def _norm(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
@@ -269,7 +273,7 @@ class _Packer:
                 )
             self.pending[node] = replace(before, gain=gain, offset=before.offset * gain + offset, norm=True)
         else:
-            self.pending[node] = _Pending(node.target, self._value(source, node), None, gain, offset, norm=True)
+            self.pending[node] = _Pending(str(node.target), self._value(source, node), None, gain, offset, norm=True)
 
     def _add(self, node: fx.Node) -> None:
         main = next((item for item in node.all_input_nodes if item in self.pending), node.all_input_nodes[0])
@@ -301,16 +305,16 @@ class _Packer:
         """The convolution, or the scaling of its own, that the pending result is."""
         source, layer, channels = self._step_of(pending.source), pending.layer, len(pending.gain)
         low, high = (vector(edge, channels) for edge in scaling.edges)
-        common = {"name": pending.name, "inputs": (pending.source.index,), "low": low, "high": high}
+        common: dict[str, Any] = {"name": pending.name, "inputs": (pending.source.index,), "low": low, "high": high}
         if layer is None or weights is None:
             return Affine(**common, shape=source.shape, scaling=scaling)
         kernel = _square(layer.kernel_size, pending.name, "kernel")
         stride, padding = _square(layer.stride, pending.name, "stride"), _square(layer.padding, pending.name, "padding")
         height, width = (side // pending.window for side in sum_size(source, kernel, stride, padding))
-        geometry = {"stride": stride, "padding": padding, "window": pending.window}
+        geometry: dict[str, Any] = {"stride": stride, "padding": padding, "window": pending.window}
         return Conv(**common, **geometry, shape=(channels, height, width), weights=weights, scaling=scaling)
 
-    def _float_step(self, pending: _Pending, quantizer: nn.Module) -> Step:
+    def _float_step(self, pending: _Pending, quantizer: Any) -> Step:
         weights = multiplier = None
         with np.errstate(over="ignore"):
             bias = pending.offset.astype(np.float16)
@@ -340,14 +344,15 @@ class _Packer:
             raise PackError(f"{name}: its sums need more than 32 bits; fewer weight or activation bits would work")
         return weights
 
-    def _integer_step(self, pending: _Pending, quantizer: nn.Module, scale: float) -> Step:
+    def _integer_step(self, pending: _Pending, quantizer: Any, scale: float) -> Step:
         source, name, weights = self._step_of(pending.source), pending.name, None
         if pending.layer is None:
             low, high = source.low.astype(np.int64), source.high.astype(np.int64)
             gain = pending.gain * pending.source.scale / scale
         else:
-            codes, weight_scale = pending.layer.quantizer.codes(pending.layer.weight)
-            weights = self._weights(name, codes, pending.layer.groups, source)
+            layer: Any = pending.layer
+            codes, weight_scale = layer.quantizer.codes(layer.weight)
+            weights = self._weights(name, codes, layer.groups, source)
             sums = weights.sums(source)
             low, high = sums.low, sums.high
             gain = pending.gain * _vector(weight_scale) * _uniform(pending.source, name) / scale
@@ -375,7 +380,7 @@ class _Packer:
         return self._step(pending, weights, scaling)
 
     def _linear(self, node: fx.Node) -> None:
-        layer, name = self.modules[node.target], node.target
+        layer, name = self.modules[node.target], str(node.target)
         value = self._value(node.all_input_nodes[0], node)
         source = self._step_of(value)
         users = [kind(user, self.modules) for user in node.users]
@@ -441,9 +446,8 @@ def pack(
             raise PackError("flip_share: the images that set the margin are missing")
         margin = flip_margin(PackedModule(decode(data)), images, quantize.flip_share)
         *before, last = packer.steps
-        assert isinstance(last, Linear)
-        last = replace(last, choice=Choice(margin=margin, bits=int(bit_length(np.int64(margin)))))
-        data = encode([*before, last], spec, arithmetic, texts)
+        choice = Choice(margin=margin, bits=int(bit_length(margin)))
+        data = encode([*before, chosen(last, choice)], spec, arithmetic, texts)
     model = decode(data)
     write_atomically(path, data)
     return model

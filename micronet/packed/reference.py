@@ -21,7 +21,7 @@ from micronet.packed.limits import EXACT_FLOAT32, IMAGE
 from micronet.packed.model import PackedModel, ends, joined, logit_ranges, shifts
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
 from micronet.packed.steps.base import reaches
-from micronet.packed.steps.scaling import Requantization
+from micronet.packed.steps.scaling import Requantization, in_integers
 from micronet.packed.steps.weights import Weights
 from micronet.packed.widths import addition_width, code_width, product_range, signed_width
 
@@ -114,12 +114,12 @@ def _(step: Conv, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
     rows, height, width = step.sum_shape(source)
     sums = sums.reshape(rows, len(inputs[0]), height, width).transpose(1, 0, 2, 3)
     sums = _greatest(sums, step.window) if step.window > 1 else sums
-    return _requantized(sums, step.scaling, inputs[1:])
+    return _requantized(sums, in_integers(step), inputs[1:])
 
 
 @_compute.register
 def _(step: Affine, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
-    return _requantized(inputs[0][:, step.chosen].astype(np.int64), step.scaling, inputs[1:])
+    return _requantized(inputs[0][:, step.chosen].astype(np.int64), in_integers(step), inputs[1:])
 
 
 @_compute.register
@@ -288,14 +288,13 @@ def _(step: Maximum, steps: tuple[Step, ...], counts: Counts) -> None:
 @_count_rest.register
 def _(step: Conv, steps: tuple[Step, ...], counts: Counts) -> None:
     sums, rows = step.weights.sums(steps[step.inputs[0]]), step.weights.rows
-    live = rows.any(axis=1).tolist()
+    live = step.weights.live.tolist()
     if step.window > 1:
         for bits in sums.bits[live].tolist():
             counts.additions[bits] += (step.window**2 - 1) * math.prod(step.shape[1:])
     first = list(range(len(rows)))
     if step.weights.factored and step.window == 1:
-        assert isinstance(step.scaling, Requantization)
-        magnitudes = np.abs(step.scaling.multiplier).tolist()
+        magnitudes = np.abs(in_integers(step).multiplier).tolist()
         known: dict[tuple[int, int], int] = {}
         earlier = _earlier(rows, len(rows) // step.weights.groups)
         first = [known.setdefault(key, row) for row, key in enumerate(zip(earlier, magnitudes, strict=True))]
@@ -343,8 +342,7 @@ def _count_requantization(
         live: the channel's sum is no constant.
         first: the first channel with the same product, but for the sign; the channel's own where there is none before.
     """
-    scaling, positions = step.scaling, math.prod(step.shape[1:])
-    assert isinstance(scaling, Requantization)
+    scaling, positions = in_integers(step), math.prod(step.shape[1:])
     products = np.stack(product_range(*sums, scaling.multiplier), axis=1).tolist()
     for channel, bias in enumerate(scaling.scaled_bias.tolist()):
         low, high = products[channel]

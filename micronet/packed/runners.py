@@ -46,10 +46,10 @@ class RunInput(nn.Module):
 
     def __init__(self, step: Input, half: bool):
         super().__init__()
-        self.bits, self.low, self.high, self.half = step.code_bits, int(step.low[0]), int(step.high[0]), half
+        self.bits, self.low, self.high, self.as_floats = step.code_bits, int(step.low[0]), int(step.high[0]), half
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.half:
+        if self.as_floats:
             return images
         # A normalised image is (pixel - 128) / 64.
         codes = torch.floor(images * (64 / 2 ** (8 - self.bits))).clamp_(self.low, self.high)
@@ -152,7 +152,7 @@ class Requantize(nn.Module):
 
     def forward(self, sums: Tensor, residual: Tensor | None) -> Tensor:
         x = sums.to(torch.float64, copy=True).mul_(self.multiplier).add_(self.bias)  # a copy: others may read them too
-        if residual is not None:
+        if residual is not None and self.factor is not None:
             x.addcmul_(residual.double(), self.factor)
         return x.mul_(self.scale).floor_().clamp_(self.low, self.high)
 

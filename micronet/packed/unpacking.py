@@ -7,6 +7,8 @@ behind takes every scale back.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,10 +19,13 @@ from micronet.data.images import PIXEL_SCALE, normalise
 from micronet.errors import MicronetError
 from micronet.packed.model import PackedModel
 from micronet.packed.steps import Conv, Linear, Pool
-from micronet.packed.steps.scaling import Requantization
+from micronet.packed.steps.scaling import in_integers
 
 TYPICAL = 4.0  # what the greatest code of an activation is worth: some deviations of a batch norm's output
 LOGIT_SCALES = torch.logspace(-8, 0, 81, dtype=torch.float64)  # what a code of the logits may be worth
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class UnpackError(MicronetError):
@@ -48,14 +53,22 @@ def unpack(packed: PackedModel, images: Tensor, labels: Tensor) -> nn.Module:
         if isinstance(step, Pool):
             worth[index] = worth[step.inputs[0]] / step.kernel**2
         elif isinstance(step, Conv) and step.name in norms and step.window == 1:
-            worth[index] = _restore(model.get_submodule(step.name), norms[step.name], step, worth)
+            worth[index] = _restore(_layer(model, step.name, nn.Conv2d), norms[step.name], step, worth)
         elif isinstance(step, Linear):
-            _restore_linear(model.get_submodule(step.name), step, worth[step.inputs[0]])
+            _restore_linear(_layer(model, step.name, nn.Linear), step, worth[step.inputs[0]])
         else:
             raise UnpackError(f"{step.name}: a {step.op} cannot be unpacked, only a convolution with a batch norm")
     _measure(model, [(model.get_submodule(name), norm) for name, norm in norms.items()], normalise(images))
     _fit_scale(model, normalise(images), labels)
     return model
+
+
+def _layer(model: nn.Module, name: str, kind: type[Layer]) -> Layer:
+    """The layer of a step. Raises `UnpackError` where the architecture has none of its kind there."""
+    layer = dict(model.named_modules()).get(name)
+    if not isinstance(layer, kind):
+        raise UnpackError(f"{name}: is no {kind.__name__} of the architecture that the file names")
+    return layer
 
 
 def _norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
@@ -73,8 +86,7 @@ def _norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
 @torch.no_grad()
 def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Conv, worth: dict[int, float]) -> float:
     """Sets a convolution and its norm, whose statistics are still 0 and 1; gives what a code of the output is worth."""
-    scaling = step.scaling
-    assert isinstance(scaling, Requantization)
+    scaling = in_integers(step)
     if scaling.residual is None:
         scale = TYPICAL / float(np.abs(step.high).max())
     else:  # the network adds both sides as they are
@@ -87,6 +99,7 @@ def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Conv, worth: dict[int
     bias = (scaling.bias / 2.0**scaling.bias_fraction - 0.5) * scale  # without the half that makes a floor a rounding
     norm.weight.copy_(torch.from_numpy(gain).float())
     norm.bias.copy_(torch.from_numpy(bias).float())
+    assert norm.running_mean is not None and norm.running_var is not None
     norm.running_mean.zero_()
     norm.running_var.fill_(1.0 - norm.eps)
     return scale
@@ -115,6 +128,7 @@ def _measure(model: nn.Module, pairs: list[tuple[nn.Module, nn.BatchNorm2d]], im
     for layer, norm in pairs:
         mean, square = torch.stack(sums[layer]).mean(0)
         variance = (square - mean.square()).clamp(min=0)
+        assert norm.running_mean is not None and norm.running_var is not None
         norm.running_mean.copy_(mean.float())
         norm.running_var.copy_(variance.float())
         norm.bias.add_((norm.weight.double() * mean).float())
@@ -126,5 +140,6 @@ def _fit_scale(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Scales the logits, integers until now, to the least cross entropy."""
     logits = torch.cat([model(part) for part in images.split(250)]).double()
     scale = min(LOGIT_SCALES.tolist(), key=lambda scale: float(F.cross_entropy(logits * scale, labels.long())))
-    model.classifier.weight.mul_(scale)
-    model.classifier.bias.mul_(scale)
+    classifier = _layer(model, "classifier", nn.Linear)
+    classifier.weight.mul_(scale)
+    classifier.bias.mul_(scale)

@@ -5,28 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 CHUNK = 1 << 18  # weights whose bounds are computed at once
 
 
-def bit_length(values: np.ndarray) -> np.ndarray:
+def bit_length(values: ArrayLike) -> np.ndarray:
     """Bits of each number >= 0, below 2**53; 0 has none."""
     return np.frexp(np.asarray(values, dtype=np.float64))[1].astype(np.int64)
 
 
-def signed_width(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def signed_width(low: ArrayLike, high: ArrayLike) -> np.ndarray:
     """Fewest two's complement bits that hold every number of [low, high]."""
     low, high = np.asarray(low, dtype=np.int64), np.asarray(high, dtype=np.int64)
     return 1 + np.maximum(bit_length(np.maximum(high, 0)), bit_length(np.maximum(-low - 1, 0)))
 
 
-def code_width(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def code_width(low: ArrayLike, high: ArrayLike) -> np.ndarray:
     """Fewest bits of codes in [low, high]: without a sign where none is negative, else two's complement."""
     low, high = np.asarray(low, dtype=np.int64), np.asarray(high, dtype=np.int64)
     return np.where(low >= 0, np.maximum(bit_length(np.maximum(high, 0)), 1), signed_width(low, high))
 
 
-def product_range(low: np.ndarray, high: np.ndarray, factor: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+def product_range(low: ArrayLike, high: ArrayLike, factor: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
     """The range of x * factor for x in [low, high], int64."""
     one = np.asarray(low, dtype=np.int64) * factor
     other = np.asarray(high, dtype=np.int64) * factor
@@ -66,7 +67,7 @@ def accumulation(weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndar
     return Accumulation(sum_low, sum_high, signed_width(sum_low, sum_high), nonzeros)
 
 
-def addition_width(low: np.ndarray, high: np.ndarray, other_low: np.ndarray, other_high: np.ndarray) -> np.ndarray:
+def addition_width(low: ArrayLike, high: ArrayLike, other_low: ArrayLike, other_high: ArrayLike) -> np.ndarray:
     """Bits of the wider input of an addition, given both ranges; in two's complement where one of them is signed."""
     codes = np.maximum(code_width(low, high), code_width(other_low, other_high))
     signed = np.maximum(signed_width(low, high), signed_width(other_low, other_high))

@@ -18,6 +18,7 @@ from micronet.packed.margins import mean_passes
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule
 from micronet.packed.steps import Conv, Linear, Step
+from micronet.packed.steps.linear import chosen
 from micronet.scoring.challenge import challenge_score
 from micronet.scoring.counting import cross_check_macs, operations
 from micronet.scoring.deck import deck_score
@@ -70,7 +71,7 @@ def plain(model: PackedModel) -> PackedModel:
         return replace(step, weights=replace(step.weights, factored=False, mask=mask))
 
     *steps, last = (unspared(step) for step in model.steps)
-    return decode(encode([*steps, replace(last, choice=None)], model.spec, model.arithmetic, {}))
+    return decode(encode([*steps, chosen(last, None)], model.spec, model.arithmetic, {}))
 
 
 def price(model: PackedModule, passes: Sequence[float] = ONCE) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,7 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 def _weighted(name: str, layer: nn.Conv2d | nn.Linear, node: fx.Node, folded: bool, widths: Widths) -> Operation:
     """A convolution or linear layer; `folded`: the batch norm behind it becomes its scale and bias."""
-    source, output = _shape(node.args[0]), _shape(node)
+    source, output = _shape(node.all_input_nodes[0]), _shape(node)
     kernel, groups = 1, 1
     if isinstance(layer, nn.Conv2d):
         if layer.kernel_size[0] != layer.kernel_size[1]:
@@ -143,7 +143,7 @@ def _pool(name: str, node: fx.Node, window: int, widths: Widths) -> Operation:
         name,
         "pool",
         output,
-        _shape(node.args[0]),
+        _shape(node.all_input_nodes[0]),
         multiplications=((widths.sum_product, elements),),
         additions=((widths.accumulator, elements * (window - 1)),),
         rules="challenge",
@@ -170,9 +170,9 @@ def _window(name: str, node: fx.Node) -> int:
     """Inputs averaged into one output."""
     if node.op == "call_function":
         kernel = node.args[1] if len(node.args) > 1 else node.kwargs["kernel_size"]
-        return kernel**2 if isinstance(kernel, int) else math.prod(kernel)
+        return kernel**2 if isinstance(kernel, int) else math.prod(cast(tuple[int, int], kernel))
     dimensions = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    source = _shape(node.args[0])
+    source = _shape(node.all_input_nodes[0])
     if not isinstance(dimensions, list | tuple) or len(source) != 3 or {d % 4 for d in dimensions} != {2, 3}:
         raise ScoreError(f"{name}: only a mean over height and width has a price (got dimensions {dimensions})")
     return math.prod(source[1:])
@@ -202,8 +202,9 @@ class _Counter:
             raise ScoreError(f"{node.target}: is used twice, and its parameters would be counted twice")
         count = next((count for types, count in _MODULES if isinstance(layer, types)), None)
         if count is None:
-            kind = type(layer).__name__
-            raise ScoreError(f"{node.target}: {kind} has no price here (use functions for ReLU and pools)")
+            raise ScoreError(
+                f"{node.target}: {type(layer).__name__} has no price here (use functions for ReLU and pools)"
+            )
         return count(self, node, layer)
 
     def _layer(self, node: Any) -> nn.Module | None:
@@ -220,17 +221,17 @@ class _Counter:
     def weighted(self, node: fx.Node, layer: nn.Conv2d | nn.Linear) -> str:
         users = list(node.users)
         folded = len(users) == 1 and isinstance(self._layer(users[0]), nn.BatchNorm2d)
-        self.ops.append(_weighted(node.target, layer, node, folded, self.widths))
+        self.ops.append(_weighted(str(node.target), layer, node, folded, self.widths))
         if self.widths.quantized and isinstance(layer, nn.Conv2d):
             # Sums become codes of the next layer. Logits need none: their order is the answer.
-            self.ops.append(_requantize(node.target, _shape(node), self.widths))
-        return node.target
+            self.ops.append(_requantize(str(node.target), _shape(node), self.widths))
+        return str(node.target)
 
     def norm(self, node: fx.Node, layer: nn.BatchNorm2d) -> str:
         source = node.all_input_nodes[0]
         folded = isinstance(self._layer(source), nn.Conv2d) and len(source.users) == 1
-        self.ops.append(_norm(node.target, layer, node, folded, self.widths))
-        return node.target
+        self.ops.append(_norm(str(node.target), layer, node, folded, self.widths))
+        return str(node.target)
 
     def passes_on(self, node: fx.Node, layer: nn.Module | None = None) -> str:
         """Nothing is computed; a permutation is absorbed into its neighbours' weight order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -108,6 +108,12 @@ class Linear(Step):
             bias_bits=widths[2],
             choice=choice,
         )
+
+
+def chosen(step: Step, choice: Choice | None) -> Linear:
+    """The step that ends a network, with another choice."""
+    assert isinstance(step, Linear)
+    return replace(step, choice=choice)
 
 
 def _read_choice(row: dict[str, Any], place: Place, classes: int) -> Choice | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -69,6 +69,13 @@ class Scaling:
         """Its part of the table's row on what is stored."""
         added = {} if self.residual is None else {"add": [self.residual.value, self.residual.bits]}
         return {"bits": list(self.widths)} | added
+
+
+class Scaled(Protocol):
+    """A step that scales."""
+
+    @property
+    def scaling(self) -> Scaling: ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -163,6 +170,12 @@ class FloatScaling(Scaling):
         return [half_bits(array) for array in self.arrays]
 
 
+def in_integers(step: Scaled) -> Requantization:
+    """The scaling of a step in a file of integers."""
+    assert isinstance(step.scaling, Requantization)
+    return step.scaling
+
+
 def read_widths(row: dict[str, Any], place: Place) -> tuple[int, int, int]:
     """Bits of a multiplier, an exponent and a bias."""
     found = checks.wholes(row.get("bits"), 3, "bits")
@@ -209,7 +222,7 @@ def read_scaling(
     added, residual_bits = _residual(row, place, shape)
     residual = None if added is None else place.steps[added]
     code_bits, signed = checks.pair(row.get("out"), "out")
-    common = {
+    common: dict[str, Any] = {
         "relu": checks.flag(row.get("relu", 0), "relu"),
         "norm": checks.flag(row.get("norm", 0), "norm"),
         "code_bits": checks.whole(code_bits, 1, 16, "out"),

@@ -43,7 +43,7 @@ class Weights:
     @property
     def live(self) -> np.ndarray:
         """Which output channels have a weight that is not zero, (O,) bool."""
-        return self.rows.any(axis=1)
+        return np.any(self.rows != 0, axis=1)
 
     def sums(self, source: Step) -> Accumulation:
         """Bounds of the dot products with what `source` makes."""
