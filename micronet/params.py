@@ -401,32 +401,43 @@ def read_yaml(path: Path) -> Any:
         raise ParamsError([f"{path}: not readable as YAML: {' '.join(str(error).split())}"]) from None
 
 
-def _fault(path: Path, error: dict[str, Any]) -> str:
-    """One line for one pydantic error: file, key path, reason."""
+_REASONS = {
+    "missing": "is missing",
+    "extra_forbidden": "no such key",
+    "greater_than": "must be > {gt:g} (got {got})",
+    "greater_than_equal": "must be >= {ge:g} (got {got})",
+    "less_than": "must be < {lt:g} (got {got})",
+    "less_than_equal": "must be <= {le:g} (got {got})",
+    "literal_error": "must be {expected} (got {got!r})",
+    "model_type": "must be a section with keys (got {got!r})",
+    "too_short": "must have at least {min_length} items (got {actual_length})",
+    "too_long": "must have at most {max_length} items (got {actual_length})",
+}
+
+
+def _fault(error: dict[str, Any]) -> str:
+    """One line for one pydantic error: key path, reason."""
     where = ".".join(str(part) for part in error["loc"] if part not in ("constrained-int", "int", "literal['auto']"))
     context, kind, got = error.get("ctx", {}), error["type"], error.get("input")
-    bounds = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<")}
-    bounds["less_than_equal"] = ("le", "<=")
-    if kind == "missing":
-        reason = "is missing"
-    elif kind == "extra_forbidden":
-        reason = "no such key"
-    elif kind in bounds:
-        key, sign = bounds[kind]
-        reason = f"must be {sign} {context[key]:g} (got {got})"
-    elif kind == "literal_error":
-        reason = f"must be {context['expected']} (got {got!r})"
+    if kind in _REASONS:
+        reason = _REASONS[kind].format(**context, got=got)
     elif kind == "value_error":
-        key, _, rest = str(context["error"]).partition(": ")
+        reason = str(context["error"])
+        key, _, rest = reason.partition(": ")
         if re.fullmatch(r"[\w. +]+", key) and rest and " " not in key.replace(" + ", "+"):
             where, reason = f"{where}.{key}" if where else key, rest
-        else:
-            reason = str(context["error"])
-    elif kind == "model_type":
-        reason = f"must be a section with keys (got {got!r})"
     else:
         reason = f"{error['msg'][0].lower()}{error['msg'][1:]} (got {got!r})"
-    return f"{path}: {where}: {reason}"
+    return f"{where}: {reason}" if where else reason
+
+
+def faults(error: ValidationError) -> list[str]:
+    """One line a fault of a section, `key.path: reason`, in the words of this house."""
+    # A union's members each report: the literal's line says no more than the number's. Nor does a default that could
+    # not be made of a setting say more than that setting's own line.
+    items = [item for item in error.errors() if item["loc"][-1:] != ("literal['auto']",)]
+    items = [item for item in items if item["type"] != "default_factory_not_called"]
+    return list(dict.fromkeys(_fault(item) for item in items))
 
 
 def parse(tree: Any, path: Path | str = "params.yaml") -> Params:
@@ -437,10 +448,7 @@ def parse(tree: Any, path: Path | str = "params.yaml") -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        # A union's members each report: the literal's line says no more than the number's.
-        items = [item for item in error.errors() if item["loc"][-1:] != ("literal['auto']",)]
-        faults = [_fault(path, item) for item in items]
-        raise ParamsError(list(dict.fromkeys(faults))) from None
+        raise ParamsError([f"{path}: {fault}" for fault in faults(error)]) from None
 
 
 def load(path: Path | str = "params.yaml") -> Params:

@@ -1,20 +1,139 @@
-"""The architectures, one file each, and `build(spec)`.
+"""The architectures, a family a file, and `build(spec)`.
 
-A spec is a name (`"densenet_nano"`) or a dict with a name and its own settings
-(`{"name": "densenet", "blocks": [6, 12, 24, 16], "growth_rate": 4}`); `models/spec.py` lists them.
-Checking a spec needs no torch; the architecture's file is imported when a model is built.
+A spec is a name (`"densenet_nano"`) or a dict with a name and settings of its own
+(`{"name": "densenet", "blocks": [6, 12, 24, 16], "growth_rate": 4}`). A family's file holds its settings, which derive
+from `models.settings.Settings`, and its module behind them. No table lists the families: a new file is a new model.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from models.spec import NAMED, SpecError, check, narrows, normalise
+from pydantic import ValidationError
+
+from micronet.params import faults
+from models.settings import Settings, SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    NAMED: dict[str, dict[str, Any]]
+
 __all__ = ["NAMED", "SpecError", "build", "check", "fit", "narrowed", "narrows", "normalise"]
+
+
+def _imports_torch(statement: ast.stmt) -> bool:
+    names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
+    names += [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []
+    return any(name.split(".")[0] in ("torch", "torchvision") for name in names)
+
+
+def _is_settings(statement: ast.stmt) -> bool:
+    bases = statement.bases if isinstance(statement, ast.ClassDef) else []
+    return any(ast.unparse(base).endswith("Settings") for base in bases)
+
+
+def _settings_in(path: Path) -> type[Settings] | None:
+    """The settings of the family that a file holds; None: it holds none.
+
+    Importing the file would load torch, a second or more, for what a faulty params file is to be told at once. So the
+    file is parsed, and only its statements up to the first import of torch are run, where the settings stand. A file
+    that has them further down is imported whole: that is slow, and works.
+    """
+    statements = ast.parse(path.read_bytes(), str(path)).body
+    places = [place for place, statement in enumerate(statements) if _is_settings(statement)]
+    if not places:
+        return None
+    name = statements[places[-1]].name
+    torch = next((place for place, statement in enumerate(statements) if _imports_torch(statement)), len(statements))
+    if places[-1] > torch:
+        return getattr(importlib.import_module(f"{__name__}.{path.stem}"), name)
+    head = ModuleType(f"{__name__}.{path.stem} up to torch")
+    sys.modules[head.__name__] = head  # where pydantic looks for what an annotation names
+    try:
+        exec(compile(ast.Module(statements[:torch], []), str(path), "exec", dont_inherit=True), vars(head))
+    finally:
+        del sys.modules[head.__name__]
+    return getattr(head, name)
+
+
+@cache
+def _families() -> dict[str, type[Settings]]:
+    """The settings of each family, by its file's name."""
+    files = sorted(Path(__file__).parent.glob("[!_.]*.py"))
+    return {path.stem: found for path in files if (found := _settings_in(path)) is not None}
+
+
+def _named() -> dict[str, dict[str, Any]]:
+    """The families' well-known sizes, by their names."""
+    return {
+        name: {"name": family, **settings}
+        for family, found in _families().items()
+        for name, settings in found.NAMED.items()
+    }
+
+
+def __getattr__(name: str) -> Any:
+    if name == "NAMED":
+        return _named()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _read(spec: str | dict[str, Any]) -> tuple[str, Settings]:
+    """A spec's family and its checked settings. Raises `SpecError`."""
+    if isinstance(spec, str):
+        spec = {"name": spec}
+    if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+        raise SpecError(f"a model is a name, or a section with the key name (got {spec!r})")
+    name, named, families = spec["name"], _named(), _families()
+    if name not in named and name not in families:
+        raise SpecError(f"name: there is no model {name!r} (there are {', '.join([*named, *families])})")
+    given = {**named.get(name, {}), **spec}
+    family = named[name]["name"] if name in named else name
+    del given["name"]
+    try:
+        return family, families[family].model_validate(given)
+    except ValidationError as error:
+        raise SpecError(*(_with_keys(fault, name, families[family]) for fault in faults(error))) from None
+
+
+def _with_keys(fault: str, name: str, settings: type[Settings]) -> str:
+    """A fault; that of an unknown key with those that its section takes."""
+    key, unknown, _ = fault.partition(": no such key")
+    *sections, _ = key.split(".")
+    keys: dict[str, Any] = settings.model_fields
+    for part in sections:
+        keys = getattr(keys[part].annotation, "model_fields", {}) if part in keys else {}
+    there = "there are" if sections else f"{name} takes"
+    return f"{fault} ({there} {', '.join(keys)})" if unknown and keys else fault
+
+
+def _spec(family: str, settings: Settings) -> dict[str, Any]:
+    return {"name": family, **settings.model_dump()}
+
+
+def normalise(spec: str | dict[str, Any]) -> dict[str, Any]:
+    """The full spec, every setting given, plain JSON types, the name that of the family.
+
+    Raises:
+        SpecError: an unknown name or key, a wrong type, a value out of its range, settings that do not fit together.
+    """
+    return _spec(*_read(spec))
+
+
+def check(spec: str | dict[str, Any]) -> None:
+    """Everything that `build` would refuse, without building and without torch.
+
+    Raises:
+        SpecError: see `normalise`.
+    """
+    _read(spec)
 
 
 def build(spec: str | dict[str, Any]) -> nn.Module:
@@ -25,25 +144,11 @@ def build(spec: str | dict[str, Any]) -> nn.Module:
     Raises:
         SpecError: one line that says what is wrong with the spec.
     """
-    full = normalise(spec)
-    settings = {key: value for key, value in full.items() if key != "name"}
-    if full["name"] == "densenet":
-        from models.densenet import DenseNet
-
-        model: nn.Module = DenseNet(**settings)
-    elif full["name"] == "convnet":
-        from models.convnet import ConvNet
-
-        model = ConvNet(**settings)
-    elif full["name"] == "mobilenet":
-        from models.mobilenet import MobileNet
-
-        model = MobileNet(**settings)
-    else:
-        from models.resnet import ResNet
-
-        model = ResNet(**settings)
-    model.spec = full
+    family, settings = _read(spec)
+    # These settings are of the file's head, which knows no module; those of the whole file do.
+    whole = getattr(importlib.import_module(f"{__name__}.{family}"), type(settings).__name__)
+    model: nn.Module = whole.model_validate(settings.model_dump()).build()
+    model.spec = _spec(family, settings)
     return model
 
 
@@ -57,6 +162,12 @@ def fit(model: nn.Module, images: Tensor) -> None:
         model.fit(images)
 
 
+def narrows(spec: str | dict[str, Any], wider: str | dict[str, Any]) -> bool:
+    """Whether a model of `spec` can be made of a model of `wider`: it is the same, or the family can narrow itself."""
+    (family, settings), (wider_family, wider_settings) = _read(spec), _read(wider)
+    return family == wider_family and (settings == wider_settings or settings.narrows(wider_settings))
+
+
 def narrowed(model: nn.Module, spec: str | dict[str, Any]) -> nn.Module:
     """A model of `spec` that starts from the weights of another one: that itself, or its most read channels.
 
@@ -68,6 +179,6 @@ def narrowed(model: nn.Module, spec: str | dict[str, Any]) -> nn.Module:
         raise SpecError(f"a model of {full} cannot start from one of {model.spec}")
     if full == model.spec:
         return model
-    narrow = model.narrowed(full["widths"])
+    narrow = model.narrowed(_read(full)[1])
     narrow.spec = full
     return narrow

@@ -8,6 +8,28 @@ where the paper has GELU, which costs a CPU more than it gives here.
 
 from __future__ import annotations
 
+from pydantic import Field
+
+from models.settings import Classes, PerStage, Settings, Width
+
+
+class ConvNetSettings(Settings):
+    """What a convnet may be asked for."""
+
+    # The first convolution leaves a 31 x 31 map, the blocks 15, 7, 3 and 1.
+    widths: PerStage[Width] = Field(max_length=4, description="channels of each block; every block halves the map")
+    classes: Classes = Field(default=10, description="number of logits")
+
+    def build(self) -> ConvNet:
+        return ConvNet(self)
+
+    def narrows(self, wider: ConvNetSettings) -> bool:
+        """As many blocks, none of more channels."""
+        if self.classes != wider.classes or len(self.widths) != len(wider.widths):
+            return False
+        return all(less <= more for less, more in zip(self.widths, wider.widths, strict=True))
+
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,24 +70,19 @@ class Block(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Images (N, 3, 32, 32) -> logits (N, classes).
+    """Images (N, 3, 32, 32) -> logits (N, classes)."""
 
-    Args:
-        widths: channels of each block, at most four; every block halves the map.
-        classes: number of logits.
-    """
-
-    def __init__(self, *, widths: list[int], classes: int):
+    def __init__(self, settings: ConvNetSettings):
         super().__init__()
         self.whiten = nn.Conv2d(3, 2 * DIRECTIONS, PATCH)  # frozen once `fit` has set it: (N, 24, 31, 31)
         self.whiten.requires_grad_(False)
         self.blocks = nn.ModuleList()
         channels = 2 * DIRECTIONS
-        for width in widths:
+        for width in settings.widths:
             self.blocks.append(Block(channels, width))
             channels = width
-        self.last_map = 31 >> len(widths)
-        self.classifier = nn.Linear(channels, classes)
+        self.last_map = 31 >> len(settings.widths)
+        self.classifier = nn.Linear(channels, settings.classes)
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
@@ -77,7 +94,7 @@ class ConvNet(nn.Module):
         self.whiten.bias.zero_()
 
     @torch.no_grad()
-    def narrowed(self, widths: list[int]) -> ConvNet:
+    def narrowed(self, settings: ConvNetSettings) -> ConvNet:
         """A network of fewer channels, made of those of this one that are read most.
 
         Every convolution keeps, in their order, the output channels whose weights in the layer behind have the
@@ -85,15 +102,9 @@ class ConvNet(nn.Module):
         after Li et al. 2016 (arXiv:1608.08710).
 
         Args:
-            widths: as many as this network's, none of them greater.
-
-        Raises:
-            ValueError: otherwise.
+            settings: they narrow this network's (`ConvNetSettings.narrows`).
         """
-        wide = [block.conv1.out_channels for block in self.blocks]
-        if len(widths) != len(wide) or any(less > more for less, more in zip(widths, wide, strict=True)):
-            raise ValueError(f"widths {wide} cannot become {widths}: as many numbers, none of them greater")
-        narrow = ConvNet(widths=widths, classes=self.classifier.out_features)
+        narrow = ConvNet(settings)
         narrow.whiten.load_state_dict(self.whiten.state_dict())
         layers = [pair for block in self.blocks for pair in ((block.conv1, block.norm1), (block.conv2, block.norm2))]
         mine = [pair for block in narrow.blocks for pair in ((block.conv1, block.norm1), (block.conv2, block.norm2))]

@@ -8,6 +8,88 @@ the scale of the first input does not clip (the newest map of a block is its nar
 
 from __future__ import annotations
 
+import math
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from micronet.params import PositiveCount, Section
+from models.settings import Classes, Depth, PerStage, Settings
+
+
+class Groups(Section):
+    """Groups of the convolutions at each place."""
+
+    bottleneck: PositiveCount = Field(default=1, description="of the 3x3 convolution of a dense layer")
+    transition: PositiveCount = 1
+    stem: PositiveCount = 1
+
+
+class Interleaving(Section):
+    """Whether a group takes every groups-th channel instead of neighbours, at each place."""
+
+    bottleneck: bool = False
+    transition: bool = False
+    stem: bool = False
+
+
+class DenseNetSettings(Settings):
+    """What a DenseNet may be asked for."""
+
+    NAMED: ClassVar[dict[str, dict[str, Any]]] = {
+        "densenet_cifar": {"blocks": [6, 12, 24, 16], "growth_rate": 12},
+        "densenet_small": {"blocks": [6, 12, 24, 16], "growth_rate": 9},
+        "densenet_tiny": {"blocks": [6, 12, 24, 16], "growth_rate": 6},
+        "densenet_nano": {"blocks": [6, 12, 24, 16], "growth_rate": 4},
+        "densenet121": {"blocks": [6, 12, 24, 16], "growth_rate": 32},
+        "densenet169": {"blocks": [6, 12, 32, 32], "growth_rate": 32},
+        "densenet161": {"blocks": [6, 12, 36, 24], "growth_rate": 48},
+        "densenet201": {"blocks": [6, 12, 48, 32], "growth_rate": 32},
+    }
+
+    blocks: PerStage[Depth] = Field(description="dense layers of each block")
+    growth_rate: Annotated[int, Field(ge=1, le=128)] = Field(
+        description="channels that a dense layer adds (k in the paper)"
+    )
+    groups: Groups = Groups()
+    interleave: Interleaving = Interleaving()
+    classes: Classes = Field(default=10, description="number of logits")
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> DenseNetSettings:
+        # A grouped convolution needs groups that divide both its channel counts, in every layer of its place.
+        common = {
+            "bottleneck": self.growth_rate,
+            "transition": math.gcd(*(count for pair in self.transition_channels() for count in pair)),
+            "stem": math.gcd(3, 2 * self.growth_rate),
+        }
+        for place, channels in common.items():
+            wanted = getattr(self.groups, place)
+            if channels == 0 and wanted > 1:
+                raise ValueError(f"groups.{place}: a single block has no {place} to group (got {wanted})")
+            if channels % wanted:
+                possible = [str(count) for count in range(1, channels + 1) if channels % count == 0]
+                raise ValueError(
+                    f"groups.{place}: {wanted} does not divide the channels of growth_rate {self.growth_rate}; "
+                    f"{', '.join(possible)} would"
+                )
+            if getattr(self.interleave, place) and wanted == 1:
+                raise ValueError(f"interleave.{place}: needs groups.{place} above 1")
+        return self
+
+    def transition_channels(self) -> list[tuple[int, int]]:
+        """(channels in, channels out) of each transition: out is in halved and rounded down."""
+        channels, pairs = 2 * self.growth_rate, []
+        for layers in self.blocks[:-1]:
+            channels += layers * self.growth_rate
+            pairs.append((channels, channels // 2))
+            channels //= 2
+        return pairs
+
+    def build(self) -> DenseNet:
+        return DenseNet(self)
+
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,41 +145,26 @@ class Stem(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Images (N, 3, 32, 32) -> logits (N, classes).
+    """Images (N, 3, 32, 32) -> logits (N, classes)."""
 
-    Args:
-        blocks: dense layers of each block.
-        growth_rate: channels that a dense layer adds (k in the paper).
-        groups: groups of the bottlenecks' 3x3, the transitions' and the stem's convolution, by place.
-        interleave: whether such a group takes every groups-th channel instead of neighbours, by place.
-        classes: number of logits.
-    """
-
-    def __init__(
-        self,
-        *,
-        blocks: list[int],
-        growth_rate: int,
-        groups: dict[str, int],
-        interleave: dict[str, bool],
-        classes: int,
-    ):
+    def __init__(self, settings: DenseNetSettings):
         super().__init__()
+        growth_rate, groups, interleave = settings.growth_rate, settings.groups, settings.interleave
         channels = 2 * growth_rate
-        self.stem = Stem(channels, groups["stem"])
+        self.stem = Stem(channels, groups.stem)
         self.blocks = nn.ModuleList()
         self.transitions = nn.ModuleList()
-        for index, layers in enumerate(blocks):
+        for index, layers in enumerate(settings.blocks):
             if index > 0:
-                self.transitions.append(Transition(channels, groups["transition"], interleave["transition"]))
+                self.transitions.append(Transition(channels, groups.transition, interleave.transition))
                 channels //= 2
             block = nn.Sequential()
             for _ in range(layers):
-                block.append(Bottleneck(channels, growth_rate, groups["bottleneck"], interleave["bottleneck"]))
+                block.append(Bottleneck(channels, growth_rate, groups.bottleneck, interleave.bottleneck))
                 channels += growth_rate
             self.blocks.append(block)
         self.norm = nn.BatchNorm2d(channels)
-        self.classifier = nn.Linear(channels, classes)
+        self.classifier = nn.Linear(channels, settings.classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

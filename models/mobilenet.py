@@ -6,6 +6,58 @@ convolution without a ReLU narrows it again. Plain ReLU stands where the paper h
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
+
+from models.settings import Classes, Depth, PerStage, Settings, Width, as_many
+
+Stride = Annotated[int, Field(ge=1, le=2)]
+Expansion = Annotated[int, Field(ge=1, le=16)]
+
+
+class MobileNetSettings(Settings):
+    """What a MobileNet may be asked for."""
+
+    blocks: PerStage[Depth] = Field(description="inverted residuals of each stage")
+    widths: PerStage[Width] = Field(description="channels of each stage")
+    strides: PerStage[Stride] = Field(
+        default_factory=lambda given: [1] + [2] * (len(given["blocks"]) - 1),
+        description="of the first block of each stage, the others have 1; by default 1, then 2s",
+    )
+    expansion: PerStage[Expansion] = Field(
+        default=3,
+        validate_default=True,
+        description="inner channels of a block over its input's, for each stage; a number is for all of them",
+    )
+    stem: Width = Field(
+        default_factory=lambda given: given["widths"][0],
+        description="channels of the stem, a 3x3 convolution; by default those of the first stage",
+    )
+    stem_stride: Stride = Field(default=1, description="2 halves the map before the first block sees it")
+    head: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default_factory=lambda given: 2 * given["widths"][-1],
+        description="channels of the last 1x1 convolution; by default twice the last stage's",
+    )
+    classes: Classes = Field(default=10, description="number of logits")
+
+    @field_validator("expansion", mode="wrap")
+    @classmethod
+    def _for_every_stage(cls, given: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> list[int]:
+        if isinstance(given, list | tuple):
+            return check(given)
+        return [TypeAdapter(Expansion).validate_python(given, strict=True)] * len(info.data.get("blocks", [1]))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MobileNetSettings:
+        for key in ("widths", "strides", "expansion"):
+            as_many(key, getattr(self, key), self.blocks)
+        return self
+
+    def build(self) -> MobileNet:
+        return MobileNet(self)
+
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,45 +86,23 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """Images (N, 3, 32, 32) -> logits (N, classes).
+    """Images (N, 3, 32, 32) -> logits (N, classes)."""
 
-    Args:
-        blocks: inverted residuals of each stage.
-        widths: channels of each stage.
-        strides: of the first block of each stage; the others have 1. `models.spec` gives 1 and then 2s by default.
-        expansion: inner channels of a block over its input's, for each stage. 3 by default; a number is for all stages.
-        stem: channels of the stem, a 3x3 convolution. Those of the first stage by default.
-        stem_stride: 2 halves the map before the first block sees it; 1 by default.
-        head: channels of the last 1x1 convolution; twice the last stage's by default.
-        classes: number of logits.
-    """
-
-    def __init__(
-        self,
-        *,
-        blocks: list[int],
-        widths: list[int],
-        strides: list[int],
-        expansion: list[int],
-        stem: int,
-        stem_stride: int,
-        head: int,
-        classes: int,
-    ):
+    def __init__(self, settings: MobileNetSettings):
         super().__init__()
-        self.stem = nn.Conv2d(3, stem, 3, stem_stride, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(stem)
+        self.stem = nn.Conv2d(3, settings.stem, 3, settings.stem_stride, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(settings.stem)
         self.stages = nn.ModuleList()
-        channels = stem
-        for depth, width, stride, times in zip(blocks, widths, strides, expansion, strict=True):
+        channels, stages = settings.stem, (settings.blocks, settings.widths, settings.strides, settings.expansion)
+        for depth, width, stride, times in zip(*stages, strict=True):
             stage = nn.Sequential()
             for position in range(depth):
                 stage.append(InvertedResidual(channels, width, 1 if position else stride, times))
                 channels = width
             self.stages.append(stage)
-        self.head = nn.Conv2d(channels, head, 1, bias=False)
-        self.head_norm = nn.BatchNorm2d(head)
-        self.classifier = nn.Linear(head, classes)
+        self.head = nn.Conv2d(channels, settings.head, 1, bias=False)
+        self.head_norm = nn.BatchNorm2d(settings.head)
+        self.classifier = nn.Linear(settings.head, settings.classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

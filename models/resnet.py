@@ -7,6 +7,35 @@ with a batch norm (the paper's option B).
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from models.settings import Classes, Depth, PerStage, Settings, Width, as_many
+
+
+class ResNetSettings(Settings):
+    """What a ResNet may be asked for."""
+
+    NAMED: ClassVar[dict[str, dict[str, Any]]] = {
+        "resnet18": {"blocks": [2, 2, 2, 2], "widths": [64, 128, 256, 512]},
+    }
+
+    blocks: PerStage[Depth] = Field(
+        description="basic blocks of each stage; the first block of every stage but the first halves the map"
+    )
+    widths: PerStage[Width] = Field(description="channels of each stage; the stem has the first stage's")
+    classes: Classes = Field(default=10, description="number of logits")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ResNetSettings:
+        as_many("widths", self.widths, self.blocks)
+        return self
+
+    def build(self) -> ResNet:
+        return ResNet(self)
+
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,26 +72,20 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images (N, 3, 32, 32) -> logits (N, classes).
+    """Images (N, 3, 32, 32) -> logits (N, classes)."""
 
-    Args:
-        blocks: basic blocks of each stage; the first block of every stage but the first halves the map.
-        widths: channels of each stage; the stem has the first stage's.
-        classes: number of logits.
-    """
-
-    def __init__(self, *, blocks: list[int], widths: list[int], classes: int):
+    def __init__(self, settings: ResNetSettings):
         super().__init__()
-        self.stem = ConvNorm(3, widths[0], 3, 1)
+        channels = settings.widths[0]
+        self.stem = ConvNorm(3, channels, 3, 1)
         self.stages = nn.ModuleList()
-        channels = widths[0]
-        for index, (depth, width) in enumerate(zip(blocks, widths, strict=True)):
+        for index, (depth, width) in enumerate(zip(settings.blocks, settings.widths, strict=True)):
             stage = nn.Sequential()
             for position in range(depth):
                 stage.append(BasicBlock(channels, width, 2 if index > 0 and position == 0 else 1))
                 channels = width
             self.stages.append(stage)
-        self.classifier = nn.Linear(channels, classes)
+        self.classifier = nn.Linear(channels, settings.classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -34,6 +34,7 @@ if str(ROOT) not in sys.path:
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
 from micronet.errors import MicronetError  # noqa: E402
 from micronet.packed.file import VERSION  # noqa: E402
+from models.settings import SpecError  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import nn
@@ -388,12 +389,12 @@ def main() -> int:
         if args.price:
             return 0
         trials = climb(space, priced, until, say)
+    except (ValidationError, SpecError) as error:  # what is wrong with the space
+        print(f"search: {args.space.name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     except MicronetError as error:
         print(f"search: {error}", file=sys.stderr)
         return error.exit_code
-    except ValueError as error:  # pydantic's and models': what is wrong with the space
-        print(f"search: {args.space.name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
     found = summary(space, trials)
     usual = args.space.resolve() == SPACE.resolve()
     path = TABLE.with_name("search.json" if usual else f"search_{args.space.stem}.json")

@@ -57,7 +57,7 @@ def validate(path: str | Path) -> parameters.Params:
             try:
                 models.check(spec)
             except models.SpecError as error:
-                faults.append(f"{path}: {section}.model.{error}")
+                faults += [f"{path}: {section}.model.{fault}" for fault in error.faults]
     if not faults and loaded is not None and loaded.distill.start_from == "teacher":
         if not models.narrows(loaded.student.model.spec(), loaded.teacher.model.spec()):
             needed = "teacher needs a student.model that is teacher.model, or a convnet of the same that is narrower"

@@ -293,9 +293,9 @@ def test_a_key_given_twice_is_refused(tmp_path, text):
             "groups.bottleneck: 3 does not divide the channels of growth_rate 4; 1, 2, 4 would",
         ),
         ({"name": "densenet_nano", "groups": {"stem": 3}}, "groups.stem: 3 does not divide"),
-        ({"name": "resnet", "blocks": [1], "widths": [0]}, "widths.0: must be from 1 to"),
+        ({"name": "resnet", "blocks": [1], "widths": [0]}, "widths.0: must be >= 1 (got 0)"),
         ({"name": "resnet", "blocks": [1]}, "widths: is missing"),
-        ({"name": "alexnet"}, "there is no model 'alexnet' (there are densenet_cifar, "),
+        ({"name": "alexnet"}, "name: there is no model 'alexnet' (there are densenet_cifar, "),
     ],
 )
 def test_a_model_that_cannot_be_built_is_a_fault_of_the_params(tmp_path, model, fault):
@@ -305,6 +305,19 @@ def test_a_model_that_cannot_be_built_is_a_fault_of_the_params(tmp_path, model, 
         common.validate(path)
     (line,) = caught.value.faults
     assert line.startswith(f"{path}: student.model.{fault}")
+
+
+def test_every_fault_of_every_model_is_a_line(tmp_path):
+    path = tmp_path / "params.yaml"
+    teacher, student = {"name": "resnet18", "classes": 0, "depth": 3}, {"name": "convnet", "widths": [8] * 5}
+    path.write_text(yaml.safe_dump(changed(("teacher.model", teacher), ("student.model", student))))
+    with pytest.raises(params.ParamsError) as caught:
+        common.validate(path)
+    assert caught.value.faults == [
+        f"{path}: teacher.model.classes: must be >= 1 (got 0)",
+        f"{path}: teacher.model.depth: no such key (resnet18 takes blocks, widths, classes)",
+        f"{path}: student.model.widths: must have at most 4 items (got 5)",
+    ]
 
 
 def test_the_command_prints_faults_of_params_and_models_together_and_ends_with_2(tmp_path):

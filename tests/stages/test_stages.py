@@ -156,7 +156,9 @@ def test_faulty_params_end_with_2_and_a_line_a_fault_before_any_output_is_touche
     assert "params.yaml: teacher.train.learning_rate: must be > 0 (got -1)" in lines
     assert "params.yaml: prune.amount: must be < 1 (got 1.0)" in lines
     assert "params.yaml: retrain: is missing" in lines
-    assert sum("student.model.there is no model" in line or "no model 'alexnet'" in line for line in lines) == 1
+    assert (
+        sum("params.yaml: student.model.name: there is no model 'alexnet' (there are " in line for line in lines) == 1
+    )
     assert len(lines) == 4
     assert files(tmp_path) == {"params.yaml", "checkpoints/student.safetensors"}
     assert output.read_text() == "an earlier result"

@@ -1,0 +1,60 @@
+"""What the settings of every architecture have in common. Free of torch, as is all that checks a params file."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+
+from pydantic import BeforeValidator, Field
+
+from micronet.errors import MicronetError
+from micronet.params import Section
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Setting = TypeVar("Setting")
+
+# The limits lie far above every known network: they keep a damaged spec from asking for terabytes.
+Width = Annotated[int, Field(ge=1, le=2048)]
+Depth = Annotated[int, Field(ge=1, le=64)]
+Classes = Annotated[int, Field(ge=1, le=10_000)]
+
+# Every stage but the first halves the 32 x 32 map, as a rule, so a seventh would have nothing to look at.
+PerStage = Annotated[
+    list[Setting],
+    BeforeValidator(lambda given: list(given) if isinstance(given, tuple) else given),
+    Field(min_length=1, max_length=6),
+]
+
+
+class SpecError(MicronetError, ValueError):
+    """A spec that no model can be built from, in one line. `faults` holds a line a fault, `key.path: reason`."""
+
+    def __init__(self, *faults: str):
+        super().__init__("; ".join(faults))
+        self.faults = list(faults)
+
+
+class Settings(Section):
+    """What an architecture may be asked for: a family's file derives its own from it, above its imports of torch.
+
+    A spec is the file's name and these settings: `{"name": "resnet", "blocks": [1], "widths": [8], "classes": 10}`.
+    `classes` must be one of them. A validator's `ValueError("key: reason")` is a fault of that key.
+    """
+
+    NAMED: ClassVar[dict[str, dict[str, Any]]] = {}  # the family's well-known sizes, by names of their own
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """A new model of these settings with random weights: images (N, 3, 32, 32) float32 -> logits (N, classes)."""
+
+    def narrows(self, wider: Self) -> bool:
+        """Whether `narrowed(settings)` of a `wider` model, of the same family, makes one of these settings of it."""
+        return False
+
+
+def as_many(key: str, values: list[Any], blocks: list[int]) -> None:
+    """Raises ValueError, a fault of `key`, when there is not one value for each stage."""
+    if len(values) != len(blocks):
+        raise ValueError(f"{key}: must be {len(blocks)} numbers, as many as blocks (got {len(values)})")
