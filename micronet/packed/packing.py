@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from micronet.compress.operations import PackError, kind
+from micronet.compress.operations import kind
 from micronet.compress.quantization import finish
 from micronet.files import write_atomically
 from micronet.packed.arithmetic import work
 from micronet.packed.bits import weight_storage
+from micronet.packed.errors import PackError
 from micronet.packed.file import PackedModel, decode, encode
 from micronet.packed.module import PackedModule, flip_margin
 from micronet.packed.steps import IMAGE, MOST_SUM, Step, interleave

@@ -12,12 +12,12 @@ from torch import Tensor
 
 import models
 from micronet.compress.calibration import calibrate, recalibrate_batch_norm
-from micronet.compress.operations import PackError
 from micronet.compress.quantization import prepare
 from micronet.data.images import Split, normalise
 from micronet.packed import steps
 from micronet.packed.bits import PackedFileError
 from micronet.packed.cascade import Cascade, join
+from micronet.packed.errors import PackError
 from micronet.packed.file import PackedModel, decode, encode, read
 from micronet.packed.module import load_packed, margins
 from micronet.packed.packing import pack
