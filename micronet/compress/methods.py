@@ -1,9 +1,4 @@
-"""Which quantizers each method of the params' section `quantize` puts where.
-
-Widths below 9: LSQ, a learned step a tensor (Esser et al. 2020, arXiv:1902.08153), or a step an output channel, as in
-Krishnamoorthi 2018 (arXiv:1806.08342). 1-bit weights: BinaryConnect (Courbariaux et al. 2015, arXiv:1511.00363) with a
-scale an output channel. `half` leaves the arithmetic in float.
-"""
+"""Which quantizers each method of the params' section `quantize` puts where; `quantizers` names their sources."""
 
 from __future__ import annotations
 
