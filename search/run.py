@@ -40,12 +40,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from micronet.data.images import Split
-    from micronet.packed.file import PackedModel
+    from micronet.packed.model import PackedModel
     from micronet.training.hardware import Machine
 
 SPACE, TABLE = ROOT / "search/space.yaml", Path("metrics/search.csv")
 TEACHER = Path("checkpoints/teacher.safetensors")
-BATCH_NORM_IMAGES = 10_000  # training images that the last batch norm statistics are taken from
 FIT_IMAGES = 5000  # training images that a model may set itself from before it trains
 
 
@@ -189,18 +188,14 @@ def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, vali
     import torch
 
     import models
-    from micronet.compress.calibration import calibrate, recalibrate_batch_norm, training_batches
-    from micronet.compress.pruning import FixedMask, PruningSchedule
-    from micronet.compress.quantization import prepare
+    from micronet.compress.pruning import PruningSchedule
     from micronet.data.images import Split, normalise
-    from micronet.packed.module import load_packed
-    from micronet.packed.packing import pack
+    from micronet.packed.quantizing import quantize
     from micronet.scoring.counting import operations
     from micronet.scoring.records import macs
     from micronet.training.checkpoint import load
     from micronet.training.distillation import distilled
-    from micronet.training.evaluation import evaluate
-    from micronet.training.loop import train
+    from micronet.training.loop import TrainResult, train
 
     began = time.monotonic()
     images = Split(training.images[: rung.images], training.labels[: rung.images])
@@ -210,10 +205,10 @@ def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, vali
     shape = operations(model)
     taught = TEACHER.is_file()
 
-    def fit(net: nn.Module, config: parameters.Train, temperature: float, constraint: Any = None) -> None:
+    def fit(net: nn.Module, config: parameters.Train, temperature: float, constraint: Any = None) -> TrainResult:
         teaching = parameters.Distillation(temperature=temperature, alpha=0.7 if taught else 0.0)
         loss = distilled(lambda: load(TEACHER).model(), teaching, here)
-        train(
+        return train(
             net, config=config, training=images, validation=Split(validation.images[:500], validation.labels[:500]),
             machine=here, seed=space.seed, loss=loss, constraint=constraint,
         )  # fmt: skip
@@ -227,19 +222,17 @@ def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, vali
         method="gradual", amount=candidate.amount, cost_exponent=space.cost_exponent, train=config(sparse, 0.5)
     )
     fit(model, prune.train, 4.0, PruningSchedule(prune, model))
-    quantize = quantization_of(candidate, model, space, quantized)
-    model = model.cpu()  # the images that calibrate it are there
-    mask, prepared = FixedMask(model), prepare(model, quantize)
-    calibrate(prepared, images.images[:1000])
-    fit(prepared, quantize.train, 2.0, mask)
-    prepared = prepared.cpu()
-    seen = training_batches(images.images[:BATCH_NORM_IMAGES], quantize.train.augment, space.seed)
-    recalibrate_batch_norm(prepared, seen)
-    with tempfile.TemporaryDirectory() as folder:
-        pack(prepared, Path(folder) / "packed", quantize=quantize)
-        packed = load_packed(Path(folder) / "packed")
-    _, accuracy = evaluate(packed.to(here.device), validation, here.exact())
-    challenge, deck = scores(packed.packed)
+    section = quantization_of(candidate, model, space, quantized)
+    found = quantize(
+        model,
+        section,
+        images=images.images,
+        validation=validation,
+        train=lambda prepared, mask: fit(prepared, section.train, 2.0, mask),
+        machine=lambda: here,
+        seed=space.seed,
+    )
+    challenge, deck = scores(found.packed)
     return Trial(
         **asdict(candidate),
         seed=space.seed,
@@ -250,7 +243,7 @@ def run(candidate: Candidate, rung: Rung, space: Space, *, training: Split, vali
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         priced_challenge_score=0.0,
         priced_deck_score=0.0,
-        validation_accuracy_percent=accuracy,
+        validation_accuracy_percent=found.validation_accuracy_percent,
         challenge_score=challenge,
         deck_score=deck,
         seconds=round(time.monotonic() - began, 1),

@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +33,17 @@ if TYPE_CHECKING:
     from torch import nn
 
     from micronet.data.images import Split
+    from micronet.training.hardware import Machine
+    from micronet.training.loop import Constraint, TrainResult
     from micronet.training.reporting import EpochRow, Reporter
+    from micronet.training.state import ResumeState
 
 PARAMS, MANIFEST = Path("params.yaml"), Path("data/manifest.json")
 STATE, LOGS = Path("run/studies"), Path("logs/studies")
 CURVE_IMAGES = 500  # validation images that an epoch is followed with; the result is measured on all of them
-BATCH_NORM_IMAGES = 2000  # training images that a quantized network's batch norm statistics are estimated from
+# Training images that a quantized network's batch norm statistics are estimated from: as many as the results in
+# metrics/studies were made with, which are fewer than the pipeline takes.
+BATCH_NORM_IMAGES = 2000
 
 
 def subset(split: Split, images: int) -> Split:
@@ -158,53 +163,40 @@ class Run:
         import torch
 
         import models
-        from micronet.compress.calibration import calibrate
-        from micronet.compress.pruning import PruningSchedule, zeros_wanted
-        from micronet.compress.quantization import prepare
+        from micronet.compress.pruning import PruningSchedule
         from micronet.packed.file import VERSION
+        from micronet.packed.quantizing import quantize
+        from micronet.scoring.measurement import passes
         from micronet.training.checkpoint import save
-        from micronet.training.distillation import distilled
         from micronet.training.evaluation import evaluate
         from micronet.training.hardware import machine
-        from micronet.training.loop import train
         from micronet.training.state import ResumeState
-        from micronet.training.weights import count_zeros
 
         settings = self.settings
-        shared = self.group in self.plan.file.shared
-        here = machine(settings.engine)
+        here, batch_size = machine(settings.engine), settings.engine.evaluation_batch_size
         images, validation = subset(self._split("train"), settings.images), self._split("validation")
         with ResumeState(STATE / self.name, self.digest) as state:
             torch.manual_seed(self.seed)
             model = self.needs["base"].model() if settings.start else models.build(settings.model)
             model = model.to(here.device)
-            constraint = PruningSchedule(settings.prune, model) if settings.prune else None
+            fit = partial(self._fit, images=images, validation=validation, here=here, state=state)
             if settings.quantize:
-                model = prepare(model.cpu(), settings.quantize)  # the images that calibrate it are there
-                calibrate(model, images.images[: settings.quantize.calibration_images])
-            loss = None
-            if settings.distillation:
-                smoothing = settings.train.label_smoothing
-                teacher = self.needs["teacher"].model
-                loss = distilled(teacher, settings.distillation, here, label_smoothing=smoothing)
-            result = train(
-                model,
-                config=settings.train,
-                training=images,
-                validation=subset(validation, CURVE_IMAGES),
-                machine=here,
-                seed=self.seed,
-                loss=loss,
-                constraint=constraint,
-                state=state,
-                reporter=self.reporter,
-                evaluation_batch_size=settings.engine.evaluation_batch_size,
-                save_every_seconds=settings.engine.save_every_seconds,
-            )
-            if settings.quantize:
-                accuracy, scores = self._packed(model, images, validation, state.path.with_name("packed"))
+                found = quantize(
+                    model,
+                    settings.quantize,
+                    images=images.images,
+                    validation=validation,
+                    train=fit,
+                    machine=lambda: here,
+                    seed=self.seed,
+                    batch_norm_images=BATCH_NORM_IMAGES,
+                    evaluation_batch_size=batch_size,
+                )
+                model, result, accuracy = found.prepared, found.training, found.validation_accuracy_percent
+                scores = _scores(found.module, passes=passes(found.module, validation))
             else:
-                accuracy = evaluate(model, validation, here, settings.engine.evaluation_batch_size)[1]
+                result = fit(model, PruningSchedule(settings.prune, model) if settings.prune else None)
+                accuracy = evaluate(model, validation, here, batch_size)[1]
                 scores = _scores(model, weight_bits=settings.weight_bits)
             record = {
                 "budget": self.plan.budget,
@@ -217,10 +209,8 @@ class Run:
             }
             if settings.quantize:
                 record["packed_version"] = VERSION  # which counts the scores
-            zeros = zeros_wanted(settings.prune.amount, count_zeros(model)[1]) if settings.prune else None
-            if zeros is not None and zeros != count_zeros(model)[0]:
-                raise RuntimeError(f"{zeros} zeros are wanted and {count_zeros(model)[0]} are there")
-            if shared:
+            self._check_zeros(model)
+            if self.group in self.plan.file.shared:
                 save(
                     self.weights,
                     model,
@@ -234,26 +224,49 @@ class Run:
             state.clear()
         return record
 
-    def _packed(
-        self, prepared: nn.Module, images: Split, validation: Split, path: Path
-    ) -> tuple[float, dict[str, float]]:
-        """Packs a quantized network; accuracy and scores are those of the file read back."""
-        from micronet.compress.calibration import recalibrate_batch_norm, training_batches
-        from micronet.packed.module import load_packed
-        from micronet.packed.packing import pack
-        from micronet.scoring.measurement import passes
-        from micronet.training.evaluation import evaluate
-        from micronet.training.hardware import machine
+    def _fit(
+        self,
+        model: nn.Module,
+        constraint: Constraint | None,
+        *,
+        images: Split,
+        validation: Split,
+        here: Machine,
+        state: ResumeState,
+    ) -> TrainResult:
+        """Trains a network as the settings say."""
+        from micronet.training.distillation import distilled
+        from micronet.training.loop import train
 
-        settings = self.settings
-        prepared = prepared.cpu()
-        seen = training_batches(images.images[:BATCH_NORM_IMAGES], settings.train.augment, self.seed)
-        recalibrate_batch_norm(prepared, seen)
-        pack(prepared, path, quantize=settings.quantize, images=validation.images)
-        exact = machine(settings.engine).exact()
-        packed = load_packed(path).to(exact.device)
-        accuracy = evaluate(packed, validation, exact, settings.engine.evaluation_batch_size)[1]
-        return accuracy, _scores(packed, passes=passes(packed, validation))
+        settings, loss = self.settings, None
+        if settings.distillation:
+            smoothing = settings.train.label_smoothing
+            loss = distilled(self.needs["teacher"].model, settings.distillation, here, label_smoothing=smoothing)
+        return train(
+            model,
+            config=settings.train,
+            training=images,
+            validation=subset(validation, CURVE_IMAGES),
+            machine=here,
+            seed=self.seed,
+            loss=loss,
+            constraint=constraint,
+            state=state,
+            reporter=self.reporter,
+            evaluation_batch_size=settings.engine.evaluation_batch_size,
+            save_every_seconds=settings.engine.save_every_seconds,
+        )
+
+    def _check_zeros(self, model: nn.Module) -> None:
+        """Raises `RuntimeError` when a pruned network has another number of zeros than was asked for."""
+        from micronet.compress.pruning import zeros_wanted
+        from micronet.training.weights import count_zeros
+
+        if self.settings.prune:
+            zeros, weights = count_zeros(model)
+            wanted = zeros_wanted(self.settings.prune.amount, weights)
+            if zeros != wanted:
+                raise RuntimeError(f"{wanted} zeros are wanted and {zeros} are there")
 
 
 def _scores(model: nn.Module, passes: Sequence[float] = (1.0,), **widths: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250) -> Non
     Activations are observed with the weights quantized and the activations not. Batch norms are left alone.
     """
     if "float_model" in getattr(prepared, "meta", {}):
-        fx_int8.calibrate(prepared, (normalise(batch) for batch in images.split(batch_size)))
+        fx_int8.observe_ranges(prepared, (normalise(batch) for batch in images.split(batch_size)))
         return
     quantizers = [module for module in prepared.modules() if isinstance(module, LsqActivation)]
     if not quantizers:

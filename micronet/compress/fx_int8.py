@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from models.layers import Interleave
 
 
-def prepare(model: nn.Module) -> fx.GraphModule:
+def prepare_fx(model: nn.Module) -> fx.GraphModule:
     """A copy of a model with FX graph mode's fake quantizers; `meta["float_model"]` holds its architecture.
 
     Weights: 8 bits, symmetric, a scale a tensor. Activations: 8 bits, of a moving range.
@@ -69,7 +69,7 @@ def _fake_quantizers(prepared: nn.Module) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def calibrate(prepared: fx.GraphModule, batches: Iterable[Tensor]) -> None:
+def observe_ranges(prepared: fx.GraphModule, batches: Iterable[Tensor]) -> None:
     """Observes the ranges of activations and weights on normalised images, in eval mode, without quantizing."""
     was_training = prepared.training
     prepared.eval()
@@ -85,13 +85,13 @@ def calibrate(prepared: fx.GraphModule, batches: Iterable[Tensor]) -> None:
         prepared.train(was_training)
 
 
-def layer(prepared: fx.GraphModule, name: str) -> tuple[Tensor, Tensor | None, nn.BatchNorm2d | None]:
+def trained_layer(prepared: fx.GraphModule, name: str) -> tuple[Tensor, Tensor | None, nn.BatchNorm2d | None]:
     """Weight, bias and folded batch norm of a convolution or linear layer."""
     module = prepared.get_submodule(name)
     return module.weight.detach(), module.bias, getattr(module, "bn", None)
 
 
-def norm(prepared: fx.GraphModule, name: str) -> nn.BatchNorm2d:
+def trained_norm(prepared: fx.GraphModule, name: str) -> nn.BatchNorm2d:
     """A batch norm that stands alone, or with its ReLU."""
     module = prepared.get_submodule(name)
     return module if isinstance(module, nn.BatchNorm2d) else module[0]

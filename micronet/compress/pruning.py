@@ -8,6 +8,9 @@ Lin et al. 2020 (arXiv:2006.07253).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +37,66 @@ def zeros_wanted(amount: float, weights: int) -> int:
     return int(math.floor(amount * weights + 0.5))
 
 
+class Between(Enum):
+    """What becomes of masked weights between two masks."""
+
+    ZERO = "they stay zero, for good"
+    FREE = "they are free to come back"
+    HIDDEN = "they stay zero, go on learning behind the mask, and come back when they have grown"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A pruning schedule: pure functions of the step. `PruningSchedule` makes and applies the masks."""
+
+    amount: Callable[[int, int, float, int], float]  # the zeros after step, of steps, at the end, in rounds
+    period: Callable[[int, int], int]  # steps between two masks, of steps, of epochs
+    between: Between = Between.ZERO
+
+
+def rising(amount: float, fraction: float) -> float:
+    """How far an amount is reached after a fraction of the time: cubic, fast first (Zhu & Gupta). All of it at 1."""
+    return amount * (1.0 - (1.0 - min(1.0, fraction)) ** 3)
+
+
+def _at_once(step: int, steps: int, amount: float, rounds: int) -> float:
+    return amount
+
+
+def _in_rounds(step: int, steps: int, amount: float, rounds: int) -> float:
+    done = min(rounds, 1 + rounds * step // steps)
+    return amount if done == rounds else amount * done / rounds
+
+
+def _gradually(step: int, steps: int, amount: float, rounds: int) -> float:
+    return rising(amount, step / (GRADUAL_END * steps))
+
+
+def _every_step(steps: int, epochs: int) -> int:
+    return 1
+
+
+def _every_hundredth(steps: int, epochs: int) -> int:
+    return max(1, steps // GRADUAL_UPDATES)
+
+
+def _every_epoch(steps: int, epochs: int) -> int:
+    return max(1, steps // max(1, epochs))
+
+
+def _as_the_paper(steps: int, epochs: int) -> int:
+    return min(FEEDBACK_STEPS, _every_hundredth(steps, epochs))
+
+
+METHODS = {
+    "one_shot": Method(_at_once, _every_step),
+    "iterative": Method(_in_rounds, _every_step),
+    "gradual": Method(_gradually, _every_hundredth),
+    "soft": Method(_at_once, _every_epoch, Between.FREE),
+    "feedback": Method(_gradually, _as_the_paper, Between.HIDDEN),
+}
+
+
 def amount_at(method: str, step: int, steps: int, *, amount: float, rounds: int = 4) -> float:
     """The share of weights that is zero after step `step` of `steps` (0: before the first).
 
@@ -42,13 +105,7 @@ def amount_at(method: str, step: int, steps: int, *, amount: float, rounds: int 
     soft: all of it, at every epoch's end (He et al.); in between weights are free to come back.
     feedback: as gradual, but masked weights go on learning and come back when they have grown (Lin et al.).
     """
-    if steps == 0 or method in ("one_shot", "soft"):
-        return amount
-    if method == "iterative":
-        done = min(rounds, 1 + rounds * step // steps)
-        return amount if done == rounds else amount * done / rounds
-    fraction = min(1.0, step / (GRADUAL_END * steps))
-    return amount * (1.0 - (1.0 - fraction) ** 3)
+    return amount if steps == 0 else METHODS[method].amount(step, steps, amount, rounds)
 
 
 def global_masks(
@@ -134,16 +191,16 @@ class PruningSchedule:
 
     def __init__(self, config: Prune, model: nn.Module):
         """Prunes `model` as far as the method does before the first step."""
-        self.config = config
+        self.config, self.method = config, METHODS[config.method]
         self.masks: dict[str, Tensor] = {}
-        self.hidden: dict[str, Tensor] = {}  # feedback: the weights behind the mask
+        self.hidden: dict[str, Tensor] = {}  # the weights behind the mask
         self.amount = 0.0
-        self._unmasked = False  # feedback: between `before_step` and `after_step`
-        if config.method == "feedback":
+        self._unmasked = False  # hidden weights: between `before_step` and `after_step`
+        if self.method.between is Between.HIDDEN:
             self.hidden = {name: module.weight.detach().clone() for name, module in prunable(model)}
         epochs = config.train.epochs
-        if config.method != "soft" or epochs == 0:
-            self._renew(model, amount_at(config.method, 0, epochs, amount=config.amount, rounds=config.rounds))
+        if self.method.between is not Between.FREE or epochs == 0:
+            self._renew(model, self._amount(0, epochs))
 
     def _renew(self, model: nn.Module, amount: float) -> None:
         self.amount = amount
@@ -161,27 +218,22 @@ class PruningSchedule:
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        config = self.config
+        between = self.method.between
         self.masks = _beside(self.masks, model)
-        if config.method == "soft":
-            if steps and step % (steps // config.train.epochs) == 0:
-                self._renew(model, config.amount)
-            return
-        if config.method == "feedback":
-            if self._unmasked:  # else these are averaged weights
-                for name, module in prunable(model):
-                    self.hidden[name].copy_(module.weight)
-                self._unmasked = False
-                if step % max(1, min(FEEDBACK_STEPS, steps // GRADUAL_UPDATES)) == 0 or step == steps:
-                    self._renew(model, self._amount(step, steps))
-            apply_masks(model, self.masks)
-            return
-        every = max(1, steps // GRADUAL_UPDATES) if config.method == "gradual" else 1
-        if step % every == 0 or step == steps:
+        averaged = between is Between.HIDDEN and not self._unmasked
+        if self._unmasked:
+            for name, module in prunable(model):
+                self.hidden[name].copy_(module.weight)
+            self._unmasked = False
+        if not averaged and self._due(step, steps):
             amount = self._amount(step, steps)
-            if amount > self.amount:
+            if amount > self.amount or between is not Between.ZERO:
                 self._renew(model, amount)
-        apply_masks(model, self.masks)
+        if between is not Between.FREE:
+            apply_masks(model, self.masks)
+
+    def _due(self, step: int, steps: int) -> bool:
+        return step == steps or step % self.method.period(steps, self.config.train.epochs) == 0
 
     def _amount(self, step: int, steps: int) -> float:
         config = self.config

@@ -3,58 +3,28 @@
 `prepare` copies a model, traces it and puts quantizers into it: on every convolution's and linear layer's weight,
 on the image, after every ReLU, and where a result goes on without one (into a concatenation, a pool, or through a
 projection shortcut). A branch that ends in a residual addition is not quantized before it: the packed model
-requantizes once, after addition and ReLU. Batch norms stay as they are while training; `micronet.packing` turns them
-into multipliers. All quantizers compute in float32, whatever autocast says.
+requantizes once, after addition and ReLU. Batch norms stay as they are while training; `micronet.packed.packing` turns
+them into multipliers. Which quantizers these are, `micronet.compress.methods` says.
 
-Widths below 9: LSQ, a learned step a tensor (Esser et al. 2020, arXiv:1902.08153), or a step an output channel, as in
-Krishnamoorthi 2018 (arXiv:1806.08342). 1-bit weights: BinaryConnect
-(Courbariaux et al. 2015, arXiv:1511.00363) with a scale an output channel. `half` leaves the arithmetic in float.
-`fx_int8` trains and calibrates in torch's FX graph mode (`micronet.fx_int8`); `finish` brings it into the same form.
+`fx_int8` trains and calibrates in torch's FX graph mode (`micronet.compress.fx_int8`); `finish` brings it into the same
+form.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
 from micronet.compress import fx_int8
-from micronet.compress.operations import PackError, Tracer, kind
-from micronet.compress.quantizers import (
-    SMALLEST_STEP,
-    BinaryWeight,
-    FloatActivation,
-    HalfWeight,
-    InputCodes,
-    LsqActivation,
-    LsqWeight,
-    QuantizedConv2d,
-    QuantizedLinear,
-)
+from micronet.compress.errors import QuantizationError
+from micronet.compress.methods import METHODS
+from micronet.compress.operations import Tracer, kind, operation
+from micronet.compress.quantizers import SMALLEST_STEP, QuantizedConv2d, QuantizedLinear
 from micronet.params import Quantize
-
-SIGNED_BITS = 8  # of results that go on without a ReLU: they feed additions and norms, never a weighted sum
-
-
-def _quantized(module: nn.Conv2d | nn.Linear, quantizer: nn.Module) -> nn.Module:
-    """The same layer, sharing its parameters, with a weight quantizer."""
-    new = module.__class__.__new__(QuantizedConv2d if isinstance(module, nn.Conv2d) else QuantizedLinear)
-    new.__dict__ = dict(module.__dict__, _modules={"quantizer": quantizer})
-    return new
-
-
-def _weight_quantizer(name: str, module: nn.Module, quantize: Quantize, edge: bool, last: bool) -> nn.Module:
-    if quantize.method == "half":
-        return HalfWeight()
-    bits = quantize.weight_bits
-    if quantize.method == "binary_connect" and edge and quantize.keep_first_and_last:
-        bits = 8
-    bits = quantize.layer_bits.get(name, bits)
-    if bits == 1:
-        return BinaryWeight(module.weight, per_tensor=last)
-    frozen = not module.weight.requires_grad
-    return LsqWeight(module.weight, bits, quantize.per_channel and not last, frozen)
 
 
 def prepare(model: nn.Module, quantize: Quantize) -> fx.GraphModule:
@@ -64,110 +34,133 @@ def prepare(model: nn.Module, quantize: Quantize) -> fx.GraphModule:
     activation quantizers are a guess until `calibrate` has seen images.
 
     Raises:
-        PackError: an operation that could not be packed later, or a layer of `layer_bits` that is not there.
+        QuantizationError: an operation that could not be packed later, or a layer of `layer_bits` that is not there.
     """
-    prepared = _prepare(model, quantize)
+    prepared = _Rewriter(model, quantize).rewrite()
     if quantize.method != "fx_int8":
         return prepared
-    trained = fx_int8.prepare(model)
+    trained = fx_int8.prepare_fx(model)
     trained.meta |= prepared.meta
     return trained
 
 
-def _prepare(model: nn.Module, quantize: Quantize) -> fx.GraphModule:
-    model = copy.deepcopy(model)
-    graph = Tracer().trace(model)
-    prepared = fx.GraphModule(model, graph)
-    prepared.train(model.training)
-    modules = dict(prepared.named_modules())
-    kinds = {node: kind(node, modules) for node in graph.nodes}
-    if sum(name == "input" for name in kinds.values()) != 1:
-        raise PackError("the model takes more than one input, a model of images alone would work")
-    layers = [node.target for node in graph.nodes if kinds[node] in ("conv", "linear")]
-    if len(set(layers)) < len(layers):
-        shared = next(name for name in layers if layers.count(name) > 1)
-        raise PackError(f"{shared}: is used twice, a layer for each place would work")
-    for name in quantize.layer_bits:
-        if name not in layers:
-            raise PackError(f"quantize.layer_bits: there is no layer {name!r} (there are {', '.join(layers)})")
-    for name in layers:
-        edge, last = name in (layers[0], layers[-1]), isinstance(modules[name], nn.Linear)
-        quantizer = _weight_quantizer(name, modules[name], quantize, edge, last)
-        parent, _, leaf = name.rpartition(".")
-        setattr(prepared.get_submodule(parent), leaf, _quantized(modules[name], quantizer))
+@dataclass(frozen=True)
+class _Real:
+    """A result that is not quantized."""
 
-    def activation(signed: bool) -> nn.Module:
-        if quantize.method == "half":
-            return FloatActivation(signed)
-        return LsqActivation(SIGNED_BITS if signed else quantize.activation_bits, signed)
+    followers: tuple[str, ...]  # kinds that may take it into the same step of the packed model
+    kernel: tuple[float, float] = (math.inf, math.inf)  # of the convolution that it comes from
 
-    def insert(after: fx.Node, quantizer: nn.Module) -> fx.Node:
-        prepared.add_submodule(f"activations.{after.name}", quantizer)
-        with graph.inserting_after(after):
-            node = graph.call_module(f"activations.{after.name}")
+
+class _Rewriter:
+    """Puts quantizers into the graph of a model's copy, front to back; each step of the packed model ends in one.
+
+    A kind of operation that makes a real result, or takes one, has a method of its name.
+    """
+
+    def __init__(self, model: nn.Module, quantize: Quantize):
+        model = copy.deepcopy(model)
+        self.quantize, self.method = quantize, METHODS[quantize.method](quantize)
+        self.prepared = fx.GraphModule(model, Tracer().trace(model))
+        self.prepared.train(model.training)
+        self.prepared.meta["spec"] = getattr(model, "spec", None)
+        self.prepared.meta["quantize"] = quantize.model_dump(mode="json")
+        self.graph = self.prepared.graph
+        self.modules = dict(self.prepared.named_modules())
+        self.operations = {node: operation(node, self.modules) for node in self.graph.nodes}
+        self.real: dict[fx.Node, _Real] = {}
+
+    def rewrite(self) -> fx.GraphModule:
+        """The copy, with quantizers. To be called once."""
+        self._weights()
+        for node in list(self.graph.nodes):
+            visit = getattr(self, f"_visit_{self.operations[node].kind}", None)
+            if visit is not None:
+                visit(node)
+            if node in self.real and not self._stays_real(node):
+                self._insert(node)
+        self.graph.eliminate_dead_code()
+        self.prepared.delete_all_unused_submodules()
+        self.graph.lint()
+        self.prepared.recompile()
+        return self.prepared
+
+    def _weights(self) -> None:
+        """Gives every layer a weight quantizer."""
+        kinds = {node: known.kind for node, known in self.operations.items()}
+        if list(kinds.values()).count("input") != 1:
+            raise QuantizationError("the model takes more than one input, a model of images alone would work")
+        layers = [node.target for node in self.graph.nodes if kinds[node] in ("conv", "linear")]
+        if len(set(layers)) < len(layers):
+            shared = next(name for name in layers if layers.count(name) > 1)
+            raise QuantizationError(f"{shared}: is used twice, a layer for each place would work")
+        for name in self.quantize.layer_bits:
+            if name not in layers:
+                known = ", ".join(layers)
+                raise QuantizationError(f"quantize.layer_bits: there is no layer {name!r} (there are {known})")
+        for name in layers:
+            quantizer = self.method.weight(name, self.modules[name], edge=name in (layers[0], layers[-1]))
+            parent, _, leaf = name.rpartition(".")
+            setattr(self.prepared.get_submodule(parent), leaf, _quantized(self.modules[name], quantizer))
+
+    def _stays_real(self, node: fx.Node) -> bool:
+        """Whether a result goes on to one user alone that the packed model computes in the same step."""
+        users = list(node.users)
+        return len(users) == 1 and self.operations[users[0]].kind in self.real[node].followers
+
+    def _insert(self, after: fx.Node) -> None:
+        """Quantizes a real result."""
+        self._call(after, after.name, self.method.activation(signed=True), after)
+        del self.real[after]
+
+    def _call(self, after: fx.Node, name: str, quantizer: nn.Module, source: fx.Node) -> None:
+        """Puts a quantizer of `source` behind a node; whatever used the node uses the quantizer."""
+        self.prepared.add_submodule(f"activations.{name}", quantizer)
+        with self.graph.inserting_after(after):
+            node = self.graph.call_module(f"activations.{name}")
         after.replace_all_uses_with(node)
-        node.args = (after,)
-        kinds[node] = "activation"
-        pending.pop(after, None)
-        return node
+        node.args = (source,)
 
-    # Results that are still real numbers, and what may yet be computed in the same step of the packed model.
-    pending: dict[fx.Node, tuple[str, ...]] = {}
-    kernels = {node: modules[node.target].kernel_size for node in graph.nodes if kinds[node] == "conv"}
-    source: dict[fx.Node, fx.Node] = {}
-    for node in list(graph.nodes):
-        name, inputs = kinds[node], node.all_input_nodes
-        if name == "input":
-            if quantize.method != "half":
-                prepared.add_submodule("activations.image", InputCodes(quantize.input_bits))
-                with graph.inserting_after(node):
-                    codes = graph.call_module("activations.image")
-                node.replace_all_uses_with(codes)
-                codes.args = (node,)
-                kinds[codes] = "image_codes"
-        elif name == "conv":
-            pending[node], source[node] = ("norm", "maximum", "add", "relu"), node
-        elif name == "norm":
-            folds = pending.pop(inputs[0], None) is not None
-            pending[node], source[node] = ("maximum", "add", "relu"), source[inputs[0]] if folds else node
-        elif name == "maximum":
-            if inputs[0] in pending:
-                after = pending.pop(inputs[0])
-                pending[node] = tuple(follower for follower in after if follower in ("norm", "relu"))
-                source[node] = source.get(inputs[0], node)
-        elif name == "add":
-            if len(inputs) != 2 or not all(isinstance(argument, fx.Node) for argument in node.args):
-                raise PackError(f"{node.name}: adds a constant or one value to itself, two different values would work")
-            waiting = [value for value in inputs if value in pending]
-            if len(waiting) == 2:
-                # The projection of the shortcut is the smaller kernel; else the second operand.
-                areas = [kernels.get(source.get(value), (9, 9)) for value in waiting]
-                insert(waiting[0 if areas[0] < areas[1] else 1], activation(signed=True))
-            for value in inputs:
-                pending.pop(value, None)
-            pending[node] = ("maximum", "relu")
-        elif name == "relu":
-            pending.pop(inputs[0], None)
-            quantizer = activation(signed=False)
-            prepared.add_submodule(f"activations.{node.name}", quantizer)
-            with graph.inserting_after(node):
-                new = graph.call_module(f"activations.{node.name}", (inputs[0],))
-            node.replace_all_uses_with(new)
-            graph.erase_node(node)
-            kinds[new] = "activation"
-            continue
-        if node in pending:
-            # It may stay real on the way to one user that the packed model computes in the same step.
-            users = list(node.users)
-            if len(users) != 1 or kinds[users[0]] not in pending[node]:
-                insert(node, activation(signed=True))
-    graph.eliminate_dead_code()
-    prepared.delete_all_unused_submodules()
-    graph.lint()
-    prepared.recompile()
-    prepared.meta["spec"] = getattr(model, "spec", None)
-    prepared.meta["quantize"] = quantize.model_dump(mode="json")
-    return prepared
+    def _visit_input(self, node: fx.Node) -> None:
+        quantizer = self.method.image()
+        if quantizer is not None:
+            self._call(node, "image", quantizer, node)
+
+    def _visit_conv(self, node: fx.Node) -> None:
+        self.real[node] = _Real(self.operations[node].followers, self.modules[node.target].kernel_size)
+
+    def _visit_norm(self, node: fx.Node) -> None:
+        before = self.real.pop(node.all_input_nodes[0], _Real(()))
+        self.real[node] = _Real(self.operations[node].followers, before.kernel)
+
+    def _visit_maximum(self, node: fx.Node) -> None:
+        before = self.real.pop(node.all_input_nodes[0], None)
+        if before is not None:
+            own = self.operations[node].followers
+            self.real[node] = _Real(tuple(name for name in before.followers if name in own), before.kernel)
+
+    def _visit_add(self, node: fx.Node) -> None:
+        waiting = [value for value in node.all_input_nodes if value in self.real]
+        if len(waiting) == 2:
+            # The projection of the shortcut is the smaller kernel; else the second operand.
+            first, second = waiting
+            self._insert(first if self.real[first].kernel < self.real[second].kernel else second)
+        for value in waiting:
+            self.real.pop(value, None)
+        self.real[node] = _Real(self.operations[node].followers)
+
+    def _visit_relu(self, node: fx.Node) -> None:
+        source = node.all_input_nodes[0]
+        self.real.pop(source, None)
+        self._call(node, node.name, self.method.activation(signed=False), source)
+        self.graph.erase_node(node)
+
+
+def _quantized(module: nn.Conv2d | nn.Linear, quantizer: nn.Module) -> nn.Module:
+    """The same layer, sharing its parameters, with a weight quantizer."""
+    new = module.__class__.__new__(QuantizedConv2d if isinstance(module, nn.Conv2d) else QuantizedLinear)
+    new.__dict__ = dict(module.__dict__, _modules={"quantizer": quantizer})
+    return new
 
 
 @torch.no_grad()
@@ -179,31 +172,51 @@ def finish(prepared: fx.GraphModule) -> fx.GraphModule:
     """
     if "float_model" not in prepared.meta:
         return prepared
-    result = _prepare(prepared.meta["float_model"], Quantize.model_validate(prepared.meta["quantize"])).eval()
+    quantize = Quantize.model_validate(prepared.meta["quantize"])
+    result = _Rewriter(prepared.meta["float_model"], quantize).rewrite().eval()
     modules = dict(result.named_modules())
     for node in result.graph.nodes:
-        name, module = kind(node, modules), modules.get(str(node.target))
-        if name in ("conv", "linear"):
-            weight, bias, folded = fx_int8.layer(prepared, node.target)
-            if folded is not None:
-                gain = folded.weight / torch.sqrt(folded.running_var + folded.eps)
-                weight = weight * gain.reshape(-1, 1, 1, 1)
-                after = modules[next(iter(node.users)).target]
-                after.weight.fill_(1.0)
-                after.running_mean.zero_()
-                after.running_var.fill_(1.0 - after.eps)
-                after.bias.copy_(folded.bias - folded.running_mean * gain)
-            module.weight.copy_(weight)
-            if bias is not None:
-                module.bias.copy_(bias)
-            module.quantizer.step.fill_(max(float(weight.abs().max()) / module.quantizer.high, SMALLEST_STEP))
-        elif name == "norm" and kind(node.all_input_nodes[0], modules) != "conv":
-            module.load_state_dict(fx_int8.norm(prepared, node.target).state_dict())
-        elif name == "activation":
-            before = node.all_input_nodes[0]
-            names = [node.target.removeprefix("activations."), before.name, str(before.target)]
-            if kind(before, modules) == "norm":
-                names.append(str(before.all_input_nodes[0].target))
-            low, high = fx_int8.observed_range(prepared, names)
-            module.step.fill_(max((max(-low, high) if module.signed else high) / module.high, SMALLEST_STEP))
+        translate = _TRANSLATIONS.get(kind(node, modules))
+        if translate is not None:
+            translate(node, modules, prepared)
     return result
+
+
+def _translate_layer(node: fx.Node, modules: dict[str, nn.Module], trained: fx.GraphModule) -> None:
+    weight, bias, folded = fx_int8.trained_layer(trained, node.target)
+    layer = modules[node.target]
+    if folded is not None:
+        gain = folded.weight / torch.sqrt(folded.running_var + folded.eps)
+        weight = weight * gain.reshape(-1, 1, 1, 1)
+        after = modules[next(iter(node.users)).target]
+        after.weight.fill_(1.0)
+        after.running_mean.zero_()
+        after.running_var.fill_(1.0 - after.eps)
+        after.bias.copy_(folded.bias - folded.running_mean * gain)
+    layer.weight.copy_(weight)
+    if bias is not None:
+        layer.bias.copy_(bias)
+    layer.quantizer.step.fill_(max(float(weight.abs().max()) / layer.quantizer.high, SMALLEST_STEP))
+
+
+def _translate_norm(node: fx.Node, modules: dict[str, nn.Module], trained: fx.GraphModule) -> None:
+    if kind(node.all_input_nodes[0], modules) != "conv":  # else it is folded into that
+        modules[node.target].load_state_dict(fx_int8.trained_norm(trained, node.target).state_dict())
+
+
+def _translate_activation(node: fx.Node, modules: dict[str, nn.Module], trained: fx.GraphModule) -> None:
+    before, quantizer = node.all_input_nodes[0], modules[node.target]
+    names = [node.target.removeprefix("activations."), before.name, str(before.target)]
+    if kind(before, modules) == "norm":
+        names.append(str(before.all_input_nodes[0].target))
+    low, high = fx_int8.observed_range(trained, names)
+    most = max(-low, high) if quantizer.signed else high
+    quantizer.step.fill_(max(most / quantizer.high, SMALLEST_STEP))
+
+
+_TRANSLATIONS = {
+    "conv": _translate_layer,
+    "linear": _translate_layer,
+    "norm": _translate_norm,
+    "activation": _translate_activation,
+}

@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from micronet.compress.pruning import GRADUAL_UPDATES, FixedMask
+from micronet.compress.pruning import GRADUAL_UPDATES, FixedMask, rising
 from micronet.compress.quantizers import LsqWeight
 from micronet.errors import MicronetError
 from micronet.params import Quantize
@@ -190,8 +190,7 @@ class Trimming(FixedMask):
         if step > self.step:  # else these are averaged weights
             self.step = step
             if step % max(1, steps // GRADUAL_UPDATES) == 0:
-                done = min(1.0, step / (TRIMMED_AFTER * steps))
-                self._trim(model, self.total * (1 - self.share * (1 - (1 - done) ** 3)))
+                self._trim(model, self.total * (1 - rising(self.share, step / (TRIMMED_AFTER * steps))))
         super().after_step(model, step, steps)
 
     def _trim(self, model: nn.Module, wanted: float) -> None:

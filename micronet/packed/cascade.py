@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from micronet.compress.operations import PackError
 from micronet.data.images import normalise
 from micronet.files import write_atomically
+from micronet.packed.errors import PackError
 from micronet.packed.file import decode, encode
 from micronet.packed.margins import margin_of, margins, mean_passes
 from micronet.packed.model import CASCADE, PackedModel, joined

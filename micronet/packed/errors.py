@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from micronet.compress.errors import QuantizationError
 from micronet.errors import MicronetError
+
+
+class PackError(QuantizationError):
+    """A model that the packed format cannot hold: one line that names the operation and what would work."""
 
 
 class PackedFileError(MicronetError, ValueError):

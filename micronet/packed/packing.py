@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from micronet.compress.operations import PackError, kind
+from micronet.compress.operations import kind
 from micronet.compress.quantization import finish
 from micronet.files import write_atomically
+from micronet.packed.errors import PackError
 from micronet.packed.file import decode, encode
 from micronet.packed.fixed_point import Added, float_weights, requantization, stored_weights, width_of
 from micronet.packed.model import PackedModel

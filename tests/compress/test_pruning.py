@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import models
+from micronet.compress import pruning
 from micronet.compress.pruning import (
     FEEDBACK_STEPS,
     STORAGE_IN_USES,
@@ -23,31 +25,19 @@ from micronet.compress.pruning import (
     global_masks,
     zeros_wanted,
 )
-from micronet.data.images import Split
 from micronet.params import Prune, Train
 from micronet.scoring.counting import operations
 from micronet.scoring.records import REFERENCE_OPERATIONS, REFERENCE_PARAMETERS, macs
-from micronet.training import loop
-from micronet.training.hardware import Machine
-from micronet.training.loop import TrainResult
 from micronet.training.reporting import EpochRow, Reporter
 from micronet.training.state import ResumeState
 from micronet.training.weights import count_zeros, positions, prunable
+from tests.support.quantized import STEPS, StopAt, train
 
-MACHINE = Machine(torch.device("cpu"), autocast=False, channels_last=True)
 METHODS = ("one_shot", "iterative", "gradual", "soft", "feedback")
 AMOUNT = 0.37  # of the 448 prunable weights that is 165.76: not a whole number
 EPOCHS = 2
-STEPS = 4  # an epoch: 64 images in batches of 16
 
 amounts = st.floats(0, 1, exclude_max=True)
-
-
-def images(count: int, seed: int = 0) -> Split:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(10, (count,), generator=generator)
-    noise = torch.randint(0, 100, (count, 3, 32, 32), generator=generator)
-    return Split((noise + 15 * labels[:, None, None, None]).to(torch.uint8), labels)
 
 
 def new_model(seed: int = 0) -> nn.Module:
@@ -62,11 +52,6 @@ def config(**changes) -> Train:
 def section(method: str, **changes) -> Prune:
     train = config(**changes)
     return Prune(method=method, amount=AMOUNT, rounds=2, layer_floor=0.1, train=train)
-
-
-def train(model: nn.Module, settings: Train, **more) -> TrainResult:
-    data = {"training": images(16 * STEPS), "validation": images(20, 1)}
-    return loop.train(model, config=settings, machine=MACHINE, seed=3, **data, **more)
 
 
 def wanted(model: nn.Module) -> int:
@@ -93,6 +78,10 @@ def test_a_schedule_never_falls_and_ends_exactly_at_the_amount(method, amount, s
     shares = [amount_at(method, step, steps, amount=amount, rounds=rounds) for step in range(steps + 1)]
     assert shares == sorted(shares)
     assert 0 <= shares[0] and shares[-1] == amount
+
+
+def test_every_method_of_the_params_has_a_schedule():
+    assert tuple(pruning.METHODS) == METHODS == get_args(Prune.model_fields["method"].annotation)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -365,17 +354,6 @@ def test_masks_follow_a_model_that_was_moved_to_another_device(make):
     constraint = make(model)
     constraint.after_step(model.to("meta"), 1, 1000)
     assert {mask.device.type for mask in constraint.masks.values()} == {"meta"}
-
-
-class StopAt(Reporter):
-    """Dies at one step, as a process that is killed does."""
-
-    def __init__(self, where: tuple[int, int]):
-        self.where = where
-
-    def step(self, *, epoch: int, images: int, loss: float) -> None:
-        if (epoch, images) == self.where:
-            raise ProcessLookupError
 
 
 @pytest.mark.parametrize("where", [(1, 48), (2, 32)])

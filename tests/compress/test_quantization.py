@@ -11,7 +11,7 @@ from torch import nn
 
 import models
 from micronet.compress.calibration import calibrate, recalibrate_batch_norm, training_batches
-from micronet.compress.operations import PackError
+from micronet.compress.errors import QuantizationError
 from micronet.compress.quantization import prepare
 from micronet.compress.quantizers import BinaryWeight, InputCodes, LsqActivation, LsqWeight, _Lsq
 from micronet.data.images import normalise
@@ -214,7 +214,7 @@ def test_binary_connect_keeps_first_and_last_layer_by_choice(resnet, keep, bits)
 
 
 def test_an_unknown_layer_in_layer_bits_is_refused_with_those_there_are(resnet):
-    with pytest.raises(PackError, match=r"there is no layer 'stem' \(there are stem\.conv, "):
+    with pytest.raises(QuantizationError, match=r"there is no layer 'stem' \(there are stem\.conv, "):
         prepare(resnet, settings(layer_bits={"stem": 8}))
 
 
@@ -223,7 +223,7 @@ def test_an_operation_the_format_does_not_know_is_refused_by_name():
         def forward(self, x):
             return torch.sigmoid(x)
 
-    with pytest.raises(PackError, match="sigmoid cannot be packed"):
+    with pytest.raises(QuantizationError, match="sigmoid cannot be packed"):
         prepare(Net(), settings())
 
 

@@ -32,9 +32,7 @@ from micronet.scoring.records import REFERENCE_OPERATIONS, REFERENCE_PARAMETERS
 from micronet.training import reporting
 from micronet.training.state import ResumeState
 from micronet.training.weights import prunable
-from tests.compress.test_pruning import StopAt, images, train
-
-STEPS = 4  # an epoch: 64 images in batches of 16
+from tests.support.quantized import STEPS, StopAt, images, train
 
 
 def section(share: float = 0.3, **changes) -> Quantize:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 import models
 from micronet.compress.calibration import calibrate, recalibrate_batch_norm
-from micronet.compress.operations import PackError
 from micronet.compress.quantization import prepare
 from micronet.data.images import Split, normalise
 from micronet.packed.cascade import Cascade, join
-from micronet.packed.errors import PackedFileError
+from micronet.packed.errors import PackedFileError, PackError
 from micronet.packed.file import decode, encode, read
 from micronet.packed.limits import MOST_SUM
 from micronet.packed.margins import margins

@@ -10,10 +10,11 @@ from torch import nn
 
 import models
 from micronet.compress.calibration import calibrate, recalibrate_batch_norm
-from micronet.compress.operations import PackError
+from micronet.compress.errors import QuantizationError
 from micronet.compress.quantization import prepare
 from micronet.data.images import normalise
 from micronet.errors import MicronetError
+from micronet.packed.errors import PackError
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.packed.reference import run
@@ -115,18 +116,23 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("between", "message"),
+    ("between", "refused_by", "message"),
     [
-        (nn.MaxPool2d(3, 2), "between: only a pool without overlap"),
-        (nn.LPPool2d(2, 2), "between: LPPool2d cannot be packed"),
-        (nn.AvgPool2d(3, 1), "overlapping or padded pool cannot be packed"),
-        (nn.Conv2d(4, 4, 3, padding=2, dilation=2), "between: a dilated convolution cannot be packed"),
-        (nn.Conv2d(4, 4, (1, 3), padding=(0, 1)), "between: a kernel of 1 x 3 cannot be packed"),
+        (nn.MaxPool2d(3, 2), PackError, "between: only a pool without overlap"),
+        (nn.LPPool2d(2, 2), QuantizationError, "between: LPPool2d cannot be packed"),
+        (nn.AvgPool2d(3, 1), PackError, "overlapping or padded pool cannot be packed"),
+        (
+            nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+            QuantizationError,
+            "between: a dilated convolution cannot be packed",
+        ),
+        (nn.Conv2d(4, 4, (1, 3), padding=(0, 1)), PackError, "between: a kernel of 1 x 3 cannot be packed"),
     ],
 )
-def test_what_the_format_does_not_know_is_refused_and_nothing_is_written(between, message, tmp_path):
-    with pytest.raises(PackError, match=message) as error:
+def test_what_the_format_does_not_know_is_refused_and_nothing_is_written(between, refused_by, message, tmp_path):
+    with pytest.raises(QuantizationError, match=message) as error:
         pack(prepare(Odd(between), settings()), tmp_path / "m", quantize=settings())
+    assert error.type is refused_by
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -223,7 +229,7 @@ def test_a_factor_of_anything_but_the_logits_is_refused():
         def forward(self, x):
             return self.classifier((F.relu(self.conv(x)) * 0.5).mean((2, 3)))
 
-    with pytest.raises(PackError, match="mul: a product cannot be packed"):
+    with pytest.raises(QuantizationError, match="mul: a product cannot be packed"):
         prepare(Scaled(), settings())
 
 

@@ -1,0 +1,70 @@
+"""Which quantizers each method of the params' section `quantize` puts where; `quantizers` names their sources."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from micronet.compress.quantizers import (
+    BinaryWeight,
+    FloatActivation,
+    HalfWeight,
+    InputCodes,
+    LsqActivation,
+    LsqWeight,
+)
+from micronet.params import Quantize
+
+SIGNED_BITS = 8  # of results that go on without a ReLU: they feed additions and norms, never a weighted sum
+
+
+class Integers:
+    """lsq, and the form that fx_int8 is brought into: everything is an integer times a step."""
+
+    def __init__(self, section: Quantize):
+        self.section = section
+
+    def image(self) -> nn.Module | None:
+        """The quantizer of the image; None where it stays as it is."""
+        return InputCodes(self.section.input_bits)
+
+    def activation(self, signed: bool) -> nn.Module:
+        """The quantizer behind a ReLU, or of a result that goes on without one (`signed`)."""
+        return LsqActivation(SIGNED_BITS if signed else self.section.activation_bits, signed)
+
+    def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool) -> nn.Module:
+        """The quantizer of a layer's weight; `edge`: it is the first or the last one."""
+        bits = self.section.layer_bits.get(name, self._weight_bits(edge))
+        logits = isinstance(layer, nn.Linear)  # which are compared: they have one scale
+        if bits == 1:
+            return BinaryWeight(layer.weight, per_tensor=logits)
+        frozen = not layer.weight.requires_grad
+        return LsqWeight(layer.weight, bits, self.section.per_channel and not logits, frozen)
+
+    def _weight_bits(self, edge: bool) -> int:
+        return self.section.weight_bits
+
+
+class BinaryConnect(Integers):
+    """As Integers; the first and the last layer may stay at 8 bits."""
+
+    def _weight_bits(self, edge: bool) -> int:
+        return 8 if edge and self.section.keep_first_and_last else self.section.weight_bits
+
+
+class Half:
+    """16-bit floats."""
+
+    def __init__(self, section: Quantize):
+        pass
+
+    def image(self) -> nn.Module | None:
+        return None
+
+    def activation(self, signed: bool) -> nn.Module:
+        return FloatActivation(signed)
+
+    def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool) -> nn.Module:
+        return HalfWeight()
+
+
+METHODS = {"lsq": Integers, "fx_int8": Integers, "binary_connect": BinaryConnect, "half": Half}

@@ -1,0 +1,87 @@
+"""From a trained float network to a packed file that is measured: the one path of stage, studies and searches."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, fx, nn
+
+from micronet.compress.calibration import calibrate, recalibrate_batch_norm, training_batches
+from micronet.compress.pruning import FixedMask
+from micronet.compress.quantization import prepare
+from micronet.compress.trimming import Trimming
+from micronet.data.images import Split
+from micronet.packed.model import PackedModel
+from micronet.packed.module import PackedModule, load_packed
+from micronet.packed.packing import pack
+from micronet.params import Quantize
+from micronet.training.evaluation import evaluate
+from micronet.training.hardware import Machine
+from micronet.training.loop import Constraint, TrainResult
+
+BATCH_NORM_IMAGES = 10_000  # training images that the batch norm statistics are estimated from anew
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What became of a network."""
+
+    prepared: fx.GraphModule  # trained, with the quantizers in it, on the CPU
+    packed: PackedModel  # as it was written
+    module: PackedModule  # the packed file read back, where it was measured
+    validation_accuracy_percent: float  # of `module`
+    training: TrainResult
+
+
+def quantize(
+    model: nn.Module,
+    section: Quantize,
+    *,
+    images: Tensor,
+    validation: Split,
+    train: Callable[[fx.GraphModule, Constraint], TrainResult],
+    machine: Callable[[], Machine],
+    seed: int,
+    path: Path | None = None,
+    metadata: Mapping[str, str] | None = None,
+    batch_norm_images: int = BATCH_NORM_IMAGES,
+    evaluation_batch_size: int = 500,
+) -> Quantized:
+    """Quantizes a network, trains it with the quantizers in place, packs it and measures the file read back.
+
+    Args:
+        model: trained; its zeros stay zero. It is moved to the CPU.
+        images: of the training split, (N, 3, 32, 32) uint8: the first ones set the steps of the activations and, after
+            the training, the statistics of the batch norms.
+        train: trains the prepared network, in place, under a constraint.
+        machine: where the file is measured. Asked for after the training only, as making one may set torch's threads,
+            on which the last bits of a calibration depend.
+        seed: of the crops that the batch norms see.
+        path: where the packed file is kept, with its accuracy and `metadata` under its digest; None: nowhere.
+        batch_norm_images: of these so many are used; none when nothing was trained.
+
+    Raises:
+        QuantizationError, PackError: the network holds what cannot be packed. Nothing is written.
+        TrimmingError: see `Trimming`.
+    """
+    model = model.cpu()  # the images that calibrate it are there
+    prepared = prepare(model, section)
+    constraint = Trimming(model, prepared, section) if section.trim else FixedMask(model)
+    calibrate(prepared, images[: section.calibration_images])
+    training = train(prepared, constraint)
+    prepared = prepared.cpu()
+    if section.train.epochs:
+        recalibrate_batch_norm(prepared, training_batches(images[:batch_norm_images], section.train.augment, seed))
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / "packed"
+        packed = pack(prepared, trial, quantize=section, images=validation.images)
+        exact = machine().exact()
+        module = load_packed(trial).to(exact.device)
+    accuracy = evaluate(module, validation, exact, evaluation_batch_size)[1]
+    if path is not None:
+        claims = {"validation_accuracy_percent": f"{accuracy:.4f}", **(metadata or {})}
+        packed = pack(prepared, path, quantize=section, images=validation.images, metadata=claims)
+    return Quantized(prepared, packed, module, accuracy, training)

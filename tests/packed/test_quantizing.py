@@ -1,0 +1,117 @@
+"""The one path from a float network to its packed file: what is kept, what is measured, in which order."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from micronet.compress.calibration import calibrate, recalibrate_batch_norm, training_batches
+from micronet.compress.pruning import FixedMask
+from micronet.compress.quantization import prepare
+from micronet.compress.trimming import Trimming
+from micronet.packed import quantizing
+from micronet.packed.module import load_packed
+from micronet.packed.packing import pack
+from micronet.packed.quantizing import Quantized, quantize
+from micronet.params import Quantize, Train
+from micronet.training.evaluation import evaluate
+from tests.support.quantized import MACHINE, STEPS, images, train
+
+TRAINING, VALIDATION = images(16 * STEPS), images(20, 1)
+
+
+def section(epochs: int = 1, **changes) -> Quantize:
+    settings = Train(epochs=epochs, batch_size=16, learning_rate=0.02)
+    return Quantize(**{"weight_bits": 4, "activation_bits": 4, "train": settings} | changes)
+
+
+def sparse_model() -> nn.Module:
+    torch.manual_seed(0)
+    model = models.build({"name": "resnet", "blocks": [1], "widths": [8]})
+    with torch.no_grad():
+        model.stages[0][0].conv1.weight[:, 4:] = 0
+    return model
+
+
+def path_of(model: nn.Module, settings: Quantize, **more) -> Quantized:
+    given = {
+        "images": TRAINING.images,
+        "validation": VALIDATION,
+        "train": lambda prepared, mask: train(prepared, settings.train, constraint=mask),
+        "machine": lambda: MACHINE,
+        "seed": 5,
+    }
+    return quantize(model, settings, **given | more)
+
+
+def test_the_file_is_what_preparing_calibrating_training_and_packing_give_one_after_the_other(tmp_path):
+    settings, model = section(calibration_images=20), sparse_model()
+    found = path_of(copy.deepcopy(model), settings, path=tmp_path / "m", batch_norm_images=32)
+    prepared = prepare(model, settings)
+    calibrate(prepared, TRAINING.images[:20])
+    train(prepared, settings.train, constraint=FixedMask(model))
+    recalibrate_batch_norm(prepared, training_batches(TRAINING.images[:32], settings.train.augment, 5))
+    claims = {"validation_accuracy_percent": f"{found.validation_accuracy_percent:.4f}"}
+    by_hand = pack(prepared, tmp_path / "by hand", quantize=settings, metadata=claims)
+    assert (tmp_path / "m").read_bytes() == (tmp_path / "by hand").read_bytes()
+    assert found.packed.digest == by_hand.digest
+
+
+def test_the_accuracy_is_that_of_the_file_and_the_file_claims_it(tmp_path):
+    found = path_of(sparse_model(), section(), path=tmp_path / "m", metadata={"params_digest": "abc"})
+    read = load_packed(tmp_path / "m")
+    assert found.validation_accuracy_percent == evaluate(read, VALIDATION, MACHINE)[1]
+    accuracy = f"{found.validation_accuracy_percent:.4f}"
+    assert read.packed.metadata == {"validation_accuracy_percent": accuracy, "params_digest": "abc"}
+    assert read.packed.digest == found.packed.digest
+
+
+def test_without_a_path_it_is_measured_just_the_same_and_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quantizing.tempfile, "tempdir", str(tmp_path))
+    kept, passing = path_of(sparse_model(), section(), path=tmp_path / "m"), path_of(sparse_model(), section())
+    assert passing.validation_accuracy_percent == kept.validation_accuracy_percent
+    assert passing.packed.payload_bits == kept.packed.payload_bits
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, FixedMask), (0.3, Trimming)])
+def test_zeros_stay_zero_and_a_share_to_trim_adds_to_them(share, expected):
+    settings, constraints = section(trim=share), []
+
+    def fit(prepared, constraint):
+        constraints.append(constraint)
+        return train(prepared, settings.train, constraint=constraint)
+
+    found = path_of(sparse_model(), settings, train=fit)
+    assert [type(constraint) for constraint in constraints] == [expected]
+    weight = found.prepared.get_submodule("stages.0.0.conv1").weight
+    assert not weight[:, 4:].any()
+    assert (int((weight == 0).sum()) > weight[:, 4:].numel()) == bool(share)
+
+
+def test_statistics_of_norms_are_estimated_anew_when_something_was_trained(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        quantizing, "recalibrate_batch_norm", lambda _, batches: seen.append(sum(len(batch) for batch in batches))
+    )
+    path_of(sparse_model(), section(epochs=0))
+    assert seen == []
+    path_of(sparse_model(), section(), batch_norm_images=40)
+    path_of(sparse_model(), section())
+    assert seen == [40, len(TRAINING)]
+
+
+def test_the_machine_is_asked_for_after_the_training():
+    order, settings = [], section()
+
+    def fit(prepared, constraint):
+        order.append("trained")
+        return train(prepared, settings.train, constraint=constraint)
+
+    path_of(sparse_model(), settings, train=fit, machine=lambda: order.append("machine") or MACHINE)
+    assert order == ["trained", "machine"]
