@@ -89,7 +89,7 @@ def test_pruned_weights_stay_zero_in_the_packed_file(tmp_path):
     prepared = prepare(model, INT8)
     calibrate(prepared, IMAGES)
     (step,) = [s for s in pack(prepared, tmp_path / "m", quantize=INT8).steps if s.name == "stages.1.0.conv1"]
-    assert not step.weight[:, 1:].any() and step.mask is not None
+    assert not step.weights.codes[:, 1:].any() and step.weights.mask is not None
 
 
 def test_a_copy_for_averaging_can_be_packed(tmp_path):
