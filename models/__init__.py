@@ -34,9 +34,11 @@ def _imports_torch(statement: ast.stmt) -> bool:
     return any(name.split(".")[0] in ("torch", "torchvision") for name in names)
 
 
-def _is_settings(statement: ast.stmt) -> bool:
-    bases = statement.bases if isinstance(statement, ast.ClassDef) else []
-    return any(ast.unparse(base).endswith("Settings") for base in bases)
+def _settings_name(statement: ast.stmt) -> str | None:
+    """The name of the class of settings that a statement defines."""
+    if isinstance(statement, ast.ClassDef) and any(ast.unparse(base).endswith("Settings") for base in statement.bases):
+        return statement.name
+    return None
 
 
 def _settings_in(path: Path) -> type[Settings] | None:
@@ -47,12 +49,12 @@ def _settings_in(path: Path) -> type[Settings] | None:
     that has them further down is imported whole: that is slow, and works.
     """
     statements = ast.parse(path.read_bytes(), str(path)).body
-    places = [place for place, statement in enumerate(statements) if _is_settings(statement)]
-    if not places:
+    found = [(place, name) for place, statement in enumerate(statements) if (name := _settings_name(statement))]
+    if not found:
         return None
-    name = statements[places[-1]].name
-    torch = next((place for place, statement in enumerate(statements) if _imports_torch(statement)), len(statements))
-    if places[-1] > torch:
+    place, name = found[-1]
+    torch = next((at for at, statement in enumerate(statements) if _imports_torch(statement)), len(statements))
+    if place > torch:
         return getattr(importlib.import_module(f"{__name__}.{path.stem}"), name)
     head = ModuleType(f"{__name__}.{path.stem} up to torch")
     sys.modules[head.__name__] = head  # where pydantic looks for what an annotation names
@@ -147,12 +149,12 @@ def build(spec: str | dict[str, Any]) -> nn.Module:
     family, settings = _read(spec)
     # These settings are of the file's head, which knows no module; those of the whole file do.
     whole = getattr(importlib.import_module(f"{__name__}.{family}"), type(settings).__name__)
-    model: nn.Module = whole.model_validate(settings.model_dump()).build()
+    model: Any = whole.model_validate(settings.model_dump()).build()
     model.spec = _spec(family, settings)
     return model
 
 
-def fit(model: nn.Module, images: Tensor) -> None:
+def fit(model: Any, images: Tensor) -> None:
     """Sets what an architecture takes from the data before it trains; most take nothing.
 
     Args:
@@ -168,7 +170,7 @@ def narrows(spec: str | dict[str, Any], wider: str | dict[str, Any]) -> bool:
     return family == wider_family and (settings == wider_settings or settings.narrows(wider_settings))
 
 
-def narrowed(model: nn.Module, spec: str | dict[str, Any]) -> nn.Module:
+def narrowed(model: Any, spec: str | dict[str, Any]) -> nn.Module:
     """A model of `spec` that starts from the weights of another one: that itself, or its most read channels.
 
     Raises:

@@ -91,6 +91,7 @@ class ConvNet(nn.Module):
         variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (directions / (variances + REGULARISER).sqrt()).T.reshape(DIRECTIONS, 3, PATCH, PATCH)
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
+        assert self.whiten.bias is not None
         self.whiten.bias.zero_()
 
     @torch.no_grad()
@@ -106,9 +107,8 @@ class ConvNet(nn.Module):
         """
         narrow = ConvNet(settings)
         narrow.whiten.load_state_dict(self.whiten.state_dict())
-        layers = [pair for block in self.blocks for pair in ((block.conv1, block.norm1), (block.conv2, block.norm2))]
-        mine = [pair for block in narrow.blocks for pair in ((block.conv1, block.norm1), (block.conv2, block.norm2))]
-        readers = [convolution for convolution, _ in layers[1:]] + [self.classifier]
+        layers, mine = self._layers(), narrow._layers()
+        readers: list[nn.Conv2d | nn.Linear] = [convolution for convolution, _ in layers[1:]] + [self.classifier]
         inputs = torch.arange(self.whiten.out_channels)
         for (convolution, norm), (smaller, smaller_norm), reader in zip(layers, mine, readers, strict=True):
             read = reader.weight.abs().transpose(0, 1).flatten(1).sum(1)
@@ -120,6 +120,11 @@ class ConvNet(nn.Module):
         narrow.classifier.weight.copy_(self.classifier.weight[:, inputs])
         narrow.classifier.bias.copy_(self.classifier.bias)
         return narrow
+
+    def _layers(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+        """The convolutions of all blocks, and their norms."""
+        blocks = (block for block in self.blocks if isinstance(block, Block))
+        return [pair for block in blocks for pair in ((block.conv1, block.norm1), (block.conv2, block.norm2))]
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.whiten(x))

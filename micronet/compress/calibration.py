@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from micronet.compress import fx_int8
 from micronet.compress.quantizers import SAMPLES, LsqActivation, best_step
@@ -20,7 +20,7 @@ def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250) -> Non
 
     Activations are observed with the weights quantized and the activations not. Batch norms are left alone.
     """
-    if "float_model" in getattr(prepared, "meta", {}):
+    if isinstance(prepared, fx.GraphModule) and "float_model" in prepared.meta:
         fx_int8.observe_ranges(prepared, (normalise(batch) for batch in images.split(batch_size)))
         return
     quantizers = [module for module in prepared.modules() if isinstance(module, LsqActivation)]
@@ -35,7 +35,7 @@ def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250) -> Non
         for start in range(0, len(images), batch_size):
             prepared(normalise(images[start : start + batch_size]).to(device))
         for quantizer in quantizers:
-            values = torch.cat(quantizer.samples)
+            values = torch.cat(quantizer.samples or [])
             values = values[:: max(1, len(values) // (4 * SAMPLES))]
             quantizer.step.fill_(best_step(values.relu() if quantizer.relu else values, quantizer.low, quantizer.high))
     finally:

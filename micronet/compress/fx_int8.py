@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -64,7 +65,7 @@ def prepare_fx(model: nn.Module) -> fx.GraphModule:
     return prepared.train(model.training)
 
 
-def _fake_quantizers(prepared: nn.Module) -> list[nn.Module]:
+def _fake_quantizers(prepared: nn.Module) -> list[Any]:
     return [module for module in prepared.modules() if hasattr(module, "observer_enabled")]
 
 
@@ -87,13 +88,13 @@ def observe_ranges(prepared: fx.GraphModule, batches: Iterable[Tensor]) -> None:
 
 def trained_layer(prepared: fx.GraphModule, name: str) -> tuple[Tensor, Tensor | None, nn.BatchNorm2d | None]:
     """Weight, bias and folded batch norm of a convolution or linear layer."""
-    module = prepared.get_submodule(name)
+    module: Any = prepared.get_submodule(name)
     return module.weight.detach(), module.bias, getattr(module, "bn", None)
 
 
 def trained_norm(prepared: fx.GraphModule, name: str) -> nn.BatchNorm2d:
     """A batch norm that stands alone, or with its ReLU."""
-    module = prepared.get_submodule(name)
+    module: Any = prepared.get_submodule(name)
     return module if isinstance(module, nn.BatchNorm2d) else module[0]
 
 
@@ -107,7 +108,7 @@ def observed_range(prepared: fx.GraphModule, names: list[str]) -> tuple[float, f
     for name in names:
         for user in nodes[name].users if name in nodes else ():
             if user.op == "call_module" and hasattr(prepared.get_submodule(user.target), "observer_enabled"):
-                quantizer = prepared.get_submodule(user.target)
+                quantizer: Any = prepared.get_submodule(user.target)
                 scale, zero = float(quantizer.scale), int(quantizer.zero_point)
                 return (quantizer.quant_min - zero) * scale, (quantizer.quant_max - zero) * scale
     raise KeyError(names[0])

@@ -67,4 +67,9 @@ class Half:
         return HalfWeight()
 
 
-METHODS = {"lsq": Integers, "fx_int8": Integers, "binary_connect": BinaryConnect, "half": Half}
+METHODS: dict[str, type[Integers] | type[Half]] = {
+    "lsq": Integers,
+    "fx_int8": Integers,
+    "binary_connect": BinaryConnect,
+    "half": Half,
+}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ class Operation:
     methods: tuple[str, ...] = ()  # of tensors
     opcode: str | None = None  # of what is no call
     # Why one of this kind cannot be packed and what would work, or None. The module is None where a function is called.
-    refusal: Callable[[fx.Node, nn.Module | None], str | None] = lambda _node, _module: None
+    refusal: Callable[[fx.Node, Any], str | None] = lambda _node, _module: None
     # Kinds that may take its result, while it is real numbers, into the same step of the packed model.
     followers: tuple[str, ...] = ()
 
@@ -42,7 +43,7 @@ class Operation:
         return node.op == self.opcode if names is None else node.target in names
 
 
-def _of_a_convolution(_: fx.Node, module: nn.Module | None) -> str | None:
+def _of_a_convolution(_: fx.Node, module: nn.Conv2d) -> str | None:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         return "this padding cannot be packed, a number of zeros would work"
     if module.dilation != (1, 1):
@@ -50,7 +51,7 @@ def _of_a_convolution(_: fx.Node, module: nn.Module | None) -> str | None:
     return None
 
 
-def _of_a_norm(_: fx.Node, module: nn.Module | None) -> str | None:
+def _of_a_norm(_: fx.Node, module: nn.BatchNorm2d) -> str | None:
     if module.running_mean is None or module.weight is None:
         return "a batch norm cannot be packed without statistics and affine=True"
     return None
@@ -105,13 +106,13 @@ OPERATIONS = (
 )
 
 
-def operation(node: fx.Node, modules: dict[str, nn.Module]) -> Operation:
+def operation(node: fx.Node, modules: Mapping[str, nn.Module]) -> Operation:
     """What a traced node is to the packed format; `modules` as `named_modules` gives them.
 
     Raises:
         QuantizationError: an operation that the format does not know, or one that does not meet its demands.
     """
-    module = modules[node.target] if node.op == "call_module" else None
+    module = modules[str(node.target)] if node.op == "call_module" else None
     place = node.name if module is None else node.target
     for known in OPERATIONS:
         if known.matches(node, module):
@@ -124,7 +125,7 @@ def operation(node: fx.Node, modules: dict[str, nn.Module]) -> Operation:
     raise QuantizationError(f"{place}: {name} cannot be packed ({WOULD_WORK})")
 
 
-def kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+def kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """The kind of a node's operation. Raises as `operation` does."""
     return operation(node, modules).kind
 

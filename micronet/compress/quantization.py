@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -66,7 +67,7 @@ class _Rewriter:
         self.prepared.meta["spec"] = getattr(model, "spec", None)
         self.prepared.meta["quantize"] = quantize.model_dump(mode="json")
         self.graph = self.prepared.graph
-        self.modules = dict(self.prepared.named_modules())
+        self.modules: dict[Any, Any] = dict(self.prepared.named_modules())  # by target; any attributes
         self.operations = {node: operation(node, self.modules) for node in self.graph.nodes}
         self.real: dict[fx.Node, _Real] = {}
 
@@ -174,7 +175,7 @@ def finish(prepared: fx.GraphModule) -> fx.GraphModule:
         return prepared
     quantize = Quantize.model_validate(prepared.meta["quantize"])
     result = _Rewriter(prepared.meta["float_model"], quantize).rewrite().eval()
-    modules = dict(result.named_modules())
+    modules: dict[Any, Any] = dict(result.named_modules())
     for node in result.graph.nodes:
         translate = _TRANSLATIONS.get(kind(node, modules))
         if translate is not None:
@@ -182,10 +183,11 @@ def finish(prepared: fx.GraphModule) -> fx.GraphModule:
     return result
 
 
-def _translate_layer(node: fx.Node, modules: dict[str, nn.Module], trained: fx.GraphModule) -> None:
-    weight, bias, folded = fx_int8.trained_layer(trained, node.target)
+def _translate_layer(node: fx.Node, modules: dict[Any, Any], trained: fx.GraphModule) -> None:
+    weight, bias, folded = fx_int8.trained_layer(trained, str(node.target))
     layer = modules[node.target]
     if folded is not None:
+        assert folded.running_mean is not None and folded.running_var is not None
         gain = folded.weight / torch.sqrt(folded.running_var + folded.eps)
         weight = weight * gain.reshape(-1, 1, 1, 1)
         after = modules[next(iter(node.users)).target]
@@ -199,14 +201,14 @@ def _translate_layer(node: fx.Node, modules: dict[str, nn.Module], trained: fx.G
     layer.quantizer.step.fill_(max(float(weight.abs().max()) / layer.quantizer.high, SMALLEST_STEP))
 
 
-def _translate_norm(node: fx.Node, modules: dict[str, nn.Module], trained: fx.GraphModule) -> None:
+def _translate_norm(node: fx.Node, modules: dict[Any, Any], trained: fx.GraphModule) -> None:
     if kind(node.all_input_nodes[0], modules) != "conv":  # else it is folded into that
-        modules[node.target].load_state_dict(fx_int8.trained_norm(trained, node.target).state_dict())
+        modules[node.target].load_state_dict(fx_int8.trained_norm(trained, str(node.target)).state_dict())
 
 
-def _translate_activation(node: fx.Node, modules: dict[str, nn.Module], trained: fx.GraphModule) -> None:
+def _translate_activation(node: fx.Node, modules: dict[Any, Any], trained: fx.GraphModule) -> None:
     before, quantizer = node.all_input_nodes[0], modules[node.target]
-    names = [node.target.removeprefix("activations."), before.name, str(before.target)]
+    names = [str(node.target).removeprefix("activations."), before.name, str(before.target)]
     if kind(before, modules) == "norm":
         names.append(str(before.all_input_nodes[0].target))
     low, high = fx_int8.observed_range(trained, names)

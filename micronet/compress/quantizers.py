@@ -141,6 +141,7 @@ class BinaryWeight(nn.Module):
     """
 
     bits = 1
+    mask: Tensor
 
     def __init__(self, weight: Tensor, per_tensor: bool = False):
         super().__init__()

@@ -16,6 +16,7 @@ they are 3x3, and second passes are left out.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -171,7 +172,8 @@ class Trimming(FixedMask):
         """Bits that the weights that are not masked cost now."""
         return sum(layer_price(self.masks[name], each) for name, each in self.prices.items())
 
-    def _layers(self, prepared: nn.Module) -> list[tuple[str, nn.Module]]:
+    def _layers(self, prepared: nn.Module) -> list[tuple[str, Any]]:
+        """Layers with a quantizer of their own, which torch's types do not know."""
         return [(name, module) for name, module in prunable(prepared) if name in self.prices]
 
     def _watch(self, name: str, quantizer: nn.Module) -> None:

@@ -51,7 +51,7 @@ def cross_check_macs(model: nn.Module) -> int:
     Raises:
         ScoreError: they differ from ours.
     """
-    from ptflops import get_model_complexity_info
+    from ptflops import get_model_complexity_info  # type: ignore[import-untyped]
 
     ops = operations(model)
     counted, _ = get_model_complexity_info(
