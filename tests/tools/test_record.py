@@ -141,6 +141,15 @@ def test_a_run_that_was_not_released_is_kept_with_how_far_it_came(deck, metrics,
     assert "| dear early layers | convnet " in text and "| 90% | prune | 90.50 % |" in text
 
 
+def test_a_checkout_where_nothing_has_finished_is_no_run_that_was_tried(tmp_path, monkeypatch, capsys):
+    (tmp_path / "params.yaml").write_bytes((ROOT / "recipes/laptop.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(record.sys, "argv", ["record.py", "--tried", ".", "--why", "nothing"])
+    assert record.main() == 1
+    assert capsys.readouterr().err == "record: metrics/runs: no stage that trains has finished there\n"
+    assert not (tmp_path / "metrics").exists()
+
+
 def test_the_document_says_what_each_search_found(deck, metrics):
     best = {
         "network": json.dumps({"name": "mobilenet", "blocks": [1, 3], "widths": [8, 16], "strides": [2, 1]}),
