@@ -17,7 +17,6 @@ import io
 import itertools
 import json
 import math
-import statistics
 import sys
 import tempfile
 import time
@@ -278,17 +277,13 @@ def write(trials: list[Trial], path: Path = TABLE) -> None:
     write_atomically(path, text.getvalue())
 
 
-def ranks(values: list[float]) -> list[float]:
-    """The rank of every value, the mean rank for equal ones."""
-    order = sorted(values)
-    return [order.index(value) + (order.count(value) - 1) / 2 for value in values]
-
-
 def rank_correlation(first: list[float], second: list[float]) -> float | None:
     """Spearman's; None with fewer than three pairs or without any difference."""
     if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
         return None
-    return statistics.correlation(ranks(first), ranks(second))
+    from scipy import stats
+
+    return float(stats.spearmanr(first, second).statistic)
 
 
 def affordable(space: Space, say: Any) -> dict[Candidate, tuple[float, float]]:

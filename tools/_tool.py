@@ -1,4 +1,4 @@
-"""What the commands in this folder share: the import path, where results lie, one-line errors.
+"""What the commands in this folder share: the import path, where results lie, arguments, one-line errors.
 
 A command imports this first: it puts the repository on `sys.path`. Like the stages, a command reads and writes below
 the folder that it is started in, and loads torch only after its arguments are known to be right.
@@ -6,9 +6,12 @@ the folder that it is started in, and loads torch only after its arguments are k
 
 from __future__ import annotations
 
+import argparse
+import csv
+import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,8 @@ from micronet import params as parameters  # noqa: E402 - the line above makes i
 from micronet.errors import MicronetError  # noqa: E402
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from micronet.data.images import Split
 
 MANIFEST = Path("data/manifest.json")
@@ -33,17 +38,66 @@ class ToolError(MicronetError):
     """A command cannot do its work: one line."""
 
 
-def read_json(path: Path, made_by: str) -> dict[str, Any]:
+class Facts(dict[str, Any]):
+    """A JSON object, or a row of a table, that knows its file.
+
+    To ask for a key that it lacks is a `ToolError` that names the file, in Python as in a template.
+    """
+
+    def __init__(self, content: dict[str, Any], path: Path, made_by: str) -> None:
+        super().__init__(content)
+        self._path, self._made_by = path, made_by
+
+    def __missing__(self, key: str) -> Any:
+        raise ToolError(f"{self._path}: has no {key!r}; `{self._made_by}` makes it anew")
+
+
+def read_json(path: Path, made_by: str) -> Facts:
     """A JSON object. Raises `ToolError`, which says what makes the file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(
+            path.read_text(encoding="utf-8"), object_hook=lambda found: Facts(found, path=path, made_by=made_by)
+        )
     except FileNotFoundError:
         raise ToolError(f"{path}: there is no such file; `{made_by}` makes it") from None
     except (OSError, ValueError) as error:
         raise ToolError(f"{path}: cannot be read as JSON ({error}); `{made_by}` makes it anew") from None
-    if not isinstance(content, dict):
+    if not isinstance(content, Facts):
         raise ToolError(f"{path}: holds no JSON object; `{made_by}` makes it anew")
     return content
+
+
+def read_json_if_there(path: Path, made_by: str) -> Facts | None:
+    """A JSON object, or None when there is no such file. Raises `ToolError` for one that cannot be read."""
+    return read_json(path, made_by) if path.is_file() else None
+
+
+def read_csv(path: Path, made_by: str, numbers: Collection[str] = ()) -> list[Facts]:
+    """The rows of a table; cells are text, those of `numbers` are floats, None where a cell is empty.
+
+    Raises:
+        ToolError: there is no such file, it is no table, or it has no column of `numbers`.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            rows = [Facts(row, path, made_by) for row in table]
+        for name in numbers:
+            if name not in (table.fieldnames or ()):
+                raise ToolError(f"{path}: has no column {name!r}")
+            for row in rows:
+                row[name] = float(row[name]) if row[name] else None
+    except FileNotFoundError:
+        raise ToolError(f"{path}: there is no such file; `{made_by}` makes it") from None
+    except (OSError, TypeError, ValueError, csv.Error) as error:
+        text = " ".join(str(error).split())
+        raise ToolError(f"{path}: cannot be read ({text}); `{made_by}` makes it anew") from None
+    return rows
+
+
+def training_runs(metrics: Path) -> list[Facts]:
+    """What `metrics/runs/` says of each stage that trains, in their order."""
+    return [read_json(metrics / f"runs/{stage}.json", f"python stages/{stage}.py") for stage in TRAINING_STAGES]
 
 
 def open_split(params: parameters.Params, name: str) -> Split:
@@ -56,10 +110,40 @@ def open_split(params: parameters.Params, name: str) -> Split:
     return store.open_split(params.data, params.seed, name, manifest_path=MANIFEST, report=say, verify=True)
 
 
+def save_measured(
+    network: nn.Module, out: Path, params: parameters.Params, *, stage: str, epochs: int, params_digest: str
+) -> float:
+    """Saves a checkpoint with its accuracy on validation images, and gives that, in percent."""
+    from micronet.training.checkpoint import save
+    from micronet.training.evaluation import evaluate
+    from micronet.training.hardware import machine
+
+    on = machine(params.engine).exact()
+    accuracy = evaluate(network, open_split(params, "validation"), on, params.engine.evaluation_batch_size)[1]
+    save(out, network, stage=stage, epochs=epochs, validation_accuracy_percent=accuracy, params_digest=params_digest)
+    return accuracy
+
+
+def digest_line(path: Path) -> str:
+    """What `sha256sum` would say, for a params file to name the checkpoint by."""
+    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
 def training_digest(params: parameters.Params) -> str:
     """The `params_digest` of a packed model that these params made."""
     sections = [name for name in type(params).model_fields if name not in NOT_OF_A_MODEL]
     return parameters.digest(params.seed, *(getattr(params, name) for name in sections))
+
+
+def arguments_of(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser that introduces the command with the words of its module."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=name, description=doc, formatter_class=form)
+
+
+def add_params(parser: argparse.ArgumentParser) -> None:
+    """`--params`, for commands that open the data."""
+    parser.add_argument("--params", default="params.yaml", metavar="PATH", help="for the data; default: %(default)s")
 
 
 def front(name: str, work: Callable[[], int]) -> int:

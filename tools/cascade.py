@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from _tool import ToolError, front, open_split, parameters
+from _tool import ToolError, add_params, arguments_of, front, open_split, parameters
 
 if TYPE_CHECKING:
     from micronet.packed.cascade import Cascade, Tuning
@@ -88,10 +88,9 @@ def join(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="cascade", description=__doc__, formatter_class=form)
+    parser = arguments_of("cascade", __doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="packed models, two or more")
-    parser.add_argument("--params", default="params.yaml", metavar="PATH", help="for the data; default: %(default)s")
+    add_params(parser)
     parser.add_argument(
         "--shares",
         nargs="+",

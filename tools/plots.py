@@ -5,15 +5,13 @@ The same numbers give the same SVG, byte for byte (one version of matplotlib ass
 
 from __future__ import annotations
 
-import argparse
-import csv
 import io
 import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from _tool import METRICS, TRAINING_STAGES, ToolError, front
+from _tool import METRICS, TRAINING_STAGES, ToolError, arguments_of, front, read_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,17 +32,9 @@ STYLE = {
 
 def read_columns(path: Path, columns: tuple[str, ...], texts: tuple[str, ...] = ()) -> dict[str, list]:
     """Columns of a CSV as floats (an empty cell is NaN), those of `texts` as they are. Raises `ToolError`."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        numbers = {name: [float(row[name] or "nan") for row in rows] for name in columns}
-        return numbers | {name: [row[name] for row in rows] for name in texts}
-    except FileNotFoundError:
-        raise ToolError(f"{path}: there is no such file; `make repro` makes it") from None
-    except KeyError as error:
-        raise ToolError(f"{path}: has no column {error}") from None
-    except (OSError, TypeError, ValueError) as error:
-        raise ToolError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    rows = read_csv(path, "make repro", columns)
+    numbers = {name: [math.nan if row[name] is None else row[name] for row in rows] for name in columns}
+    return numbers | {name: [row[name] for row in rows] for name in texts}
 
 
 def _curve(axes: Axes, stage: str, curve: dict[str, list]) -> Axes:
@@ -198,8 +188,7 @@ def draw(metrics: Path, out: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="plots", description=__doc__, formatter_class=form)
+    parser = arguments_of("plots", __doc__)
     parser.add_argument("--metrics", default=str(METRICS), metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--out", default=str(OUT), metavar="FOLDER", help="default: %(default)s")
     arguments = parser.parse_args(argv)

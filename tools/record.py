@@ -7,14 +7,25 @@ released is kept as a row of metrics/tried.csv: `python tools/record.py --tried 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from _tool import METRICS, TRAINING_STAGES, front, parameters, read_json
+import documents
+from _tool import (
+    METRICS,
+    TRAINING_STAGES,
+    ToolError,
+    front,
+    parameters,
+    read_csv,
+    read_json,
+    read_json_if_there,
+    training_runs,
+)
 
 from micronet.files import write_atomically, write_csv
 from micronet.packed.file import VERSION
@@ -29,23 +40,17 @@ COLUMNS = (
 TRIED_COLUMNS = ("date", "why", "teacher", "student", "zeros", "stage", "validation_accuracy_percent", "commit")
 GOAL_ACCURACY, GOAL_CHALLENGE, GOAL_DECK = 90.9, 0.0025, 0.0068
 DECK_SCORE = 0.0357
-FOR_THE_DECK = (  # a folder of metrics/, the model there
-    ("dense", "the recipe `dense` for them"),
-    ("refined", "`refined`, which went on from dense's packed file with mixed images"),
-    ("cascade", "`glance` and `refined` in a row, the second for the images that the first is unsure of"),
+FOR_THE_DECK = ("dense", "refined", "cascade")  # folders of metrics/: the models for the deck's rules
+STEPS = {"peer": (90.0, 0.0137), "tenth": (90.9, 0.0036), "goal": (GOAL_ACCURACY, GOAL_CHALLENGE)}
+DECK = (  # of the deck's chapters: network, zeros
+    ("densenet_cifar", 0.0),
+    ("densenet_small", 0.0),
+    ("densenet_tiny", 0.0),
+    ("densenet_nano", 0.0),
+    ("densenet_nano", 0.197),
 )
-STEPS = (  # accuracy, challenge score: what already counts on the way
-    (90.0, 0.0137, "below the best peer we know"),
-    (90.9, 0.0036, "a tenth of the deck's score"),
-    (GOAL_ACCURACY, GOAL_CHALLENGE, "the goal"),
-)
-DECK = (  # of the deck's chapters: network, zeros, what changed. It gives one accuracy, that of the last.
-    ("densenet_cifar", 0.0, "growth rate 12, 16 bits"),
-    ("densenet_small", 0.0, "growth rate 9"),
-    ("densenet_tiny", 0.0, "growth rate 6"),
-    ("densenet_nano", 0.0, "growth rate 4"),
-    ("densenet_nano", 0.197, "19.7 % of the weights pruned"),
-)
+SEARCHES = {"search/space.yaml": "search.json", "search/deck.yaml": "search_deck.json"}
+SCORED = "python stages/score.py"
 
 
 def _model(spec: dict[str, Any]) -> str:
@@ -57,8 +62,8 @@ def _model(spec: dict[str, Any]) -> str:
 
 def release(params: parameters.Params, metrics: Path = METRICS) -> dict[str, str]:
     """The row of the model that metrics/ speaks of."""
-    score = read_json(metrics / "score.json", "python stages/score.py")
-    runs = [read_json(metrics / f"runs/{stage}.json", f"python stages/{stage}.py") for stage in TRAINING_STAGES]
+    score = read_json(metrics / "score.json", SCORED)
+    runs = training_runs(metrics)
     packed = read_json(metrics / "quantize.json", "python stages/quantize.py")
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -79,10 +84,7 @@ def release(params: parameters.Params, metrics: Path = METRICS) -> dict[str, str
 
 def rows_of(path: Path) -> list[dict[str, str]]:
     """The rows of a table; none when there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(path, "make docs") if path.is_file() else []
 
 
 def add(row: dict[str, str], path: Path = RELEASES) -> list[dict[str, str]]:
@@ -102,7 +104,10 @@ def tried(folder: Path, why: str) -> dict[str, str]:
     """
     params = parameters.load(folder / "params.yaml")
     done = {stage: folder / f"metrics/runs/{stage}.json" for stage in TRAINING_STAGES}
-    newest = max((path.stat().st_mtime, stage) for stage, path in done.items() if path.is_file())[1]
+    ages = [(path.stat().st_mtime, stage) for stage, path in done.items() if path.is_file()]
+    if not ages:
+        raise ToolError(f"{folder / 'metrics/runs'}: no stage that trains has finished there")
+    newest = max(ages)[1]
     metrics = read_json(folder / f"metrics/{newest}.json", f"python stages/{newest}.py")
     zeros = metrics.get("zero_weights", 0) / metrics["prunable_weights"] if "prunable_weights" in metrics else 0.0
     return {
@@ -117,12 +122,7 @@ def tried(folder: Path, why: str) -> dict[str, str]:
     }
 
 
-def _table(titles: str, rows: list[list[str]]) -> list[str]:
-    head = titles.split(", ")
-    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)]
-
-
-def deck_rows() -> list[list[str]]:
+def deck_steps() -> list[dict[str, Any]]:
     """The deck's own steps, priced by our counter."""
     import torch
 
@@ -132,244 +132,109 @@ def deck_rows() -> list[list[str]]:
     from micronet.scoring.counting import operations
     from micronet.scoring.deck import deck_score
 
-    rows = []
-    for name, zeros, change in DECK:
+    steps = []
+    for name, zeros in DECK:
         torch.manual_seed(0)
         model = models.build(name)
         if zeros:
             apply_masks(model, global_masks(model, zeros, layer_floor=0.0))
         ops = operations(model)
-        accuracy = "about 90.9 % (the deck's word)" if zeros else "-"
-        scores = [f"{deck_score(ops).score:.4f}", f"{challenge_score(ops).score:.4f}"]
-        rows.append([f"deck: {name}, {change}", accuracy, *scores])
-    return rows
+        steps.append(
+            {
+                "name": name,
+                "zeros": zeros,
+                "growth_rate": model.spec["growth_rate"],
+                "deck_score": deck_score(ops).score,
+                "challenge_score": challenge_score(ops).score,
+            }
+        )
+    return steps
 
 
-def path_rows(metrics: Path) -> list[list[str]]:
-    """Our steps, from metrics/path.csv and score.json: the last checkpoint's in the ways to evaluate it."""
-    with (metrics / "path.csv").open(encoding="utf-8", newline="") as file:
-        rows = [
-            (row["stage"], *(float(row[key]) for key in ("test_accuracy_percent", "deck_score", "challenge_score")))
-            for row in csv.DictReader(file)
-        ]
-    once = read_json(metrics / "score.json", "python stages/score.py")["one_pass"]
-    same = once["test_accuracy_percent"], once["deck_score"]
-    rows[-1:] = [
-        ("quantized; plain sums of products, a mask bit for every weight", *same, once["plain_challenge_score"]),
-        ("masks of blocks, and inputs of equal weights summed first", *same, once["challenge_score"]),
-        ("unsure images seen mirrored too: the release", *rows[-1][1:]),
-    ]
-    return [
-        [f"ours: {name}", f"{accuracy:.2f} %", f"{deck:.4f}", f"{challenge:.4f}"]
-        for name, accuracy, deck, challenge in rows
-    ]
+def missing(accuracy: float, score: float, least: float, most: float) -> dict[str, float | None]:
+    """How far a goal is: points of accuracy, and of the score, and how many times as much that is; None for reached."""
+    over = score > most
+    return {
+        "accuracy": least - accuracy if accuracy < least else None,
+        "score": score - most if over else None,
+        "times": score / most if over else None,
+    }
 
 
-def verdict(accuracy: float, score: float, least: float, most: float, digits: int) -> str:
-    """Whether a goal is reached, and by how much not."""
-    missing = []
-    if accuracy < least:
-        missing.append(f"{least - accuracy:.2f} points of accuracy")
-    if score > most:
-        missing.append(f"{score - most:.{digits}f} of score ({score / most:.2f} times as much)")
-    return f"missing: {' and '.join(missing)}" if missing else "**reached**"
-
-
-def standing(row: dict[str, str], metrics: Path) -> list[str]:
+def standing(row: Mapping[str, str], metrics: Path) -> dict[str, Any]:
     """Which steps the released models have reached, and what separates them from those they have not."""
     accuracy, challenge, deck = (float(row[key]) for key in ("test_accuracy_percent", "challenge_score", "deck_score"))
-    lines = [
-        f"- {least} % at {most} ({name}): {verdict(accuracy, challenge, least, most, 5)}."
-        for least, most, name in STEPS
-    ]
-    goal = GOAL_ACCURACY, GOAL_DECK, 4
-    lines.append(f"- Deck rules, {GOAL_ACCURACY} % at {GOAL_DECK}: {verdict(accuracy, deck, *goal)}.")
-    for name, what in FOR_THE_DECK:
-        path = metrics / name / "score.json"
-        if path.is_file():
-            score = json.loads(path.read_text(encoding="utf-8"))
-            accuracy, deck = score["test_accuracy_percent"], score["deck"]["score"]
-            lines.append(
-                f"- Deck rules, {what} (`make {name}` measures it): {accuracy:.2f} % at {deck:.4f}, "
-                f"where the deck has {DECK_SCORE}; {verdict(accuracy, deck, *goal)}."
-            )
-    return lines
+    wanted = {name: (*goal, challenge) for name, goal in STEPS.items()} | {"deck": (GOAL_ACCURACY, GOAL_DECK, deck)}
+    steps = {
+        name: {"accuracy": least, "score": most, "missing": missing(accuracy, score, least, most)}
+        for name, (least, most, score) in wanted.items()
+    }
+    models = {}
+    for name in FOR_THE_DECK:
+        found = read_json_if_there(metrics / name / "score.json", f"make {name}")
+        if found is not None:
+            reached = found["test_accuracy_percent"], found["deck"]["score"]
+            models[name] = {
+                "accuracy": reached[0],
+                "score": reached[1],
+                "missing": missing(*reached, GOAL_ACCURACY, GOAL_DECK),
+            }
+    return {"steps": steps, "for_the_deck_rules": models}
 
 
-def search_lines(metrics: Path) -> list[str]:
-    """What the searches found, if they ran."""
-    spaces = {"search.json": "search/space.yaml", "search_deck.json": "search/deck.yaml"}
-    lines = []
-    for name, space in spaces.items():
-        if (metrics / name).is_file():
-            found = json.loads((metrics / name).read_text(encoding="utf-8"))
-            lines += [f"{space}: {found['trials']} trials (metrics/search.csv), on validation images only."]
-            lines += [*_search(found), ""]
-    return lines[:-1] or ["`make search` has not been run."]
+def grid(rows: Sequence[Mapping[str, Any]], down: str, across: str) -> dict[str, Any]:
+    """Rows of a table by two of its columns: {columns, rows: [(value, cells)]}; None for a cell without a row."""
+    columns = sorted({row[across] for row in rows})
+    cells = {(row[down], row[across]): row for row in rows}
+    values = dict.fromkeys(row[down] for row in rows)
+    return {"columns": columns, "rows": [(value, [cells.get((value, at)) for at in columns]) for value in values]}
 
 
-def _search(found: dict[str, Any]) -> list[str]:
-    """One search: how its rungs agree, its best."""
-    lines = []
-    for name, ranking in found["rankings"].items():
-        value = ranking["rank_correlation"]
-        told = "too few to tell" if value is None else f"rank correlation {value:.2f}"
-        lines.append(f"- {name}: {ranking['candidates']} candidates ran both; {told}.")
-    best = found["best"]
-    if best and best["packed_version"] != VERSION:
-        lines.append(f"- Scores as counted by version {best['packed_version']} of the packed format, higher than now.")
-    if best:
-        scores = [f"{rules} {best[f'{rules}_score']:.4f}" for rules in ("challenge", "deck") if best[f"{rules}_score"]]
-        lines.append(
-            f"- Best of the highest rung: {_model(json.loads(best['network']))}, {best['amount']:.0%} zeros, "
-            f"{best['weight_bits']}/{best['activation_bits']} bits: {best['validation_accuracy_percent']:.2f} % on "
-            f"validation at {' and '.join(scores)}."
-        )
-    return lines
-
-
-def tried_lines(metrics: Path) -> list[str]:
-    """What was tried and not released, and why."""
-    rows = rows_of(metrics / TRIED.name)
-    if not rows:
-        return []
-    cells = [
-        [
-            row["why"],
-            row["teacher"],
-            row["student"],
-            f"{float(row['zeros']):.0%}",
-            row["stage"],
-            f"{row['validation_accuracy_percent']} %",
-        ]
-        for row in rows
-    ]
-    return [
-        "Runs that were not released:",
-        "",
-        *_table("what and why not, teacher, student, zeros, got to, validation", cells),
-        "",
-    ]
-
-
-def choice_lines(metrics: Path) -> list[str]:
+def choices(metrics: Path) -> dict[str, Any] | None:
     """What decided two settings, if `make choices` ran."""
-    path = metrics / "bench_choices.json"
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    answers, rows = found["teacher_accuracy_percent"], found["pruned_at_once"]
-    exponents = sorted({row["cost_exponent"] for row in rows})
-    cells = []
-    for amount in sorted({row["amount"] for row in rows}):
-        same = sorted((row for row in rows if row["amount"] == amount), key=lambda row: row["cost_exponent"])
-        results = [f"{row['validation_accuracy_percent']:.2f} % at {row['challenge_score']:.4f}" for row in same]
-        cells.append([f"{amount:.0%}", *results])
-    return [
-        f"`mirror_answers`: on validation images the teacher is right on {answers['plain']:.2f} %, the mean over each "
-        f"image and its mirror image on {answers['mirror']:.2f} %. With fixed views the mean costs no further pass.",
-        "",
-        "`prune.cost_exponent`: validation accuracy of the distilled student pruned at once, without training, and the "
-        "challenge score it would have at 4 bits:",
-        "",
-        *_table(", ".join(["zeros", *(f"exponent {exponent:g}" for exponent in exponents)]), cells),
-        "",
-    ]
+    found = read_json_if_there(metrics / "bench_choices.json", "make choices")
+    if found is None:
+        return None
+    rows = sorted(found["pruned_at_once"], key=lambda row: row["amount"])
+    return {"teacher": found["teacher_accuracy_percent"], "pruned": grid(rows, "amount", "cost_exponent")}
 
 
-def cascade_lines(metrics: Path) -> list[str]:
+def cascade_shares(metrics: Path) -> dict[str, Any] | None:
     """What a small network in front of a large one costs and gives on validation images, if it was priced."""
     path = metrics / "cascade/shares.csv"
     if not path.is_file():
-        return []
-    by_share: dict[str, dict[str, str]] = {}
-    for row in rows_of(path):
-        cell = f"{float(row['validation_accuracy_percent']):.2f} % at {float(row['deck_score']):.4f}"
-        by_share.setdefault(row["network_2"], {})[row["mirrored_too"]] = cell
-    mirrored = sorted({share for cells in by_share.values() for share in cells}, key=float)
-    titles = ["seen by `refined`", *(f"{float(share):g} % mirrored too" for share in mirrored)]
-    cells = [
-        [f"{float(share):g} %", *(found.get(again, "") for again in mirrored)] for share, found in by_share.items()
-    ]
-    return [
-        "`glance` in front of `refined` (`tools/cascade.py`): validation accuracy and deck score, by the share of the "
-        "validation images that go on to the second network, and that this one sees mirrored too:",
-        "",
-        *_table(", ".join(titles), cells),
-        "",
-    ]
+        return None
+    return grid(read_csv(path, "tools/cascade.py", ("network_2", "mirrored_too")), "network_2", "mirrored_too")
 
 
-def render(rows: list[dict[str, str]], metrics: Path) -> str:
-    """docs/record.md."""
-    last = rows[-1]
-    lines = [
-        "# The record, and the path to it",
-        "",
-        "Written by `make docs` from `metrics/`. The goal: 90.9 % on the test set with a challenge score of at most "
-        f"{GOAL_CHALLENGE} and a deck score of at most {GOAL_DECK}, on the packed file.",
-        "",
-        "## Where it stands",
-        "",
-        f"Released on {last['date']}: **{last['test_accuracy_percent']} %**, challenge "
-        f"**{float(last['challenge_score']):.4f}**, deck **{float(last['deck_score']):.4f}**, "
-        f"{int(last['bytes']):,} bytes; one seed; trained in {last['training_minutes']} minutes on {last['device']}.",
-        "",
-        *standing(last, metrics),
-        "",
-        "## The path",
-        "",
-        "Up to `retrained` a row is a checkpoint in floats, priced at 16 bits; the others are the packed file.",
-        "",
-        *_table("step, test accuracy, deck score, challenge score", [*deck_rows(), *path_rows(metrics)]),
-        "",
-        "## Releases",
-        "",
-        *_table(
-            "date, test accuracy, challenge, deck, bytes, teacher, student, zeros, bits, minutes",
-            [
-                [
-                    row["date"],
-                    f"{row['test_accuracy_percent']} %",
-                    f"{float(row['challenge_score']):.4f}",
-                    f"{float(row['deck_score']):.4f}",
-                    f"{int(row['bytes']):,}",
-                    row["teacher"],
-                    row["student"],
-                    f"{float(row['zeros']):.0%}",
-                    f"{row['weight_bits']}/{row['activation_bits']}",
-                    row["training_minutes"],
-                ]
-                for row in rows
-            ],
-        ),
-        "",
-        "## What was tried",
-        "",
-        *(
-            choice_lines(metrics) + cascade_lines(metrics) + tried_lines(metrics)
-            or ["Nothing beside the releases.", ""]
-        ),
-        "## The search",
-        "",
-        *search_lines(metrics),
-        "",
-        "## With more compute",
-        "",
-        "`recipes/record.yaml` is what two CPU cores have trained in hours, `recipes/dense.yaml` what an H200 has in "
-        "minutes. Next, in this order: mixed images from the start of the long distillation of `dense`, whose "
-        "training accuracy ended far above its validation accuracy: 24 epochs of them brought its network from 90.80 "
-        "% to 91.50 % on validation (in floats), and quantizing with them kept what fixed views had lost; more runs "
-        "in the mean that `refined` starts from, and their mean while they train; batches of 256 while pruning, for "
-        "a sparse network wants steps, not epochs; quantizing on the GPU too, for as long as distilling; from the "
-        "dense student on, prune by what `quantize.trim` ranks by instead of by magnitudes, and let weights come "
-        "back in rows that are stored anyway, for masks take more of the file than codes; three seeds instead of "
-        "one: all numbers here are one seed's, and two quantizations that differed in their share of mixed images "
-        "alone were 0.4 points apart on validation. `record` has not been timed on a GPU from nothing: what was run "
-        "there, with half the steps, is in the table above.",
-        "",
-    ]
-    return "\n".join(lines)
+def searches(metrics: Path) -> dict[str, Any]:
+    """What the searches found, those that ran, by their space."""
+    found = {space: read_json_if_there(metrics / name, "make search") for space, name in SEARCHES.items()}
+    told = {space: one for space, one in found.items() if one is not None}
+    for one in told.values():
+        if one["best"]:
+            one["best"]["model"] = _model(json.loads(one["best"]["network"]))
+    return told
+
+
+def render(rows: Sequence[Mapping[str, str]], metrics: Path, deck: list[dict[str, Any]]) -> str:
+    """docs/record.md, of the released models, a metrics folder and `deck_steps`."""
+    facts = {
+        "goal": {"accuracy": GOAL_ACCURACY, "challenge": GOAL_CHALLENGE, "deck": GOAL_DECK},
+        "deck_score": DECK_SCORE,
+        "releases": rows,
+        "last": rows[-1],
+        **standing(rows[-1], metrics),
+        "deck": deck,
+        "path": read_csv(metrics / "path.csv", SCORED, ("test_accuracy_percent",)),
+        "one_pass": read_json(metrics / "score.json", SCORED)["one_pass"],
+        "choices": choices(metrics),
+        "shares": cascade_shares(metrics),
+        "tried": rows_of(metrics / TRIED.name),
+        "searches": searches(metrics),
+        "packed_version": VERSION,
+    }
+    return documents.render("record", facts)
 
 
 def main() -> int:
@@ -385,7 +250,7 @@ def main() -> int:
             write_csv(TRIED, TRIED_COLUMNS, [*rows_of(TRIED), tried(args.tried, args.why)])
             return 0
         rows = add(release(parameters.load("params.yaml")))
-        write_atomically(DOCUMENT, render(rows, METRICS))
+        write_atomically(DOCUMENT, render(rows, METRICS, deck_steps()))
         return 0
 
     return front("record", work)

@@ -6,37 +6,25 @@ error of the validation images. Everything below is said to be undecided. Ends w
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist, fmean, variance
+from typing import Any, Literal
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+import documents
+from _tool import METRICS, front, read_csv
 
-from micronet.packed.file import VERSION  # noqa: E402 - the lines above make it importable
-from studies.plan import Plan, Study, load  # noqa: E402
+from micronet.files import write_atomically
+from micronet.packed.file import VERSION
+from studies.plan import Plan, Study, load
 
+TABLES, DOCUMENT = METRICS / "studies", Path("docs/studies.md")
 CONFIDENCE = 0.95
 CHANCE_PERCENT = 10.0  # what guessing reaches on ten classes
 LEARNED_PERCENT = 20.0  # a study whose best variant stays below this compares networks that learned nothing
-
-INTRODUCTION = """# What the studies say
-
-Written by `make studies` from `metrics/studies/`; `studies/studies.yaml` holds the variants and `studies/params.yaml`
-chooses the budget. All accuracies are in percent, of the validation images: no study reads the test set.
-
-Each study compares its variants with one of them, the reference. A difference counts when chance makes one as large in
-fewer than 5 % of all such studies: chance is the spread between seeds (pooled over the variants, Student's t) and the
-sampling error of the validation images, and the more variants are compared, the more is asked (Bonferroni). What is
-smaller is *cannot tell*. The runs of the budget `small` are short: they tell which choice is better after few epochs on
-few images, and a choice that pays only in a long training (augmentation, weight decay, a small rate) looks worse here
-than it is.
-"""
 
 
 @dataclass(frozen=True)
@@ -83,16 +71,26 @@ def measured(rows: list[dict[str, str]]) -> dict[str, Measured]:
     return found
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What the numbers say about one variant against the reference.
+
+    Attributes:
+        kind: `chance`, `one_seed`, `nothing_learned` and `no_reference` cannot tell.
+        difference: of the means, in points.
+        needed: the least difference that chance does not explain, in points.
+    """
+
+    kind: Literal["reference", "better", "worse", "chance", "one_seed", "nothing_learned", "no_reference"]
+    difference: float = 0.0
+    needed: float | None = None
+
+
 def student_t(probability: float, freedom: int) -> float:
-    """The quantile of Student's t, by the expansion of Cornish and Fisher: 1 % off at 4 degrees of freedom."""
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return sum(term / freedom**power for power, term in enumerate(terms))
+    """The quantile of Student's t."""
+    from scipy import stats
+
+    return float(stats.t.ppf(probability, freedom))
 
 
 def needed_difference(mine: Measured, reference: Measured, found: Mapping[str, Measured]) -> float | None:
@@ -110,122 +108,74 @@ def needed_difference(mine: Measured, reference: Measured, found: Mapping[str, M
     return math.hypot(student_t(probability, freedom) * seeds**0.5, NormalDist().inv_cdf(probability) * images**0.5)
 
 
-def verdict(mine: Measured, reference: Measured, found: Mapping[str, Measured]) -> str:
-    """What the numbers say about one variant against the reference, in words."""
+def verdict(mine: Measured, reference: Measured, found: Mapping[str, Measured]) -> Verdict:
+    """Whether one variant is better or worse than the reference, or why that cannot be told."""
     if mine.name == reference.name:
-        return "the reference"
+        return Verdict("reference")
     difference = mine.mean - reference.mean
     if max(one.mean for one in found.values()) < LEARNED_PERCENT:
-        return f"cannot tell: no variant is far from the {CHANCE_PERCENT:.0f} % of guessing, the images are too few"
+        return Verdict("nothing_learned", difference)
     needed = needed_difference(mine, reference, found)
     if needed is None:
-        return f"cannot tell: {difference:+.2f}, and one seed has no spread"
+        return Verdict("one_seed", difference)
     if abs(difference) <= needed:
-        return f"cannot tell: {difference:+.2f}, chance alone makes ±{needed:.2f}"
-    return f"{'better' if difference > 0 else 'worse'} by {abs(difference):.2f} (chance makes ±{needed:.2f})"
+        return Verdict("chance", difference, needed)
+    return Verdict("better" if difference > 0 else "worse", difference, needed)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def summary(reference: Measured, found: Mapping[str, Measured]) -> str:
-    """One sentence on the study."""
-    others = [one for one in found.values() if one.name != reference.name]
-    decided = [one for one in others if not verdict(one, reference, found).startswith("cannot tell")]
-    spread = "One seed has no spread."
-    if any(len(one.accuracies) > 1 for one in found.values()):
-        spread = f"The largest spread between seeds is {max(one.spread for one in found.values()):.2f} points."
-    if not others:
-        return f"Only the reference ran. {spread}"
-    if not decided:
-        return (
-            f"**Cannot tell.** {spread} {_count(reference.images, 'training image')}, "
-            f"{_count(reference.epochs, 'epoch')} and {reference.validation_images:,} validation images are too few "
-            f"for a difference from `{reference.name}`."
-        )
-    better = [f"`{one.name}`" for one in decided if one.mean > reference.mean]
-    worse = [f"`{one.name}`" for one in decided if one.mean < reference.mean]
-    parts = [f"better than `{reference.name}`: {', '.join(better)}"] if better else []
-    parts += [f"worse: {', '.join(worse)}"] if worse else []
-    parts += [f"undecided: {len(others) - len(decided)}"] if len(decided) < len(others) else []
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}. {spread}"
-
-
-def section(name: str, study: Study, absent: Mapping[str, str], rows: list[dict[str, str]] | None) -> list[str]:
-    """The Markdown lines of one study. `rows`: its table, None when it has not run."""
-    lines = [f"## {study.question}", "", f"Study `{name}`. The deck: {study.deck or 'claims nothing.'}", ""]
-    if rows is None:
-        return [*lines, f"Not measured yet: `make study NAME={name}` does.", ""]
-    found = measured(rows)
+def section(name: str, study: Study, absent: Mapping[str, str], rows: list[dict[str, str]] | None) -> str:
+    """The Markdown of one study. `rows`: its table, None when it has not run."""
+    found = measured(rows or [])
     reference = found.get(study.reference)
-    if reference is None:
-        lines += [f"Cannot tell: the reference `{study.reference}` failed.", ""]
-    else:
-        lines += [summary(reference, found), ""]
-        lines += [
-            f"Budget `{reference.budget}`: {_count(reference.images, 'training image')}, "
-            f"{_count(reference.epochs, 'epoch')}, {_count(len(reference.accuracies), 'seed')}, "
-            f"{_count(reference.validation_images, 'validation image')}.",
-            "",
-        ]
-    if found:
-        lines += [
-            "| variant | validation accuracy | seeds' spread | deck score | challenge score | against the reference |",
-            "|---|---:|---:|---:|---:|---|",
-        ]
-    for one in found.values():
-        says = verdict(one, reference, found) if reference else "cannot tell: no reference"
-        spread = f"{one.spread:.2f}" if len(one.accuracies) > 1 else "-"
-        lines.append(
-            f"| {one.name} | {one.mean:.2f} | {spread} | {one.deck_score:.4f} | {one.challenge_score:.4f} | {says} |"
-        )
-    versions = {int(row["packed_version"]) for row in rows if row.get("packed_version")}
-    if versions and min(versions) < VERSION:
-        lines += [
-            "",
-            f"Scores of packed files are as version {min(versions)} of the format counted them; "
-            f"version {VERSION} counts less.",
-        ]
-    if found:
-        lines += ["", f"![{study.question}](plots/studies/{name}.svg)", ""]
-    if absent:
-        lines += ["Cells that cannot exist:", ""] + [f"- `{cell}`: {reason}" for cell, reason in absent.items()] + [""]
-    failed = [row for row in rows if row["failure"]]
-    if failed:
-        lines += ["Runs that failed:", ""]
-        lines += [f"- `{row['variant']}`, seed {row['seed']}: {row['failure']}" for row in failed] + [""]
-    return lines
+    variants = [
+        (one, verdict(one, reference, found) if reference else Verdict("no_reference")) for one in found.values()
+    ]
+    named = {kind: [f"`{one.name}`" for one, told in variants if told.kind == kind] for kind in ("better", "worse")}
+    decided = len(named["better"]) + len(named["worse"])
+    spreads = [one.spread for one in found.values() if len(one.accuracies) > 1]
+    versions = [int(row["packed_version"]) for row in rows or [] if row.get("packed_version")]
+    facts: dict[str, Any] = {
+        "name": name,
+        "study": study,
+        "measured": rows is not None,
+        "reference": reference,
+        "variants": variants,
+        **named,
+        "undecided": len(variants) - 1 - decided,
+        "largest_spread": max(spreads, default=None),
+        "chance_percent": CHANCE_PERCENT,
+        "older_version": min(versions) if versions and min(versions) < VERSION else None,
+        "packed_version": VERSION,
+        "absent": absent,
+        "failed": [row for row in rows or [] if row["failure"]],
+    }
+    return documents.render("study", facts)
 
 
 def read(path: Path) -> list[dict[str, str]] | None:
     """The rows of a study's table, or None when there is none."""
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(path, "make studies") if path.is_file() else None
 
 
 def render(plan: Plan, tables: Mapping[str, list[dict[str, str]] | None]) -> str:
     """docs/studies.md."""
-    lines = [INTRODUCTION]
-    for name, study in plan.file.studies.items():
-        lines += section(name, study, plan.absent[name], tables[name])
-    return "\n".join(lines).rstrip("\n") + "\n"
+    sections = [section(name, study, plan.absent[name], tables[name]) for name, study in plan.file.studies.items()]
+    return documents.render("studies", {"sections": sections})
 
 
-def main() -> int:
+def work() -> int:
     plan = load()
-    tables = {name: read(Path("metrics/studies") / f"{name}.csv") for name in plan.file.studies}
-    target = Path("docs/studies.md")
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(render(plan, tables), encoding="utf-8")
+    tables = {name: read(TABLES / f"{name}.csv") for name in plan.file.studies}
+    write_atomically(DOCUMENT, render(plan, tables))
     failures = [(name, row) for name, rows in tables.items() for row in rows or [] if row["failure"]]
     for name, row in failures:
         print(f"{name}: {row['variant']}, seed {row['seed']}: {row['failure']}", file=sys.stderr)
-    print(f"{target} is written", file=sys.stderr)
+    print(f"{DOCUMENT} is written", file=sys.stderr)
     return 1 if failures else 0
+
+
+def main() -> int:
+    return front("studies_table", work)
 
 
 if __name__ == "__main__":

@@ -9,49 +9,141 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from _tool import MANIFEST, METRICS, PACKED, ToolError, front, open_split, parameters, read_json, training_digest
+from _tool import (
+    MANIFEST,
+    METRICS,
+    PACKED,
+    ToolError,
+    add_params,
+    arguments_of,
+    front,
+    open_split,
+    parameters,
+    read_json,
+    training_digest,
+)
 
 from micronet.scoring.packed_counts import CHOICE
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from micronet.data.images import Split
     from micronet.packed.module import PackedModule
     from micronet.scoring.records import Operation
 
 CLAIMS = METRICS / "score.json"
 
-
-class Report:
-    """One line for every fact, and how many of them are wrong."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-
-    def ok(self, key: str, text: str) -> None:
-        print(f"ok     {key:<28} {text}", flush=True)
-
-    def note(self, key: str, text: str) -> None:
-        """A fact that nothing was claimed about, or that cannot be checked."""
-        print(f"note   {key:<28} {text}", flush=True)
-
-    def failed(self, line: str) -> None:
-        self.failures += 1
-        print(f"FAILED {line}", flush=True)
-
-    def same(self, key: str, claimed: Any, measured: Any, text: str) -> None:
-        if claimed == measured:
-            self.ok(key, text)
-        else:
-            self.failed(f"{key}: claimed {claimed}, measured {measured}")
+Counts = tuple[Counter[int], Counter[int]]  # multiplications, additions: {bits: count}
 
 
-def counts_of(ops: list[Operation]) -> dict[str, tuple[Counter[int], Counter[int]]]:
-    """{step: (multiplications, additions)} with {bits: count}; what ends a step belongs to it."""
-    found: dict[str, tuple[Counter[int], Counter[int]]] = {}
+@dataclass(frozen=True)
+class Finding:
+    """One fact: it is as claimed, it is not, or nothing was claimed about it or can be checked."""
+
+    kind: Literal["ok", "note", "FAILED"]
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return (
+            f"FAILED {self.key}: {self.text}" if self.kind == "FAILED" else f"{self.kind:<6} {self.key:<28} {self.text}"
+        )
+
+
+def same(key: str, claimed: Any, measured: Any, text: str) -> Finding:
+    """`text` is for a claim that holds."""
+    if claimed == measured:
+        return Finding("ok", key, text)
+    return Finding("FAILED", key, f"claimed {claimed}, measured {measured}")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A packed model, what is claimed about it, and what it takes to measure it; measured when first asked for."""
+
+    path: Path
+    model: PackedModule
+    claims_path: Path | None
+    claims: dict[str, Any] | None
+    params: parameters.Params
+    arguments: argparse.Namespace
+
+    @cached_property
+    def operations(self) -> list[Operation]:
+        from micronet.scoring import counting
+
+        return counting.operations(self.model)
+
+    @cached_property
+    def test(self) -> Split:
+        return open_split(self.params, "test")
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        """What score.json would hold."""
+        from micronet.scoring.measurement import measure
+
+        return measure(self.path, self.model, self.test, self.params.score.batch_size)
+
+
+def open_subject(arguments: argparse.Namespace) -> Subject:
+    """Raises `MicronetError`: the file or what claims something about it is missing or damaged."""
+    path = Path(arguments.file)
+    claims_path = Path(arguments.claims) if arguments.claims else None
+    if claims_path is None and path.resolve() == PACKED.resolve():
+        claims_path = CLAIMS
+    params = parameters.load(arguments.params)
+
+    from micronet.packed.module import load_packed
+
+    model = load_packed(path)
+    claims = read_json(claims_path, "python stages/score.py") if claims_path else None
+    return Subject(path, model, claims_path, claims, params, arguments)
+
+
+def check_structure(subject: Subject) -> Iterator[Finding]:
+    """What reading the file has shown already, and that it names an architecture."""
+    import models
+
+    packed = subject.model.packed
+    size, outside = packed.file_bytes, packed.file_bytes - packed.payload_bits / 8
+    text = f"{len(packed.steps)} steps, {packed.arithmetic} arithmetic, every length and range checked"
+    yield Finding("ok", "structure", text)
+    yield Finding("ok", "digest", packed.digest)
+    text = f"{size:,} bytes, {outside:,.0f} of them ({100 * outside / size:.1f} %) outside of the payload"
+    yield Finding("note", "size", text)
+    if packed.spec is None:
+        raise ToolError(f"{subject.path}: names no architecture, so its operations cannot be compared with one")
+    try:
+        for spec in packed.specs:
+            models.check(spec)
+    except models.SpecError as error:
+        raise ToolError(f"{subject.path}: names an architecture that cannot be built: {error}") from None
+
+
+def check_storage(subject: Subject) -> Iterator[Finding]:
+    """The counted operations store the whole payload, and the challenge charges it."""
+    from micronet.scoring.challenge import challenge_score
+
+    packed, ops = subject.model.packed, subject.operations
+    price = challenge_score(ops, [1.0] * len(packed.networks))
+    stored = sum(op.storage_bits for op in ops if op.rules != "deck")
+    text = f"{stored:,} bits in {len(ops)} operations are all of the payload's"
+    yield same("storage_bits", stored, packed.payload_bits, text)
+    text = f"{price.params:,.2f} of 32 bits, as the challenge charges"
+    yield same("storage_parameters", 32 * price.params, packed.payload_bits, text)
+
+
+def counts_of(ops: list[Operation]) -> dict[str, Counts]:
+    """The counts of each step; what ends a step belongs to it."""
+    found: dict[str, Counts] = {}
     for op in ops:
         if op.rules == "deck":
             continue
@@ -64,137 +156,136 @@ def counts_of(ops: list[Operation]) -> dict[str, tuple[Counter[int], Counter[int
     return found
 
 
-def _show(counts: tuple[Counter[int], Counter[int]]) -> str:
+def _show(counts: Counts) -> str:
     parts = (dict(sorted((+counter).items())) for counter in counts)
     return "multiplications {}, additions {} by width".format(*parts)
 
 
-def check_operations(
-    model: PackedModule, ops: list[Operation], images: np.ndarray, strict_images: int, report: Report
-) -> None:
-    """The challenge's counts and the module's logits against the reference's. `images`: (N, 3, 32, 32) uint8."""
+def check_reference(subject: Subject) -> Iterator[Finding]:
+    """The challenge's counts and the module's logits against those of the numpy reference."""
+    packed, arguments = subject.model.packed, subject.arguments
+    if packed.arithmetic != "integer":
+        yield Finding("note", "operations", "16-bit floats: there is no integer reference to compare them with")
+        return
+    images = subject.test.images[: arguments.reference_images].numpy()
+
+    from micronet.packed.reference import run
+
+    some, networks = images[: arguments.strict_images], range(len(packed.networks))
+    strict = [run(packed, some, network=network, strict=True) for network in networks]
+    measured: dict[str, Counts] = {}
+    for counts in (counts for _, counters in strict for counts in counters):
+        pair = measured.setdefault(counts.name, (Counter(), Counter()))
+        pair[0].update(counts.multiplications)
+        pair[1].update(counts.additions)
+    yield from check_counts(counts_of(subject.operations), measured, len(some))
+    yield check_logits(subject.model, images, [logits for logits, _ in strict])
+
+
+def check_counts(claimed: dict[str, Counts], measured: dict[str, Counts], images: int) -> Iterator[Finding]:
+    """A finding a step that differs, or one that none does."""
+    none: Counts = Counter(), Counter()
+    differing = False
+    for name in sorted(claimed.keys() | measured.keys()):
+        mine, theirs = _show(claimed.get(name, none)), _show(measured.get(name, none))
+        if mine != theirs:
+            differing = True
+            yield Finding("FAILED", f"operations.{name}", f"claimed {mine}, measured {theirs}")
+    if not differing:
+        text = (
+            f"counts of {len(claimed)} steps are what the numpy reference did on {images} of the test images, "
+            "number by number, each partial sum inside its proven width"
+        )
+        yield Finding("ok", "operations", text)
+
+
+def check_logits(model: PackedModule, images: np.ndarray, strict: list[np.ndarray]) -> Finding:
+    """Logits of numpy and torch, and those of the reference's exact run. `images`: (N, 3, 32, 32) uint8.
+
+    Args:
+        strict: the exact logits of each network, of the first images.
+    """
     import torch
 
     from micronet.data.images import normalise
     from micronet.packed.reference import predict, run
 
     logits = model(normalise(torch.from_numpy(images))).numpy()
-    some, networks = images[:strict_images], range(len(model.packed.networks))
-    strict = [run(model.packed, some, network=network, strict=True) for network in networks]
-    claimed = counts_of(ops)
-    measured: dict[str, tuple[Counter[int], Counter[int]]] = {}
-    for counts in (counts for _, counters in strict for counts in counters):
-        pair = measured.setdefault(counts.name, (Counter(), Counter()))
-        pair[0].update(counts.multiplications)
-        pair[1].update(counts.additions)
-    differing = 0
-    for name in sorted(claimed.keys() | measured.keys()):
-        mine, theirs = (side.get(name, (Counter(), Counter())) for side in (claimed, measured))
-        if _show(mine) != _show(theirs):
-            differing += 1
-            report.failed(f"operations.{name}: claimed {_show(mine)}, measured {_show(theirs)}")
-    if not differing:
-        report.ok(
-            "operations",
-            f"counts of {len(claimed)} steps are what the numpy reference did on {strict_images} of the test images, "
-            "number by number, each partial sum inside its proven width",
-        )
-    expected = predict(model.packed, images)
-    wrong = int((expected != logits).any(axis=1).sum())
-    for network, (exact, _) in zip(networks, strict, strict=True):
-        wrong += int((run(model.packed, some, network=network)[0] != exact).any(axis=1).sum())
-    report.same("logits.differing", 0, wrong, f"equal in numpy and torch on {len(images):,} test images, every one")
+    wrong = int((predict(model.packed, images) != logits).any(axis=1).sum())
+    for network, exact in enumerate(strict):
+        found = run(model.packed, images[: len(exact)], network=network)[0]
+        wrong += int((found != exact).any(axis=1).sum())
+    return same("logits.differing", 0, wrong, f"equal in numpy and torch on {len(images):,} test images, every one")
 
 
-def check(arguments: argparse.Namespace) -> int:
-    """The checks of one file in the order of their cost; the exit code."""
-    path = Path(arguments.file)
-    claims_path = Path(arguments.claims) if arguments.claims else None
-    if claims_path is None and path.resolve() == PACKED.resolve():
-        claims_path = CLAIMS
-    params = parameters.load(arguments.params)
+def check_macs(subject: Subject) -> Iterator[Finding]:
+    """Multiply-accumulates against those of ptflops."""
+    measured = subject.measured
+    text = f"{measured['macs']:,}, as ptflops counts for the architecture that the file names"
+    yield same("macs", measured["ptflops_macs"], measured["macs"], text)
 
+
+def check_own_claims(subject: Subject) -> Iterator[Finding]:
+    """What the file says about itself: its accuracy on validation images, and the params that made it."""
+    from micronet.scoring.measurement import predictions
+
+    made, params = subject.model.packed.metadata, subject.params
+    key = "validation_accuracy_percent"
+    if key in made:
+        validation = open_split(params, "validation")
+        correct = int((predictions(subject.model, validation, params.score.batch_size) == validation.labels).sum())
+        accuracy = f"{100 * correct / len(validation):.4f}"
+        yield same(key, made[key], accuracy, f"{accuracy} % of {len(validation):,} images, as the file claims")
+    else:
+        yield Finding("note", "validation accuracy", "the file claims none")
+    if made.get("params_digest") == training_digest(params):
+        yield Finding("ok", "params", f"the file was made with those of {subject.arguments.params}")
+    else:
+        yield Finding("note", "params", f"the file was made with others than those of {subject.arguments.params}")
+
+
+def check_claims(subject: Subject) -> Iterator[Finding]:
+    """What a score.json says about it."""
+    from micronet.scoring.measurement import differences
+
+    if subject.claims is None:
+        text = "none but the file's own; --claims names a score.json to compare with"
+        yield Finding("note", "claims", text)
+        return
+    lines = differences(subject.claims, subject.measured)
+    for line in lines:
+        yield Finding("FAILED", *line.split(": ", 1))
+    if not lines:
+        yield Finding("ok", "claims", f"all of {subject.claims_path}, exactly")
+
+
+CHECKS = (  # in the order of their cost
+    check_structure,
+    check_storage,
+    check_reference,
+    check_macs,
+    check_own_claims,
+    check_claims,
+)
+
+
+def print_measured(subject: Subject) -> None:
+    """The table of layers, the accuracy and both scores."""
     from rich.console import Console
 
-    import models
-    from micronet.files import write_json
-    from micronet.packed.module import load_packed
-    from micronet.scoring.challenge import challenge_score
-    from micronet.scoring.counting import operations
-    from micronet.scoring.measurement import differences, measure, passes, predictions
+    from micronet.scoring.measurement import passes
     from micronet.scoring.tables import layer_table
 
-    report = Report()
-    model = load_packed(path)
-    claims = read_json(claims_path, "python stages/score.py") if claims_path else None
-    packed = model.packed
-    size = packed.file_bytes
-    outside = size - packed.payload_bits / 8
-    report.ok("structure", f"{len(packed.steps)} steps, {packed.arithmetic} arithmetic, every length and range checked")
-    report.ok("digest", packed.digest)
-    report.note("size", f"{size:,} bytes, {outside:,.0f} of them ({100 * outside / size:.1f} %) outside of the payload")
-
-    if packed.spec is None:
-        raise ToolError(f"{path}: names no architecture, so its operations cannot be compared with one")
-    try:
-        for spec in packed.specs:
-            models.check(spec)
-    except models.SpecError as error:
-        raise ToolError(f"{path}: names an architecture that cannot be built: {error}") from None
-    ops = operations(model)
-    price = challenge_score(ops, [1.0] * len(packed.networks))
-    stored = sum(op.storage_bits for op in ops if op.rules != "deck")
-    text = f"{stored:,} bits in {len(ops)} operations are all of the payload's"
-    report.same("storage_bits", stored, packed.payload_bits, text)
-    report.same(
-        "storage_parameters",
-        32 * price.params,
-        packed.payload_bits,
-        f"{price.params:,.2f} of 32 bits, as the challenge charges",
-    )
-
-    test = open_split(params, "test")
-    if packed.arithmetic == "integer":
-        images = test.images[: arguments.reference_images].numpy()
-        check_operations(model, ops, images, min(arguments.strict_images, len(images)), report)
-    else:
-        report.note("operations", "16-bit floats: there is no integer reference to compare them with")
-
-    measured = measure(path, model, test, params.score.batch_size)
-    text = f"{measured['macs']:,}, as ptflops counts for the architecture that the file names"
-    report.same("macs", measured["ptflops_macs"], measured["macs"], text)
-
-    made = packed.metadata
-    if "validation_accuracy_percent" in made:
-        validation = open_split(params, "validation")
-        correct = int((predictions(model, validation, params.score.batch_size) == validation.labels).sum())
-        accuracy = f"{100 * correct / len(validation):.4f}"
-        text = f"{accuracy} % of {len(validation):,} images, as the file claims"
-        report.same("validation_accuracy_percent", made["validation_accuracy_percent"], accuracy, text)
-    else:
-        report.note("validation accuracy", "the file claims none")
-    if made.get("params_digest") == training_digest(params):
-        report.ok("params", f"the file was made with those of {arguments.params}")
-    else:
-        report.note("params", f"the file was made with others than those of {arguments.params}")
-
-    lines = [] if claims is None else differences(claims, measured)
-    for line in lines:
-        report.failed(line)
-    if claims is None:
-        report.note("claims", "none but the file's own; --claims names a score.json to compare with")
-    elif not lines:
-        report.ok("claims", f"all of {claims_path}, exactly")
-
+    measured, test = subject.measured, subject.test
     dataset = read_json(MANIFEST, "python stages/prepare_data.py").get("dataset")
-    taken = passes(model, test, params.score.batch_size)
-    Console(width=max(Console().width, 180)).print(layer_table(ops, str(path), taken))
+    taken = passes(subject.model, test, subject.params.score.batch_size)
+    Console(width=max(Console().width, 180)).print(layer_table(subject.operations, str(subject.path), taken))
     if len(taken) > 1:
         cascade = measured["cascade"]
         rows = zip(cascade["images_percent"], cascade["alone_test_accuracy_percent"], strict=True)
         for number, (share, alone) in enumerate(rows, 1):
             print(f"network {number:<7} {share:.2f} % of the test images; alone on all of them {alone:.2f} %")
-    if packed.flip_margin:
+    if subject.model.packed.flip_margin:
         flipped = measured["flipped_images_percent"]
         print(f"mirrored too    {flipped:.2f} % of the test images: both scores charge {taken[-1]:.4f} passes")
     print(f"test accuracy   {measured['test_accuracy_percent']:.2f} % of {len(test):,} images of {dataset}")
@@ -205,18 +296,30 @@ def check(arguments: argparse.Namespace) -> int:
             f"+ {part['score_params']:.6f} parameters ({part['params']:,.0f})"
         )
     print(f"sha256          {measured['packed']['sha256']}")
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Prints every finding as it comes, then what was measured; the exit code."""
+    subject = open_subject(arguments)
+    failures = 0
+    for check in CHECKS:
+        for finding in check(subject):
+            print(finding, flush=True)
+            failures += finding.kind == "FAILED"
+    print_measured(subject)
     if arguments.save:
-        write_json(arguments.save, measured)
-    if report.failures:
-        print(f"verify: {path}: {report.failures} of the claims are wrong", file=sys.stderr)
-    return 1 if report.failures else 0
+        from micronet.files import write_json
+
+        write_json(arguments.save, subject.measured)
+    if failures:
+        print(f"verify: {subject.path}: {failures} of the claims are wrong", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="verify", description=__doc__, formatter_class=form)
+    parser = arguments_of("verify", __doc__)
     parser.add_argument("file", nargs="?", default=str(PACKED), metavar="FILE", help="default: %(default)s")
-    parser.add_argument("--params", default="params.yaml", metavar="PATH", help="for the data; default: %(default)s")
+    add_params(parser)
     parser.add_argument(
         "--claims", metavar="PATH", help=f"a score.json; default: {CLAIMS} when FILE is {PACKED}, else none"
     )
@@ -230,7 +333,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.strict_images <= arguments.reference_images:
         parser.error("--strict-images: must be from 1 to --reference-images")
-    return front("verify", lambda: check(arguments))
+    return front("verify", lambda: verify(arguments))
 
 
 if __name__ == "__main__":

@@ -173,7 +173,8 @@ def test_the_summary_speaks_of_its_own_space_and_writes_unknown_scores_as_json()
 
 
 def test_equal_values_share_a_rank():
-    assert search.ranks([3.0, 1.0, 3.0]) == [1.5, 0.0, 1.5]
+    # ranks 1.5, 0, 1.5 against 1, 0, 2: 1.5 / sqrt(1.5 * 2)
+    assert search.rank_correlation([3.0, 1.0, 3.0], [2.0, 1.0, 3.0]) == pytest.approx(3**0.5 / 2)
     assert search.rank_correlation([1.0, 2.0], [1.0, 2.0]) is None
     assert search.rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
     assert search.rank_correlation([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1)

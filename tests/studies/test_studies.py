@@ -458,7 +458,7 @@ def study(reference: str = "a", deck: str | None = "It says so.") -> plan.Study:
 
 
 def report(rows, **settings) -> str:
-    return "\n".join(studies_table.section("choice", study(**settings), {}, rows))
+    return studies_table.section("choice", study(**settings), {}, rows)
 
 
 def test_a_difference_below_the_spread_of_seeds_cannot_be_told():

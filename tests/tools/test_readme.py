@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+import results
 
-import results  # noqa: E402 - the line above makes it importable
+from tests.support.places import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_results_are_those_of_metrics():
-    assert results.replaced(README, results.render(ROOT)) == README
+    assert results.replaced(README, results.render(ROOT / "metrics")) == README
 
 
 def test_every_make_command_is_a_target():

@@ -10,26 +10,25 @@ import time
 from pathlib import Path
 
 import pytest
+import record
 
 from micronet import params
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PATH = """stage,test_accuracy_percent,parameters,nonzero_parameters,macs,deck_score,challenge_score
 teacher,91.5,10,10,5,0.2,0.21
 quantized,90.25,8,2,4,0.01,0.0035
 """
 
 
-@pytest.fixture
-def record(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import record
-
-    return record
+@pytest.fixture(scope="module")
+def deck() -> list[dict]:
+    """The deck's networks, priced: seconds of work."""
+    return record.deck_steps()
 
 
 @pytest.fixture
-def metrics(tmp_path, record) -> Path:
+def metrics(tmp_path) -> Path:
     """A finished run's metrics."""
     folder = tmp_path / "metrics"
     (folder / "runs").mkdir(parents=True)
@@ -53,7 +52,22 @@ def metrics(tmp_path, record) -> Path:
     return folder
 
 
-def test_a_release_is_what_the_metrics_say(record, metrics):
+def written(metrics: Path, deck: list[dict]) -> str:
+    """The document of a folder's metrics."""
+    return record.render([record.release(params.load(ROOT / "recipes/laptop.yaml"), metrics)], metrics, deck)
+
+
+def section(text: str, title: str) -> str:
+    """What stands under a title."""
+    return text.split(f"\n## {title}\n\n")[1].split("\n\n## ")[0]
+
+
+def test_the_committed_document_is_that_of_the_metrics(deck):
+    text = record.render(record.rows_of(ROOT / "metrics/releases.csv"), ROOT / "metrics", deck)
+    assert text == (ROOT / "docs/record.md").read_text(encoding="utf-8")
+
+
+def test_a_release_is_what_the_metrics_say(metrics):
     row = record.release(params.load(ROOT / "recipes/laptop.yaml"), metrics)
     assert list(row) == list(record.COLUMNS)
     assert (row["test_accuracy_percent"], row["challenge_score"], row["bytes"]) == ("90.25", "0.003500", "12345")
@@ -61,7 +75,7 @@ def test_a_release_is_what_the_metrics_say(record, metrics):
     assert row["teacher"].startswith("convnet ") and row["student"].startswith("resnet ")
 
 
-def test_the_same_model_is_released_once(record, metrics, tmp_path):
+def test_the_same_model_is_released_once(metrics, tmp_path):
     row = record.release(params.load(ROOT / "recipes/laptop.yaml"), metrics)
     file = tmp_path / "releases.csv"
     assert record.add(row, file) == [row] == record.add(dict(row, date="later"), file) == record.rows_of(file)
@@ -69,9 +83,8 @@ def test_the_same_model_is_released_once(record, metrics, tmp_path):
     assert record.add(other, file) == [row, other] == record.rows_of(file)
 
 
-def test_the_document_says_what_is_reached_and_what_is_missing(record, metrics):
-    row = record.release(params.load(ROOT / "recipes/laptop.yaml"), metrics)
-    text = record.render([row], metrics)
+def test_the_document_says_what_is_reached_and_what_is_missing(deck, metrics):
+    text = written(metrics, deck)
     assert "90.0 % at 0.0137 (below the best peer we know): **reached**." in text
     assert "90.9 % at 0.0036 (a tenth of the deck's score): missing: 0.65 points of accuracy." in text
     assert "(the goal): missing: 0.65 points of accuracy and 0.00100 of score (1.40 times as much)." in text
@@ -85,31 +98,29 @@ def test_the_document_says_what_is_reached_and_what_is_missing(record, metrics):
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "deck", "verdict"),
+    ("accuracy", "score", "verdict"),
     [
         (91.0, 0.0060, "**reached**"),
         (91.0, 0.0136, "missing: 0.0068 of score (2.00 times as much)"),
         (90.0, 0.0136, "missing: 0.90 points of accuracy and 0.0068 of score (2.00 times as much)"),
     ],
 )
-def test_the_network_for_the_decks_rules_stands_beside_the_record(record, metrics, accuracy, deck, verdict):
-    row = record.release(params.load(ROOT / "recipes/laptop.yaml"), metrics)
-    assert not any("dense" in line for line in record.standing(row, metrics))
+def test_the_network_for_the_decks_rules_stands_beside_the_record(metrics, deck, accuracy, score, verdict):
+    assert "dense" not in section(written(metrics, deck), "Where it stands")
     (metrics / "dense").mkdir()
-    score = {"test_accuracy_percent": accuracy, "deck": {"score": deck}}
-    (metrics / "dense/score.json").write_text(json.dumps(score))
-    last = record.standing(row, metrics)[-1]
-    assert last.endswith(f"{accuracy:.2f} % at {deck:.4f}, where the deck has 0.0357; {verdict}.")
+    (metrics / "dense/score.json").write_text(json.dumps({"test_accuracy_percent": accuracy, "deck": {"score": score}}))
+    last = section(written(metrics, deck), "Where it stands").splitlines()[-1]
+    assert last.endswith(f"{accuracy:.2f} % at {score:.4f}, where the deck has 0.0357; {verdict}.")
     shutil.copytree(metrics / "dense", metrics / "cascade")
-    both = record.standing(row, metrics)[-2:]
+    both = section(written(metrics, deck), "Where it stands").splitlines()[-2:]
     assert both[0] == last and "in a row" in both[1] and both[1].endswith(last.partition(": ")[2])
 
 
-def test_the_decks_steps_are_priced_anew_and_come_out_as_in_the_deck(record):
-    assert [row[2] for row in record.deck_rows()] == ["0.3205", "0.1822", "0.0826", "0.0378", "0.0357"]
+def test_the_decks_steps_are_priced_anew_and_come_out_as_in_the_deck(deck):
+    assert [f"{step['deck_score']:.4f}" for step in deck] == ["0.3205", "0.1822", "0.0826", "0.0378", "0.0357"]
 
 
-def test_a_run_that_was_not_released_is_kept_with_how_far_it_came(record, tmp_path, monkeypatch):
+def test_a_run_that_was_not_released_is_kept_with_how_far_it_came(deck, metrics, tmp_path, monkeypatch):
     checkout = tmp_path / "checkout"
     (checkout / "metrics/runs").mkdir(parents=True)
     (checkout / "params.yaml").write_bytes((ROOT / "recipes/laptop.yaml").read_bytes())
@@ -126,11 +137,20 @@ def test_a_run_that_was_not_released_is_kept_with_how_far_it_came(record, tmp_pa
     rows = record.rows_of(tmp_path / "metrics/tried.csv")
     assert len(rows) == 2 and rows[0] == rows[1] and tuple(rows[0]) == record.TRIED_COLUMNS
     assert (rows[0]["stage"], rows[0]["zeros"], rows[0]["commit"]) == ("prune", "0.900", "commit of prune")
-    text = "\n".join(record.tried_lines(tmp_path / "metrics"))
+    text = section(written(metrics, deck), "What was tried")
     assert "| dear early layers | convnet " in text and "| 90% | prune | 90.50 % |" in text
 
 
-def test_the_document_says_what_each_search_found(record, tmp_path):
+def test_a_checkout_where_nothing_has_finished_is_no_run_that_was_tried(tmp_path, monkeypatch, capsys):
+    (tmp_path / "params.yaml").write_bytes((ROOT / "recipes/laptop.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(record.sys, "argv", ["record.py", "--tried", ".", "--why", "nothing"])
+    assert record.main() == 1
+    assert capsys.readouterr().err == "record: metrics/runs: no stage that trains has finished there\n"
+    assert not (tmp_path / "metrics").exists()
+
+
+def test_the_document_says_what_each_search_found(deck, metrics):
     best = {
         "network": json.dumps({"name": "mobilenet", "blocks": [1, 3], "widths": [8, 16], "strides": [2, 1]}),
         "amount": 0.0, "weight_bits": 3, "activation_bits": 8, "validation_accuracy_percent": 85.5,
@@ -141,40 +161,40 @@ def test_the_document_says_what_each_search_found(record, tmp_path):
         ("search", {"rankings": ranking, "best": None}),
         ("search_deck", {"rankings": {}, "best": best}),
     ):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"trials": 6} | found))
-    text = "\n".join(record.search_lines(tmp_path))
+        (metrics / f"{name}.json").write_text(json.dumps({"trials": 6} | found))
+    text = section(written(metrics, deck), "The search")
     assert "- short -> long: 5 candidates ran both; rank correlation 0.50." in text
     assert "mobilenet 1-3 8-16 strides 2-1, 0% zeros, 3/8 bits: 85.50 % on validation at deck 0.0063." in text
     assert text.index("search/space.yaml: 6 trials") < text.index("search/deck.yaml: 6 trials")
 
 
-def test_why_belongs_to_a_run_that_was_tried(record, monkeypatch):
+def test_why_belongs_to_a_run_that_was_tried(monkeypatch):
     monkeypatch.setattr(record.sys, "argv", ["record.py", "--why", "nothing"])
     with pytest.raises(SystemExit, match="2"):
         record.main()
 
 
-def test_the_document_shows_what_decided_the_settings(record, metrics):
+def test_the_document_shows_what_decided_the_settings(deck, metrics):
     rows = [
         {"cost_exponent": exponent, "amount": amount, "challenge_score": 0.01, "validation_accuracy_percent": accuracy}
         for exponent, amount, accuracy in ((0.0, 0.5, 80.0), (0.0, 0.8, 70.0), (0.25, 0.5, 81.0), (0.25, 0.8, 75.0))
     ]
     content = {"teacher_accuracy_percent": {"plain": 91.0, "mirror": 92.0}, "pruned_at_once": rows}
     (metrics / "bench_choices.json").write_text(json.dumps(content))
-    text = "\n".join(record.choice_lines(metrics))
+    text = section(written(metrics, deck), "What was tried")
     assert "is right on 91.00 %, the mean over each image and its mirror image on 92.00 %" in text
     assert "| zeros | exponent 0 | exponent 0.25 |" in text
     assert "| 80% | 70.00 % at 0.0100 | 75.00 % at 0.0100 |" in text
 
 
-def test_the_shares_of_a_cascade_stand_in_a_table(record, metrics):
-    assert record.cascade_lines(metrics) == []
+def test_the_shares_of_a_cascade_stand_in_a_table(deck, metrics):
+    assert section(written(metrics, deck), "What was tried") == "Nothing beside the releases."
     (metrics / "cascade").mkdir()
     (metrics / "cascade/shares.csv").write_text(
         "network_2,mirrored_too,validation_accuracy_percent,challenge_score,deck_score\n"
         "15.0,0.0,87.1,0.0039,0.0047\n15.0,4.0,87.3,0.0039,0.00501\n3.0,0.0,80.0,0.003,0.004\n"
     )
-    text = "\n".join(record.cascade_lines(metrics))
+    text = section(written(metrics, deck), "What was tried")
     assert "| seen by `refined` | 0 % mirrored too | 4 % mirrored too |" in text
     assert "| 15 % | 87.10 % at 0.0047 | 87.30 % at 0.0050 |" in text and "| 3 % | 80.00 % at 0.0040 |  |" in text
 

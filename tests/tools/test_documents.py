@@ -1,0 +1,139 @@
+"""Documents are templates filled from metrics/: what is there is what is said, what is not there is one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import documents
+import performance
+import pytest
+import results
+import studies_table
+from _tool import ToolError, read_csv, read_json
+
+from studies.plan import load
+from tests.support.places import ROOT
+
+METRICS = ROOT / "metrics"
+
+
+def committed(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_committed_account_of_speed_is_that_of_the_metrics():
+    assert performance.render(METRICS) == committed("docs/performance.md")
+
+
+def test_the_committed_account_of_the_studies_is_that_of_their_tables():
+    plan = load(ROOT / "studies/studies.yaml", ROOT / "studies/params.yaml")
+    tables = {name: studies_table.read(METRICS / f"studies/{name}.csv") for name in plan.file.studies}
+    assert studies_table.render(plan, tables) == committed("docs/studies.md")
+
+
+def test_a_gpu_has_its_own_part_once_it_was_measured(tmp_path):
+    shutil.copytree(METRICS, tmp_path / "metrics")
+    for name in ("bench", "profile"):
+        shutil.copy(METRICS / f"{name}.json", tmp_path / f"metrics/{name}_gpu.json")
+    before, after = committed("docs/performance.md").split("\n## On a GPU\n")
+    assert "Not measured yet" in after
+    head, tail = performance.render(tmp_path / "metrics").split("\n# On a GPU\n")
+    assert head == before
+    for title in ("## Against the loop that everybody copies", "## Where the time goes"):
+        assert title + before.split(title)[1].split("\n## ")[0] in tail
+    (tmp_path / "metrics/profile_gpu.json").unlink()
+    with pytest.raises(ToolError, match=r"profile_gpu.json: there is no such file; `make gpu-check` makes it"):
+        performance.render(tmp_path / "metrics")
+
+
+def test_a_number_that_is_not_there_is_one_line_that_names_the_file(tmp_path, capsys, monkeypatch):
+    (tmp_path / "docs").mkdir()
+    shutil.copytree(METRICS, tmp_path / "metrics")
+    path = tmp_path / "metrics/bench_startup.json"
+    content = json.loads(path.read_text())
+    del content["help_seconds"]
+    path.write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    assert performance.main() == 1
+    assert capsys.readouterr().err == (
+        "performance: metrics/bench_startup.json: has no 'help_seconds'; `make bench` makes it anew\n"
+    )
+    assert not (tmp_path / "docs/performance.md").exists()
+
+
+def test_a_number_deep_inside_of_a_file_is_named_too(tmp_path):
+    shutil.copytree(METRICS, tmp_path / "metrics")
+    path = tmp_path / "metrics/dense/score.json"
+    content = json.loads(path.read_text())
+    del content["packed"]["bytes"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ToolError, match=r"metrics/dense/score.json: has no 'bytes'"):
+        results.render(tmp_path / "metrics")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("One.\n{{ nothing }}\n", "doc.md.j2:2: 'nothing' is undefined"),
+        ("{{ facts.two }}\n", "doc.md.j2:1: 'dict object' has no attribute 'two'"),
+        ("\n\n{{ facts.one|percent }}\n", "doc.md.j2:3: could not convert string to float: 'many'"),
+        ("{{ facts.none|percent }}\n", "doc.md.j2:1: float() argument must be a string or a real number"),
+        ("{% if %}", "doc.md.j2:1: Expected an expression"),
+        ("{{ 1|nothing }}", "doc.md.j2:1: No filter named 'nothing'"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_is_one_line_that_names_its_line(tmp_path, template, message):
+    (tmp_path / "doc.md.j2").write_text(template)
+    with pytest.raises(ToolError) as raised:
+        documents.render("doc", {"facts": {"one": "many", "none": None}}, tmp_path)
+    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+
+
+def test_numbers_are_written_as_people_read_them(tmp_path):
+    (tmp_path / "doc.md.j2").write_text(
+        "{{ 28782|thousands }} {{ '1234567'|thousands }} {{ 91.366|percent }} {{ '91.366'|percent(1) }} "
+        "{{ none|percent(missing='-') }} {{ 0.0023734|score }} {{ 0.0023734|score(6) }} {{ '0.700'|share }} "
+        "{{ 0.250|short }} {{ 4.0|short }} {{ 1.956|signed }} {{ -1.956|signed(1) }} "
+        "{{ 1|counted('epoch') }} {{ 8000|counted('epoch') }}"
+    )
+    assert documents.render("doc", {}, tmp_path) == (
+        "28,782 1,234,567 91.37 % 91.4 % - 0.0024 0.002373 70% 0.25 4 +1.96 -2.0 1 epoch 8,000 epochs\n"
+    )
+
+
+def test_a_table_gives_text_and_the_numbers_that_are_asked_for(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("name,one,two\n1,2.5,x\n2,,y\n")
+    rows = read_csv(path, "make it", ("one",))
+    assert rows == [{"name": "1", "one": 2.5, "two": "x"}, {"name": "2", "one": None, "two": "y"}]
+    with pytest.raises(ToolError, match="table.csv: has no 'three'; `make it` makes it anew"):
+        _ = rows[0]["three"]
+    with pytest.raises(ToolError, match=r"table.csv: has no column 'three'"):
+        read_csv(path, "make it", ("three",))
+    with pytest.raises(ToolError, match=r"table.csv: cannot be read \(could not convert .*'x'\); `make it` makes it"):
+        read_csv(path, "make it", ("two",))
+    with pytest.raises(ToolError, match=r"none.csv: there is no such file; `make it` makes it"):
+        read_csv(tmp_path / "none.csv", "make it")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "cannot be read as JSON"), ("[1]", "holds no JSON object"), (None, "no such file")]
+)
+def test_a_file_that_is_no_json_object_is_named(tmp_path, content, message):
+    path = tmp_path / "some.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ToolError, match=f"some.json: .*{message}.*`make it` makes it"):
+        read_json(path, "make it")
+
+
+@pytest.mark.parametrize("command", ["verify", "model_card", "record", "average", "unpack", "cascade", "plots"])
+def test_help_is_answered_without_what_takes_seconds_to_start(command):
+    run = [sys.executable, "-X", "importtime", f"tools/{command}.py", "--help"]
+    found = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in found.stderr.splitlines()}
+    assert found.stdout.startswith("usage: ") and "argparse" in imported
+    assert not {"torch", "scipy", "matplotlib"} & imported

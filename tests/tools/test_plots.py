@@ -1,0 +1,37 @@
+"""`make plots`: the same numbers give the same pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import plots
+
+
+def test_plots_are_written_in_both_forms(checkout):
+    assert plots.main(["--out", "drawn"]) == 0
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["curves.png", "curves.svg", "path.png", "path.svg"]
+    assert Path("drawn/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_drawings_are_the_same_byte_for_byte(checkout):
+    for name in ("one", "two"):
+        plots.main(["--out", name])
+    for name in ("curves.svg", "path.svg"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+
+def test_a_curve_of_other_columns_is_named(checkout, capsys):
+    Path("metrics/curves/prune.csv").write_text("epoch,loss\n1,2\n")
+    assert plots.main(["--out", "drawn"]) == 1
+    assert capsys.readouterr().err == "plots: metrics/curves/prune.csv: has no column 'learning_rate'\n"
+
+
+def test_while_the_score_is_not_there_curves_are_drawn_alone(checkout):
+    Path("metrics/path.csv").unlink()
+    assert plots.main(["--out", "drawn"]) == 0
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["curves.png", "curves.svg"]
+
+
+def test_nothing_to_draw_is_said(tmp_path, capsys):
+    assert plots.main(["--metrics", str(tmp_path)]) == 1
+    assert "holds no curve; `make repro` trains" in capsys.readouterr().err

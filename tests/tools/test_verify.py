@@ -1,0 +1,127 @@
+"""`make verify`: what it measures, what it notices."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import verify
+
+from micronet import params
+from micronet.data.store import open_split
+from micronet.packed.packing import pack
+from tests.support.releases import FEW, PACKED, SCORE, change, prepared_resnet
+
+
+def test_a_true_claim_passes_and_every_check_is_named(checkout, capsys):
+    assert verify.main(FEW) == 0
+    out = capsys.readouterr().out
+    assert "FAILED" not in out
+    for key in ("structure", "digest", "storage_bits", "operations", "logits.differing", "macs", "params", "claims"):
+        assert f"\nok     {key} " in f"\n{out}"
+    assert "\nok     validation_accuracy_percent " in out
+    assert "stem.conv" in out  # the table a layer
+
+
+def test_both_scores_are_printed(checkout, released, capsys):
+    verify.main(FEW)
+    out = capsys.readouterr().out
+    for rules in ("challenge", "deck"):
+        assert f"{released[1][rules]['score']:.6f} = " in out
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [("test_accuracy_percent",), ("challenge", "score"), ("deck", "flops"), ("packed", "sha256")],
+    ids=lambda keys: ".".join(keys),
+)
+def test_a_wrong_claim_of_score_json_fails_with_a_line_that_says_what(checkout, released, capsys, keys):
+    true = released[1]
+    for key in keys:
+        true = true[key]
+    wrong = "0" * 64 if isinstance(true, str) else true + 1
+    change(SCORE, *keys, value=wrong)
+    assert verify.main(FEW) == 1
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("FAILED")] == [
+        f"FAILED {'.'.join(keys)}: claimed {wrong}, measured {true}"
+    ]
+
+
+def test_a_wrong_claim_of_the_file_itself_fails(checkout, capsys):
+    loaded = params.load("params.yaml")
+    training = open_split(loaded.data, 0, "train", manifest_path="data/manifest.json")
+    prepared = prepared_resnet(training.images, loaded.quantize)
+    claims = {"validation_accuracy_percent": "99.0000"}
+    pack(prepared, "boasting.safetensors", quantize=loaded.quantize, images=training.images[:100], metadata=claims)
+    assert verify.main(["boasting.safetensors", *FEW]) == 1
+    assert "FAILED validation_accuracy_percent: claimed 99.0000, measured " in capsys.readouterr().out
+
+
+def test_what_was_measured_can_be_saved_and_claimed(checkout, released):
+    assert verify.main([str(PACKED), *FEW, "--save", "found.json"]) == 0
+    assert json.loads(Path("found.json").read_text()) == released[1]
+    assert verify.main([str(PACKED), *FEW, "--claims", "found.json"]) == 0
+
+
+def test_a_flipped_bit_fails_in_one_line(checkout, capsys):
+    content = bytearray(PACKED.read_bytes())
+    content[-10] ^= 4
+    PACKED.write_bytes(content)
+    assert verify.main(FEW) == 1
+    errors = capsys.readouterr().err
+    assert errors == f"verify: {PACKED}: is damaged: its digest does not fit its content\n"
+
+
+def test_counts_that_the_reference_does_not_confirm_fail(checkout, monkeypatch, capsys):
+    from dataclasses import replace
+
+    from micronet.scoring import counting
+
+    honest = counting.operations
+
+    def cheap(model, **settings):
+        ops = honest(model, **settings)
+        place = next(place for place, op in enumerate(ops) if op.kind == "conv")
+        return [*ops[:place], replace(ops[place], additions=()), *ops[place + 1 :]]
+
+    monkeypatch.setattr(counting, "operations", cheap)
+    assert verify.main(FEW) == 1
+    assert "FAILED operations.stem.conv: claimed multiplications {" in capsys.readouterr().out
+
+
+def test_logits_that_the_reference_does_not_confirm_fail(checkout, monkeypatch, capsys):
+    from micronet.packed import reference
+
+    honest = reference.predict
+    monkeypatch.setattr(reference, "predict", lambda model, images: honest(model, images) + 1)
+    assert verify.main(FEW) == 1
+    assert "FAILED logits.differing: claimed 0, measured 20" in capsys.readouterr().out
+
+
+def test_another_file_is_compared_with_score_json_only_when_asked(checkout, capsys):
+    shutil.copy(PACKED, "copy.safetensors")
+    change(SCORE, "test_accuracy_percent", value=99.0)
+    assert verify.main(["copy.safetensors", *FEW]) == 0
+    assert "none but the file's own" in capsys.readouterr().out
+    assert verify.main(["copy.safetensors", "--claims", str(SCORE), *FEW]) == 1
+
+
+def test_a_claim_that_is_not_there_is_no_pass(checkout, capsys):
+    SCORE.unlink()
+    assert verify.main(FEW) == 1
+    assert capsys.readouterr().err == f"verify: {SCORE}: there is no such file; `python stages/score.py` makes it\n"
+
+
+@pytest.mark.parametrize("arguments", [["--unknown"], ["--strict-images", "0"], ["--strict-images", "500"]])
+def test_bad_usage_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        verify.main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_faulty_params_are_exit_code_2(checkout):
+    Path("params.yaml").write_text("seed: -1\n")
+    assert verify.main(FEW) == 2

@@ -1,0 +1,94 @@
+"""Fills the templates of docs/templates/: words are theirs, facts are the commands'.
+
+A template that asks for what is not there is one line of error: `Facts` name the file of metrics/ that lacks it,
+everything else the line of the template.
+"""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from _tool import ROOT, ToolError
+
+TEMPLATES = ROOT / "docs/templates"
+
+
+def fixed(value: float | str, digits: int) -> str:
+    """`3.14`; takes numbers as text too, as tables hold them."""
+    return f"{float(value):.{digits}f}"
+
+
+def percent(value: float | str | None, digits: int = 2, missing: str | None = None) -> str:
+    """`91.37 %`; `missing` for None, where a template allows that."""
+    if value is None and missing is not None:
+        return missing
+    return f"{fixed(value, digits)} %"
+
+
+def share(value: float | str) -> str:
+    """`70%`, of a part of 1."""
+    return f"{float(value):.0%}"
+
+
+def score(value: float | str, digits: int = 4) -> str:
+    """`0.0357`."""
+    return fixed(value, digits)
+
+
+def thousands(value: float | str) -> str:
+    """`28,782`, a whole number."""
+    return f"{float(value):,.0f}"
+
+
+def short(value: float | str) -> str:
+    """`0.25`, `1`: no digit that says nothing."""
+    return f"{float(value):g}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """`+1.96`."""
+    return f"{value:+.{digits}f}"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 epoch`, `8,000 epochs`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+FILTERS = (fixed, percent, share, score, thousands, short, signed, counted)
+
+
+def environment(templates: Path = TEMPLATES) -> jinja2.Environment:
+    """Undefined names are errors; a line that holds a block alone leaves no line."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown
+    )
+    made.filters |= {one.__name__: one for one in FILTERS}
+    return made
+
+
+def render(name: str, facts: dict[str, Any], templates: Path = TEMPLATES) -> str:
+    """The document of `templates`/NAME.md.j2, with one newline at its end.
+
+    Raises:
+        ToolError: the template asks for something that is not there, or a fact is not of the kind that it asks for.
+    """
+    try:
+        text = environment(templates).get_template(f"{name}.md.j2").render(facts)
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise ToolError(f"{_place(error, name)}: {' '.join(str(error).split())}") from None
+    return text.rstrip("\n") + "\n"
+
+
+def _place(error: Exception, name: str) -> str:
+    """The template and its line where rendering stopped: jinja2 puts them into the traceback."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else f"{name}.md.j2"
