@@ -169,10 +169,10 @@ def check_reference(subject: Subject) -> Iterator[Finding]:
         return
     images = subject.test.images[: arguments.reference_images].numpy()
 
-    from micronet.packed.reference import run
+    from micronet.packed.reference import witness
 
     some, networks = images[: arguments.strict_images], range(len(packed.networks))
-    strict = [run(packed, some, network=network, strict=True) for network in networks]
+    strict = [witness(packed, some, network=network) for network in networks]
     measured: dict[str, Counts] = {}
     for counts in (counts for _, counters in strict for counts in counters):
         pair = measured.setdefault(counts.name, (Counter(), Counter()))
@@ -213,7 +213,7 @@ def check_logits(model: PackedModule, images: np.ndarray, strict: list[np.ndarra
     logits = model(normalise(torch.from_numpy(images))).numpy()
     wrong = int((predict(model.packed, images) != logits).any(axis=1).sum())
     for network, exact in enumerate(strict):
-        found = run(model.packed, images[: len(exact)], network=network)[0]
+        found = run(model.packed, images[: len(exact)], network=network)
         wrong += int((found != exact).any(axis=1).sum())
     return same("logits.differing", 0, wrong, f"equal in numpy and torch on {len(images):,} test images, every one")
 
