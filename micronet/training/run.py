@@ -60,11 +60,11 @@ class Run:
         self.batch_size, self.peak = find_batch_size(model, config, self.machine, tuple(training.images.shape[1:]))
         self.steps_an_epoch = len(batches(len(self.labels), self.batch_size, 0))
         self.steps = self.steps_an_epoch * config.epochs
-        self.forward = compiled(model, self.machine, self.steps)
 
         self.optimizer = make_optimizer(model, config)
         self.average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.generator = torch.Generator(self.machine.device)
+        self.forward = compiled(model, self.machine, self.steps)
         self.rows: list[EpochRow] = []
         self.epoch = 0  # how many are done
         self.step_in_epoch = 0  # how many are done of the epoch that is going on
