@@ -80,8 +80,9 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
     from micronet.scoring.counting import operations
     from micronet.scoring.records import macs
     from micronet.training.evaluation import evaluate
+    from micronet.training.losses import cross_entropy
     from micronet.training.optimizers import make_optimizer
-    from micronet.training.sampling import augmented, cross_entropy
+    from micronet.training.sampling import augmented
 
     torch.manual_seed(0)
     config, device = params.Train(epochs=1, **TRAIN), machine.device

@@ -14,8 +14,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
+
+from micronet.errors import MicronetError
 
 CIFAR10_TRAINING_IMAGES = 50_000
 SAMPLE_TRAINING_IMAGES = 1_000
@@ -27,8 +30,10 @@ Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
 
 
-class ParamsError(Exception):
-    """The params file cannot be used. `faults` holds one line a fault."""
+class ParamsError(MicronetError):
+    """A file of settings cannot be used. `faults` holds one line a fault."""
+
+    exit_code = 2
 
     def __init__(self, faults: list[str]):
         super().__init__("\n".join(faults))
@@ -351,53 +356,23 @@ class Params(Section):
     score: Score
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars, as DVC's parser reads them; a key given twice is a fault."""
+def read_yaml(path: Path | str) -> Any:
+    """The content of a YAML 1.2 file, read as DVC reads it: the same parser, and a key given twice is a fault.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} stands twice (line {node.start_mark.line + 1} and below)")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float", ":int"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0b[01_]+|0o?[0-7_]+|[0-9_]+|0x[0-9a-fA-F_]+)$"), "-+0123456789"
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9_]+(?:[eE][-+][0-9]+)?)$"
-        r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-    ),
-    "-+0123456789.",
-)
-
-
-def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    """YAML 1.2: a leading 0 is decimal, octal is 0o; PyYAML would read 010 as 8."""
-    text = loader.construct_scalar(node).replace("_", "")
-    digits = text.lstrip("+-")
-    base = {"0b": 2, "0o": 8, "0x": 16}.get(digits[:2], 10)
-    return int(text, base)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises `ParamsError` when it is missing or not YAML."""
+    Raises:
+        ParamsError: it cannot be read, or is not YAML; one line.
+    """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError([f"{path}: there is no such file (`make use RECIPE=laptop` makes it)"]) from None
-    except (yaml.YAMLError, ValueError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ParamsError([f"{path}: cannot be read ({error.strerror or error})"]) from None
+    except MarkedYAMLError as error:
+        place = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ParamsError([f"{path}: not readable as YAML: {reason}{place}"]) from None
+    except (YAMLError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ParamsError([f"{path}: not readable as YAML: {' '.join(str(error).split())}"]) from None
 
 

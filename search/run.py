@@ -12,8 +12,6 @@ candidate whose training diverges is out, and has no row.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import itertools
 import json
 import math
@@ -32,6 +30,7 @@ if str(ROOT) not in sys.path:
 
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
 from micronet.errors import MicronetError  # noqa: E402
+from micronet.files import read_csv, write_csv  # noqa: E402
 from micronet.packed.file import VERSION  # noqa: E402
 from models.settings import SpecError  # noqa: E402
 
@@ -256,25 +255,12 @@ def read(path: Path = TABLE) -> list[Trial]:
         return []
     kinds = {field.name: field.type for field in fields(Trial)}
     convert = {"int": int, "float": float, "str": str, "bool": lambda text: text == "True"}
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            Trial(**{key: convert[kinds[key]](value) for key, value in row.items()}) for row in csv.DictReader(file)
-        ]
+    return [Trial(**{key: convert[kinds[key]](value) for key, value in row.items()}) for row in read_csv(path)]
 
 
 def write(trials: list[Trial], path: Path = TABLE) -> None:
     """All trials, as CSV."""
-    from micronet.files import write_atomically
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Trial)], lineterminator="\n")
-    writer.writeheader()
-    for trial in trials:
-        writer.writerow(
-            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in asdict(trial).items()}
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue())
+    write_csv(path, [field.name for field in fields(Trial)], map(asdict, trials), digits=6)
 
 
 def rank_correlation(first: list[float], second: list[float]) -> float | None:
@@ -302,7 +288,7 @@ def climb(space: Space, priced: dict[Candidate, tuple[float, float]], until: flo
     """Runs what is not in the table yet, rung by rung, until the time is over; all trials there are."""
     from micronet.data.store import open_split
     from micronet.training.hardware import machine
-    from micronet.training.loop import TrainingDiverged
+    from micronet.training.run import TrainingDiverged
 
     params = parameters.load(ROOT / "params.yaml")
     here = machine(params.engine)

@@ -25,9 +25,10 @@ def unpacked_row(job: Job, name: str, test: Any) -> dict[str, Any]:
     from micronet.scoring.counting import operations
     from micronet.scoring.deck import deck_score
     from micronet.scoring.records import macs
-    from micronet.training.checkpoint import count_nonzero, load
+    from micronet.training.checkpoint import load
     from micronet.training.evaluation import evaluate
     from micronet.training.hardware import machine
+    from micronet.training.weights import count_nonzero
 
     model = load(CHECKPOINTS / f"{name}.safetensors").model()
     ops = operations(model, weight_bits=16)

@@ -14,8 +14,9 @@ from trainer import STATE, TrainingJob
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from micronet.training.constraints import Constraint
     from micronet.training.distillation import Views
-    from micronet.training.loop import Constraint, TrainResult
+    from micronet.training.loop import TrainResult
     from micronet.training.sampling import Sampler
     from micronet.training.state import ResumeState
 

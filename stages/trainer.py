@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from micronet.training.checkpoint import Checkpoint
+    from micronet.training.constraints import Constraint
     from micronet.training.hardware import Machine
-    from micronet.training.loop import Constraint, TrainResult
-    from micronet.training.sampling import Loss, Sampler
+    from micronet.training.loop import TrainResult
+    from micronet.training.losses import Loss
+    from micronet.training.sampling import Sampler
     from micronet.training.state import ResumeState
 
 STATE = Path("run")
@@ -114,9 +116,9 @@ class TrainingJob(Job):
             sections: the params sections, this stage's and earlier ones', that the weights came from.
             zeros: the prunable weights claimed to be zero.
         """
-        from micronet.training.checkpoint import count_nonzero, save, stored
+        from micronet.training.checkpoint import save, stored
         from micronet.training.evaluation import evaluate
-        from micronet.training.weights import count_zeros
+        from micronet.training.weights import count_nonzero, count_zeros
 
         size = self.params.engine.evaluation_batch_size
         _, accuracy = evaluate(stored(model), self.split("validation"), self.machine, size)

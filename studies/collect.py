@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from micronet.files import write_csv  # noqa: E402 - the lines above make it importable
+from micronet.files import write_atomically, write_csv  # noqa: E402 - the lines above make it importable
 from micronet.params import ParamsError  # noqa: E402
-from studies.plan import RUNS, Plan, load, write  # noqa: E402
+from studies.plan import RUNS, Plan, load  # noqa: E402
 
 TABLES, PLOTS = Path("metrics/studies"), Path("docs/plots/studies")
 COLUMNS = (
@@ -40,7 +40,7 @@ def rows(plan: Plan, study: str) -> list[dict[str, Any]]:
 
 
 def write_table(path: Path, found: list[dict[str, Any]]) -> None:
-    write_csv(path, COLUMNS, [{column: row.get(column, "") for column in COLUMNS} for row in found])
+    write_csv(path, COLUMNS, [{column: row.get(column) for column in COLUMNS} for row in found])
 
 
 def write_plot(stem: Path, title: str, found: list[dict[str, Any]]) -> None:
@@ -72,7 +72,7 @@ def write_plot(stem: Path, title: str, found: list[dict[str, Any]]) -> None:
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=120, metadata=metadata)
-            write(stem.with_suffix(f".{kind}"), buffer.getvalue())
+            write_atomically(stem.with_suffix(f".{kind}"), buffer.getvalue())
         pyplot.close(figure)
 
 

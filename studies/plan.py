@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 import sys
 from functools import cached_property
@@ -25,6 +24,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 import models  # noqa: E402 - the lines above make it importable
+from micronet.files import write_atomically  # noqa: E402
 from micronet.params import (  # noqa: E402
     Distillation,
     Engine,
@@ -313,14 +313,6 @@ class Plan:
         return seconds + VALIDATION_IMAGES / speed * (2.0 if settings.quantize else FORWARD_SHARE)
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all, as micronet.checkpoint does, without starting torch."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(new, path)
-
-
 class _Dumper(yaml.SafeDumper):
     """YAML without anchors, so that a change of one study shows in its own line only."""
 
@@ -358,7 +350,7 @@ def main(argv: list[str] | None = None) -> int:
     text = f"# Budget {plan.budget}. Written by `python studies/plan.py`, read by studies/dvc.yaml.\n"
     text += yaml.dump(plan.document, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
     if not PLAN.is_file() or PLAN.read_text(encoding="utf-8") != text:
-        write(PLAN, text)
+        write_atomically(PLAN, text)
     if arguments.retry:
         forget_failures()
     return 0

@@ -26,15 +26,17 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from micronet import params as parameters  # noqa: E402 - the lines above make it importable
+from micronet.files import write_json  # noqa: E402
 from studies import sources  # noqa: E402
-from studies.plan import PLAN, RUNS, Plan, Settings, load, write  # noqa: E402
+from studies.plan import PLAN, RUNS, Plan, Settings, load  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import nn
 
     from micronet.data.images import Split
+    from micronet.training.constraints import Constraint
     from micronet.training.hardware import Machine
-    from micronet.training.loop import Constraint, TrainResult
+    from micronet.training.loop import TrainResult
     from micronet.training.reporting import EpochRow, Reporter
     from micronet.training.state import ResumeState
 
@@ -306,7 +308,7 @@ def perform(run: Run, train: Callable[[Run], dict[str, Any]] = Run.train) -> dic
     if record:
         run.reporter.say(f"{record['validation_accuracy_percent']:.2f} % on validation, by another study's run")
     record = record or train(run)
-    write(run.record, json.dumps(record, indent=2) + "\n")
+    write_json(run.record, record)
     return record
 
 
@@ -354,7 +356,7 @@ def guarded(run: Run) -> int:
     if not told:
         print(f"{run.name}: failed: {reason}; its log: {run.log}", file=sys.stderr)
     record = {"budget": run.plan.budget, "failure": reason, "log": run.log.as_posix()}
-    write(run.record, json.dumps(record, indent=2) + "\n")
+    write_json(run.record, record)
     return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 import sys
 from pathlib import Path
 
@@ -16,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from stages.common import first_party  # noqa: E402 - the lines above make it importable
-from studies.plan import write  # noqa: E402
+from micronet.files import write_json  # noqa: E402 - the lines above make it importable
+from stages.common import first_party  # noqa: E402
 
 CODE = Path("metrics/studies/code.json")
 # What the imports of run.py reach and no number depends on: where things stand, what is said, what is planned.
@@ -44,7 +43,7 @@ def digests() -> dict[str, str]:
 
 
 def main() -> int:
-    write(CODE, json.dumps(digests(), indent=2) + "\n")
+    write_json(CODE, digests())
     return 0
 
 

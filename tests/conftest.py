@@ -1,15 +1,22 @@
-"""What several test files share: the sample of CIFAR-10, prepared once a session."""
+"""What several test files share: one thread, and the sample of CIFAR-10, prepared once a session."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
 
 from micronet import params
 from micronet.data.store import prepare
 
 SEED = 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """On tensors as small as a test's a second thread gains nothing, and beside other work it costs ten times."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

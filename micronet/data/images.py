@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # torch takes seconds to import; a stage's --help needs none of it
     from torch import Tensor
 
-
 SplitName = Literal["train", "validation", "test"]
 
-
 PIXEL_ZERO = 128  # the pixel that becomes 0.0; padding has this value
-
-
 PIXEL_SCALE = 1 / 64  # a normalised input is an exact signed 8-bit code times this
 
 
 @dataclass(frozen=True)
 class Split:
-    """images: (N, 3, 32, 32) uint8, mapped from disk; labels: (N,) int64."""
+    """Images and their labels, in the same order."""
 
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # (N, 3, 32, 32) uint8; of a prepared folder: mapped from disk
+    labels: Tensor  # (N,) int64
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,4 +1,4 @@
-"""What is said while data are read or downloaded."""
+"""What is shown and said while data are read or downloaded."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # torch takes seconds to import; a stage's --help needs none of it
-    pass
-
-
-Report = Callable[[str], None]
+Report = Callable[[str], None]  # takes one line at a time
 
 
 def silent(line: str) -> None:
-    pass
+    """Says nothing."""
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str, report: Report) -> Iterator[Callable[[int], None]]:
+def progress_bar(title: str, total: int, unit: str, report: Report) -> Iterator[Callable[[int], None]]:
     """Gives a function that takes how much of `total` is done: a bar on a terminal, else a line every 15 seconds."""
     if sys.stderr.isatty():
         from rich.console import Console

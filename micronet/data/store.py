@@ -14,40 +14,20 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from micronet import params
-
-if TYPE_CHECKING:  # torch takes seconds to import; a stage's --help needs none of it
-    pass
-from micronet.data.datasets import CIFAR10, CLASSES, PIXELS, SAMPLE, SHAPE, Arrays, DataError, Dataset
+from micronet.data.datasets import CLASSES, PIXELS, SHAPE, Arrays, DataError, Dataset, dataset_of, sha256
 from micronet.data.images import Split, SplitName
 from micronet.data.progress import Report, silent
-from micronet.data.sources import check_whole, fetch, sha256
+from micronet.data.sources import fetch
+from micronet.files import FileError, checksum, read_json, write_json
 
 MANIFEST = Path("data/manifest.json")
-
-
 MARKER = "complete.json"
-
-
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a text file under its final name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-# The prepared folder
 
 
 def validation_indices(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -84,30 +64,30 @@ def _statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     return means, deviations
 
 
-def _identity(config: params.Data, seed: int) -> dict[str, Any]:
+def identity(config: params.Data, seed: int) -> dict[str, Any]:
     """What the params decide of the manifest."""
-    name = SAMPLE.name if config.source == "sample" else CIFAR10.name
-    return {"dataset": name, "split_seed": seed, "validation_size": config.validation_size}
+    return {
+        "dataset": dataset_of(config.source).name,
+        "split_seed": seed,
+        "validation_size": config.validation_size,
+    }
 
 
 def _facts(images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return {"images": len(labels), "images_sha256": sha256(images), "labels_sha256": sha256(labels)}
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _object(path: Path) -> dict[str, Any] | None:
+    """The object that a JSON file holds; None when it is missing, damaged or holds something else."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        tree = read_json(path)
+    except FileError:
         return None
     return tree if isinstance(tree, dict) else None
 
 
-def _render(tree: dict[str, Any]) -> str:
-    return json.dumps(tree, indent=2) + "\n"
-
-
 def _build(config: params.Data, seed: int, source: str, arrays: Arrays) -> dict[str, Any]:
-    """Splits, stores and describes a dataset. Returns the manifest."""
+    """Splits, describes and stores a dataset. Returns the manifest."""
     held_out = validation_indices(arrays.train_labels, config.validation_size, seed)
     kept = np.ones(len(arrays.train_labels), dtype=bool)
     kept[held_out] = False
@@ -118,7 +98,7 @@ def _build(config: params.Data, seed: int, source: str, arrays: Arrays) -> dict[
     }
     mean, deviation = _statistics(arrays.train_images)
     manifest = {
-        **_identity(config, seed),
+        **identity(config, seed),
         "classes": list(CLASSES),
         "image_shape": list(SHAPE),
         "train_mean": mean,
@@ -129,7 +109,13 @@ def _build(config: params.Data, seed: int, source: str, arrays: Arrays) -> dict[
         },
         "splits": {name: _facts(*parts) for name, parts in splits.items()},
     }
-    folder = Path(config.folder)
+    marker = {"source": source, "manifest": manifest, "validation_indices": held_out.tolist()}
+    _put_in_place(Path(config.folder), splits, marker)
+    return manifest
+
+
+def _put_in_place(folder: Path, splits: dict[str, tuple[np.ndarray, np.ndarray]], marker: dict[str, Any]) -> None:
+    """Writes the files of all splits beside the folder, then moves them into it."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -139,7 +125,6 @@ def _build(config: params.Data, seed: int, source: str, arrays: Arrays) -> dict[
         for name, parts in splits.items():
             for kind, array in zip(("images", "labels"), parts, strict=True):
                 array.tofile(temporary / f"{name}_{kind}.bin")
-        marker = {"source": source, "manifest": manifest, "validation_indices": held_out.tolist()}
         (temporary / MARKER).write_text(json.dumps(marker), encoding="utf-8")
         # file by file, the marker taken away first and put back last: a folder without it counts as damaged,
         # and what else the user keeps in the folder stays
@@ -151,14 +136,13 @@ def _build(config: params.Data, seed: int, source: str, arrays: Arrays) -> dict[
         raise DataError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return manifest
 
 
 def _fault(folder: Path, manifest: dict[str, Any], verified: tuple[SplitName, ...]) -> str | None:
     """Why the folder is not what the manifest says, or None. Reads whole files of the `verified` splits only."""
     if not folder.is_dir():
         return "is missing"
-    marker = _read_json(folder / MARKER)
+    marker = _object(folder / MARKER)
     if marker is None:
         return "is not complete"
     if marker.get("manifest") != manifest:
@@ -169,11 +153,8 @@ def _fault(folder: Path, manifest: dict[str, Any], verified: tuple[SplitName, ..
             path = folder / f"{name}_{kind}.bin"
             if not path.is_file() or path.stat().st_size != facts["images"] * size:
                 return f"is damaged ({path.name} is missing or has another size)"
-            if name in verified:
-                with path.open("rb") as file:
-                    got = hashlib.file_digest(file, "sha256").hexdigest()
-                if got != facts[f"{kind}_sha256"]:
-                    return f"is damaged ({path.name}: sha256 {got}, must be {facts[f'{kind}_sha256']})"
+            if name in verified and (got := checksum(path)) != facts[f"{kind}_sha256"]:
+                return f"is damaged ({path.name}: sha256 {got}, must be {facts[f'{kind}_sha256']})"
     return None
 
 
@@ -196,7 +177,7 @@ def _restore(folder: Path, marker: dict[str, Any], dataset: Dataset) -> Arrays:
         images[mask], labels[mask] = parts[name, "images"].reshape(-1, PIXELS), parts[name, "labels"]
     arrays = Arrays(images, labels, parts["test", "images"].reshape(-1, PIXELS), parts["test", "labels"])
     try:
-        check_whole(arrays, dataset, str(folder))
+        arrays.check(dataset, str(folder))
     except DataError as error:
         raise ValueError(str(error)) from None
     return arrays
@@ -204,9 +185,9 @@ def _restore(folder: Path, marker: dict[str, Any], dataset: Dataset) -> Arrays:
 
 def _ready(config: params.Data, seed: int, report: Report) -> dict[str, Any]:
     """Makes the folder hold what the params ask for, from what it holds already or from a source; the manifest."""
-    folder, wanted = Path(config.folder), _identity(config, seed)
-    dataset = SAMPLE if config.source == "sample" else CIFAR10
-    marker = _read_json(folder / MARKER)
+    folder, wanted = Path(config.folder), identity(config, seed)
+    dataset = dataset_of(config.source)
+    marker = _object(folder / MARKER)
     if marker is not None:
         try:
             held = marker["manifest"]
@@ -246,7 +227,7 @@ def prepare(
         DataError: no source works, the given one is damaged, or the folder holds another dataset.
     """
     manifest = _ready(config, seed, report)
-    _write(Path(manifest_path), _render(manifest))
+    write_json(manifest_path, manifest)
     metrics: dict[str, Any] = {f"{name}_images": manifest["splits"][name]["images"] for name in SPLITS}
     for index, channel in enumerate(("red", "green", "blue")):
         metrics[f"train_mean_{channel}"] = manifest["train_mean"][index]
@@ -256,7 +237,7 @@ def prepare(
 
 def source_of(config: params.Data) -> str | None:
     """Which source served the prepared folder (`path`, `torchvision`, `npm`, `sample`), None before it is there."""
-    marker = _read_json(Path(config.folder) / MARKER)
+    marker = _object(Path(config.folder) / MARKER)
     return marker.get("source") if marker else None
 
 
@@ -280,10 +261,10 @@ def open_split(
     import torch
 
     manifest_path, folder = Path(manifest_path), Path(config.folder)
-    manifest = _read_json(manifest_path)
+    manifest = _object(manifest_path)
     if manifest is None:
         raise DataError(f"{manifest_path}: missing or not readable: `python stages/prepare_data.py` makes it")
-    for key, value in _identity(config, seed).items():
+    for key, value in identity(config, seed).items():
         if manifest.get(key) != value:
             raise DataError(
                 f"{manifest_path}: {key} is {manifest.get(key)}, the params say {value}: "

@@ -18,9 +18,10 @@ from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule, load_packed
 from micronet.packed.packing import pack
 from micronet.params import Quantize
+from micronet.training.constraints import Constraint
 from micronet.training.evaluation import evaluate
 from micronet.training.hardware import Machine
-from micronet.training.loop import Constraint, TrainResult
+from micronet.training.loop import TrainResult
 
 BATCH_NORM_IMAGES = 10_000  # training images that the batch norm statistics are estimated from anew
 

@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from micronet.training.evaluation import evaluate as evaluate
     from micronet.training.hardware import machine as machine
     from micronet.training.loop import train as train
+    from micronet.training.losses import cross_entropy as cross_entropy
     from micronet.training.sampling import Batch as Batch
-    from micronet.training.sampling import cross_entropy as cross_entropy
 
 _HOMES = {
     "train": "loop",
     "machine": "hardware",
     "Batch": "sampling",
-    "cross_entropy": "sampling",
+    "cross_entropy": "losses",
     "evaluate": "evaluation",
 }
 

@@ -23,11 +23,7 @@ from micronet.files import write_atomically
 from micronet.training.weights import prunable
 
 FORMAT = 1
-
-
 HALF_ABOVE_PARAMETERS = 1_000_000  # larger models are stored in 16 bits, so that a release stays small
-
-
 MADE_BY = {
     "teacher": "train_teacher",
     "student": "train_student",
@@ -39,7 +35,7 @@ MADE_BY = {
 
 
 class CheckpointError(MicronetError):
-    """A checkpoint or a state file cannot be used; the message is one sentence."""
+    """A checkpoint cannot be used; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +66,18 @@ class Checkpoint:
         return model.eval()
 
 
+def _in_half(model: nn.Module) -> bool:
+    return sum(parameter.numel() for parameter in model.parameters()) > HALF_ABOVE_PARAMETERS
+
+
 def stored(model: nn.Module) -> nn.Module:
     """Rounds a large model's weights, in place, to the 16 bits they are stored in. Small ones stay."""
-    if sum(parameter.numel() for parameter in model.parameters()) > HALF_ABOVE_PARAMETERS:
+    if _in_half(model):
         with torch.no_grad():
             for tensor in model.state_dict().values():
                 if tensor.is_floating_point():
                     tensor.copy_(tensor.half())
     return model
-
-
-def count_nonzero(model: nn.Module) -> int:
-    """Parameters that are not zero."""
-    return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
 
 
 def save(
@@ -101,10 +96,10 @@ def save(
         zeros: how many prunable weights are claimed to be zero; checked against the weights.
 
     Raises:
-        CheckpointError: the claimed sparsity is not there, a value is not finite, or the disk is full.
+        CheckpointError: the claimed sparsity is not there, or a value is not finite.
+        FileError: the disk is full.
     """
-    half = sum(parameter.numel() for parameter in model.parameters()) > HALF_ABOVE_PARAMETERS
-    weights = {}
+    half, weights = _in_half(model), {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
         weights[name] = tensor.half() if half and tensor.is_floating_point() else tensor
@@ -145,7 +140,7 @@ def load(path: Path | str) -> Checkpoint:
             metadata = file.metadata() or {}
             names = list(file.keys())
             if "payload" in names:
-                raise CheckpointError(f"{path}: is a packed model; `micronet.packing.load_packed` reads those")
+                raise CheckpointError(f"{path}: is a packed model; `micronet.packed.load_packed` reads those")
             header = json.loads(metadata["micronet"])
             weights = {name: file.get_tensor(name) for name in names}
         if header["format"] != FORMAT:

@@ -17,7 +17,8 @@ from micronet.data.images import normalise
 from micronet.params import Augment, Distillation
 from micronet.training.augmentation import crop_and_flip
 from micronet.training.hardware import Machine
-from micronet.training.sampling import Batch, Loss, Sampler, cross_entropy
+from micronet.training.losses import Loss, cross_entropy
+from micronet.training.sampling import Batch, Sampler
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -86,6 +86,7 @@ def device_name(machine: Machine) -> str:
 
 
 def multiplies_bf16() -> bool:
+    """Whether the processor has instructions that multiply bf16: AMX or AVX-512 BF16."""
     names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private to torch: one that is gone says no
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 

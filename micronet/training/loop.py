@@ -7,46 +7,26 @@ with the same bytes as one that was not.
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from micronet.data.images import Split
-from micronet.errors import MicronetError
 from micronet.params import Train
+from micronet.training.constraints import Constraint
 from micronet.training.evaluation import evaluate
-from micronet.training.hardware import Machine, compiled, suited
+from micronet.training.hardware import Machine
 from micronet.training.interruption import Interrupted, orphan_watch, stop_signals
-from micronet.training.optimizers import Average, find_batch_size, make_optimizer
+from micronet.training.losses import Loss
 from micronet.training.reporting import EpochRow, Reporter, write_curve
-from micronet.training.sampling import Loss, Sampler, augmented, batches, cross_entropy
-from micronet.training.schedules import learning_rate
+from micronet.training.run import Run
+from micronet.training.sampling import Sampler
 from micronet.training.state import ResumeState
 
-
-class TrainingDiverged(MicronetError):
-    """The loss is NaN or exploded; says where, and that the last good state is kept."""
-
-
-class Constraint(Protocol):
-    """What holds for the weights: a mask, a schedule of masks, a clip."""
-
-    def before_step(self, model: nn.Module) -> None:
-        """Called between the backward pass and the optimizer's step."""
-
-    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """Called after optimizer step `step` of `steps` (1 is the first); also on the averaged weights."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs."""
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state` gave."""
+STEPS_A_LOOK = 50  # on a GPU the loss is read this often: reading it waits for all that the GPU has still to do
 
 
 @dataclass(frozen=True)
@@ -60,6 +40,34 @@ class TrainResult:
     seconds: float
     images_per_second: float
     precision: str  # bf16, fp32
+
+
+class Saves:
+    """Where a run is saved, and when it was. Without a state nothing is."""
+
+    def __init__(self, state: ResumeState | None, every_seconds: float):
+        self.state, self.every_seconds = state, every_seconds
+        self.last = time.monotonic()
+
+    def restore(self, run: Run, reporter: Reporter) -> None:
+        """Puts the run where an earlier one was saved."""
+        saved, remark = self.state.load() if self.state else (None, None)
+        if remark:
+            reporter.say(remark)
+        if saved:
+            run.restore(saved)
+            reporter.say(f"going on after epoch {run.epoch}, step {run.step_in_epoch} of {run.steps_an_epoch}")
+
+    def save(self, run: Run) -> None:
+        """Saves the run."""
+        if self.state:
+            self.state.save(run.snapshot())
+            self.last = time.monotonic()
+
+    def save_when_due(self, run: Run) -> None:
+        """Saves the run in the middle of an epoch when it has not been for long; an epoch's end is saved anyway."""
+        if time.monotonic() - self.last > self.every_seconds and run.step_in_epoch < run.steps_an_epoch:
+            self.save(run)
 
 
 def train(
@@ -94,150 +102,52 @@ def train(
         Interrupted: Ctrl-C, SIGTERM, or DVC died; after the current step, with the state saved.
     """
     reporter = reporter or Reporter()
-    loss = loss or cross_entropy(config.label_smoothing)
-    sampler = sampler or augmented(config.augment)
-    machine = suited(model, machine)
-    model.to(machine.device, memory_format=machine.memory_format).train()
-    images = training.images.to(machine.device)
-    labels = training.labels.to(machine.device).long()
-    batch_size, peak = find_batch_size(model, config, machine)
-    optimizer = make_optimizer(model, config)
-    average = Average(model, config.ema_decay) if config.ema_decay else None
-    generator = torch.Generator(machine.device)
-    steps_an_epoch = len(batches(len(labels), batch_size, 0))
-    steps = steps_an_epoch * config.epochs
-    forward = compiled(model, machine, steps)
-    rows: list[EpochRow] = []
-    epoch, step_in_epoch, elapsed, seen = 0, 0, 0.0, 0
-    totals = torch.zeros(2, device=machine.device, dtype=torch.float64)  # sum of losses, correct answers
-    explosion = 100.0 * math.log(10)
-
-    def snapshot() -> dict:
-        return {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": {"model": average.model.state_dict(), "steps": average.steps} if average else None,
-            "constraint": constraint.state() if constraint else None,
-            "generator": generator.get_state(),
-            "rows": [asdict(row) for row in rows],
-            "epoch": epoch,
-            "step_in_epoch": step_in_epoch,
-            "totals": totals,
-            "elapsed": elapsed + time.monotonic() - began,
-            "seen": seen,
-        }
-
-    if state:
-        saved, remark = state.load()
-        if remark:
-            reporter.say(remark)
-        if saved:
-            model.load_state_dict(saved["model"])
-            optimizer.load_state_dict(saved["optimizer"])
-            if average:
-                average.model.load_state_dict(saved["average"]["model"])
-                average.steps = saved["average"]["steps"]
-            if constraint:
-                constraint.load(saved["constraint"])
-            generator.set_state(saved["generator"].cpu())
-            rows = [EpochRow(**row) for row in saved["rows"]]
-            epoch, step_in_epoch = saved["epoch"], saved["step_in_epoch"]
-            totals.copy_(saved["totals"])
-            elapsed, seen = saved["elapsed"], saved["seen"]
-            reporter.say(f"going on after epoch {epoch}, step {step_in_epoch} of {steps_an_epoch}")
-
-    def rate_of(step: int) -> float:
-        return learning_rate(config.schedule, step, steps, peak=peak, warmup_fraction=config.warmup_fraction)
-
-    def averaged() -> nn.Module:
-        """The weights that are evaluated and kept."""
-        if not average:
-            return model
-        if constraint:
-            constraint.after_step(average.model, epoch * steps_an_epoch, steps)
-        return average.model
-
-    began = last_save = time.monotonic()
-    orphaned = orphan_watch()
-    reporter.start(epochs=config.epochs, images=steps_an_epoch * batch_size, epoch=epoch)
+    run = Run(model, config, training, machine, seed, loss=loss, sampler=sampler, constraint=constraint)
+    saves, orphaned = Saves(state, save_every_seconds), orphan_watch()
+    saves.restore(run, reporter)
+    reporter.start(epochs=config.epochs, images=run.steps_an_epoch * run.batch_size, epoch=run.epoch)
     try:
         with stop_signals() as signals:
-            while epoch < config.epochs:
-                epoch_seed = (seed * 1_000_003 + epoch) % 2**63
-                if step_in_epoch == 0:
-                    generator.manual_seed(epoch_seed)
-                    totals.zero_()
-                epoch_began = time.monotonic()
-                for indices in batches(len(labels), batch_size, epoch_seed, machine.device)[step_in_epoch:]:
-                    step = epoch * steps_an_epoch + step_in_epoch
-                    rate = rate_of(step)
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate
-                    batch = sampler(images, labels, indices, generator)
-                    batch = replace(batch, images=batch.images.contiguous(memory_format=machine.memory_format))
-                    with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
-                        logits = forward(batch.images)
-                    value = loss(logits, batch)
-                    optimizer.zero_grad(set_to_none=True)
-                    value.backward()
-                    if config.clip_norm:
-                        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-                    if constraint:
-                        constraint.before_step(model)
-                    optimizer.step()
-                    step_in_epoch += 1
-                    seen += len(indices)
-                    if constraint:
-                        constraint.after_step(model, step + 1, steps)
-                    if average:
-                        average.update(model)
-                    with torch.no_grad():
-                        hard = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
-                        totals[0] += value.detach() * len(indices)
-                        totals[1] += (logits.argmax(1) == hard).sum()
-                    done = step_in_epoch * batch_size
-                    if machine.device.type == "cpu" or step_in_epoch % 50 == 0:  # reading a value waits for the GPU
-                        current = value.item()
-                        if not math.isfinite(current) or current > explosion:
-                            kept = f"the state of epoch {rows[-1].epoch} is kept" if rows else "no state was saved yet"
-                            raise TrainingDiverged(
-                                f"the loss is {current:g} in epoch {epoch + 1}, step {step_in_epoch}, at learning rate "
-                                f"{rate:g}; {kept}; a lower learning rate or clip_norm: 1 usually helps"
-                            )
-                        reporter.step(epoch=epoch + 1, images=done, loss=totals[0].item() / done)
-                    if signals or orphaned():
-                        where = f"stopped in epoch {epoch + 1} after step {step_in_epoch} of {steps_an_epoch}"
-                        if state:
-                            state.save(snapshot())
-                            where += "; the state is saved, the same command goes on from here"
-                        raise Interrupted(where)
-                    now = time.monotonic()
-                    if state and now - last_save > save_every_seconds and step_in_epoch < steps_an_epoch:
-                        state.save(snapshot())
-                        last_save = now
-                rate = rate_of((epoch + 1) * steps_an_epoch - 1)
-                trained = steps_an_epoch * batch_size if steps_an_epoch > 1 else min(batch_size, len(labels))
-                epoch += 1
-                step_in_epoch = 0
-                validation_loss, accuracy = evaluate(averaged(), validation, machine, evaluation_batch_size)
-                train_loss, train_correct = (totals / trained).tolist()
-                rows.append(EpochRow(epoch, rate, train_loss, 100.0 * train_correct, validation_loss, accuracy))
+            while run.epoch < config.epochs:
+                began = time.monotonic()
+                _train_epoch(run, saves, reporter, stopped=lambda: bool(signals) or orphaned())
+                row = run.end_epoch(validation, evaluation_batch_size)
                 if curve:
-                    write_curve(curve, rows)
-                if state:
-                    state.save(snapshot())
-                    last_save = time.monotonic()
-                reporter.epoch(rows[-1], time.monotonic() - epoch_began)
+                    write_curve(curve, run.rows)
+                saves.save(run)
+                reporter.epoch(row, time.monotonic() - began)
     finally:
         reporter.stop()
-    if average:
-        model.load_state_dict(averaged().state_dict())
-    elif constraint:
-        constraint.after_step(model, steps, steps)
+    run.finish()
     if curve:
-        write_curve(curve, rows)
-    model.eval()
-    accuracy = rows[-1].validation_accuracy_percent if rows else evaluate(model, validation, machine)[1]
-    seconds = elapsed + time.monotonic() - began
-    speed, precision = seen / seconds if seconds and seen else 0.0, "bf16" if machine.autocast else "fp32"
-    return TrainResult(rows, batch_size, peak, accuracy, seconds, speed, precision)
+        write_curve(curve, run.rows)
+    if run.rows:
+        accuracy = run.rows[-1].validation_accuracy_percent
+    else:
+        _, accuracy = evaluate(model, validation, run.machine, evaluation_batch_size)
+    return TrainResult(
+        rows=run.rows,
+        batch_size=run.batch_size,
+        learning_rate=run.peak,
+        validation_accuracy_percent=accuracy,
+        seconds=run.seconds,
+        images_per_second=run.images_seen / run.seconds if run.images_seen else 0.0,
+        precision="bf16" if run.machine.autocast else "fp32",
+    )
+
+
+def _train_epoch(run: Run, saves: Saves, reporter: Reporter, stopped: Callable[[], bool]) -> None:
+    """Trains the steps that are left of the epoch. Raises `Interrupted` after the step that `stopped` is true at."""
+    for indices in run.remaining_batches():
+        loss = run.train_step(indices)
+        if run.machine.device.type == "cpu" or run.step_in_epoch % STEPS_A_LOOK == 0:
+            run.check(loss.item())
+            done = run.step_in_epoch * run.batch_size
+            reporter.step(epoch=run.epoch + 1, images=done, loss=run.totals[0].item() / done)
+        if stopped():
+            where = f"stopped in epoch {run.epoch + 1} after step {run.step_in_epoch} of {run.steps_an_epoch}"
+            if saves.state:
+                saves.save(run)
+                where += "; the state is saved, the same command goes on from here"
+            raise Interrupted(where)
+        saves.save_when_due(run)

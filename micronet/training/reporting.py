@@ -46,5 +46,4 @@ class Reporter:
 def write_curve(path: Path | str, rows: list[EpochRow]) -> None:
     """Writes the curve of a run so far: the whole file, so a resumed run neither skips nor doubles a row."""
     columns = [field.name for field in fields(EpochRow)]
-    numbers = ({key: f"{value:.6g}" if key != "epoch" else value for key, value in asdict(row).items()} for row in rows)
-    write_csv(path, columns, numbers)
+    write_csv(path, columns, map(asdict, rows), digits=6)

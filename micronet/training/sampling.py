@@ -1,4 +1,4 @@
-"""What a training step sees: batches of indices, augmented images, targets; and the plain loss."""
+"""What a training step sees: batches of indices, augmented images, targets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from micronet.params import Augment
@@ -22,25 +21,8 @@ class Batch:
     answers: Tensor | None = None  # (N, classes) float32, the teacher's logits, where they were computed before
 
 
-Loss = Callable[[Tensor, Batch], Tensor]
-
-
-"""logits (N, classes), the batch that gave them -> scalar."""
-
-
+# All images (M, 3, 32, 32) uint8, all labels (M,), a batch's indices (N,), a generator -> the batch.
 Sampler = Callable[[Tensor, Tensor, Tensor, torch.Generator], Batch]
-
-
-"""All images (M, 3, 32, 32) uint8, all labels (M,), a batch's indices (N,), a generator -> the batch."""
-
-
-def cross_entropy(label_smoothing: float = 0.0) -> Loss:
-    """The plain loss: cross entropy with hard or soft targets."""
-
-    def loss(logits: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(logits.float(), batch.targets, label_smoothing=label_smoothing)
-
-    return loss
 
 
 def augmented(config: Augment) -> Sampler:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
-import os
 import shutil
 import struct
 from pathlib import Path
@@ -13,12 +12,16 @@ from typing import Any
 
 import torch
 
+from micronet.errors import MicronetError
 from micronet.files import write_atomically
-from micronet.training.checkpoint import CheckpointError
+
+
+class StateError(MicronetError):
+    """The state of a run belongs to another process; the message is one sentence."""
 
 
 class ResumeState:
-    """What a killed run needs to go on, in `FOLDER/DIGEST/state`; a lock on FOLDER keeps a second trainer out.
+    """The state of a run, in `FOLDER/DIGEST/state`; a lock on FOLDER keeps a second trainer out.
 
     The file is a sha256 over what follows, then the length, then `torch.save` bytes that are read back with
     `weights_only=True`. Anything else is put aside as `state.refused` and named, never loaded.
@@ -39,9 +42,7 @@ class ResumeState:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise CheckpointError(
-                f"{self.folder}: another process is training this stage; wait for it or stop it"
-            ) from None
+            raise StateError(f"{self.folder}: another process is training this stage; wait for it or stop it") from None
         for other in self.folder.iterdir():  # state of other params can never be used again
             if other.is_dir() and other.name != self.digest:
                 shutil.rmtree(other, ignore_errors=True)
@@ -51,7 +52,7 @@ class ResumeState:
         self._lock.close()
 
     def save(self, content: dict[str, Any]) -> None:
-        """Replaces the saved state. Raises `CheckpointError` when it cannot be written; the old one stays."""
+        """Replaces the saved state. Raises `FileError` when it cannot be written; the old one stays."""
         buffer = io.BytesIO()
         torch.save(content | {"digest": self.digest}, buffer)
         data = buffer.getvalue()
@@ -78,7 +79,7 @@ class ResumeState:
             return content, None
         except Exception as error:  # whatever a damaged file makes torch raise
             aside = self.path.with_name("state.refused")
-            os.replace(self.path, aside)
+            self.path.rename(aside)
             reason = " ".join(str(error).split())
             return None, f"{aside}: resume state put aside, {reason}; starting anew"
 

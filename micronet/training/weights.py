@@ -1,4 +1,4 @@
-"""Which parameters of a network are weights that may be pruned or quantized."""
+"""Which parameters of a network are weights that may be pruned or quantized, how many are zero, and their use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 
 import torch
 from torch import nn
+
+from micronet.data.datasets import SHAPE
 
 
 def prunable(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -23,6 +25,11 @@ def count_zeros(model: nn.Module) -> tuple[int, int]:
     return sum(int((weight == 0).sum()) for weight in layers), sum(weight.numel() for weight in layers)
 
 
+def count_nonzero(model: nn.Module) -> int:
+    """Parameters of any kind that are not zero."""
+    return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+
+
 def positions(model: nn.Module) -> dict[str, int]:
     """How often one (3, 32, 32) image uses a weight of each prunable layer: the height times the width of its output.
 
@@ -34,5 +41,5 @@ def positions(model: nn.Module) -> dict[str, int]:
             lambda _module, _inputs, output, name=name: found.__setitem__(name, math.prod(output.shape[2:]))
         )
     with torch.no_grad():
-        shadow(torch.zeros(1, 3, 32, 32, device="meta"))
+        shadow(torch.zeros(1, *SHAPE, device="meta"))
     return found

@@ -11,14 +11,16 @@ from micronet.packed.cascade import Cascade
 from micronet.packed.file import read
 from micronet.packed.packing import pack
 from micronet.packed.steps import Conv
-from tests.support.packed import CONVNET, IMAGES, RESNET, prepared_model, settings
+from tests.support.configs import quantize_config
+from tests.support.models import CONVNET, RESNET
+from tests.support.packed import IMAGES, prepared_model
 
 
 @pytest.fixture(scope="session")
 def windowed(tmp_path_factory) -> Path:
     """A convnet's packed file, whose convolutions have windows of sums."""
     path = tmp_path_factory.mktemp("packed") / "quantized.safetensors"
-    pack(prepared_model(CONVNET, settings()), path, quantize=settings())
+    pack(prepared_model(CONVNET, quantize_config()), path, quantize=quantize_config())
     return path
 
 
@@ -26,7 +28,7 @@ def windowed(tmp_path_factory) -> Path:
 def small(tmp_path_factory) -> Path:
     """A sparse 4-bit ResNet's packed file."""
     path = tmp_path_factory.mktemp("packed") / "quantized.safetensors"
-    quantize = settings(weight_bits=4, activation_bits=4)
+    quantize = quantize_config(weight_bits=4, activation_bits=4)
     pack(prepared_model(RESNET, quantize, 0.5), path, quantize=quantize, metadata={"stage": "quantize"})
     return path
 
@@ -35,7 +37,7 @@ def small(tmp_path_factory) -> Path:
 def flipping(tmp_path_factory) -> Path:
     """The same with a flip margin, and most of its weights zero, so that masks have blocks."""
     path = tmp_path_factory.mktemp("packed") / "quantized.safetensors"
-    quantize = settings(weight_bits=4, activation_bits=4, flip_share=0.3)
+    quantize = quantize_config(weight_bits=4, activation_bits=4, flip_share=0.3)
     pack(prepared_model(RESNET, quantize, 0.9), path, quantize=quantize, images=IMAGES)
     assert any(step.weights.mask for step in read(path).steps if isinstance(step, Conv))
     return path
@@ -45,7 +47,7 @@ def flipping(tmp_path_factory) -> Path:
 def joined(tmp_path_factory) -> Path:
     """A cascade of two networks, both of which have margins."""
     folder = tmp_path_factory.mktemp("packed")
-    quantize = settings(weight_bits=4, activation_bits=4)
+    quantize = quantize_config(weight_bits=4, activation_bits=4)
     networks = [
         pack(prepared_model(spec, quantize, 0.7), folder / "one", quantize=quantize) for spec in (RESNET, CONVNET)
     ]

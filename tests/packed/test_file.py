@@ -17,8 +17,10 @@ from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.packed.steps import Conv
 from micronet.packed.steps.scaling import Requantization
+from tests.support.configs import quantize_config
 from tests.support.hostile import resigned
-from tests.support.packed import CONVNET, DENSENET, IMAGES, MOBILENET, RESNET, prepared_model, same, settings
+from tests.support.models import CONVNET, GROUPED_DENSENET, MOBILENET, RESNET
+from tests.support.packed import IMAGES, prepared_model, same
 from tests.support.places import ROOT
 
 FORMAT = (ROOT / "docs/format.md").read_text(encoding="utf-8")
@@ -35,7 +37,7 @@ def test_the_documents_decoder_is_at_most_60_lines():
 
 CASES = [
     (spec, changes, zeros)
-    for spec in (RESNET, DENSENET, MOBILENET, CONVNET)
+    for spec in (RESNET, GROUPED_DENSENET, MOBILENET, CONVNET)
     for changes, zeros in (
         ({}, 0.0),
         ({"weight_bits": 3, "activation_bits": 2, "input_bits": 5}, 0.7),
@@ -49,7 +51,7 @@ CASES = [
 
 @pytest.mark.parametrize(("spec", "changes", "zeros"), CASES)
 def test_the_documents_decoder_gives_the_weights_bit_for_bit(spec, changes, zeros, tmp_path):
-    quantize = settings(**changes)
+    quantize = quantize_config(**changes)
     prepared = prepared_model(spec, quantize, zeros)
     model = pack(prepared, tmp_path / "m", quantize=quantize, images=IMAGES)
     scope: dict = {}
@@ -76,7 +78,7 @@ def test_the_documents_decoder_gives_the_weights_bit_for_bit(spec, changes, zero
 
 
 def test_packing_twice_gives_the_same_bytes(small, tmp_path):
-    quantize = settings(weight_bits=4, activation_bits=4)
+    quantize = quantize_config(weight_bits=4, activation_bits=4)
     prepared = prepared_model(RESNET, quantize, 0.5)
     pack(prepared, tmp_path / "again", quantize=quantize, metadata={"stage": "quantize"})
     assert (tmp_path / "again").read_bytes() == small.read_bytes()
@@ -100,7 +102,7 @@ def test_reading_back_gives_what_was_packed(fixture, request):
 
 
 def test_the_header_of_a_small_network_is_at_most_a_tenth(tmp_path):
-    quantize = settings(weight_bits=4, activation_bits=4)
+    quantize = quantize_config(weight_bits=4, activation_bits=4)
     spec = {"name": "resnet", "blocks": [2, 2, 2], "widths": [16, 24, 32]}
     made = {"stage": "quantize", "validation_accuracy_percent": "90.12", "params_digest": "0123456789abcdef"}
     model = pack(prepared_model(spec, quantize, 0.7), tmp_path / "m", quantize=quantize, metadata=made)

@@ -16,8 +16,9 @@ from micronet.packed.bits import MOST_BLOCK
 from micronet.packed.errors import PackedFileError
 from micronet.packed.file import VERSION, _digest, decode
 from micronet.packed.packing import pack
+from tests.support.configs import quantize_config
 from tests.support.hostile import resigned
-from tests.support.packed import prepared_model, settings
+from tests.support.packed import prepared_model
 
 
 def survives(data: bytes) -> None:
@@ -196,7 +197,7 @@ def test_a_mask_that_calls_a_huge_weight_zero_allocates_a_few_hundred_times_the_
 
 def test_reading_a_sparse_file_allocates_a_small_multiple_of_its_size(tmp_path):
     spec = {"name": "resnet", "blocks": [1], "widths": [128]}
-    prepared = prepared_model(spec, settings(weight_bits=2), 0.97)
-    pack(prepared, tmp_path / "m", quantize=settings())
+    prepared = prepared_model(spec, quantize_config(weight_bits=2), 0.97)
+    pack(prepared, tmp_path / "m", quantize=quantize_config())
     data = (tmp_path / "m").read_bytes()
     assert _peak(data) < 128 * len(data)

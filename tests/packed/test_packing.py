@@ -19,12 +19,14 @@ from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.packed.reference import run
 from micronet.packed.steps import Conv, Maximum
-from tests.support.packed import CONVNET, DENSENET, IMAGES, RESNET, prepared_model, settings
+from tests.support.configs import quantize_config
+from tests.support.models import CONVNET, GROUPED_DENSENET, RESNET
+from tests.support.packed import IMAGES, prepared_model
 
 
-@pytest.mark.parametrize("spec", [RESNET, DENSENET, CONVNET])
+@pytest.mark.parametrize("spec", [RESNET, GROUPED_DENSENET, CONVNET])
 def test_the_packed_module_follows_the_fake_quantized_model(spec, tmp_path):
-    quantize = settings(multiplier_bits=14)
+    quantize = quantize_config(multiplier_bits=14)
     prepared = prepared_model(spec, quantize)
     pack(prepared, tmp_path / "m", quantize=quantize)
     with torch.no_grad():
@@ -34,11 +36,11 @@ def test_the_packed_module_follows_the_fake_quantized_model(spec, tmp_path):
 
 
 def test_a_channel_that_was_constant_in_training_does_not_blur_the_others(tmp_path):
-    prepared = prepared_model(RESNET, settings(multiplier_bits=14))
-    pack(prepared, tmp_path / "before", quantize=settings(multiplier_bits=14))
+    prepared = prepared_model(RESNET, quantize_config(multiplier_bits=14))
+    pack(prepared, tmp_path / "before", quantize=quantize_config(multiplier_bits=14))
     norm = prepared.get_submodule("stages.0.0.norm1")
     norm.running_var[1], norm.bias.data[1] = 0.0, -1e4  # a gain of 300, always below 0
-    model = pack(prepared, tmp_path / "m", quantize=settings(multiplier_bits=14))
+    model = pack(prepared, tmp_path / "m", quantize=quantize_config(multiplier_bits=14))
     with torch.no_grad():
         wanted, got = prepared(normalise(IMAGES)), load_packed(tmp_path / "m")(normalise(IMAGES))
     assert torch.corrcoef(torch.stack([wanted.flatten().double(), got.flatten()]))[0, 1] > 0.999
@@ -47,10 +49,10 @@ def test_a_channel_that_was_constant_in_training_does_not_blur_the_others(tmp_pa
 
 
 def test_a_gain_beyond_the_multipliers_keeps_its_threshold(tmp_path):
-    prepared = prepared_model(RESNET, settings(activation_bits=2, multiplier_bits=6))
+    prepared = prepared_model(RESNET, quantize_config(activation_bits=2, multiplier_bits=6))
     with torch.no_grad():
         prepared.stem.norm.weight.fill_(1e5)
-    pack(prepared, tmp_path / "m", quantize=settings(multiplier_bits=6))
+    pack(prepared, tmp_path / "m", quantize=quantize_config(multiplier_bits=6))
     module = load_packed(tmp_path / "m")
     with torch.no_grad():
         real = prepared.activations.relu(
@@ -61,8 +63,8 @@ def test_a_gain_beyond_the_multipliers_keeps_its_threshold(tmp_path):
 
 
 def test_a_half_model_computes_what_the_float_model_does(tmp_path):
-    quantize = settings(method="half")
-    prepared = prepared_model(DENSENET, quantize)
+    quantize = quantize_config(method="half")
+    prepared = prepared_model(GROUPED_DENSENET, quantize)
     pack(prepared, tmp_path / "m", quantize=quantize)
     with torch.no_grad():
         wanted, got = prepared(normalise(IMAGES)), load_packed(tmp_path / "m")(normalise(IMAGES))
@@ -88,8 +90,8 @@ def test_logits_do_not_depend_on_batch_size_or_memory_format(small):
 def test_an_interleaving_costs_no_step_and_no_bit(tmp_path):
     files = {}
     for interleave in (True, False):
-        spec = DENSENET | {"interleave": {"bottleneck": interleave, "transition": interleave}}
-        files[interleave] = pack(prepared_model(spec, settings()), tmp_path / "m", quantize=settings())
+        spec = GROUPED_DENSENET | {"interleave": {"bottleneck": interleave, "transition": interleave}}
+        files[interleave] = pack(prepared_model(spec, quantize_config()), tmp_path / "m", quantize=quantize_config())
     assert [step.op for step in files[True].steps] == [step.op for step in files[False].steps]
     weights = [sum(step.stored("weight") for step in model.steps) for model in files.values()]
     assert weights[0] == weights[1]
@@ -131,14 +133,14 @@ class Odd(nn.Module):
 )
 def test_what_the_format_does_not_know_is_refused_and_nothing_is_written(between, refused_by, message, tmp_path):
     with pytest.raises(QuantizationError, match=message) as error:
-        pack(prepare(Odd(between), settings()), tmp_path / "m", quantize=settings())
+        pack(prepare(Odd(between), quantize_config()), tmp_path / "m", quantize=quantize_config())
     assert error.type is refused_by
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_norm_with_negative_scales_behind_a_maximum_of_floats_is_refused(tmp_path):
-    half = settings(method="half")
+    half = quantize_config(method="half")
     prepared = prepared_model(CONVNET, half)
     prepared.blocks.get_submodule("0").norm1.weight.data[0] = -1.0
     with pytest.raises(PackError, match="norm1: has negative scales and follows a maximum of floats"):
@@ -178,7 +180,7 @@ class Pooled(nn.Module):
 )
 def test_the_greatest_sum_goes_on_where_its_code_is_the_greatest_too(between, windows, steps, tmp_path):
     torch.manual_seed(0)
-    quantize = settings(weight_bits=8, activation_bits=8)
+    quantize = quantize_config(weight_bits=8, activation_bits=8)
     prepared = prepare(Pooled(*between), quantize)
     pixels = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
     recalibrate_batch_norm(prepared, [normalise(pixels)])
@@ -200,7 +202,7 @@ def test_the_greatest_sum_goes_on_where_its_code_is_the_greatest_too(between, wi
     ],
 )
 def test_an_order_that_no_step_has_is_refused(between, method, message, tmp_path):
-    quantize = settings(method=method)
+    quantize = quantize_config(method=method)
     model = Pooled(*between)
     model.norm.weight.data.abs_()
     with pytest.raises(PackError, match=message):
@@ -209,7 +211,7 @@ def test_an_order_that_no_step_has_is_refused(between, method, message, tmp_path
 
 def test_what_is_added_to_the_greatest_sums_is_added_to_one_of_each_window(tmp_path):
     torch.manual_seed(0)
-    quantize = settings(weight_bits=8, activation_bits=8)
+    quantize = quantize_config(weight_bits=8, activation_bits=8)
     prepared = prepare(Pooled("maximum", "norm", "add", "relu"), quantize)
     pixels = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
     calibrate(prepared, pixels)
@@ -230,23 +232,23 @@ def test_a_factor_of_anything_but_the_logits_is_refused():
             return self.classifier((F.relu(self.conv(x)) * 0.5).mean((2, 3)))
 
     with pytest.raises(QuantizationError, match="mul: a product cannot be packed"):
-        prepare(Scaled(), settings())
+        prepare(Scaled(), quantize_config())
 
 
 def test_a_model_without_quantizers_is_refused(tmp_path):
     with pytest.raises(PackError, match="a ResNet is not quantized; quantization.prepare makes"):
-        pack(models.build(RESNET), tmp_path / "m", quantize=settings())
+        pack(models.build(RESNET), tmp_path / "m", quantize=quantize_config())
 
 
 def test_a_model_that_diverged_is_refused(tmp_path):
-    prepared = prepared_model(RESNET, settings())
+    prepared = prepared_model(RESNET, quantize_config())
     prepared.stem.norm.weight.data.fill_(float("nan"))
     with pytest.raises(PackError, match="not finite"):
-        pack(prepared, tmp_path / "m", quantize=settings())
+        pack(prepared, tmp_path / "m", quantize=quantize_config())
 
 
 def test_a_share_without_images_is_refused(tmp_path):
-    quantize = settings(flip_share=0.3)
+    quantize = quantize_config(flip_share=0.3)
     with pytest.raises(PackError, match="flip_share: the images that set the margin are missing"):
         pack(prepared_model(RESNET, quantize), tmp_path / "m", quantize=quantize)
     assert not (tmp_path / "m").exists()

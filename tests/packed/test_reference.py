@@ -29,25 +29,14 @@ from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_score
 from micronet.scoring.packed_counts import packed_operations
 from micronet.scoring.records import macs
-from tests.support.packed import (
-    CONVNET,
-    DENSENET,
-    MOBILENET,
-    RESNET,
-    conv,
-    counted,
-    hand_made,
-    linear,
-    packed_network,
-    pool,
-    settings,
-    vector,
-)
+from tests.support.configs import quantize_config
+from tests.support.models import CONVNET, GROUPED_DENSENET, MOBILENET, RESNET
+from tests.support.packed import conv, counted, hand_made, linear, packed_network, pool, vector
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32)).astype(np.uint8)
 CASES = [
     (spec, changes, zeros)
-    for spec in (RESNET, DENSENET, MOBILENET | {"widths": [8, 16]}, CONVNET | {"widths": [8, 12, 16]})
+    for spec in (RESNET, GROUPED_DENSENET, MOBILENET | {"widths": [8, 16]}, CONVNET | {"widths": [8, 12, 16]})
     for changes, zeros in (
         ({}, 0.0),
         ({"weight_bits": 4, "activation_bits": 4}, 0.8),
@@ -62,7 +51,7 @@ CASES = [
 
 
 def packed_model(spec, changes, zeros, path) -> PackedModel:
-    return packed_network(spec, settings(**changes), torch.from_numpy(IMAGES), path, zeros)
+    return packed_network(spec, quantize_config(**changes), torch.from_numpy(IMAGES), path, zeros)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]['name']}-{case[1]}")
@@ -119,7 +108,7 @@ def header_bytes(path) -> int:
     return 8 + int.from_bytes(path.read_bytes()[:8], "little")
 
 
-@pytest.mark.parametrize("spec", [RESNET, DENSENET])
+@pytest.mark.parametrize("spec", [RESNET, GROUPED_DENSENET])
 def test_under_deck_rules_the_records_are_the_model_as_designed(spec, tmp_path):
     model = packed_model(spec, {}, 0.0, tmp_path / "m")
     network = models.build(spec)
@@ -352,7 +341,7 @@ def test_the_reference_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize("spec", [RESNET, DENSENET])
+@pytest.mark.parametrize("spec", [RESNET, GROUPED_DENSENET])
 def test_a_packed_model_has_the_macs_and_deck_flops_of_its_architecture(spec, tmp_path):
     packed_model(spec, {}, 0.0, tmp_path / "m")
     ops = operations(load_packed(tmp_path / "m"))

@@ -136,7 +136,7 @@ def test_the_best_climb_and_what_is_in_the_table_is_not_run_again(climbed):
 
 
 def test_a_candidate_that_diverges_is_out_and_the_others_go_on(climbed, monkeypatch):
-    from micronet.training.loop import TrainingDiverged
+    from micronet.training.run import TrainingDiverged
 
     setting = space()
     lost, *_ = search.candidates(setting)

@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from micronet import params
+from micronet.files import write_atomically
 from micronet.training.reporting import Reporter
 from studies import collect, plan, run, sources
 from tools import studies_table
@@ -357,7 +358,7 @@ def test_the_subset_holds_as_many_images_of_each_class():
 )
 def test_an_unknown_study_or_variant_lists_those_that_exist(folder, capsys, arguments, text):
     kept = folder / "metrics/studies/runs/rates/slow-0.json"
-    plan.write(kept, "{}")
+    write_atomically(kept, "{}")
     assert run.main([*arguments, "--seed", "0"]) == 2
     assert capsys.readouterr().err == text + "\n"
     assert kept.read_text() == "{}"
@@ -368,7 +369,7 @@ def test_a_faulty_study_file_ends_with_2_and_leaves_everything(folder, capsys):
     del changed["studies"]["widths"]["variants"]["taught"]["teacher"]
     (folder / "studies/studies.yaml").write_text(yaml.safe_dump(changed))
     failed = folder / "metrics/studies/runs/rates/slow-0.json"
-    plan.write(failed, '{"failure": "x", "log": "y"}')
+    write_atomically(failed, '{"failure": "x", "log": "y"}')
     assert plan.main(["--retry"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert failed.exists() and not plan.PLAN.exists()
@@ -394,7 +395,7 @@ def test_a_run_that_is_killed_is_recorded_and_retry_forgets_failures_only(folder
     record = folder / "metrics/studies/runs/rates/broken-0.json"
     assert json.loads(record.read_text())["failure"] == "ended by signal 9"
     kept = folder / "metrics/studies/runs/rates/slow-0.json"
-    plan.write(kept, '{"validation_accuracy_percent": 50.0}')
+    write_atomically(kept, '{"validation_accuracy_percent": 50.0}')
     assert plan.forget_failures() == [record.relative_to(folder)]
     assert kept.exists() and not record.exists()
 

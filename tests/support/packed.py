@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-import models
-from micronet.compress.calibration import calibrate, recalibrate_batch_norm
-from micronet.compress.quantization import prepare
+from micronet.compress.calibration import recalibrate_batch_norm
 from micronet.data.images import normalise
 from micronet.packed.bits import weight_storage
 from micronet.packed.file import decode, encode
@@ -25,66 +22,28 @@ from micronet.packed.steps.linear import Choice
 from micronet.packed.steps.scaling import Requantization, Residual
 from micronet.packed.steps.weights import Weights
 from micronet.packed.widths import signed_width
-from micronet.params import Quantize, Train
+from micronet.params import Quantize
 from micronet.scoring.packed_counts import CHOICE
 from micronet.scoring.records import Operation
+from tests.support.images import random_images
+from tests.support.models import quantized, random_model
 
-RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
-MOBILENET = {"name": "mobilenet", "blocks": [2, 1], "widths": [4, 8], "expansion": 2}
-CONVNET = {"name": "convnet", "widths": [4, 8, 6]}
-DENSENET = {
-    "name": "densenet",
-    "blocks": [2, 2],
-    "growth_rate": 4,
-    "groups": {"bottleneck": 2, "transition": 4},
-    "interleave": {"bottleneck": True, "transition": True},
-}
-IMAGES = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = random_images(32)
 PIXEL_RANGE = np.full(3, -128), np.full(3, 127)
-
-
-def settings(**changes: Any) -> Quantize:
-    """The section `quantize` with these changes."""
-    return Quantize(train=Train(epochs=1, learning_rate=0.1), **changes)
-
-
-def random_network(spec: dict[str, Any], zeros: float = 0.0, gains: tuple[float, float] = (0.5, 1.5)) -> nn.Module:
-    """A network with random weights, a share of them zero, and random norms. Draws from the global generator."""
-    model = models.build(spec)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(*gains)
-                module.bias.normal_(0, 0.3)
-            elif isinstance(module, nn.Conv2d | nn.Linear):
-                if spec["name"] == "convnet":  # begins as the identity, with hardly any weight that is not zero
-                    nn.init.kaiming_normal_(module.weight)
-                module.weight.mul_(torch.rand_like(module.weight) >= zeros)
-    return model
-
-
-def prepared_network(model: nn.Module, quantize: Quantize, images: Tensor) -> fx.GraphModule:
-    """The network quantized and calibrated on images (N, 3, 32, 32) uint8, in eval mode."""
-    prepared = prepare(model, quantize)
-    calibrate(prepared, images)
-    recalibrate_batch_norm(prepared, [normalise(images)])
-    return prepared.eval()
 
 
 def prepared_model(spec: dict[str, Any], quantize: Quantize, zeros: float = 0.0) -> fx.GraphModule:
     """A network with random weights and norms, pruned, quantized, calibrated on `IMAGES`."""
-    torch.manual_seed(1)
-    return prepared_network(random_network(spec, zeros), quantize, IMAGES)
+    return quantized(random_model(spec, 1, zeros=zeros), quantize, IMAGES)
 
 
 def packed_network(
     spec: dict[str, Any], quantize: Quantize, images: Tensor, path: Path, zeros: float = 0.0
 ) -> PackedModel:
     """A packed network with norms of both signs, as if trained: else the first steps cut nearly all codes off."""
-    torch.manual_seed(2)
-    model = random_network(spec, zeros, gains=(-0.5, 1.5))
+    model = random_model(spec, 2, zeros=zeros, norms=(-0.5, 1.5))
     recalibrate_batch_norm(model, [normalise(images)])
-    return pack(prepared_network(model, quantize, images), path, quantize=quantize, images=images)
+    return pack(quantized(model, quantize, images), path, quantize=quantize, images=images)
 
 
 def same(one: Any, other: Any) -> bool:

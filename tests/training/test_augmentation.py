@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 from micronet import params
 from micronet.data.images import normalise
 from micronet.training.augmentation import _cutmix_masks, augment, box_masks, crop_and_flip, sample_beta
+from tests.support.images import random_split
 
 SEEDS = st.integers(0, 2**31)
 OFF = {"crop_padding": 0, "flip": False}
@@ -22,9 +23,8 @@ def generator(seed: int) -> torch.Generator:
 
 
 def random_batch(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    source = generator(seed)
-    images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=source)
-    return images, torch.randint(10, (count,), generator=source)
+    split = random_split(count, seed)
+    return split.images, split.labels
 
 
 def flat_batch() -> tuple[torch.Tensor, torch.Tensor]:

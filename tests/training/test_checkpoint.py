@@ -1,13 +1,10 @@
-"""Checkpoints and resume state: whole or absent, the same bytes for the same weights, refused in one sentence."""
+"""Checkpoints: whole or absent, the same bytes for the same weights, refused in one sentence."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 import pickle
-import signal
 import struct
 import subprocess
 import sys
@@ -22,19 +19,14 @@ from torch import nn
 
 import models
 from micronet.errors import MicronetError
-from micronet.files import write_json
+from micronet.files import FileError
 from micronet.training.checkpoint import FORMAT, HALF_ABOVE_PARAMETERS, CheckpointError, load, save, stored
-from micronet.training.state import ResumeState
 from micronet.training.weights import count_zeros
+from tests.support.failures import full_disk
+from tests.support.models import TINY, new_model
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = {"name": "resnet", "blocks": [1], "widths": [4]}
 FACTS = {"stage": "train_student", "epochs": 3, "validation_accuracy_percent": 61.5, "params_digest": "abc"}
-
-
-def new_model(spec: dict = TINY) -> nn.Module:
-    torch.manual_seed(0)
-    return models.build(spec)
 
 
 def saved(path: Path, model: nn.Module | None = None, **more) -> Path:
@@ -100,7 +92,7 @@ def test_the_same_weights_give_the_same_bytes_under_another_name(tmp_path):
 
 def test_another_process_writes_the_same_bytes(tmp_path):
     code = (
-        "import sys, torch, models; from micronet import checkpoint; torch.manual_seed(0); "
+        "import sys, torch, models; from micronet.training import checkpoint; torch.manual_seed(0); "
         f"checkpoint.save(sys.argv[1], models.build({TINY!r}), **{FACTS!r})"
     )
     path = tmp_path / "there.safetensors"
@@ -185,10 +177,15 @@ def test_a_missing_checkpoint_names_the_stage_that_makes_it(tmp_path, name, scri
     assert (ROOT / "stages" / f"{script}.py").is_file()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> bytes:
+    """The bytes of a checkpoint."""
+    return saved(tmp_path_factory.mktemp("whole") / "student.safetensors").read_bytes()
+
+
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True))
-def test_a_truncated_checkpoint_is_refused(tmp_path, share):
-    whole = saved(tmp_path / "student.safetensors").read_bytes()
+def test_a_truncated_checkpoint_is_refused(tmp_path, whole, share):
     path = tmp_path / "cut" / "student.safetensors"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(whole[: int(share * len(whole))])
@@ -197,8 +194,8 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, share):
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 1500), bit=st.integers(0, 7))
-def test_a_flipped_bit_in_the_header_never_ends_in_a_traceback(tmp_path, position, bit):
-    data = bytearray(saved(tmp_path / "student.safetensors").read_bytes())
+def test_a_flipped_bit_in_the_header_never_ends_in_a_traceback(tmp_path, whole, position, bit):
+    data = bytearray(whole)
     data[position] ^= 1 << bit
     path = tmp_path / "flipped.safetensors"
     path.write_bytes(data)
@@ -241,7 +238,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, protocol):
 
 def test_a_packed_model_is_sent_to_the_function_that_reads_it(tmp_path):
     path = write(tmp_path / "quantized.safetensors", {"payload": torch.zeros(9, dtype=torch.uint8)}, {"format": 1})
-    assert "is a packed model; `micronet.packing.load_packed` reads those" in refusal(path)
+    assert "is a packed model; `micronet.packed.load_packed` reads those" in refusal(path)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
@@ -268,177 +265,12 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypa
     path = saved(tmp_path / "student.safetensors")
     before = path.read_bytes()
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, call, full)
-    with pytest.raises(CheckpointError) as caught:
+    monkeypatch.setattr(os, call, full_disk)
+    with pytest.raises(FileError) as caught:
         saved(path, epochs=4)
     assert str(caught.value) == f"{path}: cannot be written (No space left on device); what stood there is intact"
     assert path.read_bytes() == before and entries(tmp_path) == [path.name]
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    write_json(path, {"old": 1})
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", stop)
-    with pytest.raises(KeyboardInterrupt):
-        write_json(path, {"new": 2})
-    assert json.loads(path.read_text()) == {"old": 1} and entries(tmp_path) == ["a.json"]
-
-
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        write_json(tmp_path / "file" / "a.json", {})
-
-
 def test_a_written_file_can_be_read_by_others(tmp_path):
     assert saved(tmp_path / "new" / "student.safetensors").stat().st_mode & 0o777 == 0o644
-
-
-# --- resume state ---
-
-CONTENT = {"epoch": 3, "weights": {"a": torch.arange(5.0)}, "rows": [{"loss": 0.5}], "none": None}
-
-
-def kept(folder: Path, digest: str = "x") -> Path:
-    """A saved state."""
-    with ResumeState(folder, digest) as state:
-        state.save(CONTENT)
-        return state.path
-
-
-def put_aside(folder: Path, digest: str = "x") -> str:
-    """Why the state was put aside; asserts that it was, under its other name."""
-    with ResumeState(folder, digest) as state:
-        content, remark = state.load()
-        assert content is None and not state.path.exists()
-        assert state.path.with_name("state.refused").is_file()
-        assert state.load() == (None, None)
-    assert remark.startswith(str(state.path.with_name("state.refused"))) and remark.endswith("starting anew")
-    assert "\n" not in remark
-    return remark
-
-
-def test_a_state_comes_back_as_it_was(tmp_path):
-    kept(tmp_path)
-    with ResumeState(tmp_path, "x") as state:
-        content, remark = state.load()
-    assert remark is None and torch.equal(content.pop("weights")["a"], torch.arange(5.0))
-    assert content == {"epoch": 3, "rows": [{"loss": 0.5}], "none": None}
-
-
-def test_without_a_state_there_is_nothing_to_say(tmp_path):
-    with ResumeState(tmp_path, "x") as state:
-        assert state.load() == (None, None)
-
-
-def test_clearing_removes_the_state_and_not_the_lock(tmp_path):
-    kept(tmp_path)
-    with ResumeState(tmp_path, "x") as state:
-        state.clear()
-        assert state.load() == (None, None)
-    assert entries(tmp_path) == ["lock"]
-
-
-def test_a_state_of_other_params_is_removed(tmp_path):
-    kept(tmp_path, "old")
-    with ResumeState(tmp_path, "new") as state:
-        assert state.load() == (None, None)
-    assert not (tmp_path / "old").exists()
-
-
-def test_a_second_trainer_in_the_same_process_is_refused(tmp_path):
-    with ResumeState(tmp_path, "x"):
-        with pytest.raises(CheckpointError, match="another process is training this stage"), ResumeState(tmp_path, "x"):
-            pass
-    with ResumeState(tmp_path, "x"):  # and let in afterwards
-        pass
-
-
-def test_a_second_trainer_leaves_the_first_ones_state_alone(tmp_path):
-    with ResumeState(tmp_path, "first") as state:
-        state.save(CONTENT)
-        with pytest.raises(CheckpointError), ResumeState(tmp_path, "second"):
-            pass
-        assert state.load()[0]["epoch"] == 3
-
-
-def test_the_lock_of_another_process_holds_until_that_one_is_killed(tmp_path):
-    code = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, 2); print(flush=True); time.sleep(60)"
-    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
-    other = subprocess.Popen(command, stdout=subprocess.PIPE)
-    try:
-        other.stdout.readline()
-        with pytest.raises(CheckpointError, match="another process"), ResumeState(tmp_path, "x"):
-            pass
-    finally:
-        other.send_signal(signal.SIGKILL)
-        other.wait()
-        other.stdout.close()
-    with ResumeState(tmp_path, "x"):
-        pass
-
-
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
-def test_a_truncated_state_is_put_aside(tmp_path, share):
-    path = kept(tmp_path)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
-    put_aside(tmp_path)
-
-
-def test_a_state_of_another_version_is_put_aside(tmp_path):
-    path = kept(tmp_path)
-    path.write_bytes(path.read_bytes().replace(ResumeState.MAGIC, b"micronet-state-0"))
-    assert "it is of another version" in put_aside(tmp_path)
-
-
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_state_with_a_flipped_bit_is_put_aside(tmp_path, share, bit):
-    path = kept(tmp_path)
-    data = bytearray(path.read_bytes())
-    data[int(share * len(data))] ^= 1 << bit
-    path.write_bytes(data)
-    put_aside(tmp_path)
-
-
-def test_a_state_of_another_digest_is_put_aside(tmp_path):
-    path = kept(tmp_path, "x")
-    other = tmp_path / "two" / "y" / "state"
-    other.parent.mkdir(parents=True)
-    other.write_bytes(path.read_bytes())
-    assert "it belongs to other params" in put_aside(tmp_path / "two", "y")
-
-
-def test_a_state_with_code_in_it_is_put_aside_and_not_run(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "sprung"),)
-
-    path = kept(tmp_path)
-    torch.save({"digest": "x", "trap": Trap()}, tmp_path / "trap")
-    data = (tmp_path / "trap").read_bytes()
-    path.write_bytes(ResumeState.MAGIC + hashlib.sha256(data).digest() + struct.pack("<Q", len(data)) + data)
-    put_aside(tmp_path)
-    assert not (tmp_path / "sprung").exists()
-
-
-def test_a_full_disk_keeps_the_state_of_before(tmp_path, monkeypatch):
-    kept(tmp_path)
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with ResumeState(tmp_path, "x") as state:
-        with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="No space left on device"):
-            patch.setattr(os, "fsync", full)
-            state.save(CONTENT | {"epoch": 4})
-        assert state.load()[0]["epoch"] == 3
-        assert entries(state.path.parent) == ["state"]

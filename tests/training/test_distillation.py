@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import models
-from micronet.data.images import Split
 from micronet.params import Augment, Distillation, Train
 from micronet.training.distillation import (
     answering,
@@ -23,30 +21,19 @@ from micronet.training.distillation import (
     known_answers,
     mean_of_pairs,
 )
-from micronet.training.hardware import Machine
 from micronet.training.loop import train
 from micronet.training.sampling import Batch
-
-MACHINE = Machine(torch.device("cpu"), autocast=False, channels_last=True)
+from tests.support.configs import MACHINE
+from tests.support.images import random_split
+from tests.support.models import TINY, new_model
 
 
 def logits(seed: int, count: int = 6, size: float = 3.0) -> Tensor:
     return size * torch.randn(count, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
 
 
-def new_model(seed: int = 0, width: int = 4) -> nn.Module:
-    torch.manual_seed(seed)
-    return models.build({"name": "resnet", "blocks": [1], "widths": [width]})
-
-
 def some_images(count: int = 8) -> Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(7))
-
-
-def split(count: int) -> Split:
-    generator = torch.Generator().manual_seed(count)
-    pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    return Split(pixels, torch.randint(10, (count,), generator=generator))
 
 
 def loss_of(teacher: nn.Module, *, alpha: float, temperature: float = 4.0, label_smoothing: float = 0.0):
@@ -184,20 +171,20 @@ class Looks(nn.Module):
 
 
 def test_teacher_and_student_see_the_same_crop():
-    student, teacher = Looks(new_model(1), always=False), Looks(new_model(2), always=True)
+    student, teacher = Looks(new_model(seed=1), always=False), Looks(new_model(seed=2), always=True)
     augment = Augment(cutout_size=8, cutmix_alpha=1.0, cutmix_probability=0.5)
     config = Train(epochs=2, batch_size=8, learning_rate=0.05, augment=augment)
-    data = {"training": split(32), "validation": split(10)}
+    data = {"training": random_split(32, 32), "validation": random_split(10, 10)}
     train(student, config=config, machine=MACHINE, seed=0, loss=loss_of(teacher, alpha=0.9), **data)
     assert len(student.seen) == len(teacher.seen) == 8
     assert all(torch.equal(one, two) for one, two in zip(student.seen, teacher.seen, strict=True))
 
 
 def test_distilling_from_a_teacher_brings_the_students_answers_nearer():
-    student, teacher = new_model(1), new_model(2, width=8).eval()
+    student, teacher = new_model(seed=1), new_model(TINY | {"widths": [8]}, seed=2).eval()
     images = some_images(32)
     config = Train(epochs=6, batch_size=16, learning_rate=0.1, augment=Augment(crop_padding=0, flip=False))
-    data = split(64)
+    data = random_split(64, 64)
 
     def distance() -> float:
         with torch.no_grad():
@@ -220,7 +207,7 @@ def test_distilling_from_a_teacher_brings_the_students_answers_nearer():
 
 
 def test_a_fixed_view_is_the_crop_that_augment_would_make():
-    data, views = split(6), fixed_views(3, 6, Augment(crop_padding=4), seed=1)
+    data, views = random_split(6, 6), fixed_views(3, 6, Augment(crop_padding=4), seed=1)
     assert len(views) == 3
     padded = F.pad(data.images, (4, 4, 4, 4), value=128)
     for view in range(3):
@@ -249,7 +236,7 @@ def test_fixed_views_refuse_what_draws_every_image_anew(drawn):
 
 
 def test_a_known_answer_is_the_teachers_answer_to_the_image_beside_it():
-    data, teacher = split(40), new_model().eval()
+    data, teacher = random_split(40, 40), new_model().eval()
     views = fixed_views(3, 40, Augment(), seed=1)
     answers = torch.stack([answers_to_view(teacher, data.images, views, view, MACHINE, 16) for view in range(3)])
     sample = known_answers(views, answers, MACHINE)
@@ -282,7 +269,7 @@ def test_an_image_and_its_mirror_image_get_the_same_answer_the_mean_of_both():
 
 
 def test_views_in_pairs_mirror_one_another_and_know_what_a_mirroring_teacher_answers():
-    data, teacher = split(20), new_model().eval()
+    data, teacher = random_split(20, 20), new_model().eval()
     views = fixed_views(6, 20, Augment(), seed=1, pairs=True)
     part, answer = slice(0, 20), answering(teacher, MACHINE, mirror=True)
     answers = torch.stack([answers_to_view(teacher, data.images, views, view, MACHINE, 16) for view in range(6)])

@@ -1,80 +1,31 @@
-"""The one training loop: schedules, resume, averages, what it refuses."""
+"""The one training loop: what it learns, how it goes on, what it keeps, what it refuses."""
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
-import models
 from micronet.compress.pruning import FixedMask
-from micronet.compress.quantization import prepare
-from micronet.compress.quantizers import LsqActivation, LsqWeight
-from micronet.data.images import Split
-from micronet.params import Augment, Engine, Quantize, Train
+from micronet.params import Augment, Train
 from micronet.training.evaluation import evaluate
-from micronet.training.hardware import COMPILE_STEPS, Machine, compiled, machine, suited
 from micronet.training.interruption import Interrupted
-from micronet.training.loop import TrainingDiverged, TrainResult, train
-from micronet.training.optimizers import find_batch_size, parameter_groups
-from micronet.training.reporting import Reporter
+from micronet.training.loop import TrainResult, train
+from micronet.training.run import Run, TrainingDiverged
 from micronet.training.sampling import batches
-from micronet.training.schedules import learning_rate
 from micronet.training.state import ResumeState
-
-MACHINE = Machine(torch.device("cpu"), autocast=False, channels_last=True)
-TINY = {"name": "resnet", "blocks": [1], "widths": [4]}
-
-
-def images(count: int, seed: int = 0) -> Split:
-    """Random images whose label shows in their brightness."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(10, (count,), generator=generator)
-    noise = torch.randint(0, 100, (count, 3, 32, 32), generator=generator)
-    return Split((noise + 15 * labels[:, None, None, None]).to(torch.uint8), labels)
-
-
-def config(**changes) -> Train:
-    return Train(**({"epochs": 2, "batch_size": 16, "learning_rate": 0.05} | changes))
-
-
-def new_model(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return models.build(TINY)
+from tests.support.configs import MACHINE, train_config
+from tests.support.failures import InterruptAt, StopAt
+from tests.support.images import bright_split
+from tests.support.models import new_model, same, weights
 
 
 def run(model: nn.Module, settings: Train, **more) -> TrainResult:
-    return train(model, config=settings, training=images(64), validation=images(20, 1), machine=MACHINE, seed=3, **more)
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    return all(torch.equal(one, two) for one, two in pairs)
-
-
-def test_step_schedule_is_the_decks_thirds():
-    rates = [learning_rate("step", step, 300, peak=0.1) for step in (0, 99, 100, 199, 200, 299)]
-    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
-
-
-def test_cosine_schedule_agrees_with_torch():
-    parameter = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.1)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
-    for step in range(50):
-        assert learning_rate("cosine", step, 50, peak=0.1) == pytest.approx(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-
-
-def test_one_cycle_rises_to_its_peak_and_falls_to_nearly_nothing():
-    rates = [learning_rate("one_cycle", step, 100, peak=1.0, warmup_fraction=0.2) for step in range(100)]
-    assert rates.index(max(rates)) == 20
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[-1] == pytest.approx(1 / 80)
-    assert rates[:21] == sorted(rates[:21]) and rates[20:] == sorted(rates[20:], reverse=True)
+    data = {"training": bright_split(64), "validation": bright_split(20, 1)}
+    return train(model, config=settings, machine=MACHINE, seed=3, **data, **more)
 
 
 def test_an_epoch_sees_no_image_twice_and_another_order_each_time():
@@ -84,32 +35,21 @@ def test_an_epoch_sees_no_image_twice_and_another_order_each_time():
 
 
 def test_training_lowers_the_loss():
-    result = run(new_model(), config(epochs=6))
+    result = run(new_model(), train_config(epochs=6))
     assert result.rows[-1].train_loss < result.rows[0].train_loss - 0.1
 
 
 def test_the_same_seed_gives_the_same_weights():
     one, two = new_model(), new_model()
-    run(one, config())
-    run(two, config())
-    assert same(one, two)
-
-
-class StopAt(Reporter):
-    """Dies at one step, as a process that is killed does."""
-
-    def __init__(self, epoch: int, images: int):
-        self.where = epoch, images
-
-    def step(self, *, epoch: int, images: int, loss: float) -> None:
-        if (epoch, images) == self.where:
-            raise ProcessLookupError
+    run(one, train_config())
+    run(two, train_config())
+    assert same(weights(one), weights(two))
 
 
 @pytest.mark.parametrize("where", [(1, 16), (1, 64), (2, 48)])
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, where, ema_decay):
-    settings = config(ema_decay=ema_decay, augment=Augment(cutmix_alpha=1.0, cutmix_probability=0.5))
+    settings = train_config(ema_decay=ema_decay, augment=Augment(cutmix_alpha=1.0, cutmix_probability=0.5))
     whole, parts = new_model(), new_model()
     expected = run(whole, settings)
     with ResumeState(tmp_path, "x") as state, pytest.raises(ProcessLookupError):
@@ -118,27 +58,19 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, where, ema_
     parts = new_model(seed=9 if saved else 0)
     with ResumeState(tmp_path, "x") as state:
         result = run(parts, settings, state=state)
-    assert same(whole, parts)
+    assert same(weights(whole), weights(parts))
     assert result.rows == expected.rows
 
 
 @pytest.mark.parametrize("where", [(2, 32), (1, 64)])  # in the middle of an epoch, and at its last step
 def test_a_signal_stops_after_the_step_and_the_same_command_goes_on(tmp_path, where):
-    import os
-    import signal
-
-    class Interrupt(Reporter):
-        def step(self, *, epoch: int, images: int, loss: float) -> None:
-            if (epoch, images) == where:
-                os.kill(os.getpid(), signal.SIGINT)
-
     whole, parts = new_model(), new_model()
-    run(whole, config())
+    run(whole, train_config())
     with ResumeState(tmp_path, "x") as state:
         with pytest.raises(Interrupted, match=f"epoch {where[0]} after step .* of 4.*goes on from here"):
-            run(parts, config(), state=state, reporter=Interrupt())
-        run(parts, config(), state=state)
-    assert same(whole, parts)
+            run(parts, train_config(), state=state, reporter=InterruptAt(*where))
+        run(parts, train_config(), state=state)
+    assert same(weights(whole), weights(parts))
 
 
 def test_zero_weights_stay_zero_under_a_fixed_mask_with_momentum_and_average():
@@ -148,7 +80,7 @@ def test_zero_weights_stay_zero_under_a_fixed_mask_with_momentum_and_average():
             if isinstance(module, nn.Conv2d):
                 module.weight[:, :, ::2] = 0
     mask = FixedMask(model)
-    run(model, config(ema_decay=0.9), constraint=mask)
+    run(model, train_config(ema_decay=0.9), constraint=mask)
     for name, module in model.named_modules():
         if name in mask.masks:
             assert torch.equal(module.weight != 0, mask.masks[name])
@@ -156,9 +88,9 @@ def test_zero_weights_stay_zero_under_a_fixed_mask_with_momentum_and_average():
 
 def test_the_average_is_what_is_kept():
     plain, averaged = new_model(), new_model()
-    run(plain, config(epochs=1))
-    run(averaged, config(epochs=1, ema_decay=0.99))
-    assert not same(plain, averaged)
+    run(plain, train_config(epochs=1))
+    run(averaged, train_config(epochs=1, ema_decay=0.99))
+    assert not same(weights(plain), weights(averaged))
 
 
 def test_a_loss_that_is_not_a_number_stops_with_epoch_step_and_rate():
@@ -166,86 +98,53 @@ def test_a_loss_that_is_not_a_number_stops_with_epoch_step_and_rate():
         return logits.sum() * math.nan
 
     with pytest.raises(TrainingDiverged, match="loss is nan in epoch 1, step 1, at learning rate"):
-        run(new_model(), config(), loss=broken)
-
-
-def test_weight_decay_spares_norms_and_biases():
-    decayed, spared = parameter_groups(new_model(), 1e-3)
-    assert decayed["weight_decay"] == 1e-3 and spared["weight_decay"] == 0
-    assert all(parameter.ndim > 1 for parameter in decayed["params"])
-    assert all(parameter.ndim == 1 for parameter in spared["params"])
-
-
-def test_weight_decay_spares_the_steps_of_quantizers_also_where_every_channel_has_one():
-    quantize = Quantize(weight_bits=4, activation_bits=4, per_channel=True, train=config())
-    prepared = prepare(new_model(), quantize)
-    decayed, spared = parameter_groups(prepared, 1e-3)
-    steps = {id(module.step) for module in prepared.modules() if isinstance(module, LsqWeight | LsqActivation)}
-    assert steps and steps < {id(parameter) for parameter in spared["params"]}
-    layers = [module for module in prepared.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    assert {id(layer.weight) for layer in layers} == {id(parameter) for parameter in decayed["params"]}
-
-
-def test_automatic_batch_size_is_128_on_cpu_at_the_given_rate():
-    assert find_batch_size(new_model(), config(batch_size="auto"), MACHINE) == (128, 0.05)
-
-
-def test_bf16_is_chosen_only_where_it_is_fast():
-    chosen = machine(Engine(device="cpu", threads=0))
-    assert chosen.autocast == (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    assert machine(Engine(device="cpu", precision="bf16", threads=0)).autocast
-
-
-def test_a_network_that_torch_would_corrupt_memory_with_trains_in_nchw():
-    def layout(*widths: int) -> bool:
-        model = models.build({"name": "resnet", "blocks": [1] * len(widths), "widths": list(widths)})
-        return suited(model, MACHINE).channels_last
-
-    assert layout(4) and layout(8, 16) and not layout(4, 8)
-    model = models.build({"name": "resnet", "blocks": [1, 1], "widths": [4, 8]})
-    run(model, config())
-    assert model.stem.conv.weight.is_contiguous()
-
-
-@pytest.mark.parametrize(
-    ("name", "free", "device", "bf16"),
-    [
-        ("mobilenet", True, "cpu", False),
-        ("mobilenet", False, "cpu", True),
-        ("mobilenet", True, "cuda", True),
-        ("resnet", True, "cpu", True),
-    ],
-)
-def test_depthwise_convolutions_are_trained_in_fp32_on_a_cpu_when_the_precision_is_free(name, free, device, bf16):
-    here = Machine(torch.device(device), autocast=True, channels_last=True, any_precision=free)
-    model = models.build({"name": name, "blocks": [1], "widths": [8]})
-    assert suited(model, here).autocast == bf16
-    quantized = prepare(model, Quantize(weight_bits=4, train=Train(epochs=1, learning_rate=0.1)))
-    assert suited(quantized, here).autocast == bf16
-
-
-def test_a_run_says_which_precision_it_was_trained_in():
-    for autocast, precision in ((True, "bf16"), (False, "fp32")):
-        here = Machine(torch.device("cpu"), autocast=autocast, channels_last=True)
-        result = train(new_model(), config=config(), training=images(8), validation=images(8), machine=here, seed=1)
-        assert result.precision == precision
-    assert machine(Engine(device="cpu", precision="auto", threads=0)).any_precision
-    assert not machine(Engine(device="cpu", precision="bf16", threads=0)).any_precision
+        run(new_model(), train_config(), loss=broken)
 
 
 def test_evaluation_counts_every_image_once_and_gives_the_mode_back():
     model = new_model().train()
-    split = images(30)
+    split = bright_split(30)
     _, in_one = evaluate(model, split, MACHINE, 30)
     _, in_parts = evaluate(model, split, MACHINE, 7)
     assert in_one == pytest.approx(in_parts)
     assert model.training
 
 
-def test_long_runs_on_cuda_are_compiled_but_no_network_with_quantizers():
-    cuda = Machine(torch.device("cuda"), autocast=True, channels_last=True, compile="auto")
-    model = models.build({"name": "resnet", "blocks": [1], "widths": [4]})
-    prepared = prepare(model, Quantize(weight_bits=4, train=Train(epochs=1, learning_rate=0.1)))
-    assert compiled(model, cuda, COMPILE_STEPS) is not model
-    assert compiled(model, cuda, COMPILE_STEPS - 1) is model
-    assert compiled(prepared, cuda, COMPILE_STEPS) is prepared
+def test_a_run_restored_from_a_snapshot_takes_the_same_steps():
+    settings = train_config(ema_decay=0.9, augment=Augment(mixup_alpha=1.0))
+    one, two = (Run(new_model(seed=seed), settings, bright_split(64), MACHINE, 3) for seed in (0, 1))
+    for indices in one.remaining_batches()[:2]:
+        one.train_step(indices)
+    two.restore(copy.deepcopy(one.snapshot()))
+    left = [going.remaining_batches() for going in (one, two)]
+    assert len(left[0]) == 2 and all(torch.equal(*pair) for pair in zip(*left, strict=True))
+    for going in (one, two):
+        for indices in left[0]:
+            going.train_step(indices)
+    assert one.end_epoch(bright_split(20, 1), 10) == two.end_epoch(bright_split(20, 1), 10)
+    for going in (one, two):
+        going.finish()
+    assert same(weights(one.model), weights(two.model)) and not one.model.training
+
+
+def test_an_epoch_counts_the_images_that_it_trains_on():
+    many = Run(new_model(), train_config(batch_size=16), bright_split(40), MACHINE, 3)
+    assert (many.steps_an_epoch, many.images_an_epoch, many.steps) == (2, 32, 4)
+    few = Run(new_model(), train_config(batch_size=16), bright_split(10), MACHINE, 3)
+    assert (few.steps_an_epoch, few.images_an_epoch) == (1, 10)
+
+
+def test_a_run_without_epochs_measures_what_it_was_given():
+    model = new_model()
+    before, result = weights(model), run(model, train_config(epochs=0))
+    assert result.rows == [] and result.images_per_second == 0.0 and same(before, weights(model))
+    assert result.validation_accuracy_percent == evaluate(model, bright_split(20, 1), MACHINE)[1]
+
+
+@pytest.mark.parametrize("loss", [math.inf, -math.inf, math.nan, 231.0])
+def test_a_loss_far_above_that_of_an_untrained_network_is_divergence(loss):
+    started = Run(new_model(), train_config(), bright_split(32), MACHINE, 3)
+    started.train_step(started.remaining_batches()[0])
+    started.check(230.0)
+    with pytest.raises(TrainingDiverged, match="in epoch 1, step 1, .*no state was saved yet"):
+        started.check(loss)

@@ -9,10 +9,11 @@ import os
 
 import pytest
 
+from micronet.files import FileError
 from micronet.training import terminal
-from micronet.training.checkpoint import CheckpointError
 from micronet.training.reporting import EpochRow, Reporter, write_curve
 from micronet.training.terminal import TerminalReporter
+from tests.support.failures import full_disk
 
 HEADER = "epoch,learning_rate,train_loss,train_accuracy_percent,validation_loss,validation_accuracy_percent"
 ROWS = [EpochRow(1, 0.1, 2.302585093, 10.0, 2.25, 12.5), EpochRow(2, 0.05, 1.5, 45.25, math.nan, math.nan)]
@@ -75,11 +76,8 @@ def test_a_curve_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
     write_curve(tmp_path / "a.csv", ROWS[:1])
     before = (tmp_path / "a.csv").read_text()
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match="No space left on device"):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(FileError, match="No space left on device"):
         write_curve(tmp_path / "a.csv", ROWS)
     assert (tmp_path / "a.csv").read_text() == before and len(list(tmp_path.iterdir())) == 1
 

@@ -1,0 +1,46 @@
+"""The batch size of a run, where the machine decides it."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from micronet.params import Train
+from micronet.training.hardware import Machine
+
+AUTO_BATCH_SIZE = 128  # what `batch_size: auto` is on a CPU, where a larger one is no faster; its rate is the given one
+
+
+def find_batch_size(
+    model: nn.Module, config: Train, machine: Machine, image_shape: tuple[int, int, int]
+) -> tuple[int, float]:
+    """The batch size and the peak learning rate of a run.
+
+    For `batch_size: auto` on CUDA: the largest power of two up to `max_batch_size` whose training step fits in
+    memory, with the rate scaled linearly from 128 (arXiv:1706.02677). On CPU: 128.
+
+    Args:
+        image_shape: channels, height and width of the training images.
+    """
+    if config.batch_size != "auto":
+        return config.batch_size, config.learning_rate
+    if machine.device.type != "cuda":
+        return AUTO_BATCH_SIZE, config.learning_rate
+    size = 2 ** int(math.log2(config.max_batch_size))
+    while size > 1:
+        trial = copy.deepcopy(model).train()
+        try:
+            images = torch.zeros(size, *image_shape, device=machine.device)
+            with torch.autocast("cuda", torch.bfloat16, enabled=machine.autocast):
+                logits = trial(images.contiguous(memory_format=machine.memory_format))
+            logits.float().sum().backward()
+            break
+        except torch.cuda.OutOfMemoryError:
+            size //= 2
+        finally:
+            del trial
+            torch.cuda.empty_cache()
+    return size, config.learning_rate * size / AUTO_BATCH_SIZE

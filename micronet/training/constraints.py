@@ -1,0 +1,39 @@
+"""What a training run holds its weights to: the interface that masks and trimming have."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Constraint(Protocol):
+    """What holds for the weights: a mask, a schedule of masks, a clip."""
+
+    def before_step(self, model: nn.Module) -> None:
+        """Called between the backward pass and the optimizer's step."""
+
+    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+        """Called after optimizer step `step` of `steps` (1 is the first); also on the averaged weights."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs."""
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state` gave."""
+
+
+class Unconstrained:
+    """The constraint that leaves the weights as they are."""
+
+    def before_step(self, model: nn.Module) -> None:
+        pass
+
+    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+        pass
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        pass

@@ -1,0 +1,44 @@
+"""The moving average of a network's weights while it is trained."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class MovingAverage:
+    """Exponential moving average of weights and batch norm statistics (arXiv:1703.01780, section 3).
+
+    The decay rises as (1 + t) / (10 + t), so that the start is forgotten early.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay, self.steps = decay, 0
+        self.model = copy.deepcopy(model).requires_grad_(False)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"model": self.model.state_dict(), "steps": self.steps}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.steps = state["steps"]
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the average towards the model, after a step of it."""
+        self.steps += 1
+        weight = 1.0 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        pairs = zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
+        averaged, current = [], []
+        for mine, theirs in pairs:
+            if mine.is_floating_point():
+                averaged.append(mine)
+                current.append(theirs)
+            else:
+                mine.copy_(theirs)
+        torch._foreach_lerp_(averaged, current, weight)

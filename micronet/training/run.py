@@ -1,0 +1,192 @@
+"""A training run: all that changes from step to step, how a step changes it, and how it goes on from what was saved."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from micronet.data.images import Split
+from micronet.errors import MicronetError
+from micronet.params import Train
+from micronet.training.batch_size import find_batch_size
+from micronet.training.constraints import Constraint, Unconstrained
+from micronet.training.evaluation import evaluate
+from micronet.training.hardware import Machine, compiled, suited
+from micronet.training.losses import Loss, cross_entropy
+from micronet.training.moving_average import MovingAverage
+from micronet.training.optimizers import make_optimizer
+from micronet.training.reporting import EpochRow
+from micronet.training.sampling import Batch, Sampler, augmented, batches
+from micronet.training.schedules import learning_rate
+
+EXPLODED = 100.0 * math.log(10)  # a hundred times the loss of a network that has not learned ten classes yet
+
+
+class TrainingDiverged(MicronetError):
+    """The loss is NaN or exploded; says where, and that the last good state is kept."""
+
+
+class Run:
+    """A run after some steps of some epochs. It trains `model` in place.
+
+    A run that was restored from another one's `snapshot` ends with the same bytes as that one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Train,
+        training: Split,
+        machine: Machine,
+        seed: int,
+        *,
+        loss: Loss | None = None,
+        sampler: Sampler | None = None,
+        constraint: Constraint | None = None,
+    ):
+        self.config, self.seed = config, seed
+        self.machine = suited(model, machine)
+        self.model = model.to(self.machine.device, memory_format=self.machine.memory_format).train()
+        self.images = training.images.to(self.machine.device)
+        self.labels = training.labels.to(self.machine.device).long()
+        self.loss = loss or cross_entropy(config.label_smoothing)
+        self.sampler = sampler or augmented(config.augment)
+        self.constraint = constraint or Unconstrained()
+        self.batch_size, self.peak = find_batch_size(model, config, self.machine, tuple(training.images.shape[1:]))
+        self.steps_an_epoch = len(batches(len(self.labels), self.batch_size, 0))
+        self.steps = self.steps_an_epoch * config.epochs
+
+        self.optimizer = make_optimizer(model, config)
+        self.average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
+        self.generator = torch.Generator(self.machine.device)
+        self.forward = compiled(model, self.machine, self.steps)
+        self.rows: list[EpochRow] = []
+        self.epoch = 0  # how many are done
+        self.step_in_epoch = 0  # how many are done of the epoch that is going on
+        self.images_seen = 0
+        self.totals = torch.zeros(2, device=self.machine.device, dtype=torch.float64)  # sum of losses, correct answers
+        self.seconds_before, self.began = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, over interruptions too."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    @property
+    def images_an_epoch(self) -> int:
+        """How many images an epoch trains on."""
+        return min(self.steps_an_epoch * self.batch_size, len(self.labels))
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that a run needs to go on from here, as tensors, numbers and containers of them."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state() if self.average else None,
+            "constraint": self.constraint.state(),
+            "generator": self.generator.get_state(),
+            "rows": [asdict(row) for row in self.rows],
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "images_seen": self.images_seen,
+            "totals": self.totals,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Goes back, or on, to where a run with the same arguments gave this snapshot."""
+        self.model.load_state_dict(snapshot["model"])
+        self.optimizer.load_state_dict(snapshot["optimizer"])
+        if self.average:
+            self.average.load(snapshot["average"])
+        self.constraint.load(snapshot["constraint"])
+        self.generator.set_state(snapshot["generator"].cpu())
+        self.rows = [EpochRow(**row) for row in snapshot["rows"]]
+        self.epoch, self.step_in_epoch = snapshot["epoch"], snapshot["step_in_epoch"]
+        self.images_seen = snapshot["images_seen"]
+        self.totals.copy_(snapshot["totals"])
+        self.seconds_before, self.began = snapshot["seconds"], time.monotonic()
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted over all epochs; 0 is the first."""
+        warmup = self.config.warmup_fraction
+        return learning_rate(self.config.schedule, step, self.steps, peak=self.peak, warmup_fraction=warmup)
+
+    def remaining_batches(self) -> list[Tensor]:
+        """The indices of the images that each step of this epoch still has to see; begins the epoch when it is new."""
+        seed = (self.seed * 1_000_003 + self.epoch) % 2**63
+        if self.step_in_epoch == 0:
+            self.generator.manual_seed(seed)
+            self.totals.zero_()
+        return batches(len(self.labels), self.batch_size, seed, self.machine.device)[self.step_in_epoch :]
+
+    def train_step(self, indices: Tensor) -> Tensor:
+        """One step on the images of these indices, (N,) int64. Returns the loss before it, a scalar on the device."""
+        step = self.epoch * self.steps_an_epoch + self.step_in_epoch
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        batch = self.sampler(self.images, self.labels, indices, self.generator)
+        batch = replace(batch, images=batch.images.contiguous(memory_format=self.machine.memory_format))
+        with torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.autocast):
+            logits = self.forward(batch.images)
+        loss = self.loss(logits, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.constraint.before_step(self.model)
+        self.optimizer.step()
+        self.constraint.after_step(self.model, step + 1, self.steps)
+        if self.average:
+            self.average.update(self.model)
+        self.step_in_epoch += 1
+        self.images_seen += len(indices)
+        self._count(loss, logits, batch)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
+        labels = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
+        self.totals[0] += loss * len(logits)
+        self.totals[1] += (logits.argmax(1) == labels).sum()
+
+    def check(self, loss: float) -> None:
+        """Raises `TrainingDiverged` for the loss of the last step when nothing good can come of it."""
+        if math.isfinite(loss) and loss <= EXPLODED:
+            return
+        kept = f"the state of epoch {self.rows[-1].epoch} is kept" if self.rows else "no state was saved yet"
+        rate = self.rate(self.epoch * self.steps_an_epoch + self.step_in_epoch - 1)
+        raise TrainingDiverged(
+            f"the loss is {loss:g} in epoch {self.epoch + 1}, step {self.step_in_epoch}, at learning rate "
+            f"{rate:g}; {kept}; a lower learning rate or clip_norm: 1 usually helps"
+        )
+
+    def end_epoch(self, validation: Split, batch_size: int) -> EpochRow:
+        """Measures what an epoch whose steps are all done has come to, and turns to the next one."""
+        rate = self.rate((self.epoch + 1) * self.steps_an_epoch - 1)
+        self.epoch += 1
+        self.step_in_epoch = 0
+        validation_loss, accuracy = evaluate(self.kept_model(), validation, self.machine, batch_size)
+        train_loss, correct = (self.totals / self.images_an_epoch).tolist()
+        self.rows.append(EpochRow(self.epoch, rate, train_loss, 100.0 * correct, validation_loss, accuracy))
+        return self.rows[-1]
+
+    def kept_model(self) -> nn.Module:
+        """The model whose weights are evaluated and kept: the average where there is one, under the constraint."""
+        if not self.average:
+            return self.model
+        self.constraint.after_step(self.average.model, self.epoch * self.steps_an_epoch, self.steps)
+        return self.average.model
+
+    def finish(self) -> None:
+        """Puts the weights that are kept into the model, which is in eval mode then."""
+        if self.average:
+            self.model.load_state_dict(self.kept_model().state_dict())
+        else:
+            self.constraint.after_step(self.model, self.steps, self.steps)
+        self.model.eval()

@@ -1,0 +1,92 @@
+"""The split, and the manifest that states it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from micronet.data.datasets import SAMPLE, DataError
+from micronet.data.sources import fetch
+from micronet.data.store import SPLITS, open_split, prepare, source_of, validation_indices
+from tests.support.cifar import config_for, write_archive, write_form
+
+SEED = 0
+
+
+def test_the_split_is_stratified_and_disjoint(sample_data, sample_manifest):
+    train, validation = (open_split(sample_data, SEED, name, sample_manifest) for name in ("train", "validation"))
+    assert validation.labels.bincount().tolist() == [20] * 10
+    assert train.labels.bincount().tolist() == [80] * 10
+    seen = {image.numpy().tobytes() for image in train.images}
+    assert len(seen) == 800 and not any(image.numpy().tobytes() in seen for image in validation.images)
+
+
+def test_the_split_is_the_same_for_ever():
+    labels = (np.arange(1000) % 10).astype(np.uint8)
+    held_out = validation_indices(labels, 50, seed=7)
+    expected = sorted(range(0, 1000, 10), key=lambda index: hashlib.sha256(b"7:%d" % index).hexdigest())[:5]
+    assert [index for index in held_out if index % 10 == 0] == sorted(expected)
+
+
+def test_another_seed_gives_another_split():
+    labels = (np.arange(1000) % 10).astype(np.uint8)
+    assert not np.array_equal(validation_indices(labels, 50, 0), validation_indices(labels, 50, 1))
+
+
+def test_a_validation_split_of_a_whole_class_is_refused():
+    with pytest.raises(DataError, match="takes all 10 images of airplane"):
+        validation_indices((np.arange(100) % 10).astype(np.uint8), 100, seed=0)
+
+
+@pytest.mark.parametrize("key, changes", [("split_seed", {}), ("validation_size", {"validation_size": 100})])
+def test_a_manifest_of_other_params_is_refused_with_the_way_out(key, changes, prepared):
+    config, manifest = prepared
+    with pytest.raises(DataError, match=f"{key} is .* stages/prepare_data.py"):
+        open_split(config.model_copy(update=changes), SEED if changes else 1, "train", manifest)
+
+
+def test_a_missing_manifest_names_the_stage_that_makes_it(sample_data, tmp_path):
+    with pytest.raises(DataError, match="stages/prepare_data.py` makes it"):
+        open_split(sample_data, SEED, "train", tmp_path / "none.json")
+
+
+def test_the_manifest_is_the_same_wherever_and_from_whatever_it_was_made(prepared, records, tmp_path):
+    _, manifest = prepared
+    archive = write_archive(write_form(tmp_path / "sheets", records, "sheets"), tmp_path / "other.tgz")
+    prepare(config_for(archive, tmp_path / "elsewhere"), SEED, tmp_path / "second.json")
+    assert (tmp_path / "second.json").read_bytes() == manifest.read_bytes()
+    tree = json.loads(manifest.read_text())
+    assert set(tree) == {
+        "dataset", "split_seed", "validation_size", "classes", "image_shape", "train_mean",
+        "train_standard_deviation", "whole", "splits",
+    }  # fmt: skip
+
+
+def test_the_manifest_has_the_checksum_of_every_split(sample_data, sample_manifest):
+    tree = json.loads(sample_manifest.read_text())
+    assert tree["dataset"] == "cifar10-sample"
+    for name in SPLITS:
+        for kind in ("images", "labels"):
+            content = (Path(sample_data.folder) / f"{name}_{kind}.bin").read_bytes()
+            assert tree["splits"][name][f"{kind}_sha256"] == hashlib.sha256(content).hexdigest()
+    assert tree["whole"]["train"]["images_sha256"] == SAMPLE.train_images_sha256
+    assert tree["whole"]["test"]["labels_sha256"] == SAMPLE.test_labels_sha256
+
+
+def test_mean_and_deviation_are_per_pixel(sample_data, sample_manifest):
+    _, whole = fetch(sample_data)
+    pixels = whole.train_images.reshape(-1, 3, 1024) / 255
+    tree = json.loads(sample_manifest.read_text())
+    assert tree["train_mean"] == pytest.approx(pixels.mean((0, 2)), abs=1e-8)
+    assert tree["train_standard_deviation"] == pytest.approx(pixels.std((0, 2)), abs=1e-8)
+
+
+def test_prepare_returns_flat_metrics_and_the_source_is_known(sample_data, sample_manifest, tmp_path):
+    metrics = prepare(sample_data, SEED, tmp_path / "manifest.json")
+    assert (metrics["train_images"], metrics["validation_images"], metrics["test_images"]) == (800, 200, 500)
+    assert all(isinstance(value, int | float) for value in metrics.values())
+    assert source_of(sample_data) == "sample"

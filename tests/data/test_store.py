@@ -1,0 +1,184 @@
+"""The prepared folder: opened, kept, split anew, damaged, rebuilt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from micronet import params
+from micronet.data.datasets import PIXELS, DataError
+from micronet.data.sources import fetch
+from micronet.data.store import MARKER, SPLITS, identity, open_split, prepare
+from tests.support.cifar import config_for, write_form
+
+SEED = 0
+
+
+def take_source_away(config: params.Data) -> None:
+    Path(config.path).rename(Path(config.path).with_name("gone"))
+
+
+def test_splits_open_as_uint8_images_and_int64_labels(sample_data, sample_manifest):
+    split = open_split(sample_data, SEED, "test", sample_manifest)
+    assert (split.images.shape, split.images.dtype) == ((500, 3, 32, 32), torch.uint8)
+    assert (split.labels.shape, split.labels.dtype, len(split)) == ((500,), torch.int64, 500)
+
+
+def test_the_test_split_is_in_the_official_order(sample_data, sample_manifest):
+    _, whole = fetch(sample_data)
+    split = open_split(sample_data, SEED, "test", sample_manifest, verify=True)
+    assert np.array_equal(split.images.numpy().reshape(500, -1), whole.test_images)
+    assert np.array_equal(split.labels.numpy(), whole.test_labels)
+
+
+def test_writing_to_an_opened_split_does_not_change_the_file(prepared):
+    config, manifest = prepared
+    file = Path(config.folder) / "test_images.bin"
+    before = file.read_bytes()
+    open_split(config, SEED, "test", manifest).images.zero_()
+    assert file.read_bytes() == before
+
+
+def test_a_second_prepare_needs_no_source_and_gives_the_same_bytes(prepared):
+    config, manifest = prepared
+    first, files = manifest.read_bytes(), sorted(Path(config.folder).iterdir())
+    times = [path.stat().st_mtime_ns for path in files]
+    manifest.unlink()  # as DVC does before it runs a stage
+    take_source_away(config)
+    prepare(config, SEED, manifest)
+    assert manifest.read_bytes() == first
+    assert [path.stat().st_mtime_ns for path in files] == times
+
+
+def test_another_split_is_made_from_the_folder_without_a_source(prepared, tmp_path):
+    config, manifest = prepared
+    first = manifest.read_bytes()
+    take_source_away(config)
+    prepare(config.model_copy(update={"validation_size": 100}), 5, manifest)
+    assert len(open_split(config.model_copy(update={"validation_size": 100}), 5, "validation", manifest)) == 100
+    prepare(config, SEED, manifest)
+    assert manifest.read_bytes() == first
+
+
+def damage_byte(folder: Path) -> None:
+    path = folder / "test_images.bin"
+    content = bytearray(path.read_bytes())
+    content[12345] ^= 255
+    path.write_bytes(content)
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "train_images.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DAMAGES = {
+    "marker missing": lambda folder: (folder / MARKER).unlink(),
+    "marker half-written": lambda folder: (folder / MARKER).write_text('{"manifest": {'),
+    "marker of another kind": lambda folder: (folder / MARKER).write_text('{"manifest": {"dataset": "cifar10"}}'),
+    "file missing": lambda folder: (folder / "validation_labels.bin").unlink(),
+    "file cut short": cut_short,
+    "byte changed": damage_byte,
+    "folder missing": lambda folder: folder.rename(folder.with_name("elsewhere")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_folder_is_noticed_and_rebuilt(damage, prepared):
+    config, manifest = prepared
+    folder = Path(config.folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    damage(folder)
+    lines: list[str] = []
+    open_split(config, SEED, "test", manifest, lines.append, verify=True)
+    assert "building" in lines[0]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_a_changed_byte_without_a_source_is_an_error_and_not_data(prepared):
+    config, manifest = prepared
+    damage_byte(Path(config.folder))
+    take_source_away(config)
+    with pytest.raises(DataError, match="no source of CIFAR-10 worked"):
+        open_split(config, SEED, "test", manifest, verify=True)
+
+
+def test_a_folder_that_agrees_with_itself_but_not_with_cifar10_is_rebuilt(prepared):
+    config, manifest = prepared
+    folder = Path(config.folder)
+    damage_byte(folder)
+    marker = json.loads((folder / MARKER).read_text())
+    forged = hashlib.sha256((folder / "test_images.bin").read_bytes()).hexdigest()
+    marker["manifest"]["splits"]["test"]["images_sha256"] = forged
+    (folder / MARKER).write_text(json.dumps(marker))
+    before = manifest.read_bytes()
+    prepare(config, SEED, manifest)
+    assert manifest.read_bytes() == before
+
+
+@pytest.mark.parametrize("over_another_split", [False, True])
+def test_a_build_that_breaks_off_leaves_no_marker_and_no_manifest(
+    over_another_split, official, records, tmp_path, monkeypatch
+):
+    config = config_for(write_form(tmp_path / "files", records, "binary"), tmp_path / "cifar10")
+    if over_another_split:
+        prepare(config, SEED + 1, tmp_path / "other.json")
+    replace, calls = os.replace, []
+
+    def breaks(source, target):
+        calls.append(target)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", breaks)
+    with pytest.raises(DataError, match="No space left on device"):
+        prepare(config, SEED, tmp_path / "manifest.json")
+    assert not (tmp_path / "cifar10" / MARKER).exists() and not (tmp_path / "manifest.json").exists()
+    monkeypatch.setattr(os, "replace", replace)
+    prepare(config, SEED, tmp_path / "manifest.json")
+    assert len(open_split(config, SEED, "train", tmp_path / "manifest.json")) == 800
+
+
+def test_what_else_lies_in_the_folder_stays(official, records, tmp_path):
+    config = config_for(write_form(tmp_path / "files", records, "binary"), tmp_path / "cifar10")
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "notes.txt").write_text("mine")
+    prepare(config, SEED, tmp_path / "manifest.json")
+    assert (tmp_path / "cifar10" / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_holds_the_whole_is_not_overwritten_by_the_sample(prepared, tmp_path):
+    config, _ = prepared
+    sample = params.Data(source="sample", folder=config.folder, validation_size=200)
+    with pytest.raises(DataError, match="holds cifar10, set data.folder to another one for cifar10-sample"):
+        prepare(sample, SEED, tmp_path / "other.json")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory as Linux states it")
+def test_opening_a_split_maps_it_instead_of_reading_it(tmp_path):
+    facts = {"images": 50_000, "images_sha256": "", "labels_sha256": ""}
+    config = params.Data(source="auto", folder=str(tmp_path / "big"), validation_size=5000)
+    manifest = {**identity(config, SEED), "splits": dict.fromkeys(SPLITS, facts)}
+    (tmp_path / "big").mkdir()
+    for name in SPLITS:
+        for kind, size in (("images", PIXELS), ("labels", 1)):
+            with (tmp_path / "big" / f"{name}_{kind}.bin").open("wb") as file:
+                file.truncate(50_000 * size)
+    (tmp_path / "big" / MARKER).write_text(json.dumps({"manifest": manifest}))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    split = open_split(config, SEED, "train", tmp_path / "manifest.json")
+    assert len(split) == 50_000 and resident() - before < 50e6

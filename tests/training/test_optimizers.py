@@ -1,0 +1,61 @@
+"""Which parameters decay, how large a batch is, and what an average of weights is."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from micronet.compress.quantization import prepare
+from micronet.compress.quantizers import LsqActivation, LsqWeight
+from micronet.params import Quantize
+from micronet.training.batch_size import find_batch_size
+from micronet.training.moving_average import MovingAverage
+from micronet.training.optimizers import parameter_groups
+from tests.support.configs import MACHINE, train_config
+from tests.support.models import new_model, same, weights
+
+
+def test_weight_decay_spares_norms_and_biases():
+    decayed, spared = parameter_groups(new_model(), 1e-3)
+    assert decayed["weight_decay"] == 1e-3 and spared["weight_decay"] == 0
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    assert all(parameter.ndim == 1 for parameter in spared["params"])
+
+
+def test_weight_decay_spares_the_steps_of_quantizers_also_where_every_channel_has_one():
+    quantize = Quantize(weight_bits=4, activation_bits=4, per_channel=True, train=train_config())
+    prepared = prepare(new_model(), quantize)
+    decayed, spared = parameter_groups(prepared, 1e-3)
+    steps = {id(module.step) for module in prepared.modules() if isinstance(module, LsqWeight | LsqActivation)}
+    assert steps and steps < {id(parameter) for parameter in spared["params"]}
+    layers = [module for module in prepared.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert {id(layer.weight) for layer in layers} == {id(parameter) for parameter in decayed["params"]}
+
+
+def test_a_given_batch_size_and_its_rate_stay():
+    assert find_batch_size(new_model(), train_config(batch_size=32), MACHINE, (3, 32, 32)) == (32, 0.05)
+
+
+def test_automatic_batch_size_is_128_on_cpu_at_the_given_rate():
+    assert find_batch_size(new_model(), train_config(batch_size="auto"), MACHINE, (3, 32, 32)) == (128, 0.05)
+
+
+def test_an_average_forgets_its_start_early_and_takes_counts_as_they_are():
+    model = nn.BatchNorm2d(1)
+    average = MovingAverage(model, decay=0.9)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    model.num_batches_tracked.fill_(7)
+    average.update(model)
+    decay = (1 + 1) / (10 + 1)  # not yet 0.9
+    assert torch.allclose(average.model.weight, torch.tensor([decay * 1 + (1 - decay) * 3.0]))
+    assert int(average.model.num_batches_tracked) == 7 and not average.model.weight.requires_grad
+
+
+def test_an_average_that_is_loaded_goes_on_as_the_one_that_was_saved():
+    one, two = (MovingAverage(new_model(seed=seed), decay=0.5) for seed in (1, 2))
+    one.update(new_model(seed=3))
+    two.load(one.state())
+    for average in (one, two):
+        average.update(new_model(seed=4))
+    assert one.steps == two.steps == 2 and same(weights(one.model), weights(two.model))
