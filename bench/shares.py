@@ -86,10 +86,8 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
 
     torch.manual_seed(0)
     config, device = params.Train(epochs=1, **TRAIN), machine.device
-    model = models.build(case.model).to(device, memory_format=machine.memory_format).train()
-    teacher = (
-        models.build(case.teacher).to(device, memory_format=machine.memory_format).eval() if case.teacher else None
-    )
+    model = machine.place(models.build(case.model)).train()
+    teacher = machine.place(models.build(case.teacher)).eval() if case.teacher else None
     pixels, labels = (torch.from_numpy(array).to(device) for array in images(5_000))
     optimizer, loss_of, sample = make_optimizer(model, config), cross_entropy(), augmented(config.augment)
     generator = torch.Generator(device).manual_seed(0)

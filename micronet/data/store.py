@@ -55,7 +55,8 @@ def _statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     means, deviations = [], []
     for channel in range(SHAPE[0]):
         plane = images.reshape(-1, SHAPE[0], SHAPE[1] * SHAPE[2])[:, channel]
-        counts = sum(np.bincount(part.reshape(-1), minlength=256) for part in np.array_split(plane, 10)).tolist()
+        parts = np.array_split(plane, 10)
+        counts = np.sum([np.bincount(part.reshape(-1), minlength=256) for part in parts], axis=0).tolist()
         total = sum(counts)
         first = sum(value * count for value, count in enumerate(counts))
         second = sum(value * value * count for value, count in enumerate(counts))
@@ -173,7 +174,8 @@ def _restore(folder: Path, marker: dict[str, Any], dataset: Dataset) -> Arrays:
     held_out = np.zeros(total, dtype=bool)
     held_out[marker["validation_indices"]] = True
     images, labels = np.empty((total, PIXELS), dtype=np.uint8), np.empty(total, dtype=np.uint8)
-    for name, mask in (("train", ~held_out), ("validation", held_out)):
+    masks: tuple[tuple[SplitName, np.ndarray], ...] = (("train", ~held_out), ("validation", held_out))
+    for name, mask in masks:
         images[mask], labels[mask] = parts[name, "images"].reshape(-1, PIXELS), parts[name, "labels"]
     arrays = Arrays(images, labels, parts["test", "images"].reshape(-1, PIXELS), parts["test", "labels"])
     try:

@@ -93,9 +93,9 @@ def augment(
     """
     count, device, size = len(images), images.device, (images.shape[2], images.shape[3])
     if config.crop_padding or config.flip:
-        offsets = [_integers(2 * config.crop_padding + 1, count, generator).to(device) for _ in range(2)]
+        rows, columns = (_integers(2 * config.crop_padding + 1, count, generator).to(device) for _ in range(2))
         mirrored = (_uniform(count, generator) < (0.5 if config.flip else 0.0)).to(device)
-        images = crop_and_flip(images, *offsets, mirrored, config.crop_padding)
+        images = crop_and_flip(images, rows, columns, mirrored, config.crop_padding)
     if config.cutout_size:
         side = torch.full((count,), config.cutout_size, device=device)
         top, left = (_integers(extent, count, generator).to(device) - config.cutout_size // 2 for extent in size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -14,9 +15,7 @@ from micronet.training.hardware import Machine
 AUTO_BATCH_SIZE = 128  # what `batch_size: auto` is on a CPU, where a larger one is no faster; its rate is the given one
 
 
-def find_batch_size(
-    model: nn.Module, config: Train, machine: Machine, image_shape: tuple[int, int, int]
-) -> tuple[int, float]:
+def find_batch_size(model: nn.Module, config: Train, machine: Machine, image_shape: Sequence[int]) -> tuple[int, float]:
     """The batch size and the peak learning rate of a run.
 
     For `batch_size: auto` on CUDA: the largest power of two up to `max_batch_size` whose training step fits in

@@ -57,6 +57,7 @@ def distilled(
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         answers = answer(batch.images) if answer else batch.answers
+        assert answers is not None, "with views, every batch brings its answers along"
         value = config.alpha * distillation_loss(logits, answers, config.temperature)
         return value + (1 - config.alpha) * labels_loss(logits, batch) if config.alpha < 1 else value
 
@@ -69,7 +70,7 @@ def answering(teacher: nn.Module, machine: Machine, *, mirror: bool = False) -> 
     Args:
         mirror: answer with the mean of the logits for an image and for its mirror image.
     """
-    model = teacher.to(machine.device, memory_format=machine.memory_format).eval().requires_grad_(False)
+    model = machine.place(teacher).eval().requires_grad_(False)
 
     def answer(images: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):

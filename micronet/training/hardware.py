@@ -29,6 +29,10 @@ class Machine:
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on this device and in this memory format; it is moved, not copied."""
+        return model.to(self.device).to(memory_format=self.memory_format)
+
     def exact(self) -> Machine:
         """This machine without autocast, for integers held in float32."""
         return replace(self, autocast=False)

@@ -10,7 +10,8 @@ from micronet.params import Train
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Weight decay for convolution and linear weights only, not for batch norms, biases and quantizer steps."""
-    weights, others = [], []
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_weight = parameter.ndim > 1 and name.rpartition(".")[2] == "weight"

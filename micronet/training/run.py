@@ -51,13 +51,13 @@ class Run:
     ):
         self.config, self.seed = config, seed
         self.machine = suited(model, machine)
-        self.model = model.to(self.machine.device, memory_format=self.machine.memory_format).train()
+        self.model = self.machine.place(model).train()
         self.images = training.images.to(self.machine.device)
         self.labels = training.labels.to(self.machine.device).long()
         self.loss = loss or cross_entropy(config.label_smoothing)
         self.sampler = sampler or augmented(config.augment)
         self.constraint = constraint or Unconstrained()
-        self.batch_size, self.peak = find_batch_size(model, config, self.machine, tuple(training.images.shape[1:]))
+        self.batch_size, self.peak = find_batch_size(model, config, self.machine, training.images.shape[1:])
         self.steps_an_epoch = len(batches(len(self.labels), self.batch_size, 0))
         self.steps = self.steps_an_epoch * config.epochs
 

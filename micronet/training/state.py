@@ -8,7 +8,7 @@ import io
 import shutil
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -33,15 +33,15 @@ class ResumeState:
         self.folder = Path(folder)
         self.digest = digest
         self.path = self.folder / digest / "state"
-        self._lock = None
+        self._lock: TextIO | None = None
 
     def __enter__(self) -> ResumeState:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / "lock").open("a")
+        self._lock = lock = (self.folder / "lock").open("a")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.close()
+            lock.close()
             raise StateError(f"{self.folder}: another process is training this stage; wait for it or stop it") from None
         for other in self.folder.iterdir():  # state of other params can never be used again
             if other.is_dir() and other.name != self.digest:
@@ -49,7 +49,8 @@ class ResumeState:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def save(self, content: dict[str, Any]) -> None:
         """Replaces the saved state. Raises `FileError` when it cannot be written; the old one stays."""

@@ -11,7 +11,7 @@ from torch import nn
 from micronet.data.datasets import SHAPE
 
 
-def prunable(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def prunable(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear]]:
     """Convolutions and linear layers by name, in the order of the network; their `weight` is prunable.
 
     Batch norms and biases are left alone.
@@ -35,7 +35,8 @@ def positions(model: nn.Module) -> dict[str, int]:
 
     Weights of a linear layer are used once. Nothing is computed, and the model stays as it is.
     """
-    shadow, found = copy.deepcopy(model).to("meta").eval(), {}
+    shadow = copy.deepcopy(model).to("meta").eval()
+    found: dict[str, int] = {}
     for name, module in prunable(shadow):
         module.register_forward_hook(
             lambda _module, _inputs, output, name=name: found.__setitem__(name, math.prod(output.shape[2:]))
