@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from common import parameters, validate
+from common import validate
+
+from micronet.params import ParamsError
 
 
 def main() -> int:
@@ -12,7 +14,7 @@ def main() -> int:
     for path in sys.argv[1:] or ["params.yaml"]:
         try:
             validate(path)
-        except parameters.ParamsError as error:
+        except ParamsError as error:
             faults += error.faults
     for fault in faults:
         print(fault, file=sys.stderr)

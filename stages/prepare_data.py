@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from common import MANIFEST, Job
+from common import MANIFEST
+from job import Job
 
 
 def work(job: Job) -> None:

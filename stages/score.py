@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import CHECKPOINTS, METRICS, Job
+from common import CHECKPOINTS, METRICS
+from job import Job
 
 PACKED = CHECKPOINTS / "quantized.safetensors"
 PATH_STAGES = ("teacher", "student", "distilled", "pruned", "retrained")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import CHECKPOINTS, MANIFEST, ROOT, first_party, parameters
+from common import CHECKPOINTS, MANIFEST
+from dependencies import digests, families
 from trainer import STATE, TrainingJob
+
+from micronet import params as parameters
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,8 +73,9 @@ class TaughtJob(TrainingJob):
 
     def _answers_digest(self, views: Views) -> str:
         """Names all that decides the answers: teacher, views, data, engine, code."""
-        files = [*(ROOT / name for name in first_party(Path(__file__))), MANIFEST, CHECKPOINTS / "teacher.safetensors"]
-        parts = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
+        code = digests("stages/taught.py", *families(self.params.teacher.model.spec()))
+        inputs = [path for path in (MANIFEST, CHECKPOINTS / "teacher.safetensors") if path.is_file()]
+        parts = [json.dumps(code), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs)]
         tables = (views.rows, views.columns, views.mirrored)
         parts += [hashlib.sha256(table.numpy().tobytes()).hexdigest() for table in tables]
         parts += [parameters.digest(self.params.engine), str(views.padding)]

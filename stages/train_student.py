@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import parameters
 from trainer import TrainingJob
+
+from micronet import params as parameters
 
 if TYPE_CHECKING:
     from torch import nn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import CHECKPOINTS, MANIFEST, METRICS, ROOT, Job, first_party, parameters
+from common import CHECKPOINTS, MANIFEST, METRICS
+from dependencies import stage_digests
+from job import Job
+
+from micronet import params as parameters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,9 +75,9 @@ class TrainingJob(Job):
         paths = [CHECKPOINTS / f"{name}.safetensors" for name in inputs]
         for path in paths:
             self.load(path.stem)  # a missing or foreign input is named before anything is written
-        files = [*(ROOT / name for name in first_party(self.script)), MANIFEST, *paths]
         parts = [parameters.digest(self.params.seed, self.params.engine, getattr(self.params, section))]
-        parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
+        parts += [json.dumps(stage_digests(self.stage, self.params))]
+        parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in (MANIFEST, *paths) if path.is_file()]
         with ResumeState(STATE / self.stage, hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]) as state:
             yield state
             state.clear()

@@ -107,7 +107,7 @@ class Run:
     @cached_property
     def digest(self) -> str:
         """Names all that decides the result: settings, seed, code, data, shared networks."""
-        parts = [self.settings.digest(), str(self.seed), json.dumps(sources.digests())]
+        parts = [self.settings.digest(), str(self.seed), json.dumps(sources.digests(self.plan))]
         parts += [hashlib.sha256(MANIFEST.read_bytes()).hexdigest()] if MANIFEST.is_file() else []
         parts += [run.weights_sha256() for run in self.needs.values()]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]

@@ -11,17 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "stages"))
-
-import common  # noqa: E402 - it stands among the stage scripts
-
-from micronet import params  # noqa: E402
-from micronet.training.checkpoint import MADE_BY  # noqa: E402
+from micronet import params
+from micronet.training.checkpoint import MADE_BY
+from stages.dependencies import ARCHITECTURES
+from tests.support.pipeline import STAGES as ORDER
+from tests.support.places import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-ORDER = ["prepare_data", "train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score"]
-NOT_STAGES = {"common", "trainer", "taught", "check"}
+NOT_STAGES = {"common", "dependencies", "job", "trainer", "taught", "check"}
 
 CHECKPOINTS = {  # what each stage reads
     "prepare_data": (),
@@ -53,11 +50,6 @@ def script(stage: str) -> Path:
     return ROOT / "stages" / f"{stage}.py"
 
 
-def code_of(stage: str) -> set[str]:
-    """The first-party files of a stage; `models` counts as a whole."""
-    return {"models" if name.startswith("models/") else name for name in common.first_party(script(stage))}
-
-
 def outputs(stage: str, kind: str) -> dict[str, dict]:
     """`outs`, `metrics` or `plots` of a stage by path, with their settings."""
     found: dict[str, dict] = {}
@@ -76,12 +68,27 @@ def inputs_in_script(stage: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def test_the_stages_are_those_of_the_contract_in_order():
-    assert list(STAGES) == ORDER
+    assert list(STAGES) == ["code", *ORDER]
 
 
 def test_every_stage_has_a_script_and_every_script_a_stage():
     scripts = {path.stem for path in (ROOT / "stages").glob("*.py")} - NOT_STAGES
-    assert scripts == set(STAGES)
+    assert scripts == {"code_digests", *ORDER}
+
+
+def test_no_script_stands_in_the_way_of_a_module_of_python():
+    # `python stages/NAME.py` finds the neighbours of the script first, before the standard library
+    assert not {path.stem for path in (ROOT / "stages").glob("*.py")} & sys.stdlib_module_names
+
+
+def test_the_first_stage_names_the_code_of_every_other_from_the_folders_and_the_networks():
+    assert list(ARCHITECTURES) == ORDER
+    code = STAGES["code"]
+    assert code["cmd"] == "python stages/code_digests.py"
+    assert code["deps"] == ["micronet", "models", "stages"]
+    assert set(code["params"]) == {f"{section}.model" for sections in ARCHITECTURES.values() for section in sections}
+    assert list(outputs("code", "outs")) == [f"code/{stage}.json" for stage in ORDER]
+    assert set(code) == {"cmd", "deps", "params", "outs"}
 
 
 @pytest.mark.parametrize("stage", ORDER)
@@ -90,16 +97,16 @@ def test_a_stage_runs_its_script_and_nothing_else(stage):
 
 
 @pytest.mark.parametrize("stage", ORDER)
-def test_the_deps_are_the_imports_and_the_inputs(stage):
+def test_the_deps_are_the_code_and_the_inputs(stage):
     inputs = {"data/sample" if stage == "prepare_data" else "data/manifest.json"}
     inputs |= {checkpoint(name) for name in CHECKPOINTS[stage]}
-    assert set(STAGES[stage]["deps"]) == code_of(stage) | inputs
+    assert set(STAGES[stage]["deps"]) == {f"code/{stage}.json"} | inputs
 
 
-@pytest.mark.parametrize("stage", ORDER)
+@pytest.mark.parametrize("stage", STAGES)
 def test_no_dep_is_given_twice_and_each_exists_or_is_made_by_an_earlier_stage(stage):
-    deps = STAGES[stage]["deps"]
-    made = {path for earlier in ORDER[: ORDER.index(stage)] for path in outputs(earlier, "outs")}
+    deps, order = STAGES[stage]["deps"], list(STAGES)
+    made = {path for earlier in order[: order.index(stage)] for path in outputs(earlier, "outs")}
     assert len(deps) == len(set(deps))
     assert [dep for dep in deps if dep not in made and not (ROOT / dep).exists()] == []
 
@@ -121,12 +128,6 @@ def test_every_section_belongs_to_some_stage():
 
 
 @pytest.mark.parametrize("stage", ORDER)
-def test_what_only_shows_progress_is_no_dep(stage):
-    assert not common.PRESENTATION & set(STAGES[stage]["deps"])
-    assert all((ROOT / name).is_file() for name in common.PRESENTATION)
-
-
-@pytest.mark.parametrize("stage", ORDER)
 def test_the_outputs_are_those_of_the_contract(stage):
     made = {checkpoint(name) for name, maker in MADE_BY.items() if maker == stage}
     assert set(outputs(stage, "outs")) == (made or ({"data/manifest.json"} if stage == "prepare_data" else set()))
@@ -135,7 +136,7 @@ def test_the_outputs_are_those_of_the_contract(stage):
     assert set(outputs(stage, "plots")) == curve
 
 
-@pytest.mark.parametrize("stage", ORDER)
+@pytest.mark.parametrize("stage", STAGES)
 def test_checkpoints_are_cached_and_what_lies_in_git_is_not(stage):
     for path, settings in outputs(stage, "outs").items():
         assert settings.get("cache", True) == path.startswith("checkpoints/")
@@ -153,22 +154,6 @@ def test_nothing_switches_the_run_cache_off_or_keeps_stale_models():
         assert all("persist" not in str(settings.get(kind, "")) for kind in ("outs", "metrics", "plots"))
 
 
-def test_nothing_in_a_stage_or_the_library_imports_dvc():
-    for folder in ("stages", "micronet", "models"):
-        for path in (ROOT / folder).glob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-                assert not [name for name in names if name.split(".")[0] in ("dvc", "dvclive")], path
-
-
-def test_imports_are_followed_through_files_and_presentation_is_left_out():
-    found = common.first_party(script("prune"))
-    assert {"stages/prune.py", "stages/trainer.py", "stages/common.py", "micronet/pruning.py"} <= set(found)
-    assert "micronet/checkpoint.py" in found and "models/resnet.py" in found
-    assert "micronet/quantization.py" not in found and "micronet/terminal.py" not in found
-
-
 # --- what git and DVC walk past ---
 
 
@@ -183,7 +168,10 @@ def ignored(folder: Path, rules: Path, *paths: str) -> set[str]:
 def in_git() -> set[str]:
     kept = {"dvc.yaml", "dvc.lock", "params.yaml", "data/manifest.json", "data/sample/train_images.png"}
     kept |= {f"metrics/{stage}.json" for stage in ORDER} | {f"metrics/runs/{stage}.json" for stage in ORDER}
-    return kept | {path for stage in ORDER for path in outputs(stage, "plots")} | {"release/cache/files/md5/ab/cdef"}
+    kept |= {path for stage in STAGES for kind in ("outs", "plots") for path in outputs(stage, kind)} - {
+        checkpoint(name) for name in MADE_BY
+    }
+    return kept | {"release/cache/files/md5/ab/cdef"}
 
 
 def test_git_keeps_metrics_and_manifest_and_ignores_data_checkpoints_and_resume_state(tmp_path):
@@ -193,9 +181,10 @@ def test_git_keeps_metrics_and_manifest_and_ignores_data_checkpoints_and_resume_
 
 
 def test_dvc_walks_past_data_environment_and_resume_state_and_sees_every_dep_and_output(tmp_path):
-    seen = {dep for stage in ORDER for dep in STAGES[stage]["deps"]}
-    seen |= {path for stage in ORDER for kind in ("outs", "metrics", "plots") for path in outputs(stage, kind)}
-    skipped = {"data/cifar10/train_images.bin", ".venv/bin/python", "run/prune/lock", "build/demo/dvc.yaml"}
+    seen = {dep for stage in STAGES for dep in STAGES[stage]["deps"]} | {"micronet/data/store.py", "stages/prune.py"}
+    seen |= {path for stage in STAGES for kind in ("outs", "metrics", "plots") for path in outputs(stage, kind)}
+    skipped = {"micronet/data/__pycache__/store.pyc"}
+    skipped |= {"data/cifar10/train_images.bin", ".venv/bin/python", "run/prune/lock", "build/demo/dvc.yaml"}
     assert ignored(tmp_path, ROOT / ".dvcignore", *seen, *skipped) == skipped
 
 

@@ -2,75 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-STAGES = "prepare_data train_teacher train_student distill prune retrain quantize score".split()
-
-
-def shrunk(recipe: Path) -> dict:
-    """The demo recipe with one epoch a stage."""
-    tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    for section in tree.values():
-        if isinstance(section, dict) and "train" in section:
-            section["train"]["epochs"] = 1
-    return tree
-
-
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A folder in which the pipeline has run once."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    for name in ("stages", "models", "micronet", "data/sample"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore"):
-        shutil.copy(ROOT / name, folder / name)
-    (folder / "params.yaml").write_text(yaml.safe_dump(shrunk(ROOT / "recipes/demo.yaml")), encoding="utf-8")
-    assert run(folder, sys.executable, "-m", "dvc", "init", "--no-scm", "-q").returncode == 0
-    done = run(folder, sys.executable, "-m", "dvc", "repro")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-def executed(result: subprocess.CompletedProcess) -> list[str]:
-    """The stages that DVC ran."""
-    assert result.returncode == 0, result.stdout + result.stderr
-    return [line.split("'")[1] for line in result.stdout.splitlines() if line.startswith("Running stage")]
+from micronet import params
+from micronet.training.reporting import Reporter
+from tests.support.pipeline import CURVE, MADE, STAGES, dvc, executed, results, run, script
+from tests.support.places import ROOT
 
 
 def test_every_stage_leaves_its_checkpoint_metrics_curve_and_run(finished):
-    for name in "teacher student distilled pruned retrained quantized".split():
+    for name in MADE.values():
         assert (finished / f"checkpoints/{name}.safetensors").is_file()
     for stage in STAGES:
         assert json.loads((finished / f"metrics/{stage}.json").read_text())
         assert json.loads((finished / f"metrics/runs/{stage}.json").read_text())["seconds"] > 0
     for stage in STAGES[1:-1]:
         rows = list(csv.DictReader((finished / f"metrics/curves/{stage}.csv").open()))
-        assert list(rows[0]) == [
-            "epoch", "learning_rate", "train_loss", "train_accuracy_percent", "validation_loss",
-            "validation_accuracy_percent",
-        ]  # fmt: skip
+        assert list(rows[0]) == CURVE
         assert [row["epoch"] for row in rows] == ["1"]
 
 
 def test_the_path_has_a_row_a_checkpoint_and_ends_with_what_score_json_says(finished):
     rows = list(csv.DictReader((finished / "metrics/path.csv").open()))
-    assert [row["stage"] for row in rows] == "teacher student distilled pruned retrained quantized".split()
+    assert [row["stage"] for row in rows] == list(MADE.values())
     score = json.loads((finished / "metrics/score.json").read_text())
     assert float(rows[-1]["test_accuracy_percent"]) == score["test_accuracy_percent"]
     assert float(rows[-1]["challenge_score"]) == score["challenge"]["score"]
@@ -87,17 +49,27 @@ def test_the_score_is_that_of_the_file(finished):
 
 
 def test_a_second_run_runs_nothing(finished):
-    assert executed(run(finished, sys.executable, "-m", "dvc", "repro")) == []
+    assert executed(dvc(finished, "repro")) == []
 
 
-def test_score_check_passes_and_fails_when_the_claim_is_another(finished):
-    check = (sys.executable, "stages/score.py", "--check")
-    assert run(finished, *check).returncode == 0
+def test_the_bytes_are_those_of_a_run_without_dvc(finished, pipeline):
+    for stage in MADE:
+        assert results(finished, stage) == results(pipeline, stage), stage
+
+
+def test_score_check_passes_and_fails_when_the_claim_is_another(finished, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "stages"))
+    monkeypatch.chdir(finished)
+    import score
+    from job import Job
+
+    loaded = params.load(finished / "params.yaml")
+    assert score.work(Job(script("score"), loaded, argparse.Namespace(check=True), Reporter())) == 0
     claim = finished / "metrics/score.json"
     before = claim.read_text()
     claim.write_text(json.dumps(json.loads(before) | {"test_accuracy_percent": 99.0}))
     try:
-        answer = run(finished, *check)
+        answer = run(finished, "score", "--check")
     finally:
         claim.write_text(before)
     assert answer.returncode == 1
@@ -109,17 +81,69 @@ def test_a_changed_hyperparameter_reruns_what_is_downstream_and_nothing_else(fin
     before = path.read_text()
     before_score = (finished / "metrics/score.json").read_text()
     tree = yaml.safe_load(before)
-    tree["prune"]["amount"] = 0.6
+    tree["retrain"]["alpha"] = 0.5
     path.write_text(yaml.safe_dump(tree))
     try:
-        assert executed(run(finished, sys.executable, "-m", "dvc", "repro")) == [
-            "prune",
-            "retrain",
-            "quantize",
-            "score",
-        ]
+        assert executed(dvc(finished, "repro")) == ["retrain", "quantize", "score"]
     finally:
         path.write_text(before)
-    again = run(finished, sys.executable, "-m", "dvc", "repro")
-    assert again.returncode == 0 and executed(again) == []  # the run cache has them all
+    assert executed(dvc(finished, "repro")) == []  # the run cache has them all
     assert (finished / "metrics/score.json").read_text() == before_score
+
+
+# --- changed code ---
+
+
+@pytest.fixture
+def pruning(finished) -> Iterator[Path]:
+    """A file of the library that `prune` and two later stages import, put back in the end."""
+    path = finished / "micronet/compress/pruning.py"
+    before = path.read_text(encoding="utf-8")
+    yield path
+    path.write_text(before, encoding="utf-8")
+    assert executed(dvc(finished, "repro")) == ["code"]
+
+
+def outdated(folder: Path) -> list[str]:
+    """The stages whose own code, inputs or params are others than when they ran."""
+    answer = dvc(folder, "status", "--json")
+    assert answer.returncode == 0, answer.stderr
+    return list(json.loads(answer.stdout))
+
+
+def below(stages: list[str]) -> list[str]:
+    """The stages that read what some stages make, directly or not, and these themselves, in order."""
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    found, made = [], set()
+    for name, stage in graph.items():
+        if name in stages or made & set(stage["deps"]):
+            found.append(name)
+            made.update(stage.get("outs", []) if name != "code" else [])
+    return found
+
+
+def test_a_changed_comment_or_docstring_reruns_nothing_but_the_stage_that_reads_the_code(finished, pruning):
+    code = pruning.read_text(encoding="utf-8")
+    assert code.count('"""Global ') == 1 and "# " in code
+    code = code.replace('"""Global ', '"""In other words, global ').replace("# ", "# To say it again: ")
+    pruning.write_text(code, encoding="utf-8")
+    assert outdated(finished) == ["code"]
+    assert executed(dvc(finished, "repro")) == ["code"]
+    assert outdated(finished) == []
+
+
+def test_a_changed_line_reruns_the_stages_that_import_it_and_what_is_below(finished, pruning):
+    code = pruning.read_text(encoding="utf-8")
+    pruning.write_text(code + "\n\nMOST_ZEROS = 1.0\n", encoding="utf-8")
+    assert executed(dvc(finished, "repro", "code")) == ["code"]
+    assert outdated(finished) == ["prune", "retrain", "quantize"]
+    assert below(["prune", "retrain", "quantize"]) == ["prune", "retrain", "quantize", "score"]
+
+
+def test_a_new_architecture_reruns_nothing_until_params_name_it(finished):
+    path = finished / "models/another.py"
+    shutil.copy(finished / "models/resnet.py", path)
+    try:
+        assert executed(dvc(finished, "repro")) == ["code"]
+    finally:
+        path.unlink()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import fcntl
 import hashlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -17,21 +17,29 @@ from typing import Any
 
 import pytest
 import safetensors
-import yaml
 
 from micronet import params
+from micronet.training.checkpoint import CheckpointError
+from micronet.training.reporting import Reporter
+from stages import common
+from tests.support.pipeline import (
+    CURVE,
+    ENVIRONMENT,
+    LIMIT,
+    MADE,
+    STAGES,
+    TRAINED,
+    command,
+    forget,
+    results,
+    run,
+    script,
+    shrunk,
+    succeed,
+    write_params,
+)
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-ALL = ["prepare_data", "train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score"]
-TRAINED = {  # the stages that end in a float checkpoint, and its name
-    "train_teacher": "teacher",
-    "train_student": "student",
-    "distill": "distilled",
-    "prune": "pruned",
-    "retrain": "retrained",
-}
-MADE = TRAINED | {"quantize": "quantized"}
-CURVE = "epoch learning_rate train_loss train_accuracy_percent validation_loss validation_accuracy_percent".split()
 METRICS = {
     "validation_accuracy_percent",
     "parameters",
@@ -45,42 +53,6 @@ METRICS = {
 RUN = {"commit", "params_digest", "data_source", "seconds", "peak_memory_bytes"}
 TRAINING_RUN = RUN | {"images_per_second", "device", "precision", "threads", "torch"}
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("DVC_STAGE", "PYTHONPATH")}
-ENVIRONMENT["OMP_NUM_THREADS"] = "1"
-LIMIT = 600  # seconds: only against a hang, a stage here takes four of them
-
-
-def shrunk() -> dict[str, Any]:
-    """The demo recipe with narrow networks, one epoch a stage and 200 training images."""
-    tree = params.read_yaml(ROOT / "recipes/demo.yaml")
-    tree["data"]["validation_size"] = 800
-    tree["engine"] = {"device": "cpu", "precision": "fp32", "threads": 1, "save_every_seconds": 0.0}
-    tree["teacher"]["model"] = {"name": "resnet", "blocks": [1, 1], "widths": [8, 16]}
-    tree["student"]["model"] = {"name": "resnet", "blocks": [1], "widths": [8]}
-    for stage in ("teacher", "student", "distill", "prune", "retrain", "quantize"):
-        tree[stage]["train"] |= {"epochs": 1, "batch_size": 20}
-    return tree
-
-
-def write_params(folder: Path, tree: dict[str, Any]) -> None:
-    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
-
-
-def command(stage: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / f"stages/{stage}.py"), *arguments]
-
-
-def run(folder: Path, stage: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(stage, *arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT
-    )
-
-
-def succeed(folder: Path, stage: str) -> str:
-    done = run(folder, stage)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
 
 def files(folder: Path) -> set[str]:
     """What lies in a folder, without the prepared data and the locks that stay behind."""
@@ -88,40 +60,14 @@ def files(folder: Path) -> set[str]:
     return {name for name in found if not name.startswith("data/cifar10-sample/") and not name.endswith("/lock")}
 
 
-def results(folder: Path, stage: str) -> dict[str, bytes]:
-    """The bytes of everything that a stage's result consists of."""
-    names = [f"checkpoints/{MADE[stage]}.safetensors", f"metrics/{stage}.json", f"metrics/curves/{stage}.csv"]
-    return {name: (folder / name).read_bytes() for name in names}
-
-
 def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every stage up to `retrain` ran once, without DVC."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    write_params(folder, shrunk())
-    for stage in ("prepare_data", *TRAINED):
-        succeed(folder, stage)
-    return folder
-
-
-@pytest.fixture
-def prepared(pipeline: Path, tmp_path: Path) -> Path:
-    """A folder with params and prepared data, and no checkpoint."""
-    write_params(tmp_path, shrunk())
-    (tmp_path / "data").mkdir()
-    for name in ("manifest.json", "cifar10-sample"):
-        (tmp_path / "data" / name).symlink_to(pipeline / "data" / name)
-    return tmp_path
 
 
 # --- before anything runs ---
 
 
-@pytest.mark.parametrize("stage", ALL)
+@pytest.mark.parametrize("stage", ["code_digests", *STAGES])
 def test_help_answers_fast_and_without_torch(stage):
     code = (
         "import runpy, sys, time\n"
@@ -193,7 +139,7 @@ def test_a_second_trainer_of_the_same_stage_is_refused_in_one_line(prepared):
 
 def test_the_stages_write_exactly_the_files_of_the_contract(pipeline):
     expected = {"params.yaml", "data/manifest.json", "metrics/prepare_data.json", "metrics/runs/prepare_data.json"}
-    for stage, name in TRAINED.items():
+    for stage, name in MADE.items():
         expected |= {f"checkpoints/{name}.safetensors", f"metrics/curves/{stage}.csv"}
         expected |= {f"metrics/{stage}.json", f"metrics/runs/{stage}.json"}
     assert files(pipeline) == expected
@@ -238,32 +184,7 @@ def test_the_pruned_share_is_reached_to_one_weight_and_kept_by_retraining(pipeli
 
 def test_nothing_is_left_of_the_resume_state_after_success(pipeline):
     left = {path.relative_to(pipeline / "run").as_posix() for path in (pipeline / "run").rglob("*")}
-    assert left == set(TRAINED) | {f"{stage}/lock" for stage in TRAINED}
-
-
-@pytest.fixture
-def resumed(pipeline: Path, prepared: Path) -> Path:
-    """A folder in which every checkpoint of the pipeline lies, for a stage to be run again."""
-    (prepared / "checkpoints").mkdir()
-    for name in TRAINED.values():
-        (prepared / f"checkpoints/{name}.safetensors").symlink_to(pipeline / f"checkpoints/{name}.safetensors")
-    return prepared
-
-
-def forget(folder: Path, stage: str) -> None:
-    """Removes what a stage made."""
-    for name in (f"checkpoints/{MADE[stage]}.safetensors", f"metrics/{stage}.json", f"metrics/curves/{stage}.csv"):
-        (folder / name).unlink(missing_ok=True)
-
-
-@pytest.mark.parametrize("stage", MADE)
-def test_the_same_params_give_the_same_bytes_of_checkpoint_metrics_and_curve(pipeline, resumed, stage):
-    if stage not in TRAINED:
-        succeed(resumed, stage)
-    expected = results(pipeline if stage in TRAINED else resumed, stage)
-    forget(resumed, stage)
-    succeed(resumed, stage)
-    assert results(resumed, stage) == expected
+    assert left == set(MADE) | {f"{stage}/lock" for stage in MADE}
 
 
 def test_the_stages_share_the_teachers_answers_to_fixed_views(resumed):
@@ -275,12 +196,12 @@ def test_the_stages_share_the_teachers_answers_to_fixed_views(resumed):
     assert "the teacher answers view 3 of 3" in succeed(resumed, "distill")
     expected, answers = results(resumed, "distill"), (resumed / "run/answers.safetensors").read_bytes()
     (resumed / "run/answers.safetensors").write_bytes(answers[:-1000])
-    forget(resumed, "distill")
-    assert "the teacher answers view 1 of 3" in succeed(resumed, "distill"), "a damaged file is made anew"
+    forget(resumed, "distill", "prune")
+    said = succeed(resumed, "distill", "prune")
+    assert "distill: the teacher answers view 1 of 3" in said, "a damaged file is made anew"
     assert results(resumed, "distill") == expected
     assert (resumed / "run/answers.safetensors").read_bytes() == answers
-    forget(resumed, "prune")
-    assert "the teacher answers" not in succeed(resumed, "prune")
+    assert "prune: the teacher answers" not in said
 
 
 def test_a_network_is_its_own_teacher_and_becomes_a_packed_file(resumed):
@@ -291,18 +212,13 @@ def test_a_network_is_its_own_teacher_and_becomes_a_packed_file(resumed):
     tree["distill"]["train"] |= {"epochs": 0}
     tree["quantize"] |= {"per_channel": True, "layer_bits": {"whiten": 8}}
     write_params(resumed, tree)
-    for stage in ("train_teacher", "train_student", "distill"):
-        forget(resumed, stage)
-        succeed(resumed, stage)
+    forget(resumed, *MADE)
+    succeed(resumed, *MADE)
     teacher, distilled = (
         safetensors.safe_open(resumed / f"checkpoints/{name}.safetensors", framework="np")
         for name in ("teacher", "distilled")
     )
     assert all((distilled.get_tensor(key) == teacher.get_tensor(key)).all() for key in teacher.keys())
-    for stage in ("prune", "retrain"):
-        forget(resumed, stage)
-        succeed(resumed, stage)
-    succeed(resumed, "quantize")
     metrics = read_json(resumed / "metrics/quantize.json")
     assert metrics["nonzero_parameters"] < read_json(resumed / "metrics/train_teacher.json")["nonzero_parameters"]
 
@@ -311,9 +227,8 @@ def test_a_network_is_its_own_teacher_and_becomes_a_packed_file(resumed):
     tree["distill"]["train"] |= {"epochs": 1}
     tree["prune"]["cost_exponent"] = 0.25
     write_params(resumed, tree)
-    for stage in ("train_student", "distill", "prune"):
-        forget(resumed, stage)
-        succeed(resumed, stage)
+    forget(resumed, "train_student", "distill", "prune")
+    succeed(resumed, "train_student", "distill", "prune")
     metrics = read_json(resumed / "metrics/prune.json")
     assert metrics["parameters"] < read_json(resumed / "metrics/train_teacher.json")["parameters"], "narrower"
 
@@ -332,20 +247,43 @@ def test_a_student_goes_on_from_a_checkpoint_that_the_params_name(prepared, pipe
     ):
         assert all((before.get_tensor(key) == after.get_tensor(key)).all() for key in before.keys())
 
-    for change, message in (
-        ({"model": {"name": "resnet", "blocks": [1], "widths": [6]}}, "which is not student.model"),
-        ({"start": tree["student"]["start"] | {"sha256": "0" * 64}}, "student.start.sha256 names another one"),
-        ({"start": tree["student"]["start"] | {"file": "missing"}}, "there is no such checkpoint"),
-    ):
-        write_params(prepared, tree | {"student": tree["student"] | change})
-        done = run(prepared, "train_student")
-        assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
+    write_params(prepared, tree | {"student": tree["student"] | {"start": tree["student"]["start"] | {"file": "gone"}}})
+    done = run(prepared, "train_student")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("train_student: gone: there is no such checkpoint")
+
+
+def test_a_start_of_other_bytes_or_of_another_network_is_refused(pipeline, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "stages"))
+    from train_student import started
+
+    path = pipeline / "checkpoints/student.safetensors"
+    sha256, spec = hashlib.sha256(path.read_bytes()).hexdigest(), shrunk()["student"]["model"]
+    started(params.Start(file=str(path), sha256=sha256), spec)
+    with pytest.raises(CheckpointError, match="student.start.sha256 names another one"):
+        started(params.Start(file=str(path), sha256="0" * 64), spec)
+    with pytest.raises(CheckpointError, match="which is not student.model"):
+        started(params.Start(file=str(path), sha256=sha256), spec | {"widths": [6, 6, 6]})
+
+
+def test_saved_state_is_found_again_while_code_and_params_do_the_same(prepared, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "stages"))
+    monkeypatch.chdir(prepared)
+    import trainer
+
+    def state(code: str, rate: float = 0.1) -> Path:
+        tree = shrunk()
+        tree["student"]["train"]["learning_rate"] = rate
+        monkeypatch.setattr(trainer, "stage_digests", lambda stage, params: {f"stages/{stage}.py": code})
+        job = trainer.TrainingJob(script("train_student"), params.parse(tree), argparse.Namespace(), Reporter())
+        with job.resumable("student") as found:
+            return found.path.relative_to("run/train_student")
+
+    assert state("one") == state("one")
+    assert len({state("one"), state("two"), state("one", rate=0.2)}) == 3
 
 
 def test_results_make_no_checkout_dirty_and_code_does(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "stages"))
-    import common
-
     def git(*words: str) -> None:
         subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", *words], cwd=tmp_path, check=True)
 
@@ -355,11 +293,13 @@ def test_results_make_no_checkout_dirty_and_code_does(tmp_path, monkeypatch):
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "x")
-    clean = common._commit()
+    clean = common.commit()
     (tmp_path / "dvc.lock").write_text("changed")
-    assert len(clean) == 12 and common._commit() == clean
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/prune.json").write_text("{}")
+    assert len(clean) == 12 and common.commit() == clean
     (tmp_path / "params.yaml").write_text("seed: 1")
-    assert common._commit() == f"{clean}-dirty"
+    assert common.commit() == f"{clean}-dirty"
 
 
 # --- killed ---

@@ -1,0 +1,27 @@
+"""Writes which code decides each stage's result: code/STAGE.json, a digest of each file that the stage imports.
+
+The stage is named `code`, its script is not: Python finds a script's neighbours first, and its own debugger, which
+torch loads, imports a module `code`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from dependencies import ARCHITECTURES, stage_digests
+from job import Job
+
+CODE = Path("code")
+
+
+def work(job: Job) -> None:
+    from micronet.files import write_json
+
+    found = {stage: stage_digests(stage, job.params) for stage in ARCHITECTURES}
+    for stage, digests in found.items():
+        write_json(CODE / f"{stage}.json", digests)
+
+
+if __name__ == "__main__":
+    sys.exit(Job.main(__file__, __doc__, work))

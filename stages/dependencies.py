@@ -1,0 +1,154 @@
+"""Which files of this repository decide what a script computes, and digests of what they do.
+
+A digest is that of the syntax tree that runs: comments, layout, docstrings and imports for type checkers are left out
+of it. DVC compares digests through the stage `code`; the saved state of an interrupted run is found by them.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from micronet.params import Params
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The stages in order, and the params sections whose architectures they build.
+ARCHITECTURES = {
+    "prepare_data": (),
+    "train_teacher": ("teacher",),
+    "train_student": ("student",),
+    "distill": ("teacher", "student"),
+    "prune": ("teacher", "student"),
+    "retrain": ("teacher", "student"),
+    "quantize": ("teacher", "student"),
+    "score": ("teacher", "student"),
+}
+
+# Decide nothing about a result: what is asked, said and shown, and this file, which only names the code.
+PRESENTATION = {
+    "micronet/data/progress.py",
+    "micronet/scoring/tables.py",
+    "micronet/training/terminal.py",
+    "stages/common.py",
+    "stages/dependencies.py",
+}
+# A study keeps no curves, and DVC compares what was planned by itself.
+STUDY_PRESENTATION = PRESENTATION | {"micronet/training/reporting.py", "studies/plan.py", "studies/sources.py"}
+
+
+def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: Path = ROOT) -> dict[str, str]:
+    """A digest of each file that decides what some files compute: of those and of what they import, directly or not.
+
+    An import inside a function counts as well. What a module imports by a computed name is not seen: the families of
+    `models`, which `families` names, and what a package's `__init__` hands on to users, which nothing in here uses.
+
+    Args:
+        starts: absolute paths, or relative to the root.
+        without: paths from the root that neither count nor are followed.
+
+    Returns:
+        `{path from the root: digest}`, sorted.
+
+    Raises:
+        MicronetError: a file that is no Python, its name and line.
+    """
+    found: dict[str, str] = {}
+    waiting = [root / start for start in starts]
+    while waiting:
+        path = waiting.pop()
+        name = path.relative_to(root).as_posix()
+        if name not in found and name not in without:
+            try:
+                found[name], modules = _read(path.read_text(encoding="utf-8"))
+            except SyntaxError as error:
+                from micronet.errors import MicronetError
+
+                raise MicronetError(f"{name}: line {error.lineno}: is no Python: {error.msg}") from None
+            for module in modules:
+                waiting += _files(module, root)
+    return dict(sorted(found.items()))
+
+
+def stage_digests(stage: str, params: Params) -> dict[str, str]:
+    """The digests of the code that decides a stage's result under these params."""
+    specs = [getattr(params, section).model.spec() for section in ARCHITECTURES[stage]]
+    return digests(f"stages/{stage}.py", *families(*specs))
+
+
+def families(*specs: dict[str, Any]) -> list[str]:
+    """The files of the architectures that these specs are of, each once. Raises `SpecError` as `models.build` does."""
+    import models
+
+    return sorted({f"models/{models.normalise(spec)['name']}.py" for spec in specs})
+
+
+def digest(source: str) -> str:
+    """A short sha256 of what Python code does, the same in every version of Python that can read it."""
+    return _read(source)[0]
+
+
+@functools.cache
+def _read(source: str) -> tuple[str, tuple[str, ...]]:
+    """Digest and imported modules of Python code."""
+    tree = _Running().visit(ast.parse(source))
+    return hashlib.sha256(json.dumps(_plain(tree)).encode()).hexdigest()[:16], tuple(_modules(tree))
+
+
+class _Running(ast.NodeTransformer):
+    """Takes out of a syntax tree what never runs and what computes nothing."""
+
+    def visit_If(self, node: ast.If) -> Any:
+        self.generic_visit(node)
+        typing_only = getattr(node.test, "id", getattr(node.test, "attr", "")) == "TYPE_CHECKING"
+        return node.orelse if typing_only else node
+
+    def visit_Expr(self, node: ast.Expr) -> Any:
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if text else self.generic_visit(node)
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as lists of strings. What is empty is left out: newer versions have fields that older ones lack."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return ascii(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
+    if isinstance(node, ast.JoinedStr):
+        fields["values"] = _joined(node.values)
+    return [type(node).__name__, *([name, _plain(value)] for name, value in sorted(fields.items()))]
+
+
+def _joined(values: Iterable[ast.expr]) -> list[ast.expr]:
+    """The parts of an f-string, without the cuts in its text, which some versions make at other places."""
+    parts: list[ast.expr] = []
+    for value in values:
+        if isinstance(value, ast.Constant) and parts and isinstance(parts[-1], ast.Constant):
+            value = ast.Constant(parts.pop().value + value.value)
+        parts.append(value)
+    return [part for part in parts if not (isinstance(part, ast.Constant) and part.value == "")]
+
+
+def _modules(tree: ast.AST) -> Iterator[str]:
+    """The dotted names that are imported; `from a import b` may mean the module `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _files(module: str, root: Path) -> Iterator[Path]:
+    """The files that run when a module is imported, its packages' too. Stage scripts import those beside them."""
+    parts = module.split(".")
+    for base in (root, root / "stages"):
+        for length in range(1, len(parts) + 1):
+            stem = base.joinpath(*parts[:length])
+            yield from (file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file())

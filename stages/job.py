@@ -1,0 +1,78 @@
+"""One run of a stage: it opens the data and writes the results. `trainer.py` adds training."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from common import MANIFEST, METRICS, commit, run
+
+from micronet import params as parameters
+
+if TYPE_CHECKING:
+    from micronet.data.images import Split
+    from micronet.training.reporting import Reporter
+
+
+@dataclass
+class Job:
+    """One run of a stage: its params, its inputs, where its outputs go."""
+
+    script: Path
+    params: parameters.Params
+    flags: argparse.Namespace
+    reporter: Reporter
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def stage(self) -> str:
+        """The stage's name is its script's."""
+        return self.script.stem
+
+    def split(self, name: str, *, verify: bool = False) -> Split:
+        """`train`, `validation` or `test`; rebuilt first when it is missing or damaged."""
+        from micronet.data.store import open_split
+
+        seed, say = self.params.seed, self.reporter.say
+        return open_split(self.params.data, seed, name, manifest_path=MANIFEST, report=say, verify=verify)
+
+    def metrics(self, **values: Any) -> None:
+        """Writes `metrics/STAGE.json`: flat, units in the keys."""
+        from micronet.files import write_json
+
+        write_json(METRICS / f"{self.stage}.json", values)
+
+    def params_digest(self, *sections: str) -> str:
+        """Names the params sections that a result came from."""
+        return parameters.digest(self.params.seed, *(getattr(self.params, section) for section in sections))
+
+    def record_run(self, *, params_digest: str, **facts: Any) -> None:
+        """Writes `metrics/runs/STAGE.json`: what differs from run to run."""
+        import resource
+
+        from micronet.data.store import source_of
+        from micronet.files import write_json
+
+        record = {
+            "commit": commit(),
+            "params_digest": params_digest,
+            "data_source": source_of(self.params.data),
+            "seconds": round(time.monotonic() - self.began, 1),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        write_json(METRICS / "runs" / f"{self.stage}.json", record | facts)
+
+    @classmethod
+    def main(
+        cls, script: str, description: str, work: Callable[[Self], int | None], flags: dict[str, str] | None = None
+    ) -> int:
+        """Runs a stage script as `common.run` says, `work` with a job. Returns the exit code."""
+
+        def started(params: parameters.Params, switches: argparse.Namespace, reporter: Reporter) -> int | None:
+            return work(cls(Path(script), params, switches, reporter))
+
+        return run(script, description, started, flags)

@@ -1,0 +1,108 @@
+"""The stages of the pipeline: params that run them in seconds, how they are run, what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from micronet import params
+from tests.support.places import ROOT
+
+STAGES = ["prepare_data", "train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score"]
+TRAINED = {  # the stages that end in a float checkpoint, and its name
+    "train_teacher": "teacher",
+    "train_student": "student",
+    "distill": "distilled",
+    "prune": "pruned",
+    "retrain": "retrained",
+}
+MADE = TRAINED | {"quantize": "quantized"}
+CURVE = "epoch learning_rate train_loss train_accuracy_percent validation_loss validation_accuracy_percent".split()
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("DVC_STAGE", "PYTHONPATH")}
+ENVIRONMENT["OMP_NUM_THREADS"] = "1"
+LIMIT = 600  # seconds: only against a hang, a stage here takes four of them
+
+# Starting torch takes longer than a short stage: where no fresh process is asked for, several stages share one.
+ONE_PROCESS = """
+import os, runpy, sys
+scripts = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(scripts[0]))
+for script in scripts:
+    sys.argv = [script]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+def shrunk() -> dict[str, Any]:
+    """The demo recipe with one epoch a stage, 200 training images and one thread."""
+    tree = params.read_yaml(ROOT / "recipes/demo.yaml")
+    tree["data"]["validation_size"] = 800
+    tree["engine"] = {"device": "cpu", "precision": "fp32", "threads": 1, "save_every_seconds": 0.0}
+    for stage in ("teacher", "student", "distill", "prune", "retrain", "quantize"):
+        tree[stage]["train"] |= {"epochs": 1, "batch_size": 20}
+    return tree
+
+
+def write_params(folder: Path, tree: dict[str, Any]) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+
+
+def script(stage: str) -> Path:
+    return ROOT / f"stages/{stage}.py"
+
+
+def command(stage: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(script(stage)), *arguments]
+
+
+def run(folder: Path, stage: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A stage as a person runs it."""
+    return _run(folder, command(stage, *arguments))
+
+
+def succeed(folder: Path, *stages: str) -> str:
+    """What stages say that run one after the other in one process and succeed."""
+    done = _run(folder, [sys.executable, "-c", ONE_PROCESS, *(str(script(stage)) for stage in stages)])
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def _run(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT)
+
+
+def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """DVC, which finds the `python` of its stages on the PATH."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{ENVIRONMENT['PATH']}"
+    environment = ENVIRONMENT | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    words = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
+
+
+def executed(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The stages that `dvc repro` ran."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+
+
+def results(folder: Path, stage: str) -> dict[str, bytes]:
+    """The bytes of everything that a training stage's result consists of."""
+    names = [f"checkpoints/{MADE[stage]}.safetensors", f"metrics/{stage}.json", f"metrics/curves/{stage}.csv"]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def forget(folder: Path, *stages: str) -> None:
+    """Removes what stages made."""
+    for stage in stages:
+        for name in (f"checkpoints/{MADE[stage]}.safetensors", f"metrics/{stage}.json", f"metrics/curves/{stage}.csv"):
+            (folder / name).unlink(missing_ok=True)
