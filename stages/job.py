@@ -14,7 +14,7 @@ from common import MANIFEST, METRICS, commit, run
 from micronet import params as parameters
 
 if TYPE_CHECKING:
-    from micronet.data.images import Split
+    from micronet.data.images import Split, SplitName
     from micronet.training.reporting import Reporter
 
 
@@ -33,7 +33,7 @@ class Job:
         """The stage's name is its script's."""
         return self.script.stem
 
-    def split(self, name: str, *, verify: bool = False) -> Split:
+    def split(self, name: SplitName, *, verify: bool = False) -> Split:
         """`train`, `validation` or `test`; rebuilt first when it is missing or damaged."""
         from micronet.data.store import open_split
 

@@ -49,7 +49,7 @@ def machine(engine: Engine) -> Machine:
     cuda = engine.device == "cuda" or (engine.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if cuda else "cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would load the compiler, for two seconds
     bf16 = engine.precision == "bf16" or (engine.precision == "auto" and (cuda or multiplies_bf16()))
     free = engine.precision == "auto"
     return Machine(device, bf16, channels_last=engine.channels_last, compile=engine.compile, any_precision=free)
@@ -105,5 +105,6 @@ def compiled(model: nn.Module, machine: Machine, steps: int) -> Callable[[Tensor
     worth = machine.device.type == "cuda" and steps >= COMPILE_STEPS and not isinstance(model, fx.GraphModule)
     if machine.compile == "off" or (machine.compile == "auto" and not worth):
         return model
+    torch.use_deterministic_algorithms(True)  # now for the compiler too
     torch._dynamo.config.suppress_errors = True
     return torch.compile(model)

@@ -105,9 +105,12 @@ def test_a_trial_measures_the_packed_file_near_its_price(monkeypatch, tmp_path):
 def climbed(monkeypatch, tmp_path):
     """`climb` on random images in a folder of its own; the candidates that were really run."""
     from micronet.data import store
+    from micronet.training import hardware
 
+    here = machine(Engine(device="cpu", precision="fp32", threads=1))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(store, "open_split", lambda *_, **__: images(64))
+    monkeypatch.setattr(hardware, "machine", lambda engine: here)
     ran: list[tuple[search.Candidate, int]] = []
     real = search.run
 
