@@ -130,9 +130,11 @@ def _joined(values: Iterable[ast.expr]) -> list[ast.expr]:
     """The parts of an f-string, without the cuts in its text, which some versions make at other places."""
     parts: list[ast.expr] = []
     for value in values:
-        if isinstance(value, ast.Constant) and parts and isinstance(parts[-1], ast.Constant):
-            value = ast.Constant(parts.pop().value + value.value)
-        parts.append(value)
+        last = parts[-1] if parts else None
+        if isinstance(value, ast.Constant) and isinstance(last, ast.Constant):
+            parts[-1] = ast.Constant(f"{last.value}{value.value}")
+        else:
+            parts.append(value)
     return [part for part in parts if not (isinstance(part, ast.Constant) and part.value == "")]
 
 
