@@ -13,7 +13,7 @@ from tests.support.places import ROOT
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository in which the pipeline ran once under DVC, from nothing, a process a stage."""
+    """A copy of the repository in which the pipeline ran once under DVC, from nothing."""
     folder = tmp_path_factory.mktemp("finished")
     for name in ("stages", "models", "micronet", "data/sample"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -27,7 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the stages up to `quantize` ran once without DVC, all in one process."""
+    """A folder in which the stages up to `quantize` ran once without DVC."""
     folder = tmp_path_factory.mktemp("pipeline")
     write_params(folder, shrunk())
     succeed(folder, "prepare_data", *MADE)

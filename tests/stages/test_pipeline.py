@@ -127,9 +127,7 @@ def test_a_changed_comment_or_docstring_reruns_nothing_but_the_stage_that_reads_
     assert code.count('"""Global ') == 1 and "# " in code
     code = code.replace('"""Global ', '"""In other words, global ').replace("# ", "# To say it again: ")
     pruning.write_text(code, encoding="utf-8")
-    assert outdated(finished) == ["code"]
     assert executed(dvc(finished, "repro")) == ["code"]
-    assert outdated(finished) == []
 
 
 def test_a_changed_line_reruns_the_stages_that_import_it_and_what_is_below(finished, pruning):

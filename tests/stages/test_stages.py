@@ -320,6 +320,7 @@ def kill_when(folder: Path, moment: Any) -> None:
 
 def test_a_stage_killed_at_three_moments_ends_with_the_bytes_of_one_that_was_not(prepared):
     tree = shrunk()
+    tree["engine"]["save_every_seconds"] = 0.0
     tree["student"]["train"] |= {"epochs": 2, "batch_size": 10, "ema_decay": 0.9, "augment": {"cutmix_alpha": 1.0}}
     write_params(prepared, tree)
     run_folder, curve = prepared / "run/train_student", prepared / "metrics/curves/train_student.csv"
@@ -356,6 +357,7 @@ def test_a_stage_killed_at_three_moments_ends_with_the_bytes_of_one_that_was_not
 def test_a_stage_killed_at_five_random_moments_ends_with_the_same_bytes_each_time(resumed, stage):
     tree = shrunk()
     section = "student" if stage == "train_student" else stage
+    tree["engine"]["save_every_seconds"] = 0.0
     tree[section]["train"] |= {"epochs": 3, "batch_size": 10}
     write_params(resumed, tree)
     began = time.monotonic()

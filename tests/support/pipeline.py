@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from micronet import params
+from tests.support import warm
 from tests.support.places import ROOT
 
 STAGES = ["prepare_data", "train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score"]
@@ -26,28 +27,15 @@ CURVE = "epoch learning_rate train_loss train_accuracy_percent validation_loss v
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("DVC_STAGE", "PYTHONPATH")}
 ENVIRONMENT["OMP_NUM_THREADS"] = "1"
-LIMIT = 600  # seconds: only against a hang, a stage here takes four of them
-
-# Starting torch takes longer than a short stage: where no fresh process is asked for, several stages share one.
-ONE_PROCESS = """
-import os, runpy, sys
-scripts = sys.argv[1:]
-sys.path.insert(0, os.path.dirname(scripts[0]))
-for script in scripts:
-    sys.argv = [script]
-    try:
-        runpy.run_path(script, run_name="__main__")
-    except SystemExit as end:
-        if end.code:
-            raise
-"""
+LIMIT = 600  # seconds: only against a hang, a stage here takes two of them
 
 
 def shrunk() -> dict[str, Any]:
-    """The demo recipe with one epoch a stage, 200 training images, thinner networks and one thread."""
+    """The demo recipe with one epoch a stage, 200 training images, a teacher as small as its student, one thread."""
     tree = params.read_yaml(ROOT / "recipes/demo.yaml")
     tree["data"]["validation_size"] = 800
-    tree["engine"] = {"device": "cpu", "precision": "fp32", "threads": 1, "save_every_seconds": 0.0}
+    tree["engine"] = {"device": "cpu", "precision": "fp32", "threads": 1}
+    tree["teacher"]["model"] = dict(tree["student"]["model"])
     tree["teacher"]["model"]["widths"], tree["student"]["model"]["widths"] = [8, 16, 16], [8, 8, 16]
     for stage in ("teacher", "student", "distill", "prune", "retrain", "quantize"):
         tree[stage]["train"] |= {"epochs": 1, "batch_size": 20}
@@ -67,26 +55,27 @@ def command(stage: str, *arguments: str) -> list[str]:
 
 
 def run(folder: Path, stage: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A stage as a person runs it."""
-    return _run(folder, command(stage, *arguments))
+    """A stage in a process of its own, which had torch before."""
+    return _run(folder, [str(warm.folder() / "python"), *command(stage, *arguments)[1:]])
 
 
 def succeed(folder: Path, *stages: str) -> str:
-    """What stages say that run one after the other in one process and succeed."""
-    done = _run(folder, [sys.executable, "-c", ONE_PROCESS, *(str(script(stage)) for stage in stages)])
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
-def _run(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT)
+    """What stages say that run one after the other and succeed."""
+    said = ""
+    for stage in stages:
+        done = run(folder, stage)
+        assert done.returncode == 0, done.stderr
+        said += done.stderr
+    return said
 
 
 def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """DVC, which finds the `python` of its stages on the PATH."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{ENVIRONMENT['PATH']}"
-    environment = ENVIRONMENT | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
-    words = [sys.executable, "-m", "dvc", *arguments]
+    return _run(folder, [sys.executable, "-m", "dvc", *arguments], DVC_NO_ANALYTICS="1")
+
+
+def _run(folder: Path, words: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+    environment = ENVIRONMENT | {"PATH": f"{warm.folder()}{os.pathsep}{ENVIRONMENT['PATH']}"} | more
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
 
 

@@ -1,0 +1,112 @@
+"""A Python that has torch already: starting torch takes longer than all that a short stage does.
+
+A server imports torch and nothing of the project; `python SCRIPT ARGUMENTS` asks it for a child of its own, which has
+done nothing else before. The child gets the caller's folder, environment, stdout and stderr, and its exit code comes
+back. What is to be killed, or starts without torch, is run by a real Python instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LONGEST = 1 << 20  # bytes of a request, an environment included
+
+
+@functools.cache
+def folder() -> Path:
+    """A folder for the PATH: its `python` runs scripts that use one thread. The server ends with this process."""
+    place = Path(tempfile.mkdtemp())
+    address, shim = place / "socket", place / "python"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen([sys.executable, __file__, "serve", str(address)], env=environment)
+
+    def end() -> None:
+        server.terminate()
+        server.wait()
+        shutil.rmtree(place)
+
+    atexit.register(end)
+    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" ask "{address}" "$@"\n')
+    shim.chmod(0o755)
+    limit = time.monotonic() + 120
+    while not address.exists() and server.poll() is None and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert address.exists(), "the server did not start"
+    return place
+
+
+def serve(address: str) -> None:
+    """Answers until the process that started it is gone."""
+    import torchvision  # noqa: F401
+
+    parent = os.getppid()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    sys.path.remove(str(Path(__file__).parent))
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{address}.new")
+    listener.listen()
+    listener.settimeout(5)
+    os.rename(f"{address}.new", address)
+    while os.getppid() == parent:
+        with contextlib.suppress(TimeoutError):
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                connection.setblocking(True)
+                answer(connection)
+            connection.close()
+
+
+def answer(connection: socket.socket) -> None:
+    """Runs what is asked for in this process and ends it."""
+    import runpy
+    import traceback
+
+    text, (out, err), *_ = socket.recv_fds(connection, LONGEST, 2)
+    request = json.loads(text)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = request["arguments"]
+    sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
+    code = 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    connection.sendall(str(code).encode())
+    os._exit(code)
+
+
+def ask(address: str, arguments: list[str]) -> int:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        request = {"folder": os.getcwd(), "environment": dict(os.environ), "arguments": arguments}
+        socket.send_fds(connection, [json.dumps(request).encode()], [1, 2])
+        return int(connection.recv(16) or b"1")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(sys.argv[2])
+    sys.exit(ask(sys.argv[2], sys.argv[3:]))
