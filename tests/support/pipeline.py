@@ -36,7 +36,6 @@ def shrunk() -> dict[str, Any]:
     tree["data"]["validation_size"] = 800
     tree["engine"] = {"device": "cpu", "precision": "fp32", "threads": 1}
     tree["teacher"]["model"] = dict(tree["student"]["model"])
-    tree["teacher"]["model"]["widths"], tree["student"]["model"]["widths"] = [8, 16, 16], [8, 8, 16]
     for stage in ("teacher", "student", "distill", "prune", "retrain", "quantize"):
         tree[stage]["train"] |= {"epochs": 1, "batch_size": 20}
     return tree
