@@ -71,6 +71,26 @@ def traffic(model: Any) -> int:
     return 3 * 4 * elements
 
 
+def operator_shares(work: Callable[[], Any], device: Any) -> dict[str, float]:
+    """The percent of one call's time that each group of operators takes, without what they call in turn."""
+    import torch
+
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as recorded:
+        work()
+    kernel = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    operators = dict.fromkeys([*GROUPS, "everything else"], 0.0)
+    for event in recorded.key_averages():
+        group = next(
+            (name for name, words in GROUPS.items() if any(word in event.key for word in words)), "everything else"
+        )
+        operators[group] += getattr(event, kernel)
+    total = sum(operators.values())
+    return {name: 100 * taken / total for name, taken in operators.items()}
+
+
 def profile(case: Case, machine: Any) -> dict[str, Any]:
     import torch
 
@@ -129,20 +149,7 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
     held_out = Split(pixels[:500], labels[:500])
     evaluation = seconds_of(lambda: evaluate(model, held_out, machine), device, 3) / 500
     model.train()
-
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as recorded:
-        step(record=False)
-    kernel = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    operators = dict.fromkeys([*GROUPS, "everything else"], 0.0)
-    for event in recorded.key_averages():
-        group = next(
-            (name for name, words in GROUPS.items() if any(word in event.key for word in words)), "everything else"
-        )
-        operators[group] += getattr(event, kernel)
-    total = sum(operators.values())
+    operators = operator_shares(lambda: step(record=False), device)
 
     trained, validated = CIFAR10_EPOCH
     training_seconds, evaluation_seconds = trained * a_step / BATCH_SIZE, validated * evaluation
@@ -154,7 +161,7 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
             part: 100 * taken / sum(spent.values()) for part, taken in spent.items() if taken / a_step > 1e-4
         },
         "evaluation_share_of_an_epoch_percent": 100 * evaluation_seconds / (training_seconds + evaluation_seconds),
-        "operator_share_percent": {name: 100 * taken / total for name, taken in operators.items()},
+        "operator_share_percent": operators,
         "gflop_per_second": work * BATCH_SIZE / a_step / 1e9,
         "gb_per_second": moved * BATCH_SIZE / a_step / 1e9,
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,8 @@ from torch import nn
 import models
 from micronet import params
 from micronet.training.hardware import machine
-
-ROOT = Path(__file__).resolve().parents[2]
-TINY = {"name": "resnet", "blocks": [1], "widths": [4]}
+from tests.support.models import TINY, new_model
+from tests.support.places import ROOT
 
 
 @pytest.fixture
@@ -32,8 +30,7 @@ def test_the_plain_loop_trains_and_counts_right_answers(bench):
     import plain
 
     pixels, labels = bench.images(256)
-    torch.manual_seed(0)
-    model = models.build(TINY)
+    model = new_model()
     before = [parameter.clone() for parameter in model.parameters()]
     done: list[int] = []
     plain.train(
@@ -86,8 +83,7 @@ def test_a_profiles_shares_are_whole(bench):
 def test_shared_statistics_are_those_of_plain_pytorch(bench):
     import variants
 
-    torch.manual_seed(0)
-    model = models.build({"name": "densenet", "blocks": [2, 3], "growth_rate": 4}).double().train()
+    model = new_model({"name": "densenet", "blocks": [2, 3], "growth_rate": 4}).double().train()
     with torch.no_grad():
         for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
             norm.weight.uniform_(0.5, 2)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-import models
 from micronet.compress.averaging import AverageError, average
 from micronet.data.images import normalise
+from tests.support.images import random_images
+from tests.support.models import new_model
 
-IMAGES = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+IMAGES = random_images(60, 3)
 BATCHES = [normalise(part) for part in IMAGES.split(20)]
 
 
 def new(seed: int, width: int = 8) -> torch.nn.Module:
-    torch.manual_seed(seed)
-    return models.build({"name": "mobilenet", "blocks": [1, 1], "widths": [8, width]})
+    return new_model({"name": "mobilenet", "blocks": [1, 1], "widths": [8, width]}, seed)
 
 
 def test_weights_are_means_and_statistics_are_those_of_the_mean():

@@ -10,36 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import models
-from micronet.compress.calibration import calibrate
+from micronet.compress.calibration import calibrate, recalibrate_batch_norm
 from micronet.compress.quantization import finish, prepare
 from micronet.data.images import normalise
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
-from micronet.params import Quantize, Train
+from tests.support.configs import quantize_config
+from tests.support.images import random_images
+from tests.support.models import DENSENET, RESNET, random_model
 
-RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
-DENSENET = {
-    "name": "densenet",
-    "blocks": [2, 2],
-    "growth_rate": 4,
-    "groups": {"bottleneck": 2},
-    "interleave": {"bottleneck": True},
-}
-INT8 = Quantize(method="fx_int8", train=Train(epochs=1, learning_rate=0.1))
-IMAGES = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+MIXED_DENSENET = DENSENET | {"groups": {"bottleneck": 2}, "interleave": {"bottleneck": True}}
+INT8 = quantize_config(method="fx_int8")
+IMAGES = random_images(32)
 
 
 def float_model(spec) -> nn.Module:
-    torch.manual_seed(0)
-    model = models.build(spec)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.3)
-                module.momentum = None  # the statistics of all that follows
-        model.train()(normalise(IMAGES))
+    model = random_model(spec)
+    recalibrate_batch_norm(model, [normalise(IMAGES)])
     return model.eval()
 
 
@@ -47,7 +34,7 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.corrcoef(torch.stack([a.flatten().double(), b.flatten().double()]))[0, 1])
 
 
-@pytest.mark.parametrize("spec", [RESNET, DENSENET])
+@pytest.mark.parametrize("spec", [RESNET, MIXED_DENSENET])
 def test_calibrated_alone_the_packed_file_follows_the_float_model(spec, tmp_path):
     model = float_model(spec)
     prepared = prepare(model, INT8)
@@ -100,7 +87,7 @@ def test_a_copy_for_averaging_can_be_packed(tmp_path):
 
 
 def test_plain_weight_names_are_kept_so_that_a_mask_finds_them():
-    model = float_model(DENSENET)
+    model = float_model(MIXED_DENSENET)
     layers = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     prepared = prepare(model, INT8)
     found = {name for name, module in prepared.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}

@@ -13,8 +13,9 @@ from micronet.compress import methods
 from micronet.compress.errors import QuantizationError
 from micronet.compress.operations import OPERATIONS, Tracer, kind
 from micronet.compress.quantization import prepare
-from micronet.params import Quantize, Train
+from micronet.params import Quantize
 from models.layers import Interleave
+from tests.support.configs import quantize_config
 
 
 class Calls(nn.Module):
@@ -132,13 +133,13 @@ def test_a_model_of_two_inputs_is_refused():
             return torch.cat([x, y], 1)
 
     with pytest.raises(QuantizationError, match="takes more than one input, a model of images alone would work"):
-        prepare(Net(), Quantize(train=Train(epochs=1, learning_rate=0.1)))
+        prepare(Net(), quantize_config())
 
 
 def test_a_layer_that_is_used_twice_is_refused():
     layer = nn.Conv2d(3, 3, 1)
     with pytest.raises(QuantizationError, match="^layer: is used twice, a layer for each place would work"):
-        prepare(Calls(lambda layer, x: layer(layer(x)), layer), Quantize(train=Train(epochs=1, learning_rate=0.1)))
+        prepare(Calls(lambda layer, x: layer(layer(x)), layer), quantize_config())
 
 
 def test_every_method_of_the_params_has_its_quantizers():

@@ -31,7 +31,10 @@ from micronet.scoring.records import REFERENCE_OPERATIONS, REFERENCE_PARAMETERS,
 from micronet.training.reporting import EpochRow, Reporter
 from micronet.training.state import ResumeState
 from micronet.training.weights import count_zeros, positions, prunable
-from tests.support.quantized import STEPS, StopAt, train
+from tests.support.configs import train_config
+from tests.support.failures import StopAt
+from tests.support.models import RESNET, new_model, same, weights
+from tests.support.training import STEPS, train
 
 METHODS = ("one_shot", "iterative", "gradual", "soft", "feedback")
 AMOUNT = 0.37  # of the 448 prunable weights that is 165.76: not a whole number
@@ -40,13 +43,8 @@ EPOCHS = 2
 amounts = st.floats(0, 1, exclude_max=True)
 
 
-def new_model(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return models.build({"name": "resnet", "blocks": [1], "widths": [4]})
-
-
 def config(**changes) -> Train:
-    return Train(**({"epochs": EPOCHS, "batch_size": 16, "learning_rate": 0.1, "weight_decay": 1e-2} | changes))
+    return train_config(**{"epochs": EPOCHS, "learning_rate": 0.1, "weight_decay": 1e-2} | changes)
 
 
 def section(method: str, **changes) -> Prune:
@@ -173,8 +171,7 @@ def test_equal_weights_are_pruned_by_position_and_still_exactly():
 
 
 def test_a_cost_exponent_takes_more_from_layers_whose_weights_are_used_more_often():
-    torch.manual_seed(0)
-    model, kept = models.build({"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}), []
+    model, kept = new_model(RESNET), []
     uses = positions(model)
     for exponent in (0.0, 0.25, 0.5):
         masks = global_masks(model, 0.5, cost_exponent=exponent)
@@ -184,8 +181,7 @@ def test_a_cost_exponent_takes_more_from_layers_whose_weights_are_used_more_ofte
 
 
 def test_within_a_layer_a_cost_exponent_changes_no_order():
-    torch.manual_seed(0)
-    model = models.build({"name": "resnet", "blocks": [1, 1], "widths": [4, 8]})
+    model = new_model(RESNET)
     with torch.no_grad():
         for name, mask in global_masks(model, 0.5, cost_exponent=0.5).items():
             size = model.get_submodule(name).weight.abs()
@@ -215,11 +211,11 @@ def test_a_pruned_network_pruned_again_at_the_same_amount_stays_as_it_is():
 
 def test_norms_and_biases_are_left_alone():
     model = new_model()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    weights = {f"{name}.weight" for name, _ in prunable(model)}
+    before = weights(model)
+    names = {f"{name}.weight" for name, _ in prunable(model)}
     apply_masks(model, global_masks(model, 0.9))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed <= weights and len(changed) > 1
+    assert changed <= names and len(changed) > 1
 
 
 # --- through training ---
@@ -364,10 +360,9 @@ def test_a_schedule_that_was_cut_off_goes_on_as_if_it_had_not(tmp_path, method, 
     whole, parts = new_model(), new_model()
     train(whole, prune.train, constraint=PruningSchedule(prune, whole))
     with ResumeState(tmp_path, "x") as state, pytest.raises(ProcessLookupError):
-        more = {"state": state, "reporter": StopAt(where), "save_every_seconds": 0.0}
+        more = {"state": state, "reporter": StopAt(*where), "save_every_seconds": 0.0}
         train(parts, prune.train, constraint=PruningSchedule(prune, parts), **more)
     parts = new_model(seed=9)  # nothing of the result may come from here
     with ResumeState(tmp_path, "x") as state:
         train(parts, prune.train, constraint=PruningSchedule(prune, parts), state=state)
-    pairs = zip(whole.state_dict().values(), parts.state_dict().values(), strict=True)
-    assert all(torch.equal(one, two) for one, two in pairs)
+    assert same(weights(whole), weights(parts))

@@ -15,25 +15,20 @@ from micronet.compress.errors import QuantizationError
 from micronet.compress.quantization import prepare
 from micronet.compress.quantizers import BinaryWeight, InputCodes, LsqActivation, LsqWeight, _Lsq
 from micronet.data.images import normalise
-from micronet.params import Augment, Quantize, Train
-
-RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
-DENSENET = {"name": "densenet", "blocks": [2, 2], "growth_rate": 4}
-
-
-def settings(**changes) -> Quantize:
-    return Quantize(train=Train(epochs=1, learning_rate=0.1), **changes)
+from micronet.params import Augment
+from tests.support.configs import quantize_config
+from tests.support.images import random_images
+from tests.support.models import DENSENET, RESNET, new_model
 
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    return torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return random_images(16)
 
 
 @pytest.fixture
 def resnet() -> nn.Module:
-    torch.manual_seed(0)
-    return models.build(RESNET).eval()
+    return new_model(RESNET).eval()
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -85,10 +80,9 @@ def test_a_step_a_channel_is_lsq_on_every_channel_alone():
 
 
 def test_a_frozen_weights_step_stays_so_that_opposite_filters_keep_opposite_codes(images):
-    torch.manual_seed(0)
-    model = models.build({"name": "convnet", "widths": [8]})
+    model = new_model({"name": "convnet", "widths": [8]})
     models.fit(model, normalise(images))
-    prepared = prepare(model, settings(weight_bits=4, activation_bits=4, per_channel=True)).train()
+    prepared = prepare(model, quantize_config(weight_bits=4, activation_bits=4, per_channel=True)).train()
     prepared(normalise(images)).sum().backward()
     learned = {name for name, parameter in prepared.named_parameters() if parameter.grad is not None}
     assert "whiten.quantizer.step" not in learned and "blocks.0.conv1.quantizer.step" in learned
@@ -142,7 +136,7 @@ def test_binary_connect_clips_the_real_weights_while_training():
 
 
 def test_evaluating_binary_connect_leaves_the_real_weights_alone(resnet, images):
-    prepared = prepare(resnet, settings(method="binary_connect", weight_bits=1)).eval()
+    prepared = prepare(resnet, quantize_config(method="binary_connect", weight_bits=1)).eval()
     with torch.no_grad():
         prepared.stem.conv.weight[0, 0, 0, 0] = 5.0
     before = copy.deepcopy(prepared.state_dict())
@@ -160,25 +154,24 @@ def test_input_codes_floor_the_pixel(bits):
 
 @pytest.mark.parametrize("spec", [RESNET, DENSENET])
 def test_a_prepared_model_computes_what_the_model_did(spec, images):
-    torch.manual_seed(0)
-    model = models.build(spec).eval()
+    model = new_model(spec).eval()
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.weight.copy_(module.weight.half())
-    prepared = prepare(model, settings(method="half"))
+    prepared = prepare(model, quantize_config(method="half"))
     assert torch.equal(prepared(normalise(images)), model(normalise(images)))
 
 
 def test_quantizers_at_8_bits_change_logits_little(resnet, images):
-    prepared = prepare(resnet, settings())
+    prepared = prepare(resnet, quantize_config())
     calibrate(prepared, images)
     wanted, got = resnet(normalise(images)), prepared(normalise(images))
     assert (got - wanted).square().mean() < 1e-3 * wanted.var()
 
 
 def test_calibration_brings_the_logits_nearer(resnet, images):
-    prepared = prepare(resnet, settings(activation_bits=4))
+    prepared = prepare(resnet, quantize_config(activation_bits=4))
     wanted = resnet(normalise(images))
     before = (prepared(normalise(images)) - wanted).square().mean()
     calibrate(prepared, images)
@@ -186,21 +179,21 @@ def test_calibration_brings_the_logits_nearer(resnet, images):
 
 
 def test_a_branch_is_requantized_once_after_the_addition(resnet):
-    prepared = prepare(resnet, settings())
+    prepared = prepare(resnet, quantize_config())
     users = {node.target: next(iter(node.users)) for node in prepared.graph.nodes if node.users}
     assert users["stages.1.0.norm2"].name == "add_1"
     assert users["stages.1.0.shortcut.norm"].target.startswith("activations.")
 
 
 def test_results_without_relu_are_signed_with_8_bits():
-    prepared = prepare(models.build(DENSENET), settings(activation_bits=4))
+    prepared = prepare(models.build(DENSENET), quantize_config(activation_bits=4))
     signed = [module for module in prepared.modules() if isinstance(module, LsqActivation) and module.signed]
     # stem, 4 bottlenecks, 1 transition go on without a ReLU
     assert [module.bits for module in signed] == [8] * 6
 
 
 def test_layer_bits_set_single_layers(resnet):
-    prepared = prepare(resnet, settings(weight_bits=4, layer_bits={"stem.conv": 8, "classifier": 6}))
+    prepared = prepare(resnet, quantize_config(weight_bits=4, layer_bits={"stem.conv": 8, "classifier": 6}))
     widths = {name: prepared.get_submodule(name).quantizer.bits for name in ("stem.conv", "classifier")}
     assert widths == {"stem.conv": 8, "classifier": 6}
     assert prepared.get_submodule("stages.0.0.conv1").quantizer.bits == 4
@@ -208,14 +201,14 @@ def test_layer_bits_set_single_layers(resnet):
 
 @pytest.mark.parametrize(("keep", "bits"), [(True, [8, 1, 8]), (False, [1, 1, 1])])
 def test_binary_connect_keeps_first_and_last_layer_by_choice(resnet, keep, bits):
-    prepared = prepare(resnet, settings(method="binary_connect", weight_bits=1, keep_first_and_last=keep))
+    prepared = prepare(resnet, quantize_config(method="binary_connect", weight_bits=1, keep_first_and_last=keep))
     layers = ("stem.conv", "stages.0.0.conv1", "classifier")
     assert [prepared.get_submodule(name).quantizer.bits for name in layers] == bits
 
 
 def test_an_unknown_layer_in_layer_bits_is_refused_with_those_there_are(resnet):
     with pytest.raises(QuantizationError, match=r"there is no layer 'stem' \(there are stem\.conv, "):
-        prepare(resnet, settings(layer_bits={"stem": 8}))
+        prepare(resnet, quantize_config(layer_bits={"stem": 8}))
 
 
 def test_an_operation_the_format_does_not_know_is_refused_by_name():
@@ -224,19 +217,19 @@ def test_an_operation_the_format_does_not_know_is_refused_by_name():
             return torch.sigmoid(x)
 
     with pytest.raises(QuantizationError, match="sigmoid cannot be packed"):
-        prepare(Net(), settings())
+        prepare(Net(), quantize_config())
 
 
 def test_a_prepared_model_keeps_plain_parameter_names_and_leaves_the_original_alone(resnet):
     before = copy.deepcopy(resnet.state_dict())
-    prepared = prepare(resnet, settings())
+    prepared = prepare(resnet, quantize_config())
     assert set(before) <= set(prepared.state_dict())
     prepared.stem.conv.weight.data.fill_(1.0)
     assert torch.equal(resnet.state_dict()["stem.conv.weight"], before["stem.conv.weight"])
 
 
 def test_a_copy_for_averaging_keeps_the_spec(resnet):
-    assert copy.deepcopy(prepare(resnet, settings())).meta["spec"] == resnet.spec
+    assert copy.deepcopy(prepare(resnet, quantize_config())).meta["spec"] == resnet.spec
 
 
 def test_statistics_are_taken_from_images_as_training_sees_them(images):
@@ -248,7 +241,7 @@ def test_statistics_are_taken_from_images_as_training_sees_them(images):
 
 
 def test_recalibration_gives_the_mean_statistics_of_the_batches(resnet, images):
-    prepared = prepare(resnet, settings())
+    prepared = prepare(resnet, quantize_config())
     calibrate(prepared, images)
     batches = [normalise(images[:8]), normalise(images[8:])]
     recalibrate_batch_norm(prepared, batches)
@@ -262,7 +255,7 @@ def test_recalibration_gives_the_mean_statistics_of_the_batches(resnet, images):
     "changes", [{"weight_bits": 2, "activation_bits": 2}, {"method": "binary_connect", "weight_bits": 1}]
 )
 def test_training_through_the_quantizers_learns(resnet, images, changes):
-    prepared = prepare(resnet, settings(**changes)).train()
+    prepared = prepare(resnet, quantize_config(**changes)).train()
     calibrate(prepared, images)
     optimizer = torch.optim.SGD(prepared.parameters(), lr=0.1, momentum=0.9)
     labels = torch.arange(16) % 10

@@ -27,27 +27,30 @@ from micronet.compress.trimming import (
     weight_prices,
 )
 from micronet.packed.bits import weight_fields, weight_storage
-from micronet.params import Quantize, Train
+from micronet.params import Quantize
 from micronet.scoring.records import REFERENCE_OPERATIONS, REFERENCE_PARAMETERS
 from micronet.training import reporting
 from micronet.training.state import ResumeState
 from micronet.training.weights import prunable
-from tests.support.quantized import STEPS, StopAt, images, train
+from tests.support.configs import train_config
+from tests.support.failures import StopAt
+from tests.support.images import bright_split
+from tests.support.models import WIDER, new_model, same, weights
+from tests.support.training import STEPS, train
 
 
 def section(share: float = 0.3, **changes) -> Quantize:
-    config = {"epochs": 3, "batch_size": 16, "learning_rate": 0.02, "ema_decay": 0.0} | changes
-    return Quantize(weight_bits=3, activation_bits=4, per_channel=True, trim=share, train=Train(**config))
+    config = train_config(**{"epochs": 3, "learning_rate": 0.02, "ema_decay": 0.0} | changes)
+    return Quantize(weight_bits=3, activation_bits=4, per_channel=True, trim=share, train=config)
 
 
-def new_model(seed: int = 0, **changes) -> nn.Module:
-    torch.manual_seed(seed)
-    return models.build({"name": "resnet", "blocks": [1], "widths": [8]} | changes)
+def wide_model(seed: int = 0) -> nn.Module:
+    return new_model(WIDER, seed)
 
 
 def prepared(model: nn.Module, settings: Quantize) -> nn.Module:
     ready = prepare(model, settings)
-    calibrate(ready, images(32).images)
+    calibrate(ready, bright_split(32).images)
     return ready
 
 
@@ -72,7 +75,7 @@ def test_the_price_of_storage_is_that_of_the_packed_file_with_masks_of_kernels_a
 
 
 def test_a_weights_price_is_its_code_and_an_addition_a_use():
-    ready = prepare(new_model(), section())
+    ready = prepare(wide_model(), section())
     prices = weight_prices(ready, 4)
     assert math.isclose(prices["stages.0.0.conv1"], 3 + 32 * 32 * 5 * OPERATION_BIT)
     assert math.isclose(prices["classifier"], 3 + 5 * OPERATION_BIT)
@@ -81,7 +84,7 @@ def test_a_weights_price_is_its_code_and_an_addition_a_use():
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_a_code_has_the_bits_that_the_file_stores_it_in(bits):
     settings = section().model_copy(update={"layer_bits": {"classifier": bits}})
-    prices = weight_prices(prepare(new_model(), settings), 4)
+    prices = weight_prices(prepare(wide_model(), settings), 4)
     high = 2 ** (bits - 1) - 1
     codes = np.where(np.arange(300) % 9 == 0, np.where(np.arange(300) % 2, -high, high), 0)
     stored, mask = weight_storage(codes)
@@ -178,7 +181,7 @@ def test_every_layer_keeps_its_most_salient_weight_whatever_is_asked_for():
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_training_ends_with_the_share_saved_and_zeros_that_hold(ema_decay):
-    quantize, model = section(0.3, ema_decay=ema_decay), new_model()
+    quantize, model = section(0.3, ema_decay=ema_decay), wide_model()
     with torch.no_grad():
         model.stages[0][0].conv1.weight[0].zero_()
     before, ready = zeros(model), prepared(model, quantize)
@@ -193,7 +196,7 @@ def test_training_ends_with_the_share_saved_and_zeros_that_hold(ema_decay):
 
 
 def test_the_share_rises_over_the_first_half_and_then_stays():
-    quantize, model = section(0.3), new_model()
+    quantize, model = section(0.3), wide_model()
     ready = prepared(model, quantize)
     trimming = Trimming(model, ready, quantize)
     prices = []
@@ -211,7 +214,7 @@ def test_the_share_rises_over_the_first_half_and_then_stays():
 
 
 def test_a_saturated_weight_has_a_squared_gradient_though_it_is_not_moved():
-    quantize, model = section(), new_model()
+    quantize, model = section(), wide_model()
     ready = prepared(model, quantize).train()
     layer = ready.get_submodule("stages.0.0.conv1")
     with torch.no_grad():
@@ -223,7 +226,7 @@ def test_a_saturated_weight_has_a_squared_gradient_though_it_is_not_moved():
 
 
 def test_a_copys_gradients_do_not_count():
-    quantize, model = section(), new_model()
+    quantize, model = section(), wide_model()
     ready = prepared(model, quantize).train()
     trimming = Trimming(model, ready, quantize)
     copy.deepcopy(ready)(torch.randn(4, 3, 32, 32)).square().sum().backward()
@@ -231,7 +234,7 @@ def test_a_copys_gradients_do_not_count():
 
 
 def test_masks_follow_a_model_that_was_moved_to_another_device():
-    quantize, model = section(), new_model()
+    quantize, model = section(), wide_model()
     ready = prepared(model, quantize)
     trimming = Trimming(model, ready, quantize)
     trimming.after_step(ready.to("meta"), 1, 1000)
@@ -239,7 +242,7 @@ def test_masks_follow_a_model_that_was_moved_to_another_device():
 
 
 def test_weights_are_not_trimmed_when_no_gradient_was_seen():
-    quantize, model = section(), new_model()
+    quantize, model = section(), wide_model()
     ready = prepared(model, quantize)
     with pytest.raises(TrimmingError, match="no gradient"):
         Trimming(model, ready, quantize).after_step(ready, 10, 100)
@@ -251,23 +254,22 @@ def test_a_trimmed_run_that_was_cut_off_goes_on_as_if_it_had_not(tmp_path, ema_d
     quantize = section(0.3, ema_decay=ema_decay)
 
     def run(seed: int, **more) -> nn.Module:
-        model = new_model(seed)
+        model = wide_model(seed)
         ready = prepared(model, quantize)
         train(ready, quantize.train, constraint=Trimming(model, ready, quantize), **more)
         return ready
 
     whole = run(0)
     with ResumeState(tmp_path, "x") as state, pytest.raises(ProcessLookupError):
-        run(0, state=state, reporter=StopAt(where), save_every_seconds=0.0)
+        run(0, state=state, reporter=StopAt(*where), save_every_seconds=0.0)
     with ResumeState(tmp_path, "x") as state:
         parts = run(0, state=state)
-    pairs = zip(whole.state_dict().values(), parts.state_dict().values(), strict=True)
-    assert all(torch.equal(one, two) for one, two in pairs)
+    assert same(weights(whole), weights(parts))
 
 
 def test_what_the_loss_does_not_need_goes_first():
     """A layer's outputs that nothing reads are trimmed before any that are read."""
-    quantize, model = section(0.2), new_model()
+    quantize, model = section(0.2), wide_model()
     with torch.no_grad():
         model.stages[0][0].conv2.weight[:, :4].zero_()  # half of conv1's channels are not read
     ready = prepared(model, quantize)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import fx, nn
+from torch import fx
 
 import models
 from models.layers import Interleave
+from tests.support.models import DENSENET, MOBILENET, meta
 
 PARAMETERS = {
     "densenet_cifar": 1_000_618,
@@ -25,7 +26,7 @@ PARAMETERS = {
     "resnet18": 11_173_962,
 }
 SMALL = [
-    {"name": "densenet", "blocks": [2, 2], "growth_rate": 4},
+    DENSENET,
     {
         "name": "densenet",
         "blocks": [2, 2],
@@ -36,7 +37,7 @@ SMALL = [
     },
     {"name": "resnet", "blocks": [1, 2], "widths": [4, 8]},
     {"name": "convnet", "widths": [8, 30, 4]},
-    {"name": "mobilenet", "blocks": [2, 1], "widths": [4, 8], "expansion": 2},
+    MOBILENET,
     {
         "name": "mobilenet",
         "blocks": [1, 2],
@@ -47,11 +48,6 @@ SMALL = [
         "stem_stride": 2,
     },
 ]
-
-
-def meta(spec) -> nn.Module:
-    with torch.device("meta"):
-        return models.build(spec)
 
 
 def refusal(spec) -> str:

@@ -10,9 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import models
-from micronet.compress.calibration import calibrate, recalibrate_batch_norm
-from micronet.compress.quantization import prepare
+from micronet.compress.calibration import recalibrate_batch_norm
 from micronet.data.images import Split, normalise
 from micronet.packed.cascade import Cascade, join
 from micronet.packed.errors import PackedFileError, PackError
@@ -23,17 +21,18 @@ from micronet.packed.model import PackedModel, joined, logit_ranges, shifts
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.packed.reference import predict, witness
-from micronet.params import Quantize, Train
 from micronet.scoring.challenge import challenge_ops, challenge_score
 from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_flops, deck_score
 from micronet.scoring.measurement import measure, passes
 from micronet.scoring.packed_counts import packed_operations
+from tests.support.configs import quantize_config
+from tests.support.images import random_images, random_labels
+from tests.support.models import TINY, new_model, quantized
 
-IMAGES = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
-LABELS = torch.randint(10, (60,), generator=torch.Generator().manual_seed(4))
+IMAGES, LABELS = random_images(60, 3), random_labels(60, 4)
 SPECS = (
-    {"name": "resnet", "blocks": [1], "widths": [4]},
+    TINY,
     {"name": "mobilenet", "blocks": [1, 1], "widths": [8, 12]},
     {"name": "resnet", "blocks": [1, 1], "widths": [8, 8]},
 )
@@ -41,16 +40,12 @@ SPECS = (
 
 def network(path, number: int, classes: int = 10, **changes) -> PackedModel:
     """A packed network that was never trained."""
-    torch.manual_seed(number)
-    quantize = Quantize(weight_bits=4, activation_bits=4, train=Train(epochs=0, learning_rate=0.1), **changes)
-    model = models.build(SPECS[number] | {"classes": classes})
+    quantize = quantize_config(weight_bits=4, activation_bits=4, **changes)
+    model = new_model(SPECS[number] | {"classes": classes}, number)
     recalibrate_batch_norm(model, [normalise(IMAGES)])
     with torch.no_grad():
         model.classifier.bias.zero_()
-    prepared = prepare(model, quantize)
-    calibrate(prepared, IMAGES)
-    recalibrate_batch_norm(prepared, [normalise(IMAGES)])
-    return pack(prepared.eval(), path, quantize=quantize, images=IMAGES)
+    return pack(quantized(model, quantize, IMAGES), path, quantize=quantize, images=IMAGES)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from micronet.packed.packing import pack
 from micronet.packed.reference import run
 from micronet.packed.steps import Conv, Maximum
 from tests.support.configs import quantize_config
+from tests.support.images import random_images
 from tests.support.models import CONVNET, GROUPED_DENSENET, RESNET
 from tests.support.packed import IMAGES, prepared_model
 
@@ -182,7 +183,7 @@ def test_the_greatest_sum_goes_on_where_its_code_is_the_greatest_too(between, wi
     torch.manual_seed(0)
     quantize = quantize_config(weight_bits=8, activation_bits=8)
     prepared = prepare(Pooled(*between), quantize)
-    pixels = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    pixels = random_images(20)
     recalibrate_batch_norm(prepared, [normalise(pixels)])
     calibrate(prepared, pixels)
     model = pack(prepared.eval(), tmp_path / "m", quantize=quantize)
@@ -213,7 +214,7 @@ def test_what_is_added_to_the_greatest_sums_is_added_to_one_of_each_window(tmp_p
     torch.manual_seed(0)
     quantize = quantize_config(weight_bits=8, activation_bits=8)
     prepared = prepare(Pooled("maximum", "norm", "add", "relu"), quantize)
-    pixels = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    pixels = random_images(20)
     calibrate(prepared, pixels)
     model = pack(prepared.eval(), tmp_path / "m", quantize=quantize)
     last = [step for step in model.steps if isinstance(step, Conv)][-1]

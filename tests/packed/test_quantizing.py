@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-import models
 from micronet.compress.calibration import calibrate, recalibrate_batch_norm, training_batches
 from micronet.compress.pruning import FixedMask
 from micronet.compress.quantization import prepare
@@ -17,21 +16,23 @@ from micronet.packed import quantizing
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.packed.quantizing import Quantized, quantize
-from micronet.params import Quantize, Train
+from micronet.params import Quantize
 from micronet.training.evaluation import evaluate
-from tests.support.quantized import MACHINE, STEPS, images, train
+from tests.support.configs import MACHINE, train_config
+from tests.support.images import bright_split
+from tests.support.models import WIDER, new_model
+from tests.support.training import STEPS, train
 
-TRAINING, VALIDATION = images(16 * STEPS), images(20, 1)
+TRAINING, VALIDATION = bright_split(16 * STEPS), bright_split(20, 1)
 
 
 def section(epochs: int = 1, **changes) -> Quantize:
-    settings = Train(epochs=epochs, batch_size=16, learning_rate=0.02)
+    settings = train_config(epochs=epochs, learning_rate=0.02)
     return Quantize(**{"weight_bits": 4, "activation_bits": 4, "train": settings} | changes)
 
 
 def sparse_model() -> nn.Module:
-    torch.manual_seed(0)
-    model = models.build({"name": "resnet", "blocks": [1], "widths": [8]})
+    model = new_model(WIDER)
     with torch.no_grad():
         model.stages[0][0].conv1.weight[:, 4:] = 0
     return model

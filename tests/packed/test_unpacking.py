@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import models
-from micronet.compress.calibration import calibrate, recalibrate_batch_norm
-from micronet.compress.quantization import prepare
+from micronet.compress.calibration import recalibrate_batch_norm
 from micronet.data.images import normalise
 from micronet.packed.cascade import join
 from micronet.packed.file import decode
@@ -15,31 +14,26 @@ from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule
 from micronet.packed.packing import pack
 from micronet.packed.unpacking import UnpackError, unpack
-from micronet.params import Quantize, Train
+from tests.support.configs import quantize_config
+from tests.support.images import random_images, random_labels
+from tests.support.models import new_model, quantized
 
-IMAGES = torch.randint(0, 256, (80, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
-LABELS = torch.randint(10, (80,), generator=torch.Generator().manual_seed(4))
+IMAGES, LABELS = random_images(80, 3), random_labels(80, 4)
 MOBILENET = {"name": "mobilenet", "blocks": [1, 2], "widths": [8, 12], "stem": 8}
 RESNET = {"name": "resnet", "blocks": [1, 2], "widths": [6, 8]}
 
 
 def pack_new(path, spec, method: str = "lsq") -> PackedModel:
     """A packed network whose weights and norms are random."""
-    torch.manual_seed(5)
-    quantize = Quantize(
-        method=method, weight_bits=6, per_channel=method == "lsq", train=Train(epochs=0, learning_rate=1)
-    )
-    model = models.build(spec)
+    quantize = quantize_config(method=method, weight_bits=6, per_channel=method == "lsq")
+    model = new_model(spec, 5)
     models.fit(model, normalise(IMAGES))
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, -0.5, 1.5)
             torch.nn.init.uniform_(module.bias, -0.5, 0.5)
     recalibrate_batch_norm(model, [normalise(IMAGES)])
-    prepared = prepare(model, quantize)
-    calibrate(prepared, IMAGES)
-    recalibrate_batch_norm(prepared, [normalise(IMAGES)])
-    return pack(prepared.eval(), path, quantize=quantize, images=IMAGES)
+    return pack(quantized(model, quantize, IMAGES), path, quantize=quantize, images=IMAGES)
 
 
 @pytest.mark.parametrize("spec", [MOBILENET, RESNET], ids=lambda spec: spec["name"])

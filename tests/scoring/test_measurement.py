@@ -5,27 +5,27 @@ from __future__ import annotations
 import pytest
 import torch
 
-import models
 from micronet.compress.calibration import calibrate
 from micronet.compress.quantization import prepare
 from micronet.data.images import Split
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.packed.reference import margins, predict
-from micronet.params import Quantize, Train
 from micronet.scoring.challenge import REFERENCE_100_PARAMETERS, challenge_ops
 from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_flops
 from micronet.scoring.measurement import differences, measure, passes, price
 from micronet.scoring.records import ScoreError
+from tests.support.configs import quantize_config
+from tests.support.images import random_split
+from tests.support.models import WIDER, new_model
 
 
 @pytest.fixture(scope="module")
 def hundred_classes(tmp_path_factory):
     """A packed model of 100 classes, and its path."""
-    torch.manual_seed(0)
-    model = models.build({"name": "resnet", "blocks": [1], "widths": [8], "classes": 100}).eval()
-    quantize = Quantize(weight_bits=4, activation_bits=4, train=Train(epochs=0, learning_rate=0.1))
+    model = new_model(WIDER | {"classes": 100}).eval()
+    quantize = quantize_config(weight_bits=4, activation_bits=4)
     path = tmp_path_factory.mktemp("packed") / "hundred.safetensors"
     pack(prepare(model, quantize), path, quantize=quantize)
     return load_packed(path), path
@@ -56,19 +56,17 @@ def test_a_key_that_only_one_side_has_is_a_difference():
 def flipping(tmp_path_factory):
     """Paths of one sparse network packed with and without a second pass, and 60 images."""
     folder = tmp_path_factory.mktemp("packed")
-    torch.manual_seed(0)
-    model = models.build({"name": "resnet", "blocks": [1], "widths": [8]}).eval()
+    model = new_model(WIDER).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 4:
                 parameter.mul_(torch.rand_like(parameter) < 0.2)
-    images = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8)
-    split = Split(images, torch.randint(10, (60,)))
+    split = random_split(60)
     for name, changes in (("twice", {"flip_share": 0.3}), ("once", {}), ("products", {"factored_sums": False})):
-        quantize = Quantize(weight_bits=3, activation_bits=4, train=Train(epochs=0, learning_rate=0.1), **changes)
+        quantize = quantize_config(weight_bits=3, activation_bits=4, **changes)
         prepared = prepare(model, quantize)
-        calibrate(prepared, images)
-        pack(prepared.eval(), folder / name, quantize=quantize, images=images[:40])
+        calibrate(prepared, split.images)
+        pack(prepared.eval(), folder / name, quantize=quantize, images=split.images[:40])
     return folder, split
 
 

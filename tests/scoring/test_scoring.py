@@ -27,6 +27,7 @@ from micronet.scoring.records import (
     nonzero_macs,
 )
 from micronet.scoring.tables import layer_table, score_table
+from tests.support.models import RESNET, meta
 
 # name: flops, params, score, MACs (facts: the deck's table)
 DECK = {
@@ -35,13 +36,7 @@ DECK = {
     "densenet_tiny": (49_598_006, 129_557, 0.0826, 31_502_208),
     "densenet_nano": (22_675_830, 59_573, 0.0378, 14_075_136),
 }
-SMALL_RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
 SMALL_DENSENET = {"name": "densenet", "blocks": [2, 1], "growth_rate": 4}
-
-
-def meta(spec) -> nn.Module:
-    with torch.device("meta"):
-        return models.build(spec)
 
 
 class Net(nn.Module):
@@ -142,9 +137,9 @@ def test_assumed_weight_bits_scale_every_deck_parameter():
 
 
 def test_deck_counts_a_folded_batch_norm_and_no_bias_for_it():
-    conv = by_name(meta(SMALL_RESNET))["stem.conv"]
+    conv = by_name(meta(RESNET))["stem.conv"]
     assert deck_score([conv]).flops == 4 * 1024 * 79 // 2  # 27 * 16/32 + 26 = 39.5 an output
-    assert deck_score([by_name(meta(SMALL_RESNET))["stem.norm"]]).flops == 3 * 4 * 1024
+    assert deck_score([by_name(meta(RESNET))["stem.norm"]]).flops == 3 * 4 * 1024
 
 
 # Challenge rules
@@ -229,7 +224,7 @@ def test_relu_add_and_pools_by_hand():
 
 
 def test_a_batch_norm_behind_a_convolution_folds_into_its_bias():
-    ops = by_name(meta(SMALL_RESNET))
+    ops = by_name(meta(RESNET))
     conv, norm = ops["stem.conv"], ops["stem.norm"]
     assert conv.additions == ((32, 4 * 27 * 1024),) and conv.storage_bits == 4 * 27 * 16 + 4 * 16
     assert norm.rules == "deck" and norm.norm_parameters == 8
@@ -251,11 +246,11 @@ def test_a_batch_norm_does_not_fold_into_a_convolution_that_others_read_too():
 
 
 def test_quantized_convolutions_are_requantized_and_the_logits_are_not():
-    ops = by_name(meta(SMALL_RESNET), weight_bits=4, activation_bits=4, accumulator_bits=20)
+    ops = by_name(meta(RESNET), weight_bits=4, activation_bits=4, accumulator_bits=20)
     scale = ops["stem.conv.requantize"]
     assert scale.multiplications == ((20, 4 * 1024),) and scale.storage_bits == 4 * 4 and scale.rules == "challenge"
     assert "classifier.requantize" not in ops
-    assert not any(op.kind == "requantize" for op in operations(meta(SMALL_RESNET)))
+    assert not any(op.kind == "requantize" for op in operations(meta(RESNET)))
 
 
 def test_interleaved_groups_cost_what_contiguous_ones_do():
@@ -277,7 +272,7 @@ def test_the_challenge_score_weighs_counts_by_their_bits():
 
 
 def test_a_hundred_classes_are_measured_against_the_wide_resnet():
-    hundred = challenge_score(operations(meta(SMALL_RESNET | {"classes": 100})))
+    hundred = challenge_score(operations(meta(RESNET | {"classes": 100})))
     assert hundred.score_ops == hundred.ops / 10.49e9 and hundred.score_params == hundred.params / 36.5e6
 
 
@@ -285,7 +280,7 @@ def test_a_hundred_classes_are_measured_against_the_wide_resnet():
 
 
 def test_counting_leaves_the_model_as_it_was():
-    model = models.build(SMALL_RESNET).train()
+    model = models.build(RESNET).train()
     model.stages[0].eval()
     modes = [module.training for module in model.modules()]
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -308,7 +303,7 @@ def test_a_maximum_costs_its_comparisons_and_a_constant_factor_a_multiplication(
 
 
 def test_every_parameter_belongs_to_one_operation():
-    for spec in (SMALL_DENSENET, SMALL_RESNET, {"name": "convnet", "widths": [4, 8]}):
+    for spec in (SMALL_DENSENET, RESNET, {"name": "convnet", "widths": [4, 8]}):
         model = meta(spec)
         ops = operations(model)
         counted = sum(op.weights + op.norm_parameters + op.bias_parameters for op in ops)
@@ -317,11 +312,11 @@ def test_every_parameter_belongs_to_one_operation():
 
 
 def test_zeros_leave_macs_and_lower_nonzero_macs():
-    model = models.build(SMALL_RESNET)
+    model = models.build(RESNET)
     with torch.no_grad():
         model.stem.conv.weight[:2] = 0
     ops = operations(model)
-    assert macs(ops) - nonzero_macs(ops) == 2 * 27 * 1024 and macs(ops) == macs(operations(meta(SMALL_RESNET)))
+    assert macs(ops) - nonzero_macs(ops) == 2 * 27 * 1024 and macs(ops) == macs(operations(meta(RESNET)))
 
 
 @pytest.mark.parametrize(
@@ -351,17 +346,17 @@ def test_a_width_that_does_not_exist_is_refused(widths):
         operations(conv_net([1]), **widths)
 
 
-@pytest.mark.parametrize("spec", ["densenet_nano", SMALL_RESNET, SMALL_DENSENET])
+@pytest.mark.parametrize("spec", ["densenet_nano", RESNET, SMALL_DENSENET])
 def test_ptflops_counts_the_same_macs(spec):
     model = models.build(spec)
     assert cross_check_macs(model) == macs(operations(model))
 
 
 def test_a_difference_to_ptflops_is_an_error(monkeypatch):
-    count = macs(operations(meta(SMALL_RESNET)))
+    count = macs(operations(meta(RESNET)))
     monkeypatch.setattr(counting, "macs", lambda ops: count + 1)
     with pytest.raises(ScoreError, match=f"ptflops counts {count:,}"):
-        cross_check_macs(models.build(SMALL_RESNET))
+        cross_check_macs(models.build(RESNET))
 
 
 # Printed
@@ -377,9 +372,9 @@ def test_the_command_prints_both_scores_as_json(capsys):
 
 
 def test_the_command_takes_a_spec_and_widths(capsys):
-    arguments = ["--spec", json.dumps(SMALL_RESNET), "--weight-bits", "4", "--activation-bits", "4", "--json"]
+    arguments = ["--spec", json.dumps(RESNET), "--weight-bits", "4", "--activation-bits", "4", "--json"]
     assert main(arguments) == 0
-    ops = operations(meta(SMALL_RESNET), weight_bits=4, activation_bits=4)
+    ops = operations(meta(RESNET), weight_bits=4, activation_bits=4)
     assert json.loads(capsys.readouterr().out)["challenge"]["score"] == challenge_score(ops).score
 
 
@@ -406,7 +401,7 @@ def rendered(table) -> str:
 
 
 def test_the_layer_table_has_a_row_an_operation_and_its_shares_make_the_whole():
-    ops = operations(meta(SMALL_RESNET), weight_bits=4, activation_bits=4)
+    ops = operations(meta(RESNET), weight_bits=4, activation_bits=4)
     table = layer_table(ops, "small")
     assert table.row_count == len(ops)
     for column in table.columns[-2:]:

@@ -6,13 +6,13 @@ import argparse
 import ast
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import models
 from micronet import params
 from micronet.compress.calibration import calibrate
 from micronet.compress.pruning import PruningSchedule, amount_at, apply_masks, global_masks, zeros_wanted
@@ -22,17 +22,20 @@ from micronet.data import store
 from micronet.data.images import Split, normalise
 from micronet.data.store import open_split
 from micronet.params import Augment, Distillation, Prune, Quantize, Train
-from micronet.training import loop
 from micronet.training.checkpoint import load, save
 from micronet.training.distillation import distilled
 from micronet.training.evaluation import evaluate
-from micronet.training.hardware import Machine
 from micronet.training.loop import TrainResult
 from micronet.training.optimizers import make_optimizer
 from micronet.training.reporting import Reporter
 from micronet.training.sampling import Batch
 from micronet.training.state import ResumeState
 from micronet.training.weights import count_zeros, prunable
+from tests.support import training
+from tests.support.configs import MACHINE, train_config
+from tests.support.failures import StopAt
+from tests.support.images import random_split
+from tests.support.models import TINY, new_model, same, weights
 from tests.support.places import ROOT
 
 sys.path.insert(0, str(ROOT / "stages"))
@@ -40,44 +43,22 @@ sys.path.insert(0, str(ROOT / "stages"))
 import train_student  # noqa: E402 - a stage script
 from trainer import TrainingJob  # noqa: E402
 
-MACHINE = Machine(torch.device("cpu"), autocast=False, channels_last=True)
-
-
-def images(count: int, seed: int = 0) -> Split:
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    return Split(pixels, torch.randint(10, (count,), generator=generator))
-
-
-def new_model(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return models.build({"name": "resnet", "blocks": [1], "widths": [4]})
-
 
 def config(**changes) -> Train:
-    return Train(**({"epochs": 2, "batch_size": 16, "learning_rate": 0.1} | changes))
+    return train_config(learning_rate=0.1, **changes)
 
 
-def train(model: nn.Module, settings: Train, validation: Split | None = None, **more) -> TrainResult:
-    validation = validation or images(20, 1)
-    return loop.train(
-        model, config=settings, training=images(64), validation=validation, machine=MACHINE, seed=3, **more
-    )
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+def train(model: nn.Module, settings: Train, **more: Any) -> TrainResult:
+    """On images whose labels have nothing to do with them."""
+    data = {"training": random_split(64), "validation": random_split(20, 1)}
+    return training.train(model, settings, **data | more)
 
 
 # --- distillation ---
 
 
 def test_distillation_uses_log_softmax_and_t_squared():
-    temperature, teacher, batch = 4.0, new_model().eval(), normalise(images(8).images)
+    temperature, teacher, batch = 4.0, new_model().eval(), normalise(random_split(8).images)
     student = 3 * torch.randn(8, 10, generator=torch.Generator().manual_seed(5))
     loss = distilled(lambda: teacher, Distillation(temperature=temperature, alpha=1.0), MACHINE)
     value = float(loss(student, Batch(batch, torch.zeros(8))))
@@ -98,7 +79,7 @@ def test_the_teacher_is_in_eval_mode_and_without_gradients():
     noted: list[tuple[bool, bool]] = []
     inner = new_model()
     teacher = Teacher().train()
-    train(new_model(1), config(epochs=1), loss=distilled(lambda: teacher, Distillation(), MACHINE))
+    train(new_model(seed=1), config(epochs=1), loss=distilled(lambda: teacher, Distillation(), MACHINE))
     assert noted == [(False, False)] * 4
 
 
@@ -161,9 +142,9 @@ def test_the_optimizer_holds_the_model_that_it_was_given():
 def test_binary_connect_keeps_real_weights_when_evaluated():
     section = Quantize(method="binary_connect", weight_bits=1, train=config())
     prepared = prepare(new_model(), section)
-    calibrate(prepared, images(20).images)
+    calibrate(prepared, random_split(20).images)
     before = weights(prepared)
-    evaluate(prepared, images(20), MACHINE)
+    evaluate(prepared, random_split(20), MACHINE)
     assert same(weights(prepared), before)
 
 
@@ -202,7 +183,7 @@ def test_checkpoint_is_not_chosen_on_the_test_set(sample_data, sample_manifest, 
     monkeypatch.chdir(tmp_path)
     tree = params.read_yaml(ROOT / "recipes/demo.yaml")
     tree["student"] = {
-        "model": {"name": "resnet", "blocks": [1], "widths": [4]},
+        "model": TINY,
         "train": {"epochs": 1, "batch_size": 400, "learning_rate": 0.05},
     }
     tree["engine"] = {"device": "cpu", "precision": "fp32", "threads": 0}
@@ -242,25 +223,17 @@ def test_no_training_code_of_the_library_opens_a_split_at_all():
 
 def test_the_kept_weights_do_not_depend_on_what_they_are_evaluated_on():
     one, two = new_model(), new_model()
-    train(one, config(epochs=3), validation=images(20, 1))
-    train(two, config(epochs=3), validation=images(40, 2))
+    train(one, config(epochs=3), validation=random_split(20, 1))
+    train(two, config(epochs=3), validation=random_split(40, 2))
     assert same(weights(one), weights(two))
 
 
 # --- resuming ---
 
 
-class StopAt(Reporter):
-    """Dies at one step, as a process that is killed does."""
-
-    def step(self, *, epoch: int, images: int, loss: float) -> None:
-        if (epoch, images) == (2, 48):
-            raise ProcessLookupError
-
-
 def interrupted(folder: Path, settings: Train) -> None:
     with ResumeState(folder, "x") as state, pytest.raises(ProcessLookupError):
-        train(new_model(), settings, state=state, reporter=StopAt(), save_every_seconds=0.0)
+        train(new_model(), settings, state=state, reporter=StopAt(2, 48), save_every_seconds=0.0)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

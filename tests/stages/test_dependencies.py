@@ -9,12 +9,13 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import yaml
 
 from micronet import params
 from micronet.errors import MicronetError
 from stages import dependencies
-from tests.support.pipeline import STAGES
+from tests.support.configs import demo
+from tests.support.models import TINY
+from tests.support.pipeline import STAGES, write_params
 from tests.support.places import ROOT
 
 CODE = textwrap.dedent(
@@ -67,9 +68,7 @@ PECULIAR = textwrap.dedent(
 
 def recipe(teacher: dict, student: dict) -> params.Params:
     """The demo recipe with other networks."""
-    tree = params.read_yaml(ROOT / "recipes/demo.yaml")
-    tree["teacher"]["model"], tree["student"]["model"] = teacher, student
-    return params.parse(tree)
+    return params.parse(demo(("teacher.model", teacher), ("student.model", student)))
 
 
 # --- digests ---
@@ -214,7 +213,7 @@ def test_preparing_data_needs_no_architecture():
 
 
 def test_the_architectures_that_count_are_those_that_the_stage_builds(monkeypatch):
-    chosen = recipe({"name": "densenet_nano"}, {"name": "resnet", "blocks": [1], "widths": [4]})
+    chosen = recipe({"name": "densenet_nano"}, TINY)
     seen: dict[str, tuple] = {}
     monkeypatch.setattr(dependencies, "digests", lambda *starts: seen.update({starts[0]: starts[1:]}))
     for stage in STAGES:
@@ -252,9 +251,7 @@ def test_the_script_writes_a_small_file_a_stage(tmp_path):
 
 
 def test_faulty_params_are_named_before_a_file_is_touched(tmp_path):
-    tree = params.read_yaml(ROOT / "recipes/demo.yaml")
-    tree["student"]["model"]["name"] = "alexnet"
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    write_params(tmp_path, demo(("student.model.name", "alexnet")))
     done = code_digests(tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("params.yaml: student.model.") and "alexnet" in done.stderr

@@ -6,12 +6,12 @@ import json
 import os
 
 import pytest
-import torch
 
-from micronet.data.images import Split
 from micronet.params import Engine
 from micronet.training.hardware import machine
 from search import run as search
+from tests.support.images import random_split
+from tests.support.models import TINY
 
 SPACE = {
     "most_challenge_score": 1.0,
@@ -21,7 +21,7 @@ SPACE = {
     "layer_bits_first_and_last": 8,
     "cost_exponent": 0.25,
     "networks": [
-        {"name": "resnet", "blocks": [1], "widths": [4]},
+        TINY,
         {"name": "mobilenet", "blocks": [1], "widths": [4], "expansion": 2},
     ],
     "amounts": [0.5],
@@ -32,12 +32,6 @@ SPACE = {
 
 def space(**changes) -> search.Space:
     return search.Space.model_validate(SPACE | changes, strict=False)
-
-
-def images(count: int) -> Split:
-    generator = torch.Generator().manual_seed(count)
-    labels = torch.randint(10, (count,), generator=generator)
-    return Split(torch.randint(0, 256, (count, 3, 32, 32), generator=generator).to(torch.uint8), labels)
 
 
 def trial(accuracy: float, **changes) -> search.Trial:
@@ -95,7 +89,9 @@ def test_a_trial_measures_the_packed_file_near_its_price(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # there is no teacher
     here = machine(Engine(device="cpu", precision="fp32", threads=1))
     candidate = search.candidates(space())[0]
-    found = search.run(candidate, space().rungs[0], space(), training=images(64), validation=images(40), here=here)
+    found = search.run(
+        candidate, space().rungs[0], space(), training=random_split(64), validation=random_split(40, 1), here=here
+    )
     assert found.candidate == candidate and found.images == 32 and not found.taught
     assert found.challenge_score == pytest.approx(search.price(candidate, space())[0], rel=0.2)
     assert 0 <= found.validation_accuracy_percent <= 100
@@ -109,7 +105,7 @@ def climbed(monkeypatch, tmp_path):
 
     here = machine(Engine(device="cpu", precision="fp32", threads=1))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(store, "open_split", lambda *_, **__: images(64))
+    monkeypatch.setattr(store, "open_split", lambda *_, **__: random_split(64))
     monkeypatch.setattr(hardware, "machine", lambda engine: here)
     ran: list[tuple[search.Candidate, int]] = []
     real = search.run

@@ -15,6 +15,7 @@ from micronet.data.images import normalise
 from micronet.params import Quantize
 
 TINY = {"name": "resnet", "blocks": [1], "widths": [4]}
+WIDER = TINY | {"widths": [8]}
 RESNET = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
 MOBILENET = {"name": "mobilenet", "blocks": [2, 1], "widths": [4, 8], "expansion": 2}
 CONVNET = {"name": "convnet", "widths": [4, 8, 6]}
@@ -29,6 +30,12 @@ def new_model(spec: Mapping[str, Any] = TINY, seed: int = 0) -> nn.Module:
     """A network as it begins, in train mode."""
     torch.manual_seed(seed)
     return models.build(dict(spec))
+
+
+def meta(spec: str | Mapping[str, Any]) -> nn.Module:
+    """A network without weights, for what depends on shapes alone."""
+    with torch.device("meta"):
+        return models.build(spec if isinstance(spec, str) else dict(spec))
 
 
 def random_model(

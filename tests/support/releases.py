@@ -9,7 +9,6 @@ from pathlib import Path
 import _tool
 import torch
 
-import models
 from micronet import params
 from micronet.compress.calibration import calibrate, recalibrate_batch_norm
 from micronet.compress.quantization import prepare
@@ -18,8 +17,8 @@ from micronet.data.store import open_split
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.scoring.measurement import measure
+from tests.support.models import RESNET, new_model
 
-SPEC = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
 PACKED, SCORE = Path("checkpoints/quantized.safetensors"), Path("metrics/score.json")
 FEW = ["--reference-images", "20"]
 PARAMS = """\
@@ -49,8 +48,7 @@ quantized,25.5,900,400,0.001,0.0005,50000
 
 def prepared_resnet(images: torch.Tensor, quantize: params.Quantize) -> torch.nn.Module:
     """A quantized network that was never trained, three in four of its weights zero; its answers differ by image."""
-    torch.manual_seed(0)
-    model = models.build(SPEC).eval()
+    model = new_model(RESNET).eval()
     with torch.no_grad():
         model.classifier.bias.zero_()
         for parameter in model.parameters():

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from micronet.compress.pruning import FixedMask
-from micronet.params import Augment, Train
+from micronet.params import Augment
 from micronet.training.evaluation import evaluate
 from micronet.training.interruption import Interrupted
-from micronet.training.loop import TrainResult, train
 from micronet.training.run import Run, TrainingDiverged
 from micronet.training.sampling import batches
 from micronet.training.state import ResumeState
@@ -21,11 +20,7 @@ from tests.support.configs import MACHINE, train_config
 from tests.support.failures import InterruptAt, StopAt
 from tests.support.images import bright_split
 from tests.support.models import new_model, same, weights
-
-
-def run(model: nn.Module, settings: Train, **more) -> TrainResult:
-    data = {"training": bright_split(64), "validation": bright_split(20, 1)}
-    return train(model, config=settings, machine=MACHINE, seed=3, **data, **more)
+from tests.support.training import train
 
 
 def test_an_epoch_sees_no_image_twice_and_another_order_each_time():
@@ -35,14 +30,14 @@ def test_an_epoch_sees_no_image_twice_and_another_order_each_time():
 
 
 def test_training_lowers_the_loss():
-    result = run(new_model(), train_config(epochs=6))
+    result = train(new_model(), train_config(epochs=6))
     assert result.rows[-1].train_loss < result.rows[0].train_loss - 0.1
 
 
 def test_the_same_seed_gives_the_same_weights():
     one, two = new_model(), new_model()
-    run(one, train_config())
-    run(two, train_config())
+    train(one, train_config())
+    train(two, train_config())
     assert same(weights(one), weights(two))
 
 
@@ -51,13 +46,13 @@ def test_the_same_seed_gives_the_same_weights():
 def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, where, ema_decay):
     settings = train_config(ema_decay=ema_decay, augment=Augment(cutmix_alpha=1.0, cutmix_probability=0.5))
     whole, parts = new_model(), new_model()
-    expected = run(whole, settings)
+    expected = train(whole, settings)
     with ResumeState(tmp_path, "x") as state, pytest.raises(ProcessLookupError):
-        run(parts, settings, state=state, reporter=StopAt(*where), save_every_seconds=0.0)
+        train(parts, settings, state=state, reporter=StopAt(*where), save_every_seconds=0.0)
     saved = where != (1, 16)  # before the first save a run starts anew, as the stage does
     parts = new_model(seed=9 if saved else 0)
     with ResumeState(tmp_path, "x") as state:
-        result = run(parts, settings, state=state)
+        result = train(parts, settings, state=state)
     assert same(weights(whole), weights(parts))
     assert result.rows == expected.rows
 
@@ -65,11 +60,11 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, where, ema_
 @pytest.mark.parametrize("where", [(2, 32), (1, 64)])  # in the middle of an epoch, and at its last step
 def test_a_signal_stops_after_the_step_and_the_same_command_goes_on(tmp_path, where):
     whole, parts = new_model(), new_model()
-    run(whole, train_config())
+    train(whole, train_config())
     with ResumeState(tmp_path, "x") as state:
         with pytest.raises(Interrupted, match=f"epoch {where[0]} after step .* of 4.*goes on from here"):
-            run(parts, train_config(), state=state, reporter=InterruptAt(*where))
-        run(parts, train_config(), state=state)
+            train(parts, train_config(), state=state, reporter=InterruptAt(*where))
+        train(parts, train_config(), state=state)
     assert same(weights(whole), weights(parts))
 
 
@@ -80,7 +75,7 @@ def test_zero_weights_stay_zero_under_a_fixed_mask_with_momentum_and_average():
             if isinstance(module, nn.Conv2d):
                 module.weight[:, :, ::2] = 0
     mask = FixedMask(model)
-    run(model, train_config(ema_decay=0.9), constraint=mask)
+    train(model, train_config(ema_decay=0.9), constraint=mask)
     for name, module in model.named_modules():
         if name in mask.masks:
             assert torch.equal(module.weight != 0, mask.masks[name])
@@ -88,8 +83,8 @@ def test_zero_weights_stay_zero_under_a_fixed_mask_with_momentum_and_average():
 
 def test_the_average_is_what_is_kept():
     plain, averaged = new_model(), new_model()
-    run(plain, train_config(epochs=1))
-    run(averaged, train_config(epochs=1, ema_decay=0.99))
+    train(plain, train_config(epochs=1))
+    train(averaged, train_config(epochs=1, ema_decay=0.99))
     assert not same(weights(plain), weights(averaged))
 
 
@@ -98,7 +93,7 @@ def test_a_loss_that_is_not_a_number_stops_with_epoch_step_and_rate():
         return logits.sum() * math.nan
 
     with pytest.raises(TrainingDiverged, match="loss is nan in epoch 1, step 1, at learning rate"):
-        run(new_model(), train_config(), loss=broken)
+        train(new_model(), train_config(), loss=broken)
 
 
 def test_evaluation_counts_every_image_once_and_gives_the_mode_back():
@@ -136,7 +131,7 @@ def test_an_epoch_counts_the_images_that_it_trains_on():
 
 def test_a_run_without_epochs_measures_what_it_was_given():
     model = new_model()
-    before, result = weights(model), run(model, train_config(epochs=0))
+    before, result = weights(model), train(model, train_config(epochs=0))
     assert result.rows == [] and result.images_per_second == 0.0 and same(before, weights(model))
     assert result.validation_accuracy_percent == evaluate(model, bright_split(20, 1), MACHINE)[1]
 
