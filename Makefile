@@ -72,9 +72,7 @@ repro: check ## run the stages whose code, inputs or params changed (dvc repro)
 # For a change of the code that changes no result, such as a renamed function: DVC would run hours again for it.
 .PHONY: accept
 accept: check ## take the results that are there for those of today's code, without running anything (dvc commit)
-	@"$(PY)" stages/code_digests.py
-	"$(PY)" studies/sources.py
-	$(DVC) commit --force dvc.yaml studies/dvc.yaml
+	@PATH="$(BIN):$$PATH" "$(PY)" tools/accept.py
 
 .PHONY: demo
 demo: env ## run the whole pipeline from nothing on the small sample, in build/demo
@@ -239,5 +237,5 @@ format: env ## fix style and formatting
 
 .PHONY: clean
 clean: ## delete scratch folders and caches (not .venv, data, checkpoints, nor the state that runs resume from)
-	@rm -rf build .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -path "./$(VENV)" -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -18,6 +18,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
+from micronet.files import write_json  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,8 +125,7 @@ def write(path: str, content: dict[str, Any]) -> None:
             return {key: rounded(item) for key, item in value.items()}
         return [rounded(item) for item in value] if isinstance(value, list) else value
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(rounded(content), indent=2) + "\n", encoding="utf-8")
+    write_json(path, rounded(content))
 
 
 Clock = Callable[[int], None]

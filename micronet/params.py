@@ -386,7 +386,10 @@ _REASONS = {
     "less_than_equal": "must be <= {le:g} (got {got})",
     "literal_error": "must be {expected} (got {got!r})",
     "model_type": "must be a section with keys (got {got!r})",
-    "too_short": "must have at least {min_length} items (got {actual_length})",
+    "int_type": "must be a whole number (got {got!r})",
+    "bool_type": "must be true or false (got {got!r})",
+    "list_type": "must be a list (got {got!r})",
+    "too_short": "must have {min_length} items or more (got {actual_length})",
     "too_long": "must have at most {max_length} items (got {actual_length})",
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
+import traceback
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -52,7 +53,10 @@ def _settings_in(path: Path) -> type[Settings] | None:
     found = [(place, name) for place, statement in enumerate(statements) if (name := _settings_name(statement))]
     if not found:
         return None
-    place, name = found[-1]
+    if len(found) > 1:
+        names = " and ".join(name for _, name in found)
+        raise SpecError(f"{names}: a family has one class of settings; derive parts of it from micronet.params.Section")
+    ((place, name),) = found
     torch = next((at for at, statement in enumerate(statements) if _imports_torch(statement)), len(statements))
     if place > torch:
         return getattr(importlib.import_module(f"{__name__}.{path.stem}"), name)
@@ -60,25 +64,54 @@ def _settings_in(path: Path) -> type[Settings] | None:
     sys.modules[head.__name__] = head  # where pydantic looks for what an annotation names
     try:
         exec(compile(ast.Module(statements[:torch], []), str(path), "exec", dont_inherit=True), vars(head))
+        settings: type[Settings] = getattr(head, name)
+        settings.model_rebuild()
     finally:
         del sys.modules[head.__name__]
-    return getattr(head, name)
+    if settings.__abstractmethods__:
+        raise SpecError(f"{name}: lacks {', '.join(sorted(settings.__abstractmethods__))}()")
+    return settings
+
+
+def _fault_of(path: Path, error: Exception) -> SpecError:
+    """What is wrong with a family's file, in one line."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
+    kind = "" if isinstance(error, SpecError) else f"{type(error).__name__}: "
+    reason = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    return SpecError(f"models/{path.name}: {f'line {line}: ' if line else ''}{kind}{reason}")
 
 
 @cache
-def _families() -> dict[str, type[Settings]]:
-    """The settings of each family, by its file's name."""
-    files = sorted(Path(__file__).parent.glob("[!_.]*.py"))
-    return {path.stem: found for path in files if (found := _settings_in(path)) is not None}
+def _files() -> tuple[dict[str, type[Settings]], dict[str, SpecError]]:
+    """The settings of each family, by its file's name; and what is wrong with the files that cannot be read.
+
+    A broken file is told to who asks for its model, and hinders no other one.
+    """
+    families: dict[str, type[Settings]] = {}
+    broken: dict[str, SpecError] = {}
+    for path in sorted(Path(__file__).parent.glob("[!_.]*.py")):
+        try:
+            settings = _settings_in(path)
+        except Exception as error:  # whatever a file of the user's own raises
+            broken[path.stem] = _fault_of(path, error)
+        else:
+            families |= {} if settings is None else {path.stem: settings}
+    return families, broken
 
 
 def _named() -> dict[str, dict[str, Any]]:
-    """The families' well-known sizes, by their names."""
-    return {
-        name: {"name": family, **settings}
-        for family, found in _families().items()
-        for name, settings in found.NAMED.items()
-    }
+    """The families' well-known sizes, by their names. Raises `SpecError` for a name that two files claim."""
+    families, _ = _files()
+    claimed = {family: family for family in families}
+    named: dict[str, dict[str, Any]] = {}
+    for family, found in families.items():
+        for name, settings in found.NAMED.items():
+            if name in claimed:
+                raise SpecError(f"models/{family}.py: NAMED: models/{claimed[name]}.py has the name {name!r} already")
+            claimed[name] = family
+            named[name] = {"name": family, **settings}
+    return named
 
 
 def __getattr__(name: str) -> Any:
@@ -93,7 +126,9 @@ def _read(spec: str | dict[str, Any]) -> tuple[str, Settings]:
         spec = {"name": spec}
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
         raise SpecError(f"a model is a name, or a section with the key name (got {spec!r})")
-    name, named, families = spec["name"], _named(), _families()
+    name, named, (families, broken) = spec["name"], _named(), _files()
+    if name in broken:
+        raise broken[name]
     if name not in named and name not in families:
         raise SpecError(f"name: there is no model {name!r} (there are {', '.join([*named, *families])})")
     given = {**named.get(name, {}), **spec}

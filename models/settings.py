@@ -39,6 +39,7 @@ class SpecError(MicronetError, ValueError):
 class Settings(Section):
     """What an architecture may be asked for: a family's file derives its own from it, above its imports of torch.
 
+    That class is the only one of the file whose base's name ends in `Settings`: by that the file is a family.
     A spec is the file's name and these settings: `{"name": "resnet", "blocks": [1], "widths": [8], "classes": 10}`.
     `classes` must be one of them. A validator's `ValueError("key: reason")` is a fault of that key.
     """

@@ -30,7 +30,7 @@ if str(ROOT) not in sys.path:
 
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
 from micronet.errors import MicronetError  # noqa: E402
-from micronet.files import read_csv, write_csv  # noqa: E402
+from micronet.files import read_csv, write_csv, write_json  # noqa: E402
 from micronet.packed.file import VERSION  # noqa: E402
 from models.settings import SpecError  # noqa: E402
 
@@ -372,7 +372,7 @@ def main() -> int:
     found = summary(space, trials)
     usual = args.space.resolve() == SPACE.resolve()
     path = TABLE.with_name("search.json" if usual else f"search_{args.space.stem}.json")
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(path, found)
     print(json.dumps(found, indent=2))
     return 0
 

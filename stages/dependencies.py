@@ -106,7 +106,7 @@ class _Running(ast.NodeTransformer):
 
     def visit_If(self, node: ast.If) -> Any:
         self.generic_visit(node)
-        typing_only = getattr(node.test, "id", getattr(node.test, "attr", "")) == "TYPE_CHECKING"
+        typing_only = ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
         return node.orelse if typing_only else node
 
     def visit_Expr(self, node: ast.Expr) -> Any:
@@ -144,6 +144,7 @@ def _modules(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not followed; tests/test_house.py refuses them"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 

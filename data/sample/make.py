@@ -3,7 +3,7 @@
 The sample is the first 100 training and the first 50 test images of each class, in the official order, as lossless
 PNG sheets: 1024 pixels wide, a row an image of 32 x 32 pixels in row-major order, beside a JSON list of labels. PATH
 is a folder or archive of CIFAR-10; without it, the sources of `data.source: auto` are tried. The same pixels come
-out on every machine; prints the checksums that `micronet/data.py` holds under SAMPLE.
+out on every machine; prints the checksums that `micronet/data/datasets.py` holds under SAMPLE.
 """
 
 from __future__ import annotations

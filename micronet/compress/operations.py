@@ -100,7 +100,7 @@ OPERATIONS = (
     Operation("interleave", modules=(Interleave,)),
     Operation("identity", modules=(nn.Identity, nn.Dropout)),
     Operation("scale", functions=(operator.mul, torch.mul), methods=("mul",), refusal=_of_a_product),
-    # What `quantization.prepare` puts in.
+    # What `compress.quantization.prepare` puts in.
     Operation("image_codes", modules=(InputCodes,)),
     Operation("activation", modules=ACTIVATIONS),
 )

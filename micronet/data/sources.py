@@ -47,8 +47,8 @@ def _from_archive(path: Path, dataset: Dataset, report: Report) -> Arrays:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
                 name = Path(member.name).name
-                file = archive.extractfile(member) if is_wanted(name) and member.size < MOST_BYTES else None
-                if member.isfile() and file is not None:
+                wanted = member.isfile() and is_wanted(name) and member.size < MOST_BYTES
+                if wanted and (file := archive.extractfile(member)) is not None:
                     content[name] = file.read()
         files = {name: lambda name=name: content.pop(name) for name in content}
         return read_batches(files, dataset, str(path), report)

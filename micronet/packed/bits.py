@@ -138,8 +138,6 @@ class Reader:
         return codes.reshape(shape)
 
 
-# Steps <-> table and payload
-
-
 def half_bits(values: np.ndarray) -> np.ndarray:
+    """Numbers as 16-bit floats, (n,) -> (n * 16,) uint8 of 0 and 1."""
     return to_bits(values.astype(np.float16).view(np.uint16), 16)

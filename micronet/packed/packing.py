@@ -128,7 +128,7 @@ class _Packer:
 
     def _value(self, node: fx.Node, user: fx.Node) -> _Value:
         if node not in self.values:
-            raise PackError(f"{user.name}: reads {node.name}, which is not quantized; quantization.prepare does that")
+            raise PackError(f"{user.name}: reads {node.name}, which is not quantized; compress.prepare does that")
         return self.values[node]
 
     def _step_of(self, value: _Value) -> Step:
@@ -287,7 +287,7 @@ class _Packer:
             self.pending[node] = _Pending.plain(node.name, self._value(main, node), residual=other)
 
     def _relu(self, node: fx.Node) -> None:
-        raise PackError(f"{node.name}: a ReLU without a quantizer; quantization.prepare puts one there")
+        raise PackError(f"{node.name}: a ReLU without a quantizer; compress.prepare puts one there")
 
     def _activation(self, node: fx.Node) -> None:
         source, quantizer = node.all_input_nodes[0], self.modules[node.target]
@@ -437,7 +437,7 @@ def pack(
         PackError: an operation that the format does not know, or a value it cannot hold; nothing is written.
     """
     if not isinstance(prepared, fx.GraphModule) or "quantize" not in prepared.meta:
-        raise PackError(f"a {type(prepared).__name__} is not quantized; quantization.prepare makes what can be packed")
+        raise PackError(f"a {type(prepared).__name__} is not quantized; compress.prepare makes what can be packed")
     half = quantize.method == "half"
     packer = _Packer(finish(prepared), quantize.multiplier_bits, quantize.factored_sums, half)
     spec, arithmetic, texts = prepared.meta.get("spec"), "half" if half else "integer", dict(metadata or {})

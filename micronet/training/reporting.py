@@ -1,6 +1,6 @@
 """The record of a run: one row an epoch, as CSV; and who is told about progress.
 
-`Reporter` is what a training loop talks to. What a terminal shows is passed in (`micronet/terminal.py`), so
+`Reporter` is what a training loop talks to. What a terminal shows is passed in (`micronet/training/terminal.py`), so
 changing it changes no result.
 """
 

@@ -204,7 +204,7 @@ def test_all_faults_of_a_spec_are_told_at_once():
     assert caught.value.faults == [
         "blocks: is missing",
         "widths.0: must be >= 1 (got 0)",
-        "widths.2: input should be a valid integer (got True)",
+        "widths.2: must be a whole number (got True)",
         "expansion.1: must be <= 16 (got 17)",
         "stem_stride: must be <= 2 (got 3)",
         "width: no such key (mobilenet takes blocks, widths, strides, expansion, stem, stem_stride, head, classes)",
@@ -248,7 +248,7 @@ def test_a_new_file_is_a_new_model_and_nothing_else_changes(folder):
     there = [*here[:8], "linear_biased", "resnet18", "convnet", "densenet", "linear", "mobilenet", "resnet"]
     assert faults == [
         f"name: there is no model 'alexnet' (there are {', '.join(there)})",
-        "bias: input should be a valid boolean (got 1)",
+        "bias: must be true or false (got 1)",
         "width: no such key (linear_biased takes bias, classes)",
     ]
     assert not torch_loaded
@@ -277,3 +277,51 @@ def test_settings_below_the_import_of_torch_are_read_too(folder):
 def test_a_file_without_settings_is_no_model():
     with pytest.raises(models.SpecError, match="there is no model 'layers'"):
         models.check("layers")
+
+
+def with_file(folder: Path, name: str, text: str) -> str:
+    """What a copy of `models/` with one more file says of resnet18, and of that file's model."""
+    shutil.copytree(ROOT / "models", folder / "models", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "models" / name).write_text(text)
+    code = (
+        f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]; import models\n"
+        f"for name in ('resnet18', {Path(name).stem!r}):\n"
+        "    try: models.check(name); print('fits')\n"
+        "    except models.SpecError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+SETTINGS = "from models.settings import Settings\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("class A(Settings:\n", "models/mine.py: line 1: SyntaxError: "),
+        (
+            SETTINGS + "class A(Settings):\n    width: int = NARROW\n",
+            "models/mine.py: line 3: NameError: name 'NARROW'",
+        ),
+        (SETTINGS + "class A(Settings):\n    classes: int = 10\n", "models/mine.py: A: lacks build()"),
+        (
+            SETTINGS + "class A(Settings):\n    pass\nclass B(Settings):\n    pass\n",
+            "models/mine.py: A and B: a family has one class of settings",
+        ),
+    ],
+)
+def test_a_broken_file_is_told_in_a_line_to_who_asks_for_its_model_and_hinders_no_other(text, said, tmp_path):
+    first, second = with_file(tmp_path, "mine.py", text).splitlines()
+    assert first == "fits"
+    assert said in second
+
+
+def test_a_name_that_two_files_claim_is_refused(tmp_path):
+    text = (
+        SETTINGS + "class A(Settings):\n    NAMED = {'densenet_nano': {}}\n    classes: int = 10\n"
+        "    def build(self):\n        return None\n"
+    )
+    first, second = with_file(tmp_path, "mine.py", text).splitlines()
+    assert first == second == "models/mine.py: NAMED: models/densenet.py has the name 'densenet_nano' already"

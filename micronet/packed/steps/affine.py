@@ -57,7 +57,7 @@ class Affine(Step):
             raise PackedFileError(f"an order of {order} groups of {channels} channels")
         chosen = interleave(channels, order)
         low, high = (side.astype(np.int64)[chosen] for side in (source.low, source.high))
-        scaling = read_scaling(row, place, source.shape, widths, (low, high))
+        scaling = read_scaling(row, place, source.shape, widths, None if place.half else (low, high))
         return cls(
             name=place.name,
             inputs=(index,),

@@ -60,6 +60,7 @@ class Conv(Step):
         place.begin(row)
         widths = read_widths(row, place)
         weights = Weights.read(row, place, source, 4, sum(widths))
+        sums = None if place.half else weights.checked_sums(source)
         stride = checks.whole(row.get("stride", 1), 1, MOST_SIDE, "stride")
         padding = checks.whole(row.get("padding", 0), 0, MOST_SIDE, "padding")
         kernel = weights.codes.shape[2:]
@@ -72,8 +73,7 @@ class Conv(Step):
         if window > 1 and place.half:
             raise PackedFileError("a window of sums in a file of 16-bit floats")
         shape = (len(weights), height // window, width // window)
-        sums = weights.sums(source)
-        scaling = read_scaling(row, place, shape, widths, (sums.low, sums.high))
+        scaling = read_scaling(row, place, shape, widths, None if sums is None else (sums.low, sums.high))
         return cls(
             name=place.name,
             inputs=(index,),

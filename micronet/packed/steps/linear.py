@@ -76,6 +76,7 @@ class Linear(Step):
         place.begin(row)
         widths = read_widths(row, place)
         weights = Weights.read(row, place, source, 2, sum(widths))
+        sums = None if place.half else weights.checked_sums(source)
         if source.shape[1:] != (1, 1) or weights.groups != 1:
             raise PackedFileError(f"a linear step on a map of {source.shape[1]} x {source.shape[2]}")
         if widths[0] or widths[1]:
@@ -90,8 +91,7 @@ class Linear(Step):
             bias = read_integers("bias", classes, widths[2], place) if widths[2] else None
         if bias is None:
             raise PackedFileError("a linear step without biases")
-        if not place.half:
-            sums = weights.sums(source)
+        if sums is not None:
             low, high = sums.low + bias, sums.high + bias
             if reaches(low, high) >= MOST_SUM:
                 raise PackedFileError("a logit needs more than 32 bits")

@@ -210,14 +210,18 @@ def read_integers(key: str, channels: int, bits: int, place: Place, signed: bool
 
 
 def read_scaling(
-    row: dict[str, Any], place: Place, shape: Shape, widths: tuple[int, int, int], sums: tuple[np.ndarray, np.ndarray]
+    row: dict[str, Any],
+    place: Place,
+    shape: Shape,
+    widths: tuple[int, int, int],
+    sums: tuple[np.ndarray, np.ndarray] | None,
 ) -> Scaling:
     """The scaling of a convolution or affine step.
 
     Args:
         shape: of the output.
         widths: as `read_widths` gives.
-        sums: the range of what is scaled, (C,) each.
+        sums: the range of what is scaled, (C,) each; None in a file of 16-bit floats.
     """
     added, residual_bits = _residual(row, place, shape)
     residual = None if added is None else place.steps[added]
@@ -228,7 +232,7 @@ def read_scaling(
         "code_bits": checks.whole(code_bits, 1, 16, "out"),
         "signed": checks.flag(signed, "out"),
     }
-    if place.half:
+    if sums is None:
         multiplier, bias = (
             read_floats(key, shape[0], bits, place) for key, bits in (("multiplier", widths[0]), ("bias", widths[2]))
         )

@@ -86,18 +86,17 @@ class Weights:
         stated = checks.whole(stated, 0, 32, "accumulator bits")
         factored = bool(checks.whole(factored, 0, 0 if half else 1, "factored"))
         weights = cls(codes=codes, bits=bits, mask=mask, groups=groups, accumulator_bits=stated, factored=factored)
-        if not half:
-            weights.check_sums(source)
         return weights
 
-    def check_sums(self, source: Step) -> None:
-        """Checks that no accumulator overflows, and that their width is what is stated."""
+    def checked_sums(self, source: Step) -> Accumulation:
+        """The bounds of the sums, none of which overflows, in the width that is stated."""
         sums = self.sums(source)
         if reaches(sums.low, sums.high) >= MOST_SUM:
             raise PackedFileError("an accumulator needs more than 32 bits")
         needed = int(sums.bits.max())
         if self.accumulator_bits != needed:
             raise PackedFileError(f"its accumulators need {needed} bits, the table says {self.accumulator_bits}")
+        return sums
 
 
 def _mask(row: dict[str, Any]) -> tuple[int, ...] | None:

@@ -1,0 +1,48 @@
+"""`make accept` takes a changed code, and nothing else that differs from the locks."""
+
+from __future__ import annotations
+
+import accept
+import pytest
+
+CODE_ALONE = {
+    "code": [{"changed deps": {"micronet": "modified"}}, {"changed outs": {"code/prune.json": "modified"}}],
+    "prune": [{"changed deps": {"code/prune.json": "modified"}}],
+    "studies/dvc.yaml:code": [{"changed deps": {"studies/run.py": "modified"}}],
+    "studies/dvc.yaml:base@thin-0": [{"changed deps": {"metrics/studies/code.json": "modified"}}],
+    "studies/dvc.yaml:collect@bits": [{"changed deps": {"studies/collect.py": "modified"}}],
+}
+
+
+def test_changed_code_is_no_stranger():
+    assert accept.strangers(CODE_ALONE) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ([{"changed deps": {"params.yaml": {"prune": "modified"}}}], "prune: changed deps params.yaml"),
+        (
+            [{"changed deps": {"checkpoints/teacher.safetensors": "modified"}}],
+            "prune: changed deps checkpoints/teacher",
+        ),
+        ([{"changed outs": {"metrics/prune.json": "modified"}}], "prune: changed outs metrics/prune.json"),
+        ([{"changed outs": {"code/by_hand.py": "modified"}}], "prune: changed outs code/by_hand.py"),
+        (["changed command"], "prune: changed command"),
+    ],
+)
+def test_whatever_else_differs_is_named(changes, line):
+    (found,) = accept.strangers(CODE_ALONE | {"prune": [*CODE_ALONE["prune"], *changes]})
+    assert found.startswith(line)
+
+
+def test_a_result_put_back_by_hand_is_refused_and_nothing_is_committed(monkeypatch, capsys):
+    said = '{"prune": [{"changed outs": {"checkpoints/pruned.safetensors": "modified"}}]}'
+    asked: list[str] = []
+    monkeypatch.setattr(accept, "dvc", lambda *words: asked.append(words[0]) or said)
+    monkeypatch.setattr(accept, "DIGESTS", ())
+    assert accept.front("accept", accept.accept) == 1
+    assert asked == ["status"]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "accept: prune: changed outs checkpoints/pruned.safetensors"
+    assert second.startswith("accept: more than code differs from the locks")

@@ -1,0 +1,68 @@
+"""Takes the results that are there for those of today's code, without running anything: `dvc commit` of both graphs.
+
+For a change of the code that changes no result, such as a renamed function, for which DVC would run hours again. Only
+the code may differ from what the locks say: changed params, or outputs that a stage did not write, are refused, for a
+result put back by hand is no result.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+from _tool import ToolError, front
+
+GRAPHS = ("dvc.yaml", "studies/dvc.yaml")
+# Code, and what stands for it: the files that the stages named `code` write. Images of the sample have checksums.
+CODE = re.compile(r"code/.*|metrics/studies/code\.json|.*\.py|data/sample")
+DIGESTS = ("stages/code_digests.py", "studies/sources.py")
+
+
+def dvc(*words: str) -> str:
+    """What a command of DVC prints. Raises `ToolError` with the last line that it said."""
+    done = subprocess.run([sys.executable, "-m", "dvc", *words], capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines() or ["it says nothing"]
+        raise ToolError(f"dvc {words[0]}: {said[-1]}")
+    return done.stdout
+
+
+def strangers(status: dict[str, Any]) -> list[str]:
+    """What differs from the locks and is no code, a line each.
+
+    Args:
+        status: `dvc status --json`: by stage a list of changes, `{"changed deps": {path: how}}` or a text.
+    """
+    found = []
+    for stage, changes in status.items():
+        if stage.split(":")[-1] == "code":
+            continue
+        for change in changes:
+            kinds = change.items() if isinstance(change, dict) else [(change, {"": ""})]
+            for kind, paths in kinds:
+                code = kind == "changed deps"
+                found += [f"{stage}: {kind} {path}".rstrip() for path in paths if not (code and CODE.fullmatch(path))]
+    return found
+
+
+def accept() -> int:
+    """The exit code: 1 when more than code differs, and nothing is taken then."""
+    for script in DIGESTS:
+        if subprocess.run([sys.executable, script]).returncode:
+            raise ToolError(f"{script} failed")
+    differing = strangers(json.loads(dvc("status", "--json", *GRAPHS)))
+    if differing:
+        for line in differing:
+            print(f"accept: {line}", file=sys.stderr)
+        raise ToolError(
+            "more than code differs from the locks, so these results are not today's; make repro makes them"
+        )
+    dvc("commit", "--force", *GRAPHS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(front("accept", accept))
