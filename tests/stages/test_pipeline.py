@@ -17,8 +17,6 @@ from micronet.training.reporting import Reporter
 from tests.support.pipeline import CURVE, MADE, STAGES, dvc, executed, results, run, script
 from tests.support.places import ROOT
 
-pytestmark = pytest.mark.xdist_group("finished")  # one worker: the fixture is dear and is made once a worker
-
 
 def test_every_stage_leaves_its_checkpoint_metrics_curve_and_run(finished):
     for name in MADE.values():

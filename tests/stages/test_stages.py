@@ -40,8 +40,6 @@ from tests.support.pipeline import (
 )
 from tests.support.places import ROOT
 
-pytestmark = pytest.mark.xdist_group("pipeline")  # one worker: the fixture is dear and is made once a worker
-
 METRICS = {
     "validation_accuracy_percent",
     "parameters",
