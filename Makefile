@@ -218,7 +218,7 @@ gpu-check: env ## on a machine with a GPU: the tests marked gpu, then images a s
 
 .PHONY: test
 test: env ## run the tests that take seconds: make test ARGS="-k scoring"
-	@$(PYTEST) --numprocesses auto --maxprocesses 4 --dist worksteal --durations 10 $(ARGS)
+	@$(PYTEST) --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
 
 .PHONY: test-slow
 test-slow: env ## run the tests that take minutes

@@ -32,3 +32,15 @@ def sample_data(tmp_path_factory: pytest.TempPathFactory) -> params.Data:
 def sample_manifest(sample_data: params.Data) -> Path:
     """The manifest that belongs to `sample_data`."""
     return Path(sample_data.folder).parent / "manifest.json"
+
+
+# A file is a worker's: it makes its own fixtures, and the longest ones begin first, so that nobody waits at the end.
+LONGEST_FIRST = ("stages/test_pipeline.py", "stages/test_stages.py", "studies/test_runs.py", "packed/test_reference.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        names = (place for place, name in enumerate(LONGEST_FIRST) if item.path.as_posix().endswith(name))
+        return next(names, len(LONGEST_FIRST))
+
+    items.sort(key=place)

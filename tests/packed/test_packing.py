@@ -237,7 +237,7 @@ def test_a_factor_of_anything_but_the_logits_is_refused():
 
 
 def test_a_model_without_quantizers_is_refused(tmp_path):
-    with pytest.raises(PackError, match="a ResNet is not quantized; quantization.prepare makes"):
+    with pytest.raises(PackError, match="a ResNet is not quantized; compress.prepare makes"):
         pack(models.build(RESNET), tmp_path / "m", quantize=quantize_config())
 
 
