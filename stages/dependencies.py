@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,33 +96,58 @@ def digest(source: str) -> str:
 @functools.cache
 def _read(source: str) -> tuple[str, tuple[str, ...]]:
     """Digest and imported modules of Python code."""
-    tree = _Running().visit(ast.parse(source))
-    return hashlib.sha256(json.dumps(_plain(tree)).encode()).hexdigest()[:16], tuple(_modules(tree))
+    words: list[str] = []
+    modules: list[str] = []
+    _tell(ast.parse(source), words, modules)
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16], tuple(modules)
 
 
-class _Running(ast.NodeTransformer):
-    """Takes out of a syntax tree what never runs and what computes nothing."""
-
-    def visit_If(self, node: ast.If) -> Any:
-        self.generic_visit(node)
-        typing_only = ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-        return node.orelse if typing_only else node
-
-    def visit_Expr(self, node: ast.Expr) -> Any:
-        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if text else self.generic_visit(node)
+@functools.cache
+def _fields(kind: Any) -> list[str]:
+    """The names of what a kind of node holds."""
+    return sorted(kind._fields)
 
 
-def _plain(node: Any) -> Any:
-    """A syntax tree as lists of strings. What is empty is left out: newer versions have fields that older ones lack."""
-    if isinstance(node, list):
-        return [_plain(item) for item in node]
-    if not isinstance(node, ast.AST):
-        return ascii(node)
-    fields = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
-    if isinstance(node, ast.JoinedStr):
-        fields["values"] = _joined(node.values)
-    return [type(node).__name__, *([name, _plain(value)] for name, value in sorted(fields.items()))]
+def _tell(value: Any, words: list[str], modules: list[str]) -> None:
+    """Adds a syntax tree to the words that tell it, and what it imports to the modules.
+
+    What is empty is left out: newer versions of Python have fields that older ones lack.
+    """
+    if isinstance(value, list):
+        words.append("[")
+        for item in value:
+            _tell(item, words, modules)
+        words.append("]")
+    elif isinstance(value, ast.AST):
+        kind: Any = type(value)
+        modules += _modules(value)
+        words += (kind.__name__, "(")
+        for name in _fields(kind):
+            field = getattr(value, name, None)
+            if isinstance(field, list):
+                field = _joined(field) if isinstance(value, ast.JoinedStr) else list(_running(field))
+            if field is not None and field != []:
+                words.append(name)
+                _tell(field, words, modules)
+        words.append(")")
+    else:
+        words.append(ascii(value))
+
+
+def _running(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Nodes without what never runs, imports for type checkers, and what computes nothing, docstrings."""
+    for node in nodes:
+        if isinstance(node, ast.If) and _for_type_checkers(node.test):
+            yield from _running(node.orelse)
+        elif not (isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)):
+            yield node
+
+
+def _for_type_checkers(test: ast.expr) -> bool:
+    """Whether a condition is `TYPE_CHECKING` or `typing.TYPE_CHECKING`."""
+    if isinstance(test, ast.Attribute):
+        return test.attr == "TYPE_CHECKING" and getattr(test.value, "id", "") == "typing"
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 
 def _joined(values: Iterable[ast.expr]) -> list[ast.expr]:
@@ -138,14 +162,13 @@ def _joined(values: Iterable[ast.expr]) -> list[ast.expr]:
     return [part for part in parts if not (isinstance(part, ast.Constant) and part.value == "")]
 
 
-def _modules(tree: ast.AST) -> Iterator[str]:
-    """The dotted names that are imported; `from a import b` may mean the module `a.b`."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports are not followed; tests/test_house.py refuses them"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def _modules(node: ast.AST) -> Iterator[str]:
+    """The dotted names that a node imports; `from a import b` may mean the module `a.b`."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "relative imports are not followed; tests/test_house.py refuses them"
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _files(module: str, root: Path) -> Iterator[Path]:

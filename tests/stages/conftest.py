@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
@@ -27,10 +29,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the stages up to `quantize` ran once without DVC."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    write_params(folder, shrunk())
-    succeed(folder, "prepare_data", *MADE)
+    """A folder in which the stages up to `quantize` ran once without DVC, by one worker for all of them.
+
+    It is for reading.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "pipeline"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            write_params(folder, shrunk())
+            succeed(folder, "prepare_data", *MADE)
+            (folder / "made").touch()
     return folder
 
 

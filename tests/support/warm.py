@@ -49,7 +49,6 @@ def folder() -> Path:
 
 def serve(address: str) -> None:
     """Answers until the process that started it is gone."""
-    import torch._dynamo  # which every optimizer loads
     import torchvision  # noqa: F401
 
     parent = os.getppid()
