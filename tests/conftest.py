@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ def sample_manifest(sample_data: params.Data) -> Path:
 
 # A file is a worker's: it makes its own fixtures, and the longest ones begin first, so that nobody waits at the end.
 LONGEST_FIRST = ("stages/test_pipeline.py", "stages/test_stages.py", "studies/test_runs.py", "packed/test_reference.py")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported stays: without this every search for garbage walks through all of torch."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -36,12 +36,13 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "pipeline"
     folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    made = folder.with_name("pipeline.made")
+    with folder.with_name("pipeline.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "made").exists():
+        if not made.exists():
             write_params(folder, shrunk())
             succeed(folder, "prepare_data", *MADE)
-            (folder / "made").touch()
+            made.touch()
     return folder
 
 
