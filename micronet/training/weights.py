@@ -7,16 +7,71 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from micronet.data.datasets import SHAPE
+from micronet.errors import MicronetError, shown
+
+# What computes a tensor from others before every forward pass: where its hook is defined, what makes the tensor plain.
+_HOOKS = {
+    "torch.nn.utils.prune": "torch.nn.utils.prune.remove",
+    "torch.nn.utils.weight_norm": "torch.nn.utils.remove_weight_norm",
+    "torch.nn.utils.spectral_norm": "torch.nn.utils.remove_spectral_norm",
+}
+
+
+class WeightsError(MicronetError):
+    """A network whose weights are made of other tensors, or are not there yet; says how they become plain."""
+
+
+def _not_plain(module: nn.Module) -> str | None:
+    """What keeps a module's own tensors from being plain, and the way out; None: they are plain."""
+    own = [*module._parameters.values(), *module._buffers.values()]
+    if any(is_lazy(tensor) for tensor in own if tensor is not None):
+        return "is lazy and has no weights yet; run a batch of images through the network first"
+    if parametrize.is_parametrized(module):
+        tensor = next(iter(module.parametrizations))  # type: ignore[arg-type]
+        remove = "torch.nn.utils.parametrize.remove_parametrizations"
+        return f"torch.nn.utils.parametrize is still on its {tensor}; {remove} makes it plain"
+    for hook in module._forward_pre_hooks.values():
+        for home in (kind.__module__ for kind in type(hook).__mro__):
+            if home in _HOOKS:
+                tensor = getattr(hook, "_tensor_name", None) or getattr(hook, "name", "weight")
+                return f"{home} is still on its {tensor}; {_HOOKS[home]} makes it plain"
+    if isinstance(module, nn.Conv2d | nn.Linear) and module._parameters.get("weight") is None:
+        return "its weight is no parameter of its own; a torch.nn.Parameter is needed"
+    return None
+
+
+def plain_weights(model: nn.Module) -> None:
+    """Makes sure that what a network computes with are its own parameters and buffers, under their plain names.
+
+    A weight that is computed from others before every forward pass (`torch.nn.utils.prune`, `weight_norm`,
+    `spectral_norm`, `parametrize`) takes neither a mask nor a quantizer: the next pass would undo either.
+
+    Raises:
+        WeightsError: names the first module at fault, what is on it, and what takes it off.
+    """
+    faults = [(name, fault) for name, module in model.named_modules() if (fault := _not_plain(module))]
+    if faults:
+        name, fault = faults[0]
+        more = f" (modules at fault: {len(faults)})" if len(faults) > 1 else ""
+        raise WeightsError(f"{shown(name, 100) or type(model).__name__}: {fault}{more}")
 
 
 def prunable(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear]]:
     """Convolutions and linear layers by name, in the order of the network; their `weight` is prunable.
 
     Batch norms and biases are left alone.
+
+    Raises:
+        WeightsError: one of these weights is not plain (see `plain_weights`).
     """
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    if any(module._parameters.get("weight") is None or is_lazy(module.weight) for _, module in found):
+        plain_weights(model)
+    return found
 
 
 def count_zeros(model: nn.Module) -> tuple[int, int]:
@@ -26,7 +81,8 @@ def count_zeros(model: nn.Module) -> tuple[int, int]:
 
 
 def count_nonzero(model: nn.Module) -> int:
-    """Parameters of any kind that are not zero."""
+    """Parameters of any kind that are not zero. Raises `WeightsError` where they are not plain."""
+    plain_weights(model)
     return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
 
 
@@ -34,7 +90,11 @@ def positions(model: nn.Module) -> dict[str, int]:
     """How often one (3, 32, 32) image uses a weight of each prunable layer: the height times the width of its output.
 
     Weights of a linear layer are used once. Nothing is computed, and the model stays as it is.
+
+    Raises:
+        WeightsError: see `plain_weights`.
     """
+    plain_weights(model)
     shadow = copy.deepcopy(model).to("meta").eval()
     found: dict[str, int] = {}
     for name, module in prunable(shadow):
