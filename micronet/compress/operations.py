@@ -1,137 +1,301 @@
-"""The operations that the packed format knows: how a network may spell each, what it demands, what may follow it."""
+"""The operations that this project knows: how a network may spell each, what its arguments mean, what packs.
+
+One table serves whoever reads a traced network: `compress.quantization` and `packed.packing`, which refuse what the
+packed format cannot hold, and `scoring.module_counts`, which prices. A spelling is a function, a method of tensors or a
+module, and a reader whose Python signature is that of the spelling: every argument is honoured or refused by name.
+"""
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from micronet.compress.errors import QuantizationError
-from micronet.compress.quantizers import ACTIVATIONS, InputCodes
+from micronet.compress import spellings
+from micronet.compress.errors import QuantizationError, UnknownOperation
+from micronet.compress.quantizers import ACTIVATIONS, InputCodes, QuantizedConv2d, QuantizedLinear
+from micronet.compress.spellings import Read, Refusal
 from models.layers import Interleave
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A kind of operation, as it is known to quantizer, packer and scorer."""
+
+    kind: str
+    spellings: tuple[Spelling, ...] = ()
+    opcode: str | None = None  # of what is no call
+    # Why one of this kind cannot be packed and what would work, or None. The module is None where a function is called.
+    refusal: Callable[[Read, fx.Node, Any], str | None] = lambda _read, _node, _module: None
+    # Kinds that may take its result, while it is real numbers, into the same step of the packed model.
+    followers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """Ways to write an operation that take the same arguments, which `reader` names."""
+
+    reader: Callable[..., Read]
+    functions: tuple[Callable, ...] = ()
+    methods: tuple[str, ...] = ()  # of tensors
+    modules: tuple[type[nn.Module], ...] = ()
+    attributes: tuple[str, ...] = ()  # of the modules, which hold what the functions take as arguments
+    writes: tuple[Callable | str, ...] = ()  # those of the functions and methods that write into their first input
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node of a traced network, read."""
+
+    operation: Operation
+    place: str  # the module's name in the network, or the node's
+    module: Any = None
+    read: Read = field(default_factory=lambda: Read(()))
+
+    @property
+    def kind(self) -> str:
+        return self.operation.kind
+
+    @property
+    def inputs(self) -> tuple[fx.Node, ...]:
+        return self.read.inputs
+
+    @property
+    def settings(self) -> Any:
+        return self.read.settings
+
+
+# What cannot be packed, whatever map it sees.
+
+
+def _of_a_convolution(_read: Read, _node: fx.Node, module: Any) -> str | None:
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        return "this padding cannot be packed, a number of zeros would work"
+    if module.dilation != (1, 1):
+        return "a dilated convolution cannot be packed, dilation 1 would work"
+    for what in ("kernel_size", "stride", "padding"):
+        height, width = getattr(module, what)
+        if height != width:
+            return f"a {what} of {height} x {width} cannot be packed, a square one would work"
+    return None
+
+
+def _of_a_norm(_read: Read, _node: fx.Node, module: Any) -> str | None:
+    if module.running_mean is None or module.weight is None:
+        return "a batch norm cannot be packed without statistics and affine=True"
+    return None
+
+
+def _of_a_pool(read: Read, _node: fx.Node, _module: Any) -> str | None:
+    height, width = read.settings.kernel
+    if not read.settings.apart:
+        return "a pool with overlap, padding or dilation cannot be packed, stride = kernel would work"
+    if height != width:
+        return f"a pool of {height} x {width} cannot be packed, a square one would work"
+    return None
+
+
+OPERATIONS = (
+    Operation("input", opcode="placeholder"),
+    Operation("output", opcode="output"),
+    Operation(
+        "conv",
+        (Spelling(spellings.reads, modules=(nn.Conv2d, QuantizedConv2d)),),
+        refusal=_of_a_convolution,
+        followers=("norm", "maximum", "add", "relu", "scale", "identity"),
+    ),
+    Operation("linear", (Spelling(spellings.reads, modules=(nn.Linear, QuantizedLinear)),)),
+    Operation(
+        "norm",
+        (Spelling(spellings.reads, modules=(nn.BatchNorm2d,)),),
+        refusal=_of_a_norm,
+        followers=("maximum", "add", "relu", "scale", "identity"),
+    ),
+    Operation(
+        "add",
+        (
+            Spelling(
+                spellings.add, (operator.add, operator.iadd, torch.add), ("add", "add_"), writes=(operator.iadd, "add_")
+            ),
+            Spelling(
+                spellings.subtract,
+                (operator.sub, operator.isub, torch.sub, torch.subtract),
+                ("sub", "sub_", "subtract"),
+                writes=(operator.isub, "sub_"),
+            ),
+        ),
+        followers=("maximum", "relu", "identity"),
+    ),
+    Operation(
+        "relu",
+        (
+            Spelling(spellings.relu, (F.relu,), modules=(nn.ReLU,), attributes=("inplace",)),
+            Spelling(
+                spellings.reads,
+                (torch.relu, torch.relu_, F.relu_),
+                ("relu", "relu_"),
+                writes=(torch.relu_, F.relu_, "relu_"),
+            ),
+        ),
+    ),
+    Operation("concat", (Spelling(spellings.concat, (torch.cat, torch.concat, torch.concatenate)),)),
+    Operation(
+        "average",
+        (
+            Spelling(
+                spellings.average,
+                (F.avg_pool2d,),
+                modules=(nn.AvgPool2d,),
+                attributes=("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+            ),
+        ),
+        refusal=_of_a_pool,
+    ),
+    # After a maximum only what might have followed what is before it.
+    Operation(
+        "maximum",
+        (
+            Spelling(
+                spellings.maximum,
+                (F.max_pool2d, torch.max_pool2d),
+                modules=(nn.MaxPool2d,),
+                attributes=("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+            ),
+        ),
+        refusal=_of_a_pool,
+        followers=("norm", "relu", "identity"),
+    ),
+    Operation(
+        "mean",
+        (
+            Spelling(spellings.mean, (torch.mean,), ("mean",)),
+            Spelling(
+                spellings.global_average,
+                (F.adaptive_avg_pool2d,),
+                modules=(nn.AdaptiveAvgPool2d,),
+                attributes=("output_size",),
+            ),
+        ),
+    ),
+    Operation(
+        "flatten",
+        (
+            Spelling(
+                spellings.flatten,
+                (torch.flatten,),
+                ("flatten",),
+                modules=(nn.Flatten,),
+                attributes=("start_dim", "end_dim"),
+            ),
+            Spelling(spellings.reshape, (torch.reshape, torch.squeeze), ("view", "reshape", "squeeze")),
+        ),
+    ),
+    Operation("interleave", (Spelling(spellings.reads, modules=(Interleave,)),)),
+    Operation(
+        "identity",
+        (
+            Spelling(spellings.reads, modules=(nn.Identity,)),
+            Spelling(spellings.dropout_module, modules=(nn.Dropout, nn.Dropout2d), attributes=("inplace",)),
+            Spelling(spellings.dropout, (F.dropout, F.dropout2d)),
+            Spelling(spellings.copy, (torch.clone,), ("clone",)),
+            Spelling(spellings.contiguous, methods=("contiguous",)),
+        ),
+    ),
+    Operation(
+        "scale",
+        (
+            Spelling(
+                spellings.product,
+                (operator.mul, operator.imul, torch.mul, torch.multiply),
+                ("mul", "mul_", "multiply"),
+                writes=(operator.imul, "mul_"),
+            ),
+            Spelling(
+                spellings.quotient,
+                (operator.truediv, operator.itruediv, torch.div, torch.divide),
+                ("div", "div_", "divide"),
+                writes=(operator.itruediv, "div_"),
+            ),
+        ),
+        followers=("add", "relu", "scale", "identity"),
+    ),
+    # What `compress.quantization.prepare` puts in.
+    Operation("image_codes", (Spelling(spellings.reads, modules=(InputCodes,)),)),
+    Operation("activation", (Spelling(spellings.reads, modules=ACTIVATIONS),)),
+)
 
 WOULD_WORK = (
     "conv2d, batch_norm2d, +, relu, cat, avg_pool2d, max_pool2d, mean over (2, 3), Interleave and a last linear "
     "would work"
 )
 
-
-@dataclass(frozen=True)
-class Operation:
-    """One operation of the packed format."""
-
-    kind: str  # by which quantizer and packer know it
-    modules: tuple[type[nn.Module], ...] = ()  # as a network may spell it
-    functions: tuple[Callable, ...] = ()
-    methods: tuple[str, ...] = ()  # of tensors
-    opcode: str | None = None  # of what is no call
-    # Why one of this kind cannot be packed and what would work, or None. The module is None where a function is called.
-    refusal: Callable[[fx.Node, Any], str | None] = lambda _node, _module: None
-    # Kinds that may take its result, while it is real numbers, into the same step of the packed model.
-    followers: tuple[str, ...] = ()
-
-    def matches(self, node: fx.Node, module: nn.Module | None) -> bool:
-        """Whether a traced node is one; `module`: what it calls, where that is a module."""
-        if node.op == "call_module":
-            return isinstance(module, self.modules)
-        names = {"call_function": self.functions, "call_method": self.methods}.get(node.op)
-        return node.op == self.opcode if names is None else node.target in names
+_SPELLED = {
+    (call, target): (known, spelling)
+    for known in OPERATIONS
+    for spelling in known.spellings
+    for call, targets in (
+        ("call_function", spelling.functions),
+        ("call_method", spelling.methods),
+        ("call_module", spelling.modules),
+    )
+    for target in targets
+}
+_NO_CALLS = {known.opcode: known for known in OPERATIONS if known.opcode}
+# As numpy names them, which torch takes too; x is what a module of one's own may call its input.
+_OTHER_NAMES = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x1": "input", "x2": "other", "self": "input"}
 
 
-def _of_a_convolution(_: fx.Node, module: nn.Conv2d) -> str | None:
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        return "this padding cannot be packed, a number of zeros would work"
-    if module.dilation != (1, 1):
-        return "a dilated convolution cannot be packed, dilation 1 would work"
-    return None
-
-
-def _of_a_norm(_: fx.Node, module: nn.BatchNorm2d) -> str | None:
-    if module.running_mean is None or module.weight is None:
-        return "a batch norm cannot be packed without statistics and affine=True"
-    return None
-
-
-def _of_an_addition(node: fx.Node, _: nn.Module | None) -> str | None:
-    if len(node.all_input_nodes) != 2 or not all(isinstance(argument, fx.Node) for argument in node.args):
-        return "adds a constant or one value to itself, two different values would work"
-    return None
-
-
-def _of_a_product(node: fx.Node, _: nn.Module | None) -> str | None:
-    factors = [argument for argument in node.args if isinstance(argument, int | float)]
-    if len(factors) == 1 and factors[0] > 0 and [user.op for user in node.users] == ["output"]:
-        return None
-    return "a product cannot be packed, one of all logits and a positive number would work"
-
-
-OPERATIONS = (
-    Operation("input", opcode="placeholder"),
-    Operation("output", opcode="output"),
-    Operation("conv", modules=(nn.Conv2d,), refusal=_of_a_convolution, followers=("norm", "maximum", "add", "relu")),
-    Operation("linear", modules=(nn.Linear,)),
-    Operation("norm", modules=(nn.BatchNorm2d,), refusal=_of_a_norm, followers=("maximum", "add", "relu")),
-    Operation(
-        "add",
-        functions=(operator.add, operator.iadd, torch.add),
-        methods=("add", "add_"),
-        refusal=_of_an_addition,
-        followers=("maximum", "relu"),
-    ),
-    Operation(
-        "relu",
-        modules=(nn.ReLU,),
-        functions=(F.relu, F.relu_, torch.relu, torch.relu_),
-        methods=("relu", "relu_"),
-    ),
-    Operation("concat", functions=(torch.cat, torch.concat, torch.concatenate)),
-    Operation("average", modules=(nn.AvgPool2d,), functions=(F.avg_pool2d,)),
-    # After a maximum only what might have followed what is before it.
-    Operation("maximum", modules=(nn.MaxPool2d,), functions=(F.max_pool2d,), followers=("norm", "relu")),
-    Operation(
-        "mean", modules=(nn.AdaptiveAvgPool2d,), functions=(torch.mean, F.adaptive_avg_pool2d), methods=("mean",)
-    ),
-    Operation("flatten", modules=(nn.Flatten,), functions=(torch.flatten,), methods=("flatten",)),
-    Operation("interleave", modules=(Interleave,)),
-    Operation("identity", modules=(nn.Identity, nn.Dropout)),
-    Operation("scale", functions=(operator.mul, torch.mul), methods=("mul",), refusal=_of_a_product),
-    # What `compress.quantization.prepare` puts in.
-    Operation("image_codes", modules=(InputCodes,)),
-    Operation("activation", modules=ACTIVATIONS),
-)
-
-
-def operation(node: fx.Node, modules: Mapping[str, nn.Module]) -> Operation:
-    """What a traced node is to the packed format; `modules` as `named_modules` gives them.
+def call(node: fx.Node, modules: Mapping[str, nn.Module]) -> Call:
+    """What a traced node is; `modules` as `named_modules` gives them.
 
     Raises:
-        QuantizationError: an operation that the format does not know, or one that does not meet its demands.
+        UnknownOperation: an operation that is not in the table.
+        QuantizationError: one with an argument that the table does not know.
     """
+    if node.op in _NO_CALLS:
+        return Call(_NO_CALLS[node.op], node.name)
     module = modules[str(node.target)] if node.op == "call_module" else None
-    place = node.name if module is None else node.target
-    for known in OPERATIONS:
-        if known.matches(node, module):
-            refusal = known.refusal(node, module)
-            if refusal:
-                raise QuantizationError(f"{place}: {refusal}")
-            return known
+    place = node.name if module is None else str(node.target)
     what = node.target if module is None else type(module)
-    name = what if isinstance(what, str) else getattr(what, "__name__", what)
-    raise QuantizationError(f"{place}: {name} cannot be packed ({WOULD_WORK})")
+    name = what if isinstance(what, str) else getattr(what, "__name__", str(what))
+    if (node.op, what) not in _SPELLED:
+        raise UnknownOperation(place, name, WOULD_WORK)
+    known, spelling = _SPELLED[node.op, what]
+    arguments = {_OTHER_NAMES.get(key, key): value for key, value in node.kwargs.items()}
+    if module is not None:
+        arguments |= {attribute: getattr(module, attribute) for attribute in spelling.attributes}
+    try:
+        bound = inspect.signature(spelling.reader).bind(*node.args, **arguments)
+    except TypeError as error:
+        raise QuantizationError(f"{place}: {name} cannot be read here: {error}") from None
+    try:
+        read = spelling.reader(*bound.args, **bound.kwargs)
+    except Refusal as refusal:
+        raise QuantizationError(f"{place}: {name}: {refusal}") from None
+    if what in spelling.writes:
+        read = read._replace(in_place=True)
+    return Call(known, place, module, read)
+
+
+def packable(node: fx.Node, modules: Mapping[str, nn.Module]) -> Call:
+    """What a traced node is, if the packed format can hold it.
+
+    Raises:
+        QuantizationError: it cannot, or see `call`.
+    """
+    found = call(node, modules)
+    refusal = found.operation.refusal(found.read, node, found.module)
+    if refusal:
+        raise QuantizationError(f"{found.place}: {refusal}")
+    return found
 
 
 def kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
-    """The kind of a node's operation. Raises as `operation` does."""
-    return operation(node, modules).kind
-
-
-class Tracer(fx.Tracer):
-    """Traces a network into operations of the packed format; an `Interleave` is one."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, Interleave) or super().is_leaf_module(module, name)
+    """The kind of a node's operation. Raises as `call` does."""
+    return call(node, modules).kind

@@ -12,18 +12,18 @@ form.
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
 
 from micronet.compress import fx_int8
 from micronet.compress.errors import QuantizationError
+from micronet.compress.graph import Network, read
 from micronet.compress.methods import METHODS
-from micronet.compress.operations import Tracer, kind, operation
+from micronet.compress.operations import kind, packable
 from micronet.compress.quantizers import SMALLEST_STEP, QuantizedConv2d, QuantizedLinear
 from micronet.params import Quantize
 
@@ -35,12 +35,13 @@ def prepare(model: nn.Module, quantize: Quantize) -> fx.GraphModule:
     activation quantizers are a guess until `calibrate` has seen images.
 
     Raises:
-        QuantizationError: an operation that could not be packed later, or a layer of `layer_bits` that is not there.
+        QuantizationError: a network that cannot be read, an operation that could not be packed later, or a layer of
+            `layer_bits` that is not there.
     """
-    prepared = _Rewriter(model, quantize).rewrite()
+    prepared = _Rewriter(read(model), quantize).rewrite()
     if quantize.method != "fx_int8":
         return prepared
-    trained = fx_int8.prepare_fx(model)
+    trained = fx_int8.prepare_fx(read(model).module)
     trained.meta |= prepared.meta
     return trained
 
@@ -59,23 +60,22 @@ class _Rewriter:
     A kind of operation that makes a real result, or takes one, has a method of its name.
     """
 
-    def __init__(self, model: nn.Module, quantize: Quantize):
-        model = copy.deepcopy(model)
+    def __init__(self, network: Network, quantize: Quantize):
         self.quantize, self.method = quantize, METHODS[quantize.method](quantize)
-        self.prepared = fx.GraphModule(model, Tracer().trace(model))
-        self.prepared.train(model.training)
-        self.prepared.meta["spec"] = getattr(model, "spec", None)
+        self.prepared = network.module
         self.prepared.meta["quantize"] = quantize.model_dump(mode="json")
         self.graph = self.prepared.graph
         self.modules: dict[Any, Any] = dict(self.prepared.named_modules())  # by target; any attributes
-        self.operations = {node: operation(node, self.modules) for node in self.graph.nodes}
+        self.calls = {node: packable(node, self.modules) for node in self.graph.nodes}
+        self.shapes = dict(network.shapes)
         self.real: dict[fx.Node, _Real] = {}
+        self.logits: set[fx.Node] = set()
 
     def rewrite(self) -> fx.GraphModule:
         """The copy, with quantizers. To be called once."""
         self._weights()
         for node in list(self.graph.nodes):
-            visit = getattr(self, f"_visit_{self.operations[node].kind}", None)
+            visit = getattr(self, f"_visit_{self.calls[node].kind}", None)
             if visit is not None:
                 visit(node)
             if node in self.real and not self._stays_real(node):
@@ -88,13 +88,7 @@ class _Rewriter:
 
     def _weights(self) -> None:
         """Gives every layer a weight quantizer."""
-        kinds = {node: known.kind for node, known in self.operations.items()}
-        if list(kinds.values()).count("input") != 1:
-            raise QuantizationError("the model takes more than one input, a model of images alone would work")
-        layers = [node.target for node in self.graph.nodes if kinds[node] in ("conv", "linear")]
-        if len(set(layers)) < len(layers):
-            shared = next(name for name in layers if layers.count(name) > 1)
-            raise QuantizationError(f"{shared}: is used twice, a layer for each place would work")
+        layers = [found.place for found in self.calls.values() if found.kind in ("conv", "linear")]
         for name in self.quantize.layer_bits:
             if name not in layers:
                 known = ", ".join(layers)
@@ -107,7 +101,7 @@ class _Rewriter:
     def _stays_real(self, node: fx.Node) -> bool:
         """Whether a result goes on to one user alone that the packed model computes in the same step."""
         users = list(node.users)
-        return len(users) == 1 and self.operations[users[0]].kind in self.real[node].followers
+        return len(users) == 1 and self.calls[users[0]].kind in self.real[node].followers
 
     def _insert(self, after: fx.Node) -> None:
         """Quantizes a real result."""
@@ -121,6 +115,7 @@ class _Rewriter:
             node = self.graph.call_module(f"activations.{name}")
         after.replace_all_uses_with(node)
         node.args = (source,)
+        self.shapes[node] = self.shapes[source]
 
     def _visit_input(self, node: fx.Node) -> None:
         quantizer = self.method.image()
@@ -128,16 +123,70 @@ class _Rewriter:
             self._call(node, "image", quantizer, node)
 
     def _visit_conv(self, node: fx.Node) -> None:
-        self.real[node] = _Real(self.operations[node].followers, self.modules[node.target].kernel_size)
+        self.real[node] = _Real(self.calls[node].operation.followers, self.modules[node.target].kernel_size)
 
     def _visit_norm(self, node: fx.Node) -> None:
         before = self.real.pop(node.all_input_nodes[0], _Real(()))
-        self.real[node] = _Real(self.operations[node].followers, before.kernel)
+        self.real[node] = _Real(self.calls[node].operation.followers, before.kernel)
 
-    def _visit_maximum(self, node: fx.Node) -> None:
+    def _visit_identity(self, node: fx.Node) -> None:
         before = self.real.pop(node.all_input_nodes[0], None)
         if before is not None:
-            own = self.operations[node].followers
+            self.real[node] = before
+
+    def _visit_scale(self, node: fx.Node) -> None:
+        """The factor goes into what it scales; a code range keeps its sign."""
+        source, scale = node.all_input_nodes[0], self.calls[node]
+        if source in self.logits:
+            if scale.settings.factor <= 0:
+                self._refuse(node, "turns the order of the logits, a positive factor would work")
+            self.logits.add(node)
+        elif self.quantize.method == "fx_int8":  # it gives it the range of what is multiplied
+            self._refuse(node, "FX graph mode does not observe the range of a product, lsq would work")
+        elif source in self.real:
+            self.real[node] = replace(self.real.pop(source), followers=scale.operation.followers)
+        elif scale.settings.factor <= 0:
+            self.real[node] = _Real(scale.operation.followers)
+
+    def _visit_linear(self, node: fx.Node) -> None:
+        users = [self.calls[user].kind for user in node.users]
+        if self._source(node)[1:] != (1, 1) or users not in (["output"], ["scale"]):
+            self._refuse(node, "a linear layer packs as the last one, behind a global average")
+        self.logits.add(node)
+
+    def _source(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape of what a node reads, with a height and a width."""
+        return (*self.shapes[node.all_input_nodes[0]], 1, 1)[:3]
+
+    def _visit_average(self, node: fx.Node) -> None:
+        (kernel, _), (_, height, width) = self.calls[node].settings.kernel, self._source(node)
+        if height % kernel or width % kernel:
+            self._refuse(node, f"a pool of {kernel} on {height} x {width} cannot be packed, a divisor would work")
+
+    def _visit_mean(self, node: fx.Node) -> None:
+        _, height, width = self._source(node)
+        if height != width:
+            self._refuse(node, f"a mean of {height} x {width} cannot be packed, that of a square map would work")
+
+    def _visit_flatten(self, node: fx.Node) -> None:
+        _, height, width = self._source(node)
+        if (height, width) != (1, 1):
+            self._refuse(node, f"flattens {height} x {width}, which cannot be packed; a global average would work")
+
+    def _visit_output(self, node: fx.Node) -> None:
+        if node.args[0] not in self.logits:
+            raise QuantizationError("the model does not end in a linear layer, one behind a global average would work")
+
+    def _refuse(self, node: fx.Node, reason: str) -> NoReturn:
+        raise QuantizationError(f"{self.calls[node].place}: {reason}")
+
+    def _visit_maximum(self, node: fx.Node) -> None:
+        window, (_, height, width) = self.calls[node].settings, self._source(node)
+        if window.ceil_mode and (height % window.kernel[0] or width % window.kernel[0]):
+            self._refuse(node, "windows that the edge cuts cannot be packed, ceil_mode=False would work")
+        before = self.real.pop(node.all_input_nodes[0], None)
+        if before is not None:
+            own = self.calls[node].operation.followers
             self.real[node] = _Real(tuple(name for name in before.followers if name in own), before.kernel)
 
     def _visit_add(self, node: fx.Node) -> None:
@@ -148,7 +197,7 @@ class _Rewriter:
             self._insert(first if self.real[first].kernel < self.real[second].kernel else second)
         for value in waiting:
             self.real.pop(value, None)
-        self.real[node] = _Real(self.operations[node].followers)
+        self.real[node] = _Real(self.calls[node].operation.followers)
 
     def _visit_relu(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
@@ -174,7 +223,7 @@ def finish(prepared: fx.GraphModule) -> fx.GraphModule:
     if "float_model" not in prepared.meta:
         return prepared
     quantize = Quantize.model_validate(prepared.meta["quantize"])
-    result = _Rewriter(prepared.meta["float_model"], quantize).rewrite().eval()
+    result = _Rewriter(read(prepared.meta["float_model"]), quantize).rewrite().eval()
     modules: dict[Any, Any] = dict(result.named_modules())
     for node in result.graph.nodes:
         translate = _TRANSLATIONS.get(kind(node, modules))

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 
-from micronet.compress.operations import kind
+from micronet.compress.operations import Call, packable
 from micronet.compress.quantization import finish
+from micronet.compress.quantizers import FloatActivation
 from micronet.files import write_atomically
+from micronet.packed.agreement import compare, made_up_images
 from micronet.packed.errors import PackError
 from micronet.packed.file import decode, encode
 from micronet.packed.fixed_point import Added, float_weights, requantization, stored_weights, width_of
@@ -84,21 +85,14 @@ def _norm(layer: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
     return gain, _vector(layer.bias) - _vector(layer.running_mean) * gain
 
 
-def _square(value: Any, name: str, what: str) -> int:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if pair[0] != pair[1]:
-        raise PackError(f"{name}: a {what} of {pair[0]} x {pair[1]} cannot be packed, a square one would work")
-    return pair[0]
+def _not_finite(name: str) -> str:
+    return f"{name}: a weight, norm or step is not finite; a training run that diverged cannot be packed"
 
 
 def _uniform(value: _Value, name: str) -> float:
     if np.ptp(value.scale) > 0:
         raise PackError(f"{name}: reads maps of different scales at once; a batch norm and ReLU between would work")
     return float(value.scale[0])
-
-
-def _argument(node: fx.Node, place: int, key: str, usual=None):
-    return node.args[place] if len(node.args) > place else node.kwargs.get(key, usual)
 
 
 def _ordered(scaling: Scaling, order: np.ndarray) -> Scaling:
@@ -119,8 +113,14 @@ class _Packer:
         self.steps: list[Step] = []
         self.values: dict[fx.Node, _Value] = {}
         self.pending: dict[fx.Node, _Pending] = {}
-        for node in prepared.graph.nodes:
-            getattr(self, f"_{kind(node, self.modules)}")(node)
+        self.logits: set[fx.Node] = set()
+        # The node whose values a step makes, the last where several are the same, and what its codes are worth.
+        self.made: dict[int, tuple[fx.Node, np.ndarray]] = {}
+        self.calls: dict[fx.Node, Call] = {node: packable(node, self.modules) for node in prepared.graph.nodes}
+        for node, found in self.calls.items():
+            getattr(self, f"_{found.kind}")(node)
+            if node in self.values:
+                self.made[self.values[node].index] = node, self.values[node].scale
 
     def _emit(self, scale: np.ndarray, step: Step) -> _Value:
         self.steps.append(step)
@@ -152,17 +152,10 @@ class _Packer:
             self.pending[node] = self.pending[source]
 
     def _flatten(self, node: fx.Node) -> None:
-        value = self._value(node.all_input_nodes[0], node)
-        if self._step_of(value).shape[1:] != (1, 1):
-            raise PackError(
-                f"{node.name}: flattens a map that is not 1 x 1; a global average pool before it would work"
-            )
-        self.values[node] = value
+        self.values[node] = self._value(node.all_input_nodes[0], node)
 
     def _concat(self, node: fx.Node) -> None:
-        if _argument(node, 1, "dim", 0) != 1:
-            raise PackError(f"{node.name}: concatenates along another dimension than the channels, 1 would work")
-        values = [self._value(source, node) for source in cast(list[fx.Node], node.args[0])]
+        values = [self._value(source, node) for source in self.calls[node].inputs]
         low, high = joined_ranges(self._step_of(value) for value in values)
         shape = (len(low), *self._step_of(values[0]).shape[1:])
         step = Concat(name=node.name, inputs=tuple(value.index for value in values), shape=shape, low=low, high=high)
@@ -192,55 +185,24 @@ class _Packer:
 
     # Sums
 
-    def _pool(self, node: fx.Node, kernel: int) -> None:
+    def _pool(self, node: fx.Node, kernel: int, divisor: int | None = None) -> None:
         value = self._value(node.all_input_nodes[0], node)
         source = self._step_of(value)
-        _, height, width = source.shape
-        if height % kernel or width % kernel:
-            raise PackError(
-                f"{node.name}: a pool of {kernel} on {height} x {width} cannot be packed, a divisor would work"
-            )
-        self.values[node] = self._emit(value.scale / kernel**2, Pool.over(source, value.index, kernel, node.name))
+        scale = value.scale if self.half else value.scale / kernel**2  # a mean of floats, a sum of codes
+        pool = self._emit(scale, Pool.over(source, value.index, kernel, node.name))
+        self.values[node] = pool if divisor is None else self._worth(pool, kernel**2 / divisor, node.name)
 
     def _average(self, node: fx.Node) -> None:
-        if node.op == "call_module":
-            layer = self.modules[node.target]
-            kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
-        else:
-            kernel = _argument(node, 1, "kernel_size")
-            stride, padding = _argument(node, 2, "stride"), _argument(node, 3, "padding", 0)
-        kernel = _square(kernel, node.name, "pool")
-        if (stride is not None and _square(stride, node.name, "stride") != kernel) or padding not in (0, (0, 0)):
-            raise PackError(f"{node.name}: an overlapping or padded pool cannot be packed, stride = kernel would work")
-        self._pool(node, kernel)
+        window = self.calls[node].settings
+        self._pool(node, window.kernel[0], window.divisor)
 
     def _mean(self, node: fx.Node) -> None:
-        if node.target in (torch.mean, "mean"):
-            dims = _argument(node, 1, "dim")
-            fits = isinstance(dims, list | tuple) and sorted(dim % 4 for dim in dims) == [2, 3]
-        else:
-            size = self.modules[node.target].output_size if node.op == "call_module" else node.args[1]
-            fits = size in (1, (1, 1), [1, 1])
-        height, width = self._step_of(self._value(node.all_input_nodes[0], node)).shape[1:]
-        if not fits or height != width:
-            raise PackError(f"{node.name}: only a mean over a whole square map can be packed, dimensions (2, 3)")
-        self._pool(node, height)
+        self._pool(node, self._step_of(self._value(node.all_input_nodes[0], node)).shape[1])
 
     # Maxima
 
     def _maximum(self, node: fx.Node) -> None:
-        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-        if node.op == "call_module":
-            kernel, stride, *rest = (getattr(self.modules[node.target], name) for name in names)
-        else:
-            usual = (None, None, 0, 1, False)
-            kernel, stride, *rest = (
-                _argument(node, place, name, value)
-                for place, (name, value) in enumerate(zip(names, usual, strict=True), start=1)
-            )
-        kernel, source = _square(kernel, node.name, "pool"), node.all_input_nodes[0]
-        if (stride is not None and _square(stride, node.name, "stride") != kernel) or rest != [0, 1, False]:
-            raise PackError(f"{node.name}: only a pool without overlap, padding, dilation and ceil_mode can be packed")
+        kernel, source = self.calls[node].settings.kernel[0], node.all_input_nodes[0]
         if source in self.pending:
             before = self.pending[source]
             of_codes = self.half or before.norm or before.residual is not None
@@ -276,6 +238,28 @@ class _Packer:
         else:
             self.pending[node] = _Pending(str(node.target), self._value(source, node), None, gain, offset, norm=True)
 
+    def _scale(self, node: fx.Node) -> None:
+        """A factor goes into the gain of what is not yet requantized, or into what a code is worth."""
+        source, factor = node.all_input_nodes[0], self.calls[node].settings.factor
+        if source in self.logits:  # whose order it leaves
+            self.logits.add(node)
+        elif source in self.pending:
+            before = self.pending[source]
+            self.pending[node] = replace(before, gain=before.gain * factor, offset=before.offset * factor)
+        elif factor > 0:
+            self.values[node] = self._worth(self._value(source, node), factor, node.name)
+        else:
+            plain = _Pending.plain(node.name, self._value(source, node))
+            self.pending[node] = replace(plain, gain=plain.gain * factor)
+
+    def _worth(self, value: _Value, factor: float, name: str) -> _Value:
+        """The same codes, each worth so many times as much. A float is worth itself, so floats are multiplied."""
+        if not self.half:
+            return _Value(value.index, value.scale * factor)
+        plain = _Pending.plain(name, value)
+        step = self._float_step(replace(plain, gain=plain.gain * factor), FloatActivation(signed=True))
+        return self._emit(value.scale, step)
+
     def _add(self, node: fx.Node) -> None:
         main = next((item for item in node.all_input_nodes if item in self.pending), node.all_input_nodes[0])
         other = self._value(next(item for item in node.all_input_nodes if item is not main), node)
@@ -309,8 +293,7 @@ class _Packer:
         common: dict[str, Any] = {"name": pending.name, "inputs": (pending.source.index,), "low": low, "high": high}
         if layer is None or weights is None:
             return Affine(**common, shape=source.shape, scaling=scaling)
-        kernel = _square(layer.kernel_size, pending.name, "kernel")
-        stride, padding = _square(layer.stride, pending.name, "stride"), _square(layer.padding, pending.name, "padding")
+        kernel, stride, padding = layer.kernel_size[0], layer.stride[0], cast(int, layer.padding[0])
         height, width = (side // pending.window for side in sum_size(source, kernel, stride, padding))
         geometry: dict[str, Any] = {"stride": stride, "padding": padding, "window": pending.window}
         return Conv(**common, **geometry, shape=(channels, height, width), weights=weights, scaling=scaling)
@@ -359,9 +342,7 @@ class _Packer:
             gain = pending.gain * _vector(weight_scale) * _uniform(pending.source, name) / scale
         gain, offset = np.where(high > low, gain, 0.0), pending.offset / scale
         if not (np.isfinite(gain).all() and np.isfinite(offset).all()):
-            raise PackError(
-                f"{name}: a weight, norm or step is not finite; a training run that diverged cannot be packed"
-            )
+            raise PackError(_not_finite(name))
         added = None
         if pending.residual is not None:
             ratio = _uniform(pending.residual, name) / scale
@@ -384,18 +365,20 @@ class _Packer:
         layer, name = self.modules[node.target], str(node.target)
         value = self._value(node.all_input_nodes[0], node)
         source = self._step_of(value)
-        users = [kind(user, self.modules) for user in node.users]
-        if source.shape[1:] != (1, 1) or users not in (["output"], ["scale"]):
-            raise PackError(f"{name}: a linear layer packs as the last one, behind a global average pool")
         bias = np.zeros(layer.out_features) if layer.bias is None else _vector(layer.bias)
         if self.half:
             weights, biases, bits = float_weights(_vector(layer.weight), 1), bias.astype(np.float16), 16
+            worth = 1.0
         else:
             codes, weight_scale = layer.quantizer.codes(layer.weight)
             if float(weight_scale.max()) != float(weight_scale.min()):
                 raise PackError(f"{name}: logits of different scales cannot be compared; a scale a tensor would work")
             weights = self._weights(name, codes, 1, source)
-            biases = np.rint(bias / (float(weight_scale[0]) * _uniform(value, name))).astype(np.int64)
+            worth = float(weight_scale[0]) * _uniform(value, name)
+            bias = bias / worth
+            if not np.isfinite(bias).all():
+                raise PackError(_not_finite(name))
+            biases = np.rint(bias).astype(np.int64)
             bits = width_of(biases)
         zero = vector(0, layer.out_features)
         step = Linear(
@@ -408,14 +391,12 @@ class _Packer:
             bias=biases,
             bias_bits=bits,
         )
+        self.made[len(self.steps)] = node, np.full(layer.out_features, worth)
         self._emit(zero, step)
-
-    def _scale(self, node: fx.Node) -> None:
-        """A positive factor of all logits leaves their order, so it goes."""
+        self.logits.add(node)
 
     def _output(self, node: fx.Node) -> None:
-        if not self.steps or not isinstance(self.steps[-1], Linear):
-            raise PackError("the model does not end in a linear layer; one behind a global average pool would work")
+        """The steps end in its logits: `prepare` makes sure of that."""
 
 
 def pack(
@@ -424,24 +405,31 @@ def pack(
     *,
     quantize: Quantize,
     images: Tensor | None = None,
+    seen: Tensor | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> PackedModel:
     """Writes a model that `compress.quantization.prepare` made (its eval mode) as a packed file; gives it read back.
 
+    What was packed is compared with the model, step by step (`packed.agreement`).
+
     Args:
         quantize: `multiplier_bits`, `factored_sums`, `flip_share` and `method` are used.
         images: (N, 3, 32, 32) uint8, of validation: they set the flip margin where there is a `flip_share`.
+        seen: (N, 3, 32, 32) uint8, of calibration: the two are compared on the first ones; on noise when left out.
         metadata: texts that travel with the model under its digest, such as its accuracy and its params.
 
     Raises:
-        PackError: an operation that the format does not know, or a value it cannot hold; nothing is written.
+        PackError: an operation that the format does not know, a value it cannot hold, or a step that computes something
+            else than the model; nothing is written.
     """
     if not isinstance(prepared, fx.GraphModule) or "quantize" not in prepared.meta:
         raise PackError(f"a {type(prepared).__name__} is not quantized; compress.prepare makes what can be packed")
     half = quantize.method == "half"
-    packer = _Packer(finish(prepared), quantize.multiplier_bits, quantize.factored_sums, half)
+    finished = finish(prepared)
+    packer = _Packer(finished, quantize.multiplier_bits, quantize.factored_sums, half)
     spec, arithmetic, texts = prepared.meta.get("spec"), "half" if half else "integer", dict(metadata or {})
     data = encode(packer.steps, spec, arithmetic, texts)
+    compare(finished, packer.made, decode(data), made_up_images() if seen is None else seen)
     if quantize.flip_share:
         if images is None:
             raise PackError("flip_share: the images that set the margin are missing")

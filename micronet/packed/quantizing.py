@@ -78,11 +78,11 @@ def quantize(
         recalibrate_batch_norm(prepared, training_batches(images[:batch_norm_images], section.train.augment, seed))
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "packed"
-        packed = pack(prepared, trial, quantize=section, images=validation.images)
+        packed = pack(prepared, trial, quantize=section, images=validation.images, seen=images)
         exact = machine().exact()
         module = load_packed(trial).to(exact.device)
     accuracy = evaluate(module, validation, exact, evaluation_batch_size)[1]
     if path is not None:
         claims = {"validation_accuracy_percent": f"{accuracy:.4f}", **(metadata or {})}
-        packed = pack(prepared, path, quantize=section, images=validation.images, metadata=claims)
+        packed = pack(prepared, path, quantize=section, images=validation.images, seen=images, metadata=claims)
     return Quantized(prepared, packed, module, accuracy, training)

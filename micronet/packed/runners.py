@@ -103,11 +103,14 @@ class RunConv(nn.Module):
         self.wide = step.weights.accumulator_bits > EXACT_SUM_BITS and not half
         self.scaling = scaler(step.scaling)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def sums(self, x: Tensor) -> Tensor:
+        """What is scaled."""
         sums = x.double() if self.wide else x
         sums = F.conv2d(sums, self.weight.to(sums.dtype), None, *self.geometry)
-        sums = F.max_pool2d(sums, self.window) if self.window > 1 else sums
-        return self.scaling(sums, residual).to(x.dtype)
+        return F.max_pool2d(sums, self.window) if self.window > 1 else sums
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.scaling(self.sums(x), residual).to(x.dtype)
 
 
 @runner.register(Affine)
@@ -119,8 +122,12 @@ class RunAffine(nn.Module):
         self.scaling = scaler(step.scaling)
         self.chosen = nn.Buffer(torch.from_numpy(step.chosen), persistent=False) if step.order > 1 else None
 
+    def sums(self, x: Tensor) -> Tensor:
+        """What is scaled."""
+        return x if self.chosen is None else x[:, self.chosen]
+
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return self.scaling(x if self.chosen is None else x[:, self.chosen], residual).to(x.dtype)
+        return self.scaling(self.sums(x), residual).to(x.dtype)
 
 
 @runner.register(Linear)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import operator
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
+from micronet.compress.errors import QuantizationError, UnknownOperation
+from micronet.compress.graph import Network, read
+from micronet.compress.spellings import Window
 from micronet.scoring.records import RELU_BITS, Operation, ScoreError
-from models.layers import Interleave
 
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
@@ -49,30 +45,33 @@ class Widths:
         return self.accumulator if self.quantized else self.activation
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Interleave) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _trace(model: nn.Module) -> fx.GraphModule:
-    """The graph with every node's shape for one image. On the meta device: no arithmetic, the model stays as it is."""
-    shadow = copy.deepcopy(model).to("meta").eval()
+def _read(model: nn.Module) -> Network:
+    """The network's graph and shapes; no arithmetic, the model stays as it is."""
     try:
-        graph = fx.GraphModule(shadow, _Tracer().trace(shadow))
-    except Exception as error:  # a forward that branches on values fails in many ways
-        raise ScoreError(f"{type(model).__name__}: cannot be traced: {' '.join(str(error).split())}") from None
-    dtype = next((parameter.dtype for parameter in shadow.parameters()), torch.float32)
-    ShapeProp(graph).propagate(torch.zeros(1, 3, 32, 32, device="meta", dtype=dtype))
-    return graph
+        return read(model, shapes_alone=True)
+    except UnknownOperation as error:
+        raise ScoreError(f"{error.place}: the operation {error.name} has no price here") from None
+    except QuantizationError as error:
+        raise ScoreError(str(error)) from None
 
 
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(node.meta["tensor_meta"].shape[1:])
+@dataclass(frozen=True)
+class _Work:
+    """A node of the graph: its name, and the shapes of what it reads first and gives, (C, H, W) or (C,)."""
+
+    name: str
+    source: tuple[int, ...]
+    output: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Of what it gives."""
+        return math.prod(self.output)
 
 
-def _weighted(name: str, layer: nn.Conv2d | nn.Linear, node: fx.Node, folded: bool, widths: Widths) -> Operation:
+def _weighted(work: _Work, layer: nn.Conv2d | nn.Linear, folded: bool, widths: Widths) -> Operation:
     """A convolution or linear layer; `folded`: the batch norm behind it becomes its scale and bias."""
-    source, output = _shape(node.all_input_nodes[0]), _shape(node)
+    name, source, output = work.name, work.source, work.output
     kernel, groups = 1, 1
     if isinstance(layer, nn.Conv2d):
         if layer.kernel_size[0] != layer.kernel_size[1]:
@@ -110,12 +109,12 @@ def _weighted(name: str, layer: nn.Conv2d | nn.Linear, node: fx.Node, folded: bo
     )
 
 
-def _norm(name: str, layer: nn.BatchNorm2d, node: fx.Node, folded: bool, widths: Widths) -> Operation:
+def _norm(work: _Work, layer: nn.BatchNorm2d, folded: bool, widths: Widths) -> Operation:
     """A batch norm: a multiply-add an element, or nothing under challenge rules where it folds."""
-    shape = _shape(node)
+    shape = work.output
     entries = sum(parameter.numel() for parameter in layer.parameters())
     op = Operation(
-        name,
+        work.name,
         "batch_norm",
         shape,
         shape,
@@ -126,27 +125,12 @@ def _norm(name: str, layer: nn.BatchNorm2d, node: fx.Node, folded: bool, widths:
     )
     if folded:
         return replace(op, rules="deck")
-    elements = math.prod(shape)
     return replace(
         op,
-        multiplications=((max(widths.vector, widths.activation), elements),),
-        additions=((widths.accumulator, elements),),
+        multiplications=((max(widths.vector, widths.activation), work.elements),),
+        additions=((widths.accumulator, work.elements),),
         # Scale and shift a channel, also when the norm learns none: the statistics are needed at inference.
         storage_bits=2 * shape[0] * widths.vector,
-    )
-
-
-def _pool(name: str, node: fx.Node, window: int, widths: Widths) -> Operation:
-    output = _shape(node)
-    elements = math.prod(output)
-    return Operation(
-        name,
-        "pool",
-        output,
-        _shape(node.all_input_nodes[0]),
-        multiplications=((widths.sum_product, elements),),
-        additions=((widths.accumulator, elements * (window - 1)),),
-        rules="challenge",
     )
 
 
@@ -166,137 +150,120 @@ def _requantize(name: str, shape: tuple[int, ...], widths: Widths) -> Operation:
     )
 
 
-def _window(name: str, node: fx.Node) -> int:
-    """Inputs averaged into one output."""
-    if node.op == "call_function":
-        kernel = node.args[1] if len(node.args) > 1 else node.kwargs["kernel_size"]
-        return kernel**2 if isinstance(kernel, int) else math.prod(cast(tuple[int, int], kernel))
-    dimensions = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    source = _shape(node.all_input_nodes[0])
-    if not isinstance(dimensions, list | tuple) or len(source) != 3 or {d % 4 for d in dimensions} != {2, 3}:
-        raise ScoreError(f"{name}: only a mean over height and width has a price (got dimensions {dimensions})")
-    return math.prod(source[1:])
+def _joined(window: Window, source: tuple[int, ...], output: tuple[int, ...]) -> int:
+    """Additions or comparisons that join the values in all windows of a map.
+
+    A window that the edge cuts, by `ceil_mode` or in the padding, joins what it holds.
+    """
+    held = []  # along height, along width: the values in all windows of an output row or column
+    for axis, (size, places) in enumerate(zip(source[1:], output[1:], strict=True)):
+        kernel, stride, padding, dilation = (
+            side[axis] for side in (window.kernel, window.stride, window.padding, window.dilation)
+        )
+        starts = (place * stride - padding for place in range(places))
+        held.append(sum(0 <= start + step * dilation < size for start in starts for step in range(kernel)))
+    return output[0] * math.prod(held) - math.prod(output)
 
 
 class _Counter:
-    """Walks a traced graph and collects records: one method for each kind of operation, which names its result too."""
+    """Walks a network and collects records. A method a kind of operation, which gives the name of its result."""
 
     def __init__(self, model: nn.Module, widths: Widths):
-        self.modules, self.widths = dict(model.named_modules()), widths
+        self.layers: dict[str, Any] = dict(model.named_modules())  # with the weights that the network's shapes lack
+        self.widths, self.network = widths, _read(model)
         self.ops: list[Operation] = []
         self.names: dict[fx.Node, str] = {}  # of what a node gives
-        for node in _trace(model).graph.nodes:
-            self.names[node] = node.name if node.op in ("placeholder", "output") else self._count(node)
-
-    def _count(self, node: fx.Node) -> str:
-        """Counts one node; gives its name."""
-        layer = self._layer(node)
-        if layer is None:
-            kind = next((kind for targets, kind in _FUNCTIONS if node.target in targets), None)
-            if kind is None:
-                target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
-                before = self._before(node)
-                raise ScoreError(f"{node.name}: the operation {target} has no price here (after {before})")
-            return kind(self, node)
-        if any(op.name == node.target for op in self.ops):
-            raise ScoreError(f"{node.target}: is used twice, and its parameters would be counted twice")
-        count = next((count for types, count in _MODULES if isinstance(layer, types)), None)
-        if count is None:
-            raise ScoreError(
-                f"{node.target}: {type(layer).__name__} has no price here (use functions for ReLU and pools)"
-            )
-        return count(self, node, layer)
-
-    def _layer(self, node: Any) -> nn.Module | None:
-        return self.modules[node.target] if isinstance(node, fx.Node) and node.op == "call_module" else None
+        for node, found in self.network.calls.items():
+            count = getattr(self, f"_{found.kind}", None)
+            if count is None:
+                raise ScoreError(f"{found.place}: a quantizer has no price, the network without or the packed one has")
+            self.names[node] = count(node)
 
     def _before(self, node: fx.Node) -> str:
         """The name of what a node reads first."""
-        return self.names[node.all_input_nodes[0]] if node.all_input_nodes else ""
+        return self.names[node.all_input_nodes[0]]
 
     def _scope(self, node: fx.Node, name: str) -> str:
         """A name beside the layer that a node reads first."""
         return f"{self._before(node).rpartition('.')[0]}.{name}".lstrip(".")
 
-    def weighted(self, node: fx.Node, layer: nn.Conv2d | nn.Linear) -> str:
-        users = list(node.users)
-        folded = len(users) == 1 and isinstance(self._layer(users[0]), nn.BatchNorm2d)
-        self.ops.append(_weighted(str(node.target), layer, node, folded, self.widths))
-        if self.widths.quantized and isinstance(layer, nn.Conv2d):
+    def _work(self, node: fx.Node, name: str) -> _Work:
+        return _Work(name, self.network.shapes[node.all_input_nodes[0]], self.network.shapes[node])
+
+    def _kind(self, node: fx.Node) -> str:
+        return self.network.calls[node].kind
+
+    def _add_op(self, work: _Work, kind: Any, **counted: Any) -> str:
+        """A record that only the challenge's rules know. Gives its name."""
+        self.ops.append(Operation(work.name, kind, work.output, work.source, rules="challenge", **counted))
+        return work.name
+
+    def _input(self, node: fx.Node) -> str:
+        return node.name
+
+    def _output(self, node: fx.Node) -> str:
+        return node.name
+
+    def _conv(self, node: fx.Node) -> str:
+        users, work = list(node.users), self._work(node, str(node.target))
+        folded = len(users) == 1 and self._kind(users[0]) == "norm"
+        self.ops.append(_weighted(work, self.layers[work.name], folded, self.widths))
+        if self.widths.quantized:
             # Sums become codes of the next layer. Logits need none: their order is the answer.
-            self.ops.append(_requantize(str(node.target), _shape(node), self.widths))
-        return str(node.target)
+            self.ops.append(_requantize(work.name, work.output, self.widths))
+        return work.name
 
-    def norm(self, node: fx.Node, layer: nn.BatchNorm2d) -> str:
-        source = node.all_input_nodes[0]
-        folded = isinstance(self._layer(source), nn.Conv2d) and len(source.users) == 1
-        self.ops.append(_norm(str(node.target), layer, node, folded, self.widths))
-        return str(node.target)
+    def _linear(self, node: fx.Node) -> str:
+        work = self._work(node, str(node.target))
+        self.ops.append(_weighted(work, self.layers[work.name], False, self.widths))
+        return work.name
 
-    def passes_on(self, node: fx.Node, layer: nn.Module | None = None) -> str:
-        """Nothing is computed; a permutation is absorbed into its neighbours' weight order."""
+    def _norm(self, node: fx.Node) -> str:
+        source, work = node.all_input_nodes[0], self._work(node, str(node.target))
+        folded = self._kind(source) == "conv" and len(source.users) == 1
+        self.ops.append(_norm(work, self.layers[work.name], folded, self.widths))
+        return work.name
+
+    def _flatten(self, node: fx.Node) -> str:
         return self._before(node)
 
-    def concatenates(self, node: fx.Node) -> str:
+    def _interleave(self, node: fx.Node) -> str:
+        """A permutation is absorbed into its neighbours' weight order."""
+        return self._before(node)
+
+    def _concat(self, node: fx.Node) -> str:
         return self._scope(node, node.name)
 
-    def relu(self, node: fx.Node) -> str:
-        name, shape = f"{self._before(node)}.relu", _shape(node)
-        added = ((RELU_BITS, math.prod(shape)),)
-        self.ops.append(Operation(name, "relu", shape, shape, additions=added, rules="challenge"))
-        return name
+    def _relu(self, node: fx.Node) -> str:
+        work = self._work(node, f"{self._before(node)}.relu")
+        return self._add_op(work, "relu", additions=((RELU_BITS, work.elements),))
 
-    def add(self, node: fx.Node) -> str:
-        if len(node.all_input_nodes) != 2:
-            raise ScoreError(
-                f"{node.name}: the operation add has no price here (after {self._before(node)}), of two maps it has"
-            )
-        name, shape = self._scope(node, "add"), _shape(node)
-        added = ((self.widths.accumulator, math.prod(shape)),)
-        self.ops.append(Operation(name, "add", shape, shape, additions=added, rules="challenge"))
-        return name
+    def _add(self, node: fx.Node) -> str:
+        work = self._work(node, self._scope(node, "add"))
+        return self._add_op(work, "add", additions=((self.widths.accumulator, work.elements),))
 
-    def pool(self, node: fx.Node) -> str:
-        name = f"{self._before(node)}.pool"
-        self.ops.append(_pool(name, node, _window(name, node), self.widths))
-        return name
+    def _average(self, node: fx.Node) -> str:
+        return self._averaged(node, self.network.calls[node].settings)
 
-    def maximum(self, node: fx.Node) -> str:
+    def _mean(self, node: fx.Node) -> str:
+        height, width = self.network.shapes[node.all_input_nodes[0]][1:]
+        return self._averaged(node, Window((height, width), (height, width)))
+
+    def _averaged(self, node: fx.Node, window: Window) -> str:
+        work = self._work(node, f"{self._before(node)}.pool")
+        summed = _joined(window, work.source, (*work.output, 1, 1)[:3])
+        scaled = ((self.widths.sum_product, work.elements),)
+        return self._add_op(work, "pool", multiplications=scaled, additions=((self.widths.accumulator, summed),))
+
+    def _maximum(self, node: fx.Node) -> str:
         """A comparison is a subtraction of which the sign counts."""
-        name, shape = f"{self._before(node)}.max", _shape(node)
-        compared = ((self.widths.activation, math.prod(shape) * (_window(name, node) - 1)),)
-        source = _shape(node.all_input_nodes[0])
-        self.ops.append(Operation(name, "pool", shape, source, additions=compared, rules="challenge"))
-        return name
+        work = self._work(node, f"{self._before(node)}.max")
+        compared = _joined(self.network.calls[node].settings, work.source, work.output)
+        return self._add_op(work, "pool", additions=((self.widths.activation, compared),))
 
-    def scale(self, node: fx.Node) -> str:
-        """A product with a constant."""
-        if sum(isinstance(value, fx.Node) for value in node.args) != 1:
-            raise ScoreError(
-                f"{node.name}: the operation mul has no price here (after {self._before(node)}), "
-                "one with a constant has"
-            )
-        name, shape = f"{self._before(node)}.scale", _shape(node)
-        scaled = ((self.widths.sum_product, math.prod(shape)),)
-        self.ops.append(Operation(name, "affine", shape, shape, multiplications=scaled, rules="challenge"))
-        return name
-
-
-# What has a price: functions and methods of tensors, and modules.
-_FUNCTIONS: tuple[tuple[tuple[Any, ...], Callable[[_Counter, fx.Node], str]], ...] = (
-    ((F.relu, torch.relu, "relu"), _Counter.relu),
-    ((operator.add, operator.iadd, torch.add, "add"), _Counter.add),
-    ((F.avg_pool2d, "mean"), _Counter.pool),
-    ((F.max_pool2d,), _Counter.maximum),
-    ((operator.mul,), _Counter.scale),
-    ((torch.cat,), _Counter.concatenates),
-    ((torch.flatten, "flatten", "view", "reshape", "size"), _Counter.passes_on),
-)
-_MODULES: tuple[tuple[Any, Callable[[_Counter, fx.Node, Any], str]], ...] = (
-    ((nn.Conv2d, nn.Linear), _Counter.weighted),
-    (nn.BatchNorm2d, _Counter.norm),
-    ((nn.Identity, Interleave), _Counter.passes_on),
-)
+    def _scale(self, node: fx.Node) -> str:
+        work = self._work(node, f"{self._before(node)}.scale")
+        return self._add_op(work, "affine", multiplications=((self.widths.sum_product, work.elements),))
 
 
 def module_operations(model: nn.Module, widths: Widths) -> list[Operation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import get_args
 
 import pytest
@@ -11,7 +12,8 @@ from torch import nn
 
 from micronet.compress import methods
 from micronet.compress.errors import QuantizationError
-from micronet.compress.operations import OPERATIONS, Tracer, kind
+from micronet.compress.graph import Tracer
+from micronet.compress.operations import OPERATIONS, packable
 from micronet.compress.quantization import prepare
 from micronet.params import Quantize
 from models.layers import Interleave
@@ -36,7 +38,7 @@ def through(layer: nn.Module) -> Calls:
 def kinds(model: nn.Module) -> list[str]:
     """Of its operations, in order, without input and output."""
     graph, modules = Tracer().trace(model), dict(model.named_modules())
-    first, *found, last = (kind(node, modules) for node in graph.nodes)
+    first, *found, last = (packable(node, modules).kind for node in graph.nodes)
     assert (first, last) == ("input", "output")
     return found
 
@@ -71,6 +73,20 @@ def kinds(model: nn.Module) -> list[str]:
         (Calls(lambda _, x: x * 0.5), "scale"),
         (Calls(lambda _, x: torch.mul(x, 2)), "scale"),
         (Calls(lambda _, x: x.mul(2)), "scale"),
+        (Calls(lambda _, x: 2 * x), "scale"),
+        (Calls(lambda _, x: x / 2), "scale"),
+        (Calls(lambda _, x: torch.div(x, 2)), "scale"),
+        (Calls(lambda _, x: F.relu(x, inplace=True)), "relu"),
+        (Calls(lambda _, x: F.relu_(x)), "relu"),
+        (Calls(lambda _, x: F.max_pool2d(x, (2, 2), stride=[2], padding=(0, 0), dilation=(1, 1))), "maximum"),
+        (Calls(lambda _, x: F.avg_pool2d(input=x, kernel_size=2, count_include_pad=False)), "average"),
+        (Calls(lambda _, x: torch.mean(input=x, axis=(2, 3), keepdims=True)), "mean"),
+        (Calls(lambda _, x: torch.cat(tensors=(x, x), axis=1)), "concat"),
+        (Calls(lambda _, x: x.view(-1, 12)), "flatten"),
+        (Calls(lambda _, x: x.reshape((2, 6))), "flatten"),
+        (Calls(lambda _, x: F.dropout(x, 0.5, training=False)), "identity"),
+        (Calls(lambda _, x: x.contiguous(memory_format=torch.channels_last)), "identity"),
+        (Calls(lambda layer, x: layer(input=x), nn.Conv2d(3, 4, 3)), "conv"),
     ],
 )
 def test_every_spelling_of_an_operation_is_known(model, expected):
@@ -79,7 +95,16 @@ def test_every_spelling_of_an_operation_is_known(model, expected):
 
 @pytest.mark.parametrize(
     "add",
-    [lambda x, y: x + y, lambda x, y: torch.add(x, y), lambda x, y: x.add(y), lambda x, y: x.add_(y)],
+    [
+        lambda x, y: x + y,
+        lambda x, y: torch.add(x, y),
+        lambda x, y: torch.add(input=x, other=y, alpha=2),
+        lambda x, y: x.add(y),
+        lambda x, y: x.add_(other=y),
+        lambda x, y: operator.iadd(x, y),
+        lambda x, y: x - y,
+        lambda x, y: torch.sub(x, y),
+    ],
 )
 def test_two_different_values_may_be_added_in_any_spelling(add):
     assert kinds(Calls(lambda _, x: add(F.relu(x), x))) == ["relu", "add"]
@@ -99,10 +124,26 @@ def test_kinds_have_one_entry_each_and_only_kinds_follow():
         (through(nn.Conv2d(3, 4, 3, dilation=2)), "layer: a dilated convolution cannot be packed, dilation 1"),
         (through(nn.BatchNorm2d(3, affine=False)), "layer: a batch norm cannot be packed without"),
         (through(nn.BatchNorm2d(3, track_running_stats=False)), "layer: a batch norm cannot be packed without"),
-        (Calls(lambda _, x: x + 1), "add: adds a constant or one value to itself, two different values would work"),
-        (Calls(lambda _, x: x.add(x)), "add: adds a constant or one value to itself"),
-        (Calls(lambda _, x: F.relu(x * 0.5)), "mul: a product cannot be packed"),
-        (Calls(lambda _, x: x * -1), "mul: a product cannot be packed, one of all logits and a positive number"),
+        (Calls(lambda _, x: x + 1), "add: add: adds a constant, two values would work"),
+        (Calls(lambda _, x: x * x), "mul: mul: multiplies two values, a value and a number would work"),
+        (Calls(lambda _, x: x * float("nan")), "mul: mul: the factor is no finite number"),
+        (Calls(lambda _, x: x / 0), "truediv: truediv: divides by what is no number, or by 0"),
+        (Calls(lambda _, x: 1 / x), "truediv: truediv: divides by what is no number"),
+        (Calls(lambda _, x: torch.div(x, 2, rounding_mode="floor")), "div: div: rounding_mode='floor' is not known"),
+        (Calls(lambda _, x: F.avg_pool2d(x, 2, 1)), "avg_pool2d: a pool with overlap, padding or dilation"),
+        (through(nn.MaxPool2d(3, 2, padding=1)), "layer: a pool with overlap, padding or dilation"),
+        (Calls(lambda _, x: F.max_pool2d(x, 2, dilation=2)), "max_pool2d: a pool with overlap, padding or dilation"),
+        (
+            Calls(lambda _, x: F.avg_pool2d(x, 2, padding=1, count_include_pad=False)),
+            "avg_pool2d: avg_pool2d: count_include_pad=False is not known where there is a padding",
+        ),
+        (Calls(lambda _, x: F.avg_pool2d(x, 2, divisor_override=0)), "avg_pool2d: avg_pool2d: divisor_override=0 is"),
+        (through(nn.MaxPool2d(2, return_indices=True)), "layer: MaxPool2d: return_indices=True is not known"),
+        (Calls(lambda _, x: x.mean()), "mean: mean: dim=None is not known"),
+        (Calls(lambda _, x: x.mean((2, 3), dtype=torch.float64)), "mean: mean: dtype=torch.float64 is not known"),
+        (through(nn.AdaptiveAvgPool2d(2)), "layer: AdaptiveAvgPool2d: output_size=2 is not known, 1 would work"),
+        (Calls(lambda _, x: F.dropout(x, 0.5)), "dropout: dropout: drops at inference too; nn.Dropout, or"),
+        (Calls(lambda _, x: torch.add(x, x, out=x)), "add: add cannot be read here: got an unexpected keyword .*'out'"),
         (through(nn.Tanh()), r"layer: Tanh cannot be packed \(conv2d, "),
         (Calls(lambda _, x: x.tanh()), r"tanh: tanh cannot be packed \(conv2d, "),
         (Calls(lambda _, x: torch.tanh(x)), r"tanh: tanh cannot be packed \(conv2d, "),
@@ -118,13 +159,13 @@ def test_a_parameter_with_the_name_of_a_method_is_no_call_of_it():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.mean = nn.Parameter(torch.zeros(1))
+            self.mean = nn.Parameter(torch.zeros(7, 3, 32, 32))
 
         def forward(self, x):
-            return torch.cat([x, self.mean])
+            return torch.cat([x, self.mean], 1)
 
-    with pytest.raises(QuantizationError, match="mean: mean cannot be packed"):
-        kinds(Net())
+    with pytest.raises(QuantizationError, match="^mean: a buffer or parameter that is read by itself cannot be packed"):
+        prepare(Net(), quantize_config())
 
 
 def test_a_model_of_two_inputs_is_refused():

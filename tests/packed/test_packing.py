@@ -119,25 +119,25 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("between", "refused_by", "message"),
+    ("between", "message"),
     [
-        (nn.MaxPool2d(3, 2), PackError, "between: only a pool without overlap"),
-        (nn.LPPool2d(2, 2), QuantizationError, "between: LPPool2d cannot be packed"),
-        (nn.AvgPool2d(3, 1), PackError, "overlapping or padded pool cannot be packed"),
-        (
-            nn.Conv2d(4, 4, 3, padding=2, dilation=2),
-            QuantizationError,
-            "between: a dilated convolution cannot be packed",
-        ),
-        (nn.Conv2d(4, 4, (1, 3), padding=(0, 1)), PackError, "between: a kernel of 1 x 3 cannot be packed"),
+        (nn.MaxPool2d(3, 2), "between: a pool with overlap, padding or dilation cannot be packed"),
+        (nn.MaxPool2d(3, ceil_mode=True), "between: windows that the edge cuts cannot be packed, ceil_mode=False"),
+        (nn.LPPool2d(2, 2), "between: LPPool2d cannot be packed"),
+        (nn.AvgPool2d(3, 1), "between: a pool with overlap, padding or dilation cannot be packed"),
+        (nn.AvgPool2d(3), "between: a pool of 3 on 32 x 32 cannot be packed, a divisor would work"),
+        (nn.AvgPool2d((2, 1)), "between: a pool of 2 x 1 cannot be packed, a square one would work"),
+        (nn.Conv2d(4, 4, 3, padding=2, dilation=2), "between: a dilated convolution cannot be packed"),
+        (nn.Conv2d(4, 4, (1, 3), padding=(0, 1)), "between: a kernel_size of 1 x 3 cannot be packed"),
+        (nn.Conv2d(4, 4, 3, (2, 1), 1), "between: a stride of 2 x 1 cannot be packed"),
+        (nn.Conv2d(4, 4, 3, (2, 2), (1, 0)), "between: a padding of 1 x 0 cannot be packed"),
+        (nn.Linear(32, 32), "between: a linear layer packs as the last one, behind a global average"),
     ],
 )
-def test_what_the_format_does_not_know_is_refused_and_nothing_is_written(between, refused_by, message, tmp_path):
+def test_what_the_format_does_not_know_is_refused_before_anything_is_trained(between, message):
     with pytest.raises(QuantizationError, match=message) as error:
-        pack(prepare(Odd(between), quantize_config()), tmp_path / "m", quantize=quantize_config())
-    assert error.type is refused_by
+        prepare(Odd(between), quantize_config())
     assert "\n" not in str(error.value)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_norm_with_negative_scales_behind_a_maximum_of_floats_is_refused(tmp_path):
@@ -223,17 +223,14 @@ def test_what_is_added_to_the_greatest_sums_is_added_to_one_of_each_window(tmp_p
     assert torch.equal(load_packed(tmp_path / "m")(normalise(pixels)), torch.from_numpy(logits).double())
 
 
-def test_a_factor_of_anything_but_the_logits_is_refused():
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.classifier = nn.Conv2d(3, 4, 3), nn.Linear(4, 10)
-
+@pytest.mark.parametrize("factor", [0, -1])
+def test_a_factor_that_turns_the_order_of_logits_is_refused(factor):
+    class Turned(Odd):
         def forward(self, x):
-            return self.classifier((F.relu(self.conv(x)) * 0.5).mean((2, 3)))
+            return super().forward(x) * 2 * factor
 
-    with pytest.raises(QuantizationError, match="mul: a product cannot be packed"):
-        prepare(Scaled(), quantize_config())
+    with pytest.raises(QuantizationError, match="^mul_1: turns the order of the logits, a positive factor would work"):
+        prepare(Turned(nn.Identity()), quantize_config())
 
 
 def test_a_model_without_quantizers_is_refused(tmp_path):

@@ -1,0 +1,412 @@
+"""A network read whole: its traced graph in one form, in which nothing that decides the result is left to chance.
+
+`read` traces a copy, and brings it into a form in which every operation of the table (`compress.operations`) has one
+meaning: nothing writes into a value that somebody else reads, dimensions and shapes are numbers, `x + x` and `alpha`
+are products, `nn.Identity` is gone. Where the weights are there, the graph then computes what the network does, or is
+refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from micronet.compress.errors import QuantizationError
+from micronet.compress.operations import Call, call
+from micronet.errors import MicronetError, shown
+from micronet.training.weights import plain_weights
+from models.layers import Interleave
+
+IMAGE = (3, 32, 32)
+BATCH = 7  # images that shapes are taken from: no other dimension is likely to be as long
+OTHER_BATCH = 5  # what stays the same for so many is no number of images
+CLOSE = 1e-4  # of the greatest logit: what the order of a sum may change
+
+# What writes into its input, and what computes the same without.
+_FUNCTIONAL = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    torch.relu_: torch.relu,
+    F.relu_: F.relu,
+}
+# What a network may be wrapped in, by the name of its type (torch.compile's would load the compiler), and where it is.
+_WRAPPERS = {"DataParallel": ".module", "DistributedDataParallel": ".module", "OptimizedModule": "._orig_mod"}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that was read."""
+
+    module: fx.GraphModule  # a copy, in the form above, all of it in the mode (training, eval) of the network
+    calls: dict[fx.Node, Call]  # in their order
+    shapes: dict[fx.Node, tuple[int, ...]]  # of what they give for one image: (C, H, W) or (C,)
+
+
+class _Proxy(fx.Proxy):
+    """A value while tracing. `y += x` writes into `y`; torch's own proxy takes it for `y = y + x`."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
+class Tracer(fx.Tracer):
+    """Traces a network into operations of the table; an `Interleave` is one."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Interleave) or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+def read(model: nn.Module, *, shapes_alone: bool = False) -> Network:
+    """Reads a network of normalised images (N, 3, 32, 32) -> logits (N, classes). It stays as it is.
+
+    Args:
+        shapes_alone: read what it does at inference, without `nn.Dropout`, on the meta device, where nothing is
+            computed. Else, for a network that has weights, the graph's logits are compared with the network's own.
+
+    Raises:
+        QuantizationError: it cannot be traced, holds an operation or an argument that is not known, or one whose
+            meaning the graph would lose; one line that names it.
+    """
+    _refuse_by_modules(model)
+    shadow = _shadow(model, shapes_alone)
+    try:
+        graph = Tracer().trace(shadow)
+    except Exception as error:  # a forward that branches on values fails in many ways
+        reason = "its forward fails, or depends on values, which one graph cannot hold"
+        raise QuantizationError(f"{type(model).__name__}: cannot be traced, {reason}: {shown(error, 150)}") from None
+    module = fx.GraphModule(shadow, graph)
+    module.meta["spec"] = getattr(model, "meta", {}).get("spec", getattr(model, "spec", None))
+    reader = _Reader(module, at_inference=shapes_alone)
+    wanted = shadow(_images(shadow))  # before an operation in place becomes one that is not
+    network = reader.read()
+    _compare(network.module(_images(shadow)), wanted, type(model).__name__)
+    module.train(model.training)
+    return network
+
+
+def _refuse_by_modules(model: nn.Module) -> None:
+    """Refuses what a trace would not show, or would undo."""
+    name = type(model).__name__
+    if name in _WRAPPERS:
+        raise QuantizationError(f"a {name} cannot be read, the network in it ({_WRAPPERS[name]}) would work")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise QuantizationError(f"a {name} cannot be read, the module that it was made of would work")
+    try:
+        plain_weights(model)
+    except MicronetError as error:
+        raise QuantizationError(str(error)) from None
+    owners: dict[int, str] = {}
+    for place, module in model.named_modules():
+        known = place or name
+        if vars(module).get("_forward_hooks") or vars(module).get("_forward_pre_hooks"):
+            raise QuantizationError(
+                f"{known}: has a forward hook, which may change what it gives; the network without it would work "
+                "(handle.remove())"
+            )
+        if "forward" in vars(module):
+            raise QuantizationError(f"{known}: its forward was replaced on the object, a class of its own would work")
+        for key, parameter in module.named_parameters(recurse=False):
+            before = owners.setdefault(id(parameter), f"{place}.{key}")
+            if before != f"{place}.{key}":
+                raise QuantizationError(f"{place}.{key}: is the parameter {before} too, one for each place would work")
+    for part, _ in model.named_children():
+        if hasattr(fx.GraphModule, part) or part == "activations":
+            raise QuantizationError(f"{part}: this name of a part is taken here, another one would work")
+
+
+def _shadow(model: nn.Module, shapes_alone: bool) -> nn.Module:
+    """A copy in eval mode that takes images alone: what its forward takes beside them is what a call leaves out."""
+    kind = type(model)
+    try:
+        inspect.signature(kind.forward).bind(model, None)
+    except (TypeError, ValueError):
+        raise QuantizationError(
+            f"{kind.__name__}: the model takes more than one input, a model of images alone would work"
+        ) from None
+    try:
+        shadow = copy.deepcopy(model).to("meta") if shapes_alone else copy.deepcopy(model)
+    except Exception as error:  # whatever attribute cannot be copied
+        raise QuantizationError(f"{kind.__name__}: cannot be copied: {shown(error, 200)}") from None
+    floats = {str(parameter.dtype) for parameter in shadow.parameters() if not parameter.is_meta} - {"torch.float32"}
+    if floats:
+        raise QuantizationError(f"{kind.__name__}: its weights are {floats.pop()}, those of model.float() would work")
+
+    def forward(self: nn.Module, images: Tensor) -> Tensor:
+        return kind.forward(self, images)
+
+    shadow.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    return shadow.eval().requires_grad_(False) if shapes_alone else shadow.eval()
+
+
+def _images(model: nn.Module, count: int = BATCH) -> Tensor:
+    """Made up images of the network's dtype, where it lies; drawn without torch's own generator."""
+    first = next((parameter for parameter in model.parameters()), torch.zeros(0))
+    if first.is_meta:
+        return torch.zeros(count, *IMAGE, device="meta", dtype=first.dtype)
+    return torch.randn(count, *IMAGE, generator=torch.Generator().manual_seed(0)).to(first.device)
+
+
+def _compare(got: Tensor, wanted: Tensor, name: str) -> None:
+    """Refuses a network whose graph gives other logits."""
+    if got.is_meta:
+        return
+    finite = wanted.isfinite()
+    most = wanted[finite].abs().max() if finite.any() else wanted.new_zeros(())
+    if not torch.equal(finite, got.isfinite()) or ((got - wanted).abs()[finite] > CLOSE * most).any():
+        raise QuantizationError(
+            f"{name}: its graph computes something else than the network itself, which is random, keeps a state or "
+            "depends on values; one that gives the same for the same images would work"
+        )
+
+
+class _Values(fx.Interpreter):
+    """Runs a graph and keeps what every node gives."""
+
+    def __init__(self, module: fx.GraphModule):
+        super().__init__(module, garbage_collect_values=False)
+        self.extra_traceback = False  # which would be added to the one line
+        self.found: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            self.found[n] = value = super().run_node(n)
+        except Exception as error:  # whatever torch says to a map that does not fit
+            sources = (self.found.get(source) for source in n.all_input_nodes)
+            comes = " and ".join(str(tuple(value.shape[1:])) for value in sources if isinstance(value, Tensor))
+            reason = shown(str(error).partition("\n")[0], 150)
+            raise QuantizationError(f"{_place(n)}: cannot take what comes to it, {comes}: {reason}") from None
+        return value
+
+
+def _place(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_module" else node.name
+
+
+def _with(arguments: Any, node: fx.Node, value: Any) -> Any:
+    """A node's arguments, with a value in the place of another node."""
+    return fx.map_arg(arguments, lambda each: value if each is node else each)
+
+
+class _Reader:
+    """Brings a traced graph into the form of `read`. A kind that has several forms has a method of its name."""
+
+    def __init__(self, module: fx.GraphModule, at_inference: bool):
+        self.module, self.graph = module, module.graph
+        self.absent = (nn.Identity, nn.Dropout, nn.Dropout2d) if at_inference else (nn.Identity,)
+        self.modules = dict(module.named_modules())
+        self.values = self._run()
+        # Sizes of maps, and what is computed with them.
+        self.numbers = [
+            node for node, value in self.values.items() if node.op != "output" and not isinstance(value, Tensor)
+        ]
+
+    def read(self) -> Network:
+        """To be called once."""
+        self._fold_numbers()
+        self._check_values()
+        for visit in (self._erase_identity, self._write_nowhere, self._settle):
+            for node in list(self.graph.nodes):
+                if node not in self.numbers:
+                    visit(node, self._call(node))
+        self._erase_numbers()
+        self.graph.eliminate_dead_code()
+        self.module.delete_all_unused_submodules()
+        self.graph.lint()
+        self.module.recompile()
+        self.modules = dict(self.module.named_modules())
+        calls = {node: call(node, self.modules) for node in self.graph.nodes}
+        self._check_layers(calls)
+        shapes = {node: tuple(value.shape[1:]) for node, value in self._run().items()}
+        return Network(self.module, calls, shapes)
+
+    @torch.no_grad()
+    def _run(self, count: int = BATCH) -> dict[fx.Node, Any]:
+        """What every node gives for made up images."""
+        values = _Values(self.module)
+        values.run(_images(self.module, count))
+        return values.found
+
+    def _fold_numbers(self) -> None:
+        """Makes the sizes that do not depend on the number of images plain numbers in what uses them."""
+        others = self._run(OTHER_BATCH) if self.numbers else {}
+        for node in self.numbers:
+            value = self.values[node]
+            if isinstance(value, int | float | tuple) and others[node] == value:
+                plain = tuple(value) if isinstance(value, tuple) else value
+                for user in list(node.users):
+                    user.args = _with(user.args, node, plain)
+                    user.kwargs = _with(user.kwargs, node, plain)
+
+    def _call(self, node: fx.Node) -> Call:
+        if node.op == "get_attr":
+            raise QuantizationError(
+                f"{node.target}: a buffer or parameter that is read by itself cannot be packed; "
+                "one of a convolution, linear layer or batch norm would work"
+            )
+        return call(node, self.modules)
+
+    def _check_values(self) -> None:
+        """One input, one output, and all that is computed is of the images one by one."""
+        if [node.op for node in self.graph.nodes].count("placeholder") != 1:
+            raise QuantizationError("the model takes more than one input, a model of images alone would work")
+        output = next(reversed(self.graph.nodes))
+        if not isinstance(self.values[output], Tensor):
+            what = type(self.values[output]).__name__
+            raise QuantizationError(f"the model gives a {what}, logits (N, classes) alone would work")
+        for node in self.graph.nodes:
+            if node.op == "get_attr":
+                self._call(node)
+        for node, value in self.values.items():
+            if node not in self.numbers:
+                self._call(node)
+                if value.dim() not in (2, 4) or len(value) != BATCH:
+                    shape = ", ".join(["N", *map(str, value.shape[1:])]) if len(value) == BATCH else str(value.shape)
+                    raise QuantizationError(
+                        f"{_place(node)}: gives ({shape}), maps (N, C, H, W) or vectors (N, C) would work"
+                    )
+
+    def _erase(self, node: fx.Node, becomes: fx.Node) -> None:
+        node.replace_all_uses_with(becomes)
+        self.graph.erase_node(node)
+
+    def _erase_identity(self, node: fx.Node, found: Call) -> None:
+        if isinstance(found.module, self.absent):
+            self._erase(node, found.inputs[0])
+
+    def _write_nowhere(self, node: fx.Node, found: Call) -> None:
+        """Lets whoever reads a value after something wrote into it read what was written.
+
+        Raises:
+            QuantizationError: the same memory is read by another name afterwards.
+        """
+        if not found.read.in_place:
+            return
+        before = {other: place for place, other in enumerate(self.graph.nodes)}
+        written, memory = found.inputs[0], self._memory(found.inputs[0])
+        for other in list(self.graph.nodes)[: before[node]]:
+            if other in self.numbers or self._memory(other) is not memory:
+                continue
+            late = [user for user in other.users if before[user] > before[node]]
+            if late and other is not written:
+                raise QuantizationError(
+                    f"{found.place}: writes into memory that {_place(late[0])} reads later by another name, "
+                    "an operation that is not in place would work"
+                )
+            for user in late:
+                user.replace_input_with(other, node)
+        self._in_a_new_place(node, found)
+
+    def _memory(self, node: fx.Node) -> fx.Node:
+        """The node whose memory a node's value may be. What was made in place before has one of its own."""
+        while node.op not in ("placeholder", "output"):
+            found = self._call(node)
+            if found.kind not in ("identity", "flatten") or node.target in (torch.clone, "clone"):
+                break
+            node = found.inputs[0]
+        return node
+
+    def _in_a_new_place(self, node: fx.Node, found: Call) -> None:
+        """Makes an operation that writes into its input one that does not."""
+        if found.module is not None:
+            found.module.inplace = False
+        elif node.op == "call_method":
+            node.target = str(node.target).removesuffix("_")
+        elif node.target in _FUNCTIONAL:
+            node.target = _FUNCTIONAL[node.target]  # type: ignore[assignment]
+        else:  # F.relu, F.dropout, with inplace=True
+            node.args, node.kwargs = found.inputs, {"training": False} if found.kind == "identity" else {}
+
+    def _settle(self, node: fx.Node, found: Call) -> None:
+        if found.module is not None:  # whichever way it was given its input
+            node.args, node.kwargs = found.inputs, {}
+        settle = getattr(self, f"_settle_{found.kind}", None)
+        if settle is not None:
+            settle(node, found)
+
+    def _function(self, node: fx.Node, function: Callable, *arguments: Any, **named: Any) -> None:
+        """Makes a node the call of a function."""
+        node.op, node.target, node.args, node.kwargs = "call_function", function, arguments, named
+
+    def _settle_concat(self, node: fx.Node, found: Call) -> None:
+        if found.settings.dimension % self.values[node].dim() != 1:
+            raise QuantizationError(
+                f"{found.place}: concatenates along another dimension than the channels, 1 would work"
+            )
+        self._function(node, torch.cat, list(found.inputs), 1)
+
+    def _settle_mean(self, node: fx.Node, found: Call) -> None:
+        (source,), given = found.inputs, found.settings.dimensions
+        if self.values[source].dim() != 4 or (given and sorted(dim % 4 for dim in given) != [2, 3]):
+            raise QuantizationError(f"{found.place}: only a mean over height and width is known, dimensions (2, 3)")
+        if given:
+            named = {"keepdim": True} if found.settings.keeps else {}
+            self._function(node, torch.mean, source, (2, 3), **named)
+
+    def _settle_flatten(self, node: fx.Node, found: Call) -> None:
+        (source,) = found.inputs
+        before, after = self.values[source].shape, self.values[node].shape
+        if after == before:
+            self._erase(node, source)
+        elif after == (BATCH, before[1:].numel()):
+            self._function(node, torch.flatten, source, 1)
+        else:
+            raise QuantizationError(
+                f"{found.place}: makes {tuple(after[1:])} of {tuple(before[1:])}, which is not known; "
+                "a vector would work"
+            )
+
+    def _settle_add(self, node: fx.Node, found: Call) -> None:
+        (first, second), alpha = found.inputs, found.settings.alpha
+        if self.values[first].shape != self.values[second].shape:
+            shapes = " and ".join(str(tuple(self.values[value].shape[1:])) for value in (first, second))
+            raise QuantizationError(f"{found.place}: adds {shapes}, which is not known; two of one shape would work")
+        if first is second:
+            self._function(node, operator.mul, first, 1 + alpha)
+        elif alpha != 1:
+            with self.graph.inserting_before(node):
+                product = self.graph.call_function(operator.mul, (second, alpha))
+            self.values[product] = self.values[second]
+            self._function(node, operator.add, first, product)
+
+    def _settle_identity(self, node: fx.Node, found: Call) -> None:
+        if found.module is None:  # nothing is copied or dropped, but by the modules nn.Dropout, while training
+            self._erase(node, found.inputs[0])
+
+    def _erase_numbers(self) -> None:
+        """Nothing computes with the size of a map."""
+        for node in reversed(self.numbers):
+            if node.users:
+                user = next(iter(node.users))
+                raise QuantizationError(
+                    f"{_place(user)}: computes with {node.name}, the size of a map; a number would work"
+                )
+            self.graph.erase_node(node)
+
+    @staticmethod
+    def _check_layers(calls: dict[fx.Node, Call]) -> None:
+        places = [found.place for found in calls.values() if found.kind in ("conv", "linear", "norm")]
+        for place in places:
+            if places.count(place) > 1:
+                raise QuantizationError(f"{place}: is used twice, a layer for each place would work")

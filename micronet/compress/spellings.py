@@ -1,0 +1,218 @@
+"""How a network spells the operations that this project knows: what each spelling's arguments are, and what they say.
+
+A reader is a function whose parameters are those of the spelling, by torch's names and in torch's order. It gives what
+the call says, or refuses an argument that nothing here computes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from torch import fx
+
+
+class Read(NamedTuple):
+    """What a call of a traced network says."""
+
+    inputs: tuple[fx.Node, ...]  # the values that it reads, in their order
+    settings: Any = None  # of its kind; None where it has none
+    in_place: bool = False  # it writes into its first input
+
+
+class Refusal(Exception):
+    """An argument that no kind of operation takes; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The windows of a pool. Height and width each."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    ceil_mode: bool = False  # a window that the edge cuts counts too
+    divisor: int | None = None  # of an average; None: the places of a window
+
+    @property
+    def apart(self) -> bool:
+        """Whether each value of the map is in one window at most, and none is beyond its edge."""
+        return self.stride == self.kernel and self.padding == (0, 0) and self.dilation == (1, 1)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over dimensions of (N, C, H, W), as they were given; () is over the whole map, to (N, C, 1, 1)."""
+
+    dimensions: tuple[int, ...] = ()
+    keeps: bool = True
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A product with a number."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Added:
+    """first + alpha * second."""
+
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Values one after the other along a dimension."""
+
+    dimension: int
+
+
+def _value(given: Any, what: str = "input") -> fx.Node:
+    if not isinstance(given, fx.Node):
+        raise Refusal(f"{what} is a constant, a value of the network would work")
+    return given
+
+
+def _number(given: Any, what: str) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise Refusal(f"{what} is no finite number")
+    return float(given)
+
+
+def _pair(given: Any, what: str) -> tuple[int, int]:
+    pair = (given, given) if isinstance(given, int) else given
+    if isinstance(pair, list | tuple) and len(pair) == 1:
+        pair = (*pair, *pair)
+    if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(side) is int for side in pair)):
+        raise Refusal(f"{what}={given} is no number and no pair of numbers")
+    return pair[0], pair[1]
+
+
+def reads(input: Any) -> Read:
+    return Read((_value(input),))
+
+
+def relu(input: Any, inplace: bool = False) -> Read:
+    return Read((_value(input),), in_place=bool(inplace))
+
+
+def add(input: Any, other: Any, *, alpha: Any = 1) -> Read:
+    if not (isinstance(input, fx.Node) and isinstance(other, fx.Node)):
+        raise Refusal("adds a constant, two values would work")
+    return Read((input, other), Added(_number(alpha, "alpha")))
+
+
+def subtract(input: Any, other: Any, *, alpha: Any = 1) -> Read:
+    read = add(input, other, alpha=alpha)
+    return read._replace(settings=Added(-read.settings.alpha))
+
+
+def product(input: Any, other: Any) -> Read:
+    for value, factor in ((input, other), (other, input)):
+        if isinstance(value, fx.Node) and not isinstance(factor, fx.Node):
+            return Read((value,), Scale(_number(factor, "the factor")))
+    raise Refusal("multiplies two values, a value and a number would work")
+
+
+def quotient(input: Any, other: Any, *, rounding_mode: Any = None) -> Read:
+    if rounding_mode is not None:
+        raise Refusal(f"rounding_mode={rounding_mode!r} is not known, None would work")
+    divisor = 0.0 if isinstance(other, fx.Node) else _number(other, "the divisor")
+    if not isinstance(input, fx.Node) or not divisor or not math.isfinite(1 / divisor):
+        raise Refusal("divides by what is no number, or by 0; a value divided by a number would work")
+    return Read((input,), Scale(1 / divisor))
+
+
+def concat(tensors: Any, dim: Any = 0) -> Read:
+    if not isinstance(tensors, list | tuple) or not tensors or not isinstance(dim, int):
+        raise Refusal("a list of values, and the number of a dimension would work")
+    return Read(tuple(_value(tensor, "one of the list") for tensor in tensors), Concat(dim))
+
+
+def average(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: Any = None,
+) -> Read:
+    window = _window(kernel_size, stride, padding, 1, ceil_mode)
+    if divisor_override is not None and (type(divisor_override) is not int or divisor_override < 1):
+        raise Refusal(f"divisor_override={divisor_override} is no whole number above 0")
+    # The window of an edge is divided by what it holds: another divisor for every edge.
+    if divisor_override is None and not count_include_pad and window.padding != (0, 0):
+        raise Refusal("count_include_pad=False is not known where there is a padding, padding 0 would work")
+    return Read((_value(input),), replace(window, divisor=divisor_override))
+
+
+def maximum(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Read:
+    if return_indices:
+        raise Refusal("return_indices=True is not known, False would work")
+    return Read((_value(input),), _window(kernel_size, stride, padding, dilation, ceil_mode))
+
+
+def _window(kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> Window:
+    kernel = _pair(kernel_size, "kernel_size")
+    return Window(
+        kernel,
+        kernel if stride is None or stride == [] else _pair(stride, "stride"),
+        _pair(padding, "padding"),
+        _pair(dilation, "dilation"),
+        bool(ceil_mode),
+    )
+
+
+def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Read:
+    if dtype is not None:
+        raise Refusal(f"dtype={dtype} is not known, None would work")
+    dims = (dim,) if isinstance(dim, int) else dim
+    if not isinstance(dims, list | tuple) or not all(type(each) is int for each in dims):
+        raise Refusal(f"dim={dim} is not known, the height and width of a map, (2, 3), would work")
+    return Read((_value(input),), Mean(tuple(dims), bool(keepdim)))
+
+
+def global_average(input: Any, output_size: Any) -> Read:
+    if output_size not in (1, (1, 1), [1, 1]):
+        raise Refusal(f"output_size={output_size} is not known, 1 would work")
+    return Read((_value(input),), Mean())
+
+
+def reshape(input: Any, *shape: Any, **named: Any) -> Read:
+    """Any shape: `compress.graph` looks at what becomes of maps of known shapes."""
+    return Read((_value(input),))
+
+
+def flatten(input: Any, start_dim: Any = 0, end_dim: Any = -1) -> Read:
+    return Read((_value(input),))
+
+
+def copy(input: Any, *, memory_format: Any = None) -> Read:
+    return Read((_value(input),))
+
+
+def contiguous(input: Any, memory_format: Any = None) -> Read:
+    return Read((_value(input),))
+
+
+def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Read:
+    if training:
+        raise Refusal("drops at inference too; nn.Dropout, or training=self.training would work")
+    return Read((_value(input),), in_place=bool(inplace))
+
+
+def dropout_module(input: Any, inplace: bool = False) -> Read:
+    return Read((_value(input),), in_place=bool(inplace))

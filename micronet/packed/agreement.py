@@ -1,0 +1,168 @@
+"""Whether a packed model computes what the network that it was made of does, step by step.
+
+Every step is given what the network's own operation was given, as codes, so that a rounding in one step is not taken
+for a fault of the next. What is left is what the step itself does: rounded multipliers, biases and weights explain a
+difference of so much, and more is a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from micronet.data.images import normalise
+from micronet.packed.errors import PackError
+from micronet.packed.model import PackedModel
+from micronet.packed.module import PackedModule
+from micronet.packed.runners import RunAffine, RunConv, RunLinear
+from micronet.packed.steps import Affine, Conv, Linear, Maximum, Step
+from micronet.packed.steps.scaling import FloatScaling, Requantization, Scaling
+
+IMAGES = 16  # that are looked at
+FLOAT_ERROR = 1e-5  # of the size of a sum: what float32 makes of it in the network
+HALF_ERROR = 2.0**-10  # of the size of a product: a weight and its gain are rounded to 11 bits each
+
+
+def made_up_images(count: int = IMAGES) -> Tensor:
+    """Noise, (count, 3, 32, 32) uint8, drawn without torch's own generator."""
+    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def compare(
+    prepared: fx.GraphModule,
+    made: Mapping[int, tuple[fx.Node, np.ndarray]],
+    model: PackedModel,
+    images: Tensor,
+) -> None:
+    """Compares every step with the node of the network whose values it makes.
+
+    Args:
+        prepared: on the CPU; it is looked at in eval mode, and stays in its own.
+        made: the node of each step, and what one code of each channel is worth, (C,); steps in between have none.
+        model: of one network, as it was read back.
+        images: (N, 3, 32, 32) uint8; the first ones are looked at.
+
+    Raises:
+        PackError: names the first step whose values differ by more than its roundings explain.
+    """
+    seen = normalise(images[:IMAGES])
+    modes = [(part, part.training) for part in prepared.modules()]
+    try:
+        real = _values(prepared.eval(), seen, {node for node, _ in made.values()})
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    module = PackedModule(model)
+    codes: dict[int, Tensor] = {}
+    rounded: dict[int, Tensor] = {}  # of steps in between, whose values the network does not have: what is explained
+    for index, (step, runner) in enumerate(zip(model.steps, module.steps, strict=True)):
+        given = [codes[value] for value in step.reads] if step.reads else [seen]
+        codes[index] = runner(*given)
+        got = codes[index]
+        if index not in made:
+            rounded[index] = _explained(runner, step, given, got.double()).expand(got.shape)
+            continue
+        node, worth = made[index]
+        each = torch.from_numpy(np.asarray(worth, np.float64)).reshape(-1, *(1,) * (got.dim() - 2))
+        wanted = real[node].double().reshape(got.shape) / each
+        explained = _explained(runner, step, given, wanted)
+        if isinstance(step, Maximum) and step.inputs[0] in rounded:
+            explained = explained + F.max_pool2d(rounded[step.inputs[0]], step.kernel)
+        _check(step, got.double(), wanted, explained)
+        codes[index] = (wanted if module.in_floats else wanted.round()).to(got.dtype)
+
+
+def _values(prepared: fx.GraphModule, images: Tensor, wanted: set[fx.Node]) -> dict[fx.Node, Tensor]:
+    """What some nodes of a graph give."""
+    found: dict[fx.Node, Tensor] = {}
+
+    class Keeper(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if n in wanted:
+                found[n] = value
+            return value
+
+    Keeper(prepared).run(images)
+    return found
+
+
+def _check(step: Step, got: Tensor, wanted: Tensor, explained: Tensor) -> None:
+    apart = (got - wanted).abs()
+    wrong = ~(apart <= explained)  # what is no number is wrong too
+    if wrong.any():
+        most = float(apart[wrong].max())
+        share = 100 * float(wrong.double().mean())
+        raise PackError(
+            f"{step.name}: the packed model computes something else than the network: {share:.2g} % of its values are "
+            f"up to {most:.3g} codes apart, more than roundings explain; please report this network"
+        )
+
+
+@singledispatch
+def _explained(runner: Any, step: Step, given: list[Tensor], wanted: Tensor) -> Tensor:
+    """How far a step's codes may be from the network's, (N, C, H, W) or one for all. These are exact, in integers."""
+    return 0.5 + FLOAT_ERROR * wanted.abs()
+
+
+def _scaled(scaling: Scaling, sums: Tensor, residual: Tensor | None) -> Tensor:
+    """What the rounded multipliers and biases of a requantization explain, and the cut to whole codes."""
+    assert isinstance(scaling, Requantization)
+    unit, most = _channels(2.0**-scaling.shift), 2 ** (scaling.multiplier_bits - 1) - 1
+    bias = _channels(scaling.scaled_bias * 2.0**-scaling.shift).abs()
+    unit_of_bias = _channels(2.0 ** (np.maximum(scaling.shift - scaling.bias_fraction, 0) - scaling.shift))
+    size = sums.abs() * _channels(np.abs(scaling.multiplier)) * unit + bias
+    explained = 1 + 0.5 * (sums.abs() * unit + unit_of_bias)
+    if residual is not None and scaling.residual is not None:
+        factor, fraction = scaling.residual.multiplier, 2.0**-scaling.residual.fraction
+        size = size + residual.abs() * factor * fraction
+        explained = explained + 0.5 * residual.abs() * fraction
+        if fraction == 1 and factor == 2 ** (scaling.residual.bits - 1) - 1:  # the greatest factor that there is
+            explained = explained + torch.inf
+    # A gain beyond the greatest multiplier became a flatter line (`fixed_point.flattened`).
+    steepest = (scaling.shift == 0) & (np.abs(scaling.multiplier) == most)
+    return (explained + FLOAT_ERROR * size).masked_fill(torch.from_numpy(steepest).reshape(-1, 1, 1), torch.inf)
+
+
+def _channels(vector: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(vector, np.float64)).reshape(-1, 1, 1)
+
+
+@_explained.register
+def _of_conv(runner: RunConv, step: Conv, given: list[Tensor], wanted: Tensor) -> Tensor:
+    x, residual = given[0].double(), given[1].double() if len(given) > 1 else None
+    if not isinstance(step.scaling, FloatScaling):
+        return _scaled(step.scaling, runner.sums(given[0]).double(), residual)
+    # A float of 11 bits, or of fewer below 2**-14.
+    size = F.conv2d(x.abs(), runner.weight.double().abs() + 2.0**-14, None, *runner.geometry)
+    return _of_floats(step.scaling, F.max_pool2d(size, step.window) if step.window > 1 else size, residual)
+
+
+@_explained.register
+def _of_affine(runner: RunAffine, step: Affine, given: list[Tensor], wanted: Tensor) -> Tensor:
+    sums, residual = runner.sums(given[0]).double(), given[1].double() if len(given) > 1 else None
+    if not isinstance(step.scaling, FloatScaling):
+        return _scaled(step.scaling, sums, residual)
+    multiplier = step.scaling.multiplier
+    factor = 1.0 if multiplier is None else _channels(np.abs(multiplier) + 2.0**-14)
+    return _of_floats(step.scaling, sums.abs() * factor, residual)
+
+
+def _of_floats(scaling: FloatScaling, size: Tensor, residual: Tensor | None) -> Tensor:
+    size = size + _channels(scaling.bias).abs() + 2.0**-14
+    return HALF_ERROR * (size if residual is None else size + residual.abs())
+
+
+@_explained.register
+def _of_linear(runner: RunLinear, step: Linear, given: list[Tensor], wanted: Tensor) -> Tensor:
+    weight, bias = runner.weight.double().abs(), runner.bias.double().abs()
+    half = runner.dtype == torch.float32
+    size = F.linear(given[0].double().flatten(1).abs(), weight + 2.0**-14 * half, bias)
+    return HALF_ERROR * (size + 2.0**-14) if half else 1 + FLOAT_ERROR * size

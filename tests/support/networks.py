@@ -1,0 +1,57 @@
+"""A small network with a body to put in, as a user would write one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from micronet.data.images import normalise
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int = 3, **settings: Any) -> nn.Sequential:
+    """A convolution that keeps the size of its map, and its batch norm."""
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **settings)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+class Net(nn.Module):
+    """Stem, body, classifier, for images (N, 3, 32, 32): logits (N, 10).
+
+    Args:
+        body: what becomes of a map (N, 16, 32, 32), by what the network holds: `a` and `b`, convolutions of 16 channels
+            with their norms, and the parts. `a` or `b` that the body does not name is not there.
+        width: channels that the body gives.
+        parts: further modules and buffers by name.
+    """
+
+    def __init__(self, body: Callable[[Any, Tensor], Tensor] = lambda net, x: x, width: int = 16, **parts: Any):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = body
+        self.stem, self.a, self.b = conv_norm(3, 16), conv_norm(16, 16), conv_norm(16, 16)
+        for name, part in parts.items():
+            setattr(self, name, part)
+        for name in {"a", "b"} - {*body.__code__.co_names, *parts}:
+            delattr(self, name)
+        self.fc = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(self, F.relu(self.stem(x))).mean((2, 3)).flatten(1))
+
+
+@torch.no_grad()
+def settled(model: nn.Module, images: Tensor) -> nn.Module:
+    """The network with norms of other scales than 1, whose statistics are those of images (N, 3, 32, 32) uint8."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(0, 0.3)
+            module.momentum = None
+    model.train()
+    for _ in range(2):
+        model(normalise(images))
+    return model.eval()
