@@ -388,6 +388,8 @@ class _Packer:
         if source.shape[1:] != (1, 1) or users not in (["output"], ["scale"]):
             raise PackError(f"{name}: a linear layer packs as the last one, behind a global average pool")
         bias = np.zeros(layer.out_features) if layer.bias is None else _vector(layer.bias)
+        if not (np.isfinite(bias).all() and np.isfinite(_vector(layer.weight)).all()):
+            raise PackError(f"{name}: a weight or bias is not finite; a training run that diverged cannot be packed")
         if self.half:
             weights, biases, bits = float_weights(_vector(layer.weight), 1), bias.astype(np.float16), 16
         else:
