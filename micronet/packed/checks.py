@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from micronet import errors
@@ -55,6 +56,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_NESTED = (list, dict)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
 def parsed(text: str | bytes) -> Any:
     """The value of a JSON text.
 
@@ -67,12 +75,7 @@ def parsed(text: str | bytes) -> Any:
         raise ValueError("too deep") from None
     level = [found]
     for _ in range(MOST_DEPTH):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, list | dict)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    if any(isinstance(one, list | dict) for one in level):
-        raise ValueError("too deep")
-    return found
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, _NESTED)]
+        if not level:
+            return found
+    raise ValueError("too deep")
