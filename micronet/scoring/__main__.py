@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # A narrow terminal wraps the lines; cutting columns off would hide numbers.
     console = Console(width=max(Console().width, 180))
-    console.print(layer_table(ops, arguments.name or str(spec["name"])))
+    console.print(layer_table(ops, spec if isinstance(spec, str) else str(spec["name"])))
     console.print(
         f"MACs {macs(ops):,}\n"
         f"deck: flops {deck.flops:,} ({deck.score_flops:.4f}), params {deck.params:,} ({deck.score_params:.4f}), "
