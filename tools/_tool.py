@@ -20,7 +20,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
-from micronet.errors import MicronetError  # noqa: E402
+from micronet.errors import MicronetError, shown  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +31,8 @@ MANIFEST = Path("data/manifest.json")
 METRICS = Path("metrics")
 PACKED = Path("checkpoints/quantized.safetensors")
 TRAINING_STAGES = ("train_teacher", "train_student", "distill", "prune", "retrain", "quantize")
+MOST_JSON = 1 << 24  # characters of a file of results
+SHOWN = 100  # characters of a path, or of what a library says, in a message
 NOT_OF_A_MODEL = ("seed", "data", "engine", "score")  # params sections that name no training
 
 
@@ -49,21 +51,38 @@ class Facts(dict[str, Any]):
         self._path, self._made_by = path, made_by
 
     def __missing__(self, key: str) -> Any:
-        raise ToolError(f"{self._path}: has no {key!r}; `{self._made_by}` makes it anew")
+        raise ToolError(f"{shown(self._path, SHOWN)}: has no {shown(key, SHOWN)!r}; `{self._made_by}` makes it anew")
+
+
+def _check_regular(path: Path, made_by: str) -> None:
+    """Raises `ToolError` for a folder, a device or a pipe, which may never end."""
+    if path.exists() and not path.is_file():
+        raise ToolError(f"{shown(path, SHOWN)}: is no regular file; `{made_by}` makes one")
 
 
 def read_json(path: Path, made_by: str) -> Facts:
     """A JSON object. Raises `ToolError`, which says what makes the file."""
+
+    def facts(pairs: list[tuple[str, Any]]) -> Facts:
+        found = Facts(dict(pairs), path=path, made_by=made_by)
+        if len(found) < len(pairs):
+            raise ValueError("a key is there twice")
+        return found
+
+    said = shown(path, SHOWN)
     try:
-        content = json.loads(
-            path.read_text(encoding="utf-8"), object_hook=lambda found: Facts(found, path=path, made_by=made_by)
-        )
+        _check_regular(path, made_by)
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_JSON + 1)
+        if len(text) > MOST_JSON:
+            raise ToolError(f"{said}: is larger than any result; `{made_by}` makes it anew")
+        content = json.loads(text, object_pairs_hook=facts)
     except FileNotFoundError:
-        raise ToolError(f"{path}: there is no such file; `{made_by}` makes it") from None
-    except (OSError, ValueError) as error:
-        raise ToolError(f"{path}: cannot be read as JSON ({error}); `{made_by}` makes it anew") from None
+        raise ToolError(f"{said}: there is no such file; `{made_by}` makes it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ToolError(f"{said}: cannot be read as JSON ({shown(error, SHOWN)}); `{made_by}` makes it anew") from None
     if not isinstance(content, Facts):
-        raise ToolError(f"{path}: holds no JSON object; `{made_by}` makes it anew")
+        raise ToolError(f"{said}: holds no JSON object; `{made_by}` makes it anew")
     return content
 
 
@@ -78,20 +97,22 @@ def read_csv(path: Path, made_by: str, numbers: Collection[str] = ()) -> list[Fa
     Raises:
         ToolError: there is no such file, it is no table, or it has no column of `numbers`.
     """
+    said = shown(path, SHOWN)
     try:
+        _check_regular(path, made_by)
         with path.open(encoding="utf-8", newline="") as file:
             table = csv.DictReader(file)
             rows = [Facts(row, path, made_by) for row in table]
         for name in numbers:
             if name not in (table.fieldnames or ()):
-                raise ToolError(f"{path}: has no column {name!r}")
+                raise ToolError(f"{said}: has no column {name!r}")
             for row in rows:
                 row[name] = float(row[name]) if row[name] else None
     except FileNotFoundError:
-        raise ToolError(f"{path}: there is no such file; `{made_by}` makes it") from None
+        raise ToolError(f"{said}: there is no such file; `{made_by}` makes it") from None
     except (OSError, TypeError, ValueError, csv.Error) as error:
-        text = " ".join(str(error).split())
-        raise ToolError(f"{path}: cannot be read ({text}); `{made_by}` makes it anew") from None
+        text = shown(" ".join(str(error).split()), SHOWN)
+        raise ToolError(f"{said}: cannot be read ({text}); `{made_by}` makes it anew") from None
     return rows
 
 
@@ -154,7 +175,7 @@ def front(name: str, work: Callable[[], int]) -> int:
         print(error, file=sys.stderr)
         return 2
     except MicronetError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {shown(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from _tool import add_params, arguments_of, digest_line, front, open_split, parameters, save_measured
 
+from micronet.errors import shown
+
 IMAGES = 10_000
 
 
@@ -35,8 +37,8 @@ def average(arguments: argparse.Namespace) -> int:
         params_digest=",".join(found.params_digest for found in checkpoints),
     )
     for path, found in zip(arguments.files, checkpoints, strict=True):
-        print(f"{path}: {found.validation_accuracy_percent:.2f} % on validation")
-    print(f"{arguments.out}: {accuracy:.2f} % on validation")
+        print(f"{shown(path)}: {found.validation_accuracy_percent:.2f} % on validation")
+    print(f"{shown(arguments.out)}: {accuracy:.2f} % on validation")
     print(digest_line(arguments.out))
     return 0
 

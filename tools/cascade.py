@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from _tool import ToolError, add_params, arguments_of, front, open_split, parameters
 
+from micronet.errors import shown
+
 if TYPE_CHECKING:
     from micronet.packed.cascade import Cascade, Tuning
 
@@ -83,7 +85,7 @@ def join(arguments: argparse.Namespace) -> int:
         **{f"network_{number}": model.digest for number, model in enumerate(models, 1)},
     }
     model = cascade.write(arguments.out, tuning, claims)
-    print(f"{arguments.out}: {model.file_bytes:,} bytes")
+    print(f"{shown(arguments.out)}: {model.file_bytes:,} bytes")
     return 0
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from _tool import add_params, arguments_of, digest_line, front, open_split, parameters, save_measured
 
+from micronet.errors import shown
+
 IMAGES = 5000
 
 
@@ -26,7 +28,7 @@ def unpack(arguments: argparse.Namespace) -> int:
     network = unpacking.unpack(model, split.images[:IMAGES], split.labels[:IMAGES])
     digest = model.metadata.get("params_digest", "")
     accuracy = save_measured(network, arguments.out, params, stage="unpack", epochs=0, params_digest=digest)
-    print(f"{arguments.out}: {accuracy:.2f} % on validation, in floats and in one pass")
+    print(f"{shown(arguments.out)}: {accuracy:.2f} % on validation, in floats and in one pass")
     print(digest_line(arguments.out))
     return 0
 

@@ -19,6 +19,7 @@ from _tool import (
     MANIFEST,
     METRICS,
     PACKED,
+    SHOWN,
     ToolError,
     add_params,
     arguments_of,
@@ -29,6 +30,7 @@ from _tool import (
     training_digest,
 )
 
+from micronet.errors import shown
 from micronet.scoring.packed_counts import CHOICE
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from micronet.scoring.records import Operation
 
 CLAIMS = METRICS / "score.json"
+
+LONGEST_FINDING = 4000  # characters: counts of a step by width are long, and ours
 
 Counts = tuple[Counter[int], Counter[int]]  # multiplications, additions: {bits: count}
 
@@ -52,16 +56,15 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return (
-            f"FAILED {self.key}: {self.text}" if self.kind == "FAILED" else f"{self.kind:<6} {self.key:<28} {self.text}"
-        )
+        key, text = shown(self.key), shown(self.text, LONGEST_FINDING)
+        return f"FAILED {key}: {text}" if self.kind == "FAILED" else f"{self.kind:<6} {key:<28} {text}"
 
 
 def same(key: str, claimed: Any, measured: Any, text: str) -> Finding:
     """`text` is for a claim that holds."""
     if claimed == measured:
         return Finding("ok", key, text)
-    return Finding("FAILED", key, f"claimed {claimed}, measured {measured}")
+    return Finding("FAILED", key, f"claimed {shown(claimed, SHOWN)}, measured {shown(measured, SHOWN)}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def check_structure(subject: Subject) -> Iterator[Finding]:
     """What reading the file has shown already, and that it names an architecture."""
     import models
 
-    packed = subject.model.packed
+    packed, said = subject.model.packed, shown(subject.path, SHOWN)
     size, outside = packed.file_bytes, packed.file_bytes - packed.payload_bits / 8
     text = f"{len(packed.steps)} steps, {packed.arithmetic} arithmetic, every length and range checked"
     yield Finding("ok", "structure", text)
@@ -120,12 +123,12 @@ def check_structure(subject: Subject) -> Iterator[Finding]:
     text = f"{size:,} bytes, {outside:,.0f} of them ({100 * outside / size:.1f} %) outside of the payload"
     yield Finding("note", "size", text)
     if packed.spec is None:
-        raise ToolError(f"{subject.path}: names no architecture, so its operations cannot be compared with one")
+        raise ToolError(f"{said}: names no architecture, so its operations cannot be compared with one")
     try:
         for spec in packed.specs:
             models.check(spec)
     except models.SpecError as error:
-        raise ToolError(f"{subject.path}: names an architecture that cannot be built: {error}") from None
+        raise ToolError(f"{said}: names an architecture that cannot be built: {shown(error, SHOWN)}") from None
 
 
 def check_storage(subject: Subject) -> Iterator[Finding]:
@@ -277,7 +280,7 @@ def print_measured(subject: Subject) -> None:
     from micronet.scoring.tables import layer_table
 
     measured, test = subject.measured, subject.test
-    dataset = read_json(MANIFEST, "python stages/prepare_data.py").get("dataset")
+    dataset = shown(read_json(MANIFEST, "python stages/prepare_data.py").get("dataset"), SHOWN)
     taken = passes(subject.model, test, subject.params.score.batch_size)
     Console(width=max(Console().width, 180)).print(layer_table(subject.operations, str(subject.path), taken))
     if len(taken) > 1:
@@ -312,7 +315,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
         write_json(arguments.save, subject.measured)
     if failures:
-        print(f"verify: {subject.path}: {failures} of the claims are wrong", file=sys.stderr)
+        print(f"verify: {shown(subject.path, SHOWN)}: {failures} of the claims are wrong", file=sys.stderr)
     return 1 if failures else 0
 
 

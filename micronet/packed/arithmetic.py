@@ -28,9 +28,9 @@ def earlier_rows(weight: np.ndarray, groups: int) -> np.ndarray:
     one, come in such pairs.
     """
     rows = len(weight)
-    codes = weight.reshape(rows, -1).astype(np.int64)
+    codes = weight.reshape(rows, -1).astype(np.int32)
     first = np.take_along_axis(codes, np.argmax(codes != 0, axis=1)[:, None], axis=1)
-    keys = np.column_stack([np.arange(rows) // (rows // groups), np.where(first < 0, -codes, codes)])
+    keys = np.column_stack([np.arange(rows, dtype=np.int32) // (rows // groups), np.where(first < 0, -codes, codes)])
     _, index, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     return index[inverse.reshape(-1)]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from micronet.packed.errors import PackedFileError
-from micronet.packed.widths import signed_width
+from micronet.packed.widths import CHUNK, signed_width
 
 MOST_BLOCK = 9  # weights that one bit of a mask can call zero: bounds what a mask can allocate
 MASKS: tuple[tuple[int, ...], ...] = (
@@ -78,9 +78,12 @@ class Reader:
     def __init__(self, payload: np.ndarray):
         self.payload, self.at, self.end = payload, 0, 8 * len(payload)
 
-    def bits(self, count: int) -> np.ndarray:
+    def _check(self, count: int) -> None:
         if count > self.end - self.at:
             raise PackedFileError(f"the payload ends at bit {self.end}, a field needs {count} bits from {self.at}")
+
+    def bits(self, count: int) -> np.ndarray:
+        self._check(count)
         first = self.at // 8
         last = (self.at + count + 7) // 8
         bits = np.unpackbits(self.payload[first:last], bitorder="little")[self.at % 8 :][:count]
@@ -89,13 +92,16 @@ class Reader:
 
     def numbers(self, count: int, width: int, signed: bool = True) -> np.ndarray:
         """`count` numbers of `width` bits; int8 up to 8 bits, int64 above."""
-        bits = self.bits(count * width).reshape(count, width)
-        dtype = np.int16 if width <= 8 else np.int64
-        result: np.ndarray = np.zeros(count, dtype)
-        for place in range(width):
-            weight = -(1 << place) if signed and place == width - 1 else 1 << place
-            result += bits[:, place] * dtype(weight)
-        return result.astype(np.int8) if signed and width <= 8 else result
+        self._check(count * width)
+        found: np.ndarray = np.empty(count, np.int64 if width > 8 else np.int8 if signed else np.int16)
+        for start in range(0, count, CHUNK):
+            bits = self.bits(min(CHUNK, count - start) * width).reshape(-1, width)
+            part: np.ndarray = np.zeros(len(bits), np.int16 if width <= 8 else np.int64)
+            for place in range(width):
+                weight = -(1 << place) if signed and place == width - 1 else 1 << place
+                part += bits[:, place] * part.dtype.type(weight)
+            found[start : start + CHUNK] = part
+        return found
 
     def mask(self, size: int, blocks: tuple[int, ...]) -> np.ndarray:
         """Where a weight of `size` entries is not zero, (size,) bool: what `mask_bits` wrote."""

@@ -21,6 +21,7 @@ from micronet.data.images import normalise
 from micronet.files import write_atomically
 from micronet.packed.errors import PackError
 from micronet.packed.file import decode, encode
+from micronet.packed.limits import MOST_NETWORKS
 from micronet.packed.margins import margin_of, margins, mean_passes
 from micronet.packed.model import CASCADE, PackedModel, joined
 from micronet.packed.module import PackedModule
@@ -52,6 +53,8 @@ def join(models: Sequence[PackedModel]) -> bytes:
     """
     if len(models) < 2:
         raise PackError("a cascade needs two packed models or more")
+    if len(models) > MOST_NETWORKS:
+        raise PackError(f"a cascade takes at most {MOST_NETWORKS} packed models (got {len(models)})")
     first = models[0]
     for model in models:
         if len(model.networks) > 1:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
+from micronet import errors
 from micronet.packed.errors import PackedFileError
+from micronet.packed.limits import MOST_DEPTH
+
+SHOWN = 40  # characters of a value
 
 
 def shown(value: Any) -> str:
     """A value of a foreign file, short and in one line."""
-    return repr(value)[:40]
+    if isinstance(value, str):
+        return repr(errors.shown(value, SHOWN))
+    if isinstance(value, list):  # one that is shown has a few entries, or is cut anyway
+        inner = ", ".join(shown(item) if not isinstance(item, list | dict) else "..." for item in value[:SHOWN])
+        return errors.shown(f"[{inner}]", SHOWN)
+    return "an object" if isinstance(value, dict) else errors.shown(repr(value), SHOWN)
 
 
 def whole(value: Any, low: int, high: int, what: str) -> int:
@@ -36,3 +47,35 @@ def wholes(value: Any, most: int, what: str) -> list[int]:
     if not isinstance(value, list) or not 1 <= len(value) <= most or any(type(item) is not int for item in value):
         raise PackedFileError(f"{what}: must be a list of up to {most} whole numbers (got {shown(value)})")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+_NESTED = (list, dict)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def parsed(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: no JSON, no UTF-8, a key twice in one object, or lists and objects deeper than `MOST_DEPTH`.
+    """
+    try:
+        found = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("too deep") from None
+    level = [found]
+    for _ in range(MOST_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, _NESTED)]
+        if not level:
+            return found
+    raise ValueError("too deep")

@@ -5,7 +5,7 @@ every channel, from values before it. A linear step ends a network; most files h
 which the later ones see only the images that the earlier ones are unsure of. `encode` writes the steps into a
 safetensors file with one uint8 tensor `payload`, `decode` reads it back and checks everything: shapes, ranges,
 lengths, the digest, and that no accumulator can overflow. What a file makes `decode` allocate is bounded by a few
-hundred times the file's size.
+hundred times the file's size, and what it makes a network compute by `packed.limits`, before anything is allocated.
 """
 
 from __future__ import annotations
@@ -13,25 +13,38 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import stat
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from micronet.errors import shown
 from micronet.packed import checks
 from micronet.packed.bits import Reader
 from micronet.packed.errors import PackedFileError
-from micronet.packed.limits import MOST_STEPS, MOST_SUM, most_channels
+from micronet.packed.limits import (
+    MOST_FILE_BYTES,
+    MOST_HEADER_BYTES,
+    MOST_STEPS,
+    MOST_SUM,
+    MOST_TABLE_BEYOND_FILE,
+    MOST_TABLE_BYTES,
+)
 from micronet.packed.model import CASCADE, PackedModel, ends, logit_ranges, networks
 from micronet.packed.steps import OPERATIONS, Input, Linear, Step
 from micronet.packed.steps.base import Place, reaches
+from micronet.packed.steps.outline import Plan
 
 VERSION = 3  # of a file of one network, and of how its operations are counted
 CASCADE_VERSION = 4  # of a file of several
 PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how files of torch.save begin
-MOST_TABLE_BYTES = 1 << 16  # that a table may inflate to beyond the file's size
+MOST_NAME = 200  # characters of a step's name
+SHOWN_PATH = 100  # characters of a path in a message
 
 
 def _digest(header: dict[str, Any], payload: bytes) -> str:
@@ -72,22 +85,31 @@ def encode(steps: Sequence[Step], spec: dict[str, Any] | None, arithmetic: str, 
     return len(text).to_bytes(8, "little") + text + payload
 
 
-def _read_step(row: Any, place: Place) -> Step:
-    """One step out of its row of the table and the payload. Raises `PackedFileError`."""
+def _outline(row: Any, plan: Plan, last: bool) -> None:
+    """Adds one row of the table to the plan. Raises `PackedFileError`."""
     if not isinstance(row, dict):
         raise PackedFileError("a row of the table is no object")
-    op = row.get("op")
+    op, name = row.get("op"), row.get("name", "")
     kind = OPERATIONS.get(op) if isinstance(op, str) else None
     if kind is None:
         raise PackedFileError(f"there is no operation {checks.shown(op)}")
-    place.name = row.get("name", f"{op}{len(place.steps)}")
-    if not isinstance(place.name, str) or len(place.name) > 200 or not place.name.isprintable():
+    if not isinstance(name, str) or len(name) > MOST_NAME or not name.isprintable():
         raise PackedFileError("a step has no printable name")
-    if (kind is Input) != (not place.steps) or (place.last and kind is not Linear):
+    if (kind is Input) != (not plan.outlines) or (last and kind is not Linear):
         raise PackedFileError("the first step must be the input, and the last a linear one")
     if kind is not Linear and ("flip" in row or "next" in row):
         raise PackedFileError("a margin where there are no two integer logits")
-    return kind.read(row, place)
+    plan.add(kind.outline(row, plan))
+
+
+@contextmanager
+def _told(index: int, row: Any) -> Iterator[None]:
+    """What is wrong with a step, with its place and name."""
+    try:
+        yield
+    except PackedFileError as error:
+        name = row.get("name") if isinstance(row, dict) else None
+        raise PackedFileError(f"step {index} ({checks.shown(name)}): {error}") from None
 
 
 def _open(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
@@ -98,10 +120,12 @@ def _open(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 10 or length > len(data) - 8:
         raise PackedFileError("is truncated, or no safetensors file")
+    if length > MOST_HEADER_BYTES:
+        raise PackedFileError(f"has a header of {length:,} bytes, {MOST_HEADER_BYTES:,} are the most")
     try:
-        top = json.loads(data[8 : 8 + length].decode())
-        header = json.loads(top["__metadata__"]["micronet"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        top = checks.parsed(data[8 : 8 + length])
+        header = checks.parsed(top["__metadata__"]["micronet"])
+    except (ValueError, KeyError, TypeError):
         raise PackedFileError("has no readable header, so it is damaged or no packed model") from None
     if not isinstance(header, dict) or header.get("format") != "micronet-packed":
         raise PackedFileError(
@@ -113,27 +137,33 @@ def _open(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
     payload = np.frombuffer(memoryview(data)[8 + length :], np.uint8)
     size = len(payload)
     stated = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
-    if not isinstance(top, dict) or set(top) != {"__metadata__", "payload"} or top["payload"] != stated:
+    # As text, because 1 equals True and 1.0 too.
+    if set(top) != {"__metadata__", "payload"} or _text(top["payload"]) != _text(stated):
         raise PackedFileError(f"holds {size} bytes after its header, and the header states other ones")
-    try:
-        digest = _digest(header, payload.tobytes())
-    except RecursionError:
-        digest = None
-    if digest is None or header.get("digest") != digest:
+    if header.get("digest") != _digest(header, payload.tobytes()):
         raise PackedFileError("is damaged: its digest does not fit its content")
     return header, payload
 
 
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
 def _table(header: dict[str, Any], file_bytes: int) -> dict[str, Any]:
     """The table out of the header, never inflated to more than the file and 64 KiB."""
+    most = min(file_bytes + MOST_TABLE_BEYOND_FILE, MOST_TABLE_BYTES)
     try:
         packed = base64.b85decode(header["table"])
         inflater = zlib.decompressobj()
-        text = inflater.decompress(packed, file_bytes + MOST_TABLE_BYTES)
+        text = inflater.decompress(packed, most + 1)
+        if len(text) > most:
+            raise PackedFileError(f"its table is longer than {most:,} bytes")
         if not inflater.eof or inflater.unused_data:
             raise ValueError
-        table = json.loads(text)
-    except (ValueError, KeyError, TypeError, RecursionError, zlib.error):
+        table = checks.parsed(text)
+    except PackedFileError:
+        raise
+    except (ValueError, KeyError, TypeError, zlib.error):
         raise PackedFileError("its table is not readable") from None
     if not isinstance(table, dict) or not isinstance(table.get("steps"), list):
         raise PackedFileError("its table has no steps")
@@ -177,44 +207,87 @@ def decode(data: bytes) -> PackedModel:
         raise PackedFileError("its metadata are no texts")
     if header.get("model") is not None and not isinstance(header["model"], dict):
         raise PackedFileError("its model spec is no object")
+    plan = planned(rows, arithmetic == "half", len(payload))
     reader = Reader(payload)
-    steps = _read_steps(reader, rows, arithmetic == "half")
+    steps = _read_steps(reader, rows, plan)
     _check_networks(steps, header)
     left = reader.end - reader.at
-    if left > 7 or table.get("bits") != reader.at or (left and reader.bits(left).any()):
+    if left > 7 or _text(table.get("bits")) != _text(reader.at) or (left and reader.bits(left).any()):
         raise PackedFileError(f"its fields end at bit {reader.at} of {reader.end}, with zeros to a whole byte expected")
-    return PackedModel(tuple(steps), header.get("model"), arithmetic, made, header["digest"], reader.end, len(data))
+    return PackedModel(
+        steps=tuple(steps),
+        spec=header.get("model"),
+        arithmetic=arithmetic,
+        metadata=made,
+        digest=header["digest"],
+        payload_bits=reader.end,
+        file_bytes=len(data),
+        peak=plan.peak,
+    )
 
 
-def _read_steps(reader: Reader, rows: list[Any], half: bool) -> list[Step]:
+def planned(rows: list[Any], half: bool, payload_bytes: int) -> Plan:
+    """What the rows of a table say that an image takes; nothing is allocated for it.
+
+    Args:
+        half: of a file of 16-bit floats.
+
+    Raises:
+        PackedFileError: rows that do not fit together, or take more than `packed.limits` allows.
+    """
+    plan = Plan(half, payload_bytes)
+    for index, row in enumerate(rows):
+        with _told(index, row):
+            _outline(row, plan, last=index + 1 == len(rows))
+    plan.check()
+    return plan
+
+
+def _read_steps(reader: Reader, rows: list[dict[str, Any]], plan: Plan) -> list[Step]:
     """All steps of a file."""
     steps: list[Step] = []
-    channels = 0
-    for row in rows:
-        name = row.get("name") if isinstance(row, dict) else None
-        try:
-            steps.append(_read_step(row, Place(steps, reader, half, last=len(steps) + 1 == len(rows))))
-        except PackedFileError as error:
-            raise PackedFileError(f"step {len(steps)} ({checks.shown(name)}): {error}") from None
-        # Concatenations could double the channels in every step.
-        channels += steps[-1].shape[0]
-        if channels > most_channels(len(reader.payload)):
-            raise PackedFileError(f"has more channels than a payload of {len(reader.payload)} bytes can fill")
+    for index, (row, outline) in enumerate(zip(rows, plan.outlines, strict=True)):
+        name, last = row.get("name", f"{row['op']}{index}"), index + 1 == len(rows)
+        with _told(index, row):
+            steps.append(OPERATIONS[row["op"]].read(row, Place(steps, reader, plan.half, last, outline, name)))
     return steps
+
+
+def content(path: Path | str) -> bytes:
+    """The bytes of a file that may be a packed one. Raises `PackedFileError`, one line that begins with the path.
+
+    Nothing but a regular file of at most `MOST_FILE_BYTES` is read: a device may never end, a pipe never begin.
+    """
+    path = Path(path)
+    said = shown(path, SHOWN_PATH)
+    try:
+        # Opening a pipe waits for who writes to it unless it is told not to.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise PackedFileError(f"{said}: is no regular file, a packed model is one")
+            data = file.read(MOST_FILE_BYTES + 1) if state.st_size <= MOST_FILE_BYTES else None
+    except FileNotFoundError:
+        raise PackedFileError(
+            f"{said}: there is no such file; `python stages/quantize.py` makes the packed model, or `dvc pull`"
+        ) from None
+    except IsADirectoryError:
+        raise PackedFileError(f"{said}: is a folder, a packed model is a file") from None
+    except OSError as error:
+        raise PackedFileError(f"{said}: cannot be read ({error.strerror})") from None
+    except PackedFileError:
+        raise
+    except ValueError:  # a zero byte, or letters that no name of a file can have
+        raise PackedFileError(f"{said}: is no name that a file can have") from None
+    if data is None or len(data) > MOST_FILE_BYTES:
+        raise PackedFileError(f"{said}: is larger than {MOST_FILE_BYTES:,} bytes, so it is no packed model")
+    return data
 
 
 def read(path: Path | str) -> PackedModel:
     """Reads and checks a packed file. Raises `PackedFileError`, one line that begins with the path."""
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise PackedFileError(
-            f"{path}: there is no such file; `python stages/quantize.py` makes the packed model, or `dvc pull`"
-        ) from None
-    except OSError as error:
-        raise PackedFileError(f"{path}: cannot be read ({error.strerror})") from None
+    data = content(path)
     try:
         return decode(data)
     except PackedFileError as error:
-        raise PackedFileError(f"{path}: {error}") from None
+        raise PackedFileError(f"{shown(path, SHOWN_PATH)}: {error}") from None

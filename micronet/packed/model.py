@@ -11,6 +11,7 @@ import numpy as np
 from micronet.packed.steps import Conv, Input, Linear, Step
 
 CASCADE = "cascade"  # the name in the spec of several networks
+MOST_AT_ONCE = 1 << 28  # numbers that images take which are computed together: a gigabyte of float32
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class PackedModel:
     digest: str  # sha256 of metadata and payload, hex
     payload_bits: int
     file_bytes: int
+    peak: int  # numbers that computing one image holds at most at one time
 
     @property
     def classes(self) -> int:
@@ -75,6 +77,10 @@ class PackedModel:
     @property
     def nonzero_parameters(self) -> int:
         return sum(int(np.count_nonzero(array)) for step in self.steps for array in step.arrays)
+
+    def at_once(self, images: int) -> int:
+        """How many of so many images are computed together: fewer where their maps would take gigabytes."""
+        return max(1, min(images, MOST_AT_ONCE // self.peak))
 
     def _codes(self) -> list[np.ndarray]:
         return [step.weights.codes for step in self.steps if isinstance(step, Conv | Linear)]

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from micronet.data.images import normalise
-from micronet.errors import MicronetError
+from micronet.errors import MicronetError, shown
 from micronet.packed.file import read
 from micronet.packed.limits import IMAGE
 from micronet.packed.margins import margin_of, margins
 from micronet.packed.model import PackedModel, joined, shifts
 from micronet.packed.runners import runner
+from micronet.packed.steps.outline import last_uses
 
 CACHED_IMAGES = 50  # at once on a CPU: their maps stay in its cache, which more than halves the time
 
@@ -28,8 +29,15 @@ class Look:
     all_networks: Tensor | None  # (N, classes): what one pass of each network gives, None where some saw nothing
 
 
+class InputError(MicronetError):
+    """What a packed model was given is no images that it takes: one line."""
+
+
 class PackedModule(nn.Module):
     """A packed model as a module: normalised images (N, 3, 32, 32) -> logits (N, classes).
+
+    Images are floats, on the device of the module, and finite; `micronet.data.images.normalise` makes them of pixels.
+    Whatever else is given is an `InputError`.
 
     Each image takes the passes that its margins ask for: the first network's, the next one's as long as it is unsure,
     the last one's again where that has a margin. Every second pass sees the mirror image. The logits are the sums of an
@@ -47,15 +55,13 @@ class PackedModule(nn.Module):
         self.packed = model
         self.spec = model.spec
         self.steps = nn.ModuleList(runner(step, self.in_floats) for step in model.steps)
-        self._last_use = {value: index for index, step in enumerate(model.steps) for value in step.reads}
+        self._last_use = last_uses([step.reads for step in model.steps])
 
     @property
     def in_floats(self) -> bool:
         return self.packed.arithmetic == "half"
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.dim() != 4 or tuple(images.shape[1:]) != IMAGE:
-            raise MicronetError(f"a packed model takes images of (N, 3, 32, 32), got {tuple(images.shape)}")
         return self.look(images).logits
 
     @torch.no_grad()
@@ -66,14 +72,14 @@ class PackedModule(nn.Module):
             all_networks: let every network see every image, for `Look.all_networks` of a cascade.
         """
         networks = len(self.packed.networks)
-        total = self.one_pass(images)
+        total = self.one_pass(images)  # which checks them
         static = total
         passes = torch.ones(len(images), dtype=torch.int64, device=total.device)
         going = torch.arange(len(images), device=total.device)
         joining = zip(self.packed.ends, shifts(self.packed.steps), strict=True)
         for network, (before, shift) in enumerate(joining, 1):
             mirrored = network == networks
-            going = going[margins(total[going]) < before.margin]
+            going = going[margins(total[going]) < before.margin] if before.choice else going[:0]
             rows = torch.arange(len(images), device=total.device) if all_networks and not mirrored else going
             if not len(rows):
                 continue
@@ -88,31 +94,62 @@ class PackedModule(nn.Module):
 
     def one_pass(self, images: Tensor, network: int = 0) -> Tensor:
         """The logits of one network for the images as they are, none of them mirrored."""
-        whole = self.in_floats or images.device.type != "cpu" or len(images) <= CACHED_IMAGES
-        parts = (images,) if whole else images.split(CACHED_IMAGES)
+        self._check(images)
+        cached = not self.in_floats and images.device.type == "cpu"
+        together = self.packed.at_once(CACHED_IMAGES if cached else max(1, len(images)))
+        parts = images.split(together)
         with torch.autocast(images.device.type, enabled=False), torch.no_grad():
             return torch.cat([self._forward(part.float(), network) for part in parts])
+
+    def _check(self, images: Tensor) -> None:
+        """Raises `InputError`: no images that the networks can take."""
+        if not isinstance(images, Tensor):
+            raise InputError(f"a packed model takes a tensor of images, got a {type(images).__name__}")
+        if images.dim() != 4 or tuple(images.shape[1:]) != IMAGE:
+            raise InputError(f"a packed model takes images of (N, 3, 32, 32), got {shown(tuple(images.shape))}")
+        if not images.is_floating_point():
+            raise InputError(
+                f"a packed model takes normalised images in floats, got {images.dtype}; "
+                "micronet.data.images.normalise makes them of uint8 pixels"
+            )
+        device = next(self.buffers()).device
+        if images.device != device:
+            raise InputError(f"the images are on {images.device}, the packed model on {device}; `.to` moves either")
+        # One sum instead of a mask of all pixels; it may overflow, and then the mask decides.
+        if not torch.isfinite(images.sum(dtype=torch.float64)) and not torch.isfinite(images).all():
+            raise InputError("a packed model takes finite pixels, got NaN or an infinite one")
 
     def _forward(self, images: Tensor, network: int) -> Tensor:
         values = {0: self.steps[0](images)}
         last = 0
         for last in self.packed.networks[network]:
-            reads = self.packed.steps[last].reads
-            values[last] = self.steps[last](*(values[value] for value in reads))
-            for value in reads:  # what nobody reads any more makes room
+            made = self.steps[last](*(values[value] for value in self.packed.steps[last].reads))
+            values[last] = made
+            # What nobody reads any more makes room.
+            for value in (*self.packed.steps[last].reads, last):
                 if self._last_use[value] == last:
                     values.pop(value, None)
-        return values[last]
+        return made
 
 
 def flip_margin(module: PackedModule, images: Tensor, share: float) -> int:
     """The margin of one network below which lies this share of the images, which a mirrored pass helps most.
 
     Args:
-        module: on the CPU.
+        module: on the CPU, of two classes or more.
         images: (N, 3, 32, 32) uint8, N > 0, not those of the test set. They are seen once, as they are.
         share: above 0, below 1; at least one image is below the margin.
+
+    Raises:
+        InputError: other images, another share, a network of one class.
     """
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or len(images) == 0:
+        said = f"{len(images)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"a margin is found on images of uint8 pixels, one or more (got {said})")
+    if not 0 < share < 1:
+        raise InputError(f"a margin is for a share of the images above 0, below 1 (got {shown(share)})")
+    if module.packed.classes < 2:
+        raise InputError("a network of one class is never unsure, so no image needs a mirrored pass")
     count = max(1, round(share * len(images)))
     parts = [margins(module.one_pass(normalise(part))) for part in images.cpu().split(CACHED_IMAGES)]
     return margin_of(torch.cat(parts), count)

@@ -366,6 +366,8 @@ class _Packer:
         value = self._value(node.all_input_nodes[0], node)
         source = self._step_of(value)
         bias = np.zeros(layer.out_features) if layer.bias is None else _vector(layer.bias)
+        if not (np.isfinite(bias).all() and np.isfinite(_vector(layer.weight)).all()):
+            raise PackError(f"{name}: a weight or bias is not finite; a training run that diverged cannot be packed")
         if self.half:
             weights, biases, bits = float_weights(_vector(layer.weight), 1), bias.astype(np.float16), 16
             worth = 1.0

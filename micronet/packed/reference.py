@@ -15,12 +15,13 @@ from functools import singledispatch
 
 import numpy as np
 
-from micronet.errors import MicronetError
+from micronet.errors import MicronetError, shown
 from micronet.packed.arithmetic import factors
 from micronet.packed.limits import EXACT_FLOAT32, IMAGE
 from micronet.packed.model import PackedModel, ends, joined, logit_ranges, shifts
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
 from micronet.packed.steps.base import reaches
+from micronet.packed.steps.outline import last_uses
 from micronet.packed.steps.scaling import Requantization, in_integers
 from micronet.packed.steps.weights import Weights
 from micronet.packed.widths import addition_width, code_width, product_range, signed_width
@@ -373,18 +374,26 @@ def _walk(
     """Logits (N, classes) int64 of one pass of one network."""
     if model.arithmetic != "integer":
         raise InferenceError("the reference computes in integers, this model holds 16-bit floats; use load_packed")
-    if images.dtype != np.uint8 or images.shape[1:] != IMAGE or len(images) == 0:
-        raise InferenceError(f"images must be (N, 3, 32, 32) uint8 (got {images.shape} {images.dtype})")
-    last_use = {value: index for index, step in enumerate(model.steps) for value in step.reads}
+    _check_images(images)
+    last_use = last_uses([step.reads for step in model.steps])
     values = {0: compute(model.steps[0], [images])}
-    index = 0
     for index in model.networks[network]:
         step = model.steps[index]
-        values[index] = compute(step, [values[value] for value in step.reads])
-        for value in step.reads:
+        made = compute(step, [values[value] for value in step.reads])
+        values[index] = made
+        for value in (*step.reads, index):
             if last_use[value] == index:
                 values.pop(value, None)
-    return values[index].reshape(len(images), -1).astype(np.int64)
+    return made.reshape(len(images), -1).astype(np.int64)
+
+
+def _check_images(images: np.ndarray, empty: bool = False) -> None:
+    """Raises `InferenceError`: no raw images. `empty`: there may be none at all."""
+    if not isinstance(images, np.ndarray):
+        raise InferenceError(f"images must be an array of (N, 3, 32, 32) uint8 (got a {type(images).__name__})")
+    if images.dtype != np.uint8 or images.shape[1:] != IMAGE or (len(images) == 0 and not empty):
+        said = shown(f"{images.shape} {images.dtype}")
+        raise InferenceError(f"images must be (N, 3, 32, 32) uint8, pixels as they are (got {said})")
 
 
 def run(model: PackedModel, images: np.ndarray, *, network: int = 0) -> np.ndarray:
@@ -422,19 +431,27 @@ def witness(model: PackedModel, images: np.ndarray, *, network: int = 0) -> tupl
 
 
 def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
-    """Logits (N, classes) int64 of any number of images (N, 3, 32, 32) uint8, of all the passes that each takes."""
+    """Logits (N, classes) int64 of any number of images (N, 3, 32, 32) uint8, of all the passes that each takes.
+
+    Raises:
+        InferenceError: as `run`.
+    """
+    _check_images(images, empty=True)
+    if not len(images):
+        return np.zeros((0, model.classes), np.int64)
+    together = model.at_once(batch_size)
 
     def one_pass(rows: np.ndarray, number: int) -> np.ndarray:
         seen = images[rows, :, :, ::-1] if number % 2 else images[rows]
         network = min(number, len(model.networks) - 1)
-        starts = range(0, len(rows), batch_size)
-        parts = [run(model, np.ascontiguousarray(seen[i : i + batch_size]), network=network) for i in starts]
+        starts = range(0, len(rows), together)
+        parts = [run(model, np.ascontiguousarray(seen[i : i + together]), network=network) for i in starts]
         return np.concatenate(parts)
 
     going = np.arange(len(images))
     total = one_pass(going, 0)
     for number, (end, shift) in enumerate(zip(model.ends, shifts(model.steps), strict=True), 1):
-        going = going[margins(total[going]) < end.margin]
+        going = going[margins(total[going]) < end.margin] if end.choice else going[:0]
         if len(going):
             total[going] = joined(total[going], one_pass(going, number), shift)
     return total

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from micronet.packed.limits import EXACT_FLOAT32
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
+from micronet.packed.steps.base import reaches
 from micronet.packed.steps.scaling import FloatScaling, Requantization, Scaling
 
 EXACT_SUM_BITS = 25  # float32 holds every sum of so many bits, sign included
@@ -74,8 +76,10 @@ class RunPool(nn.Module):
     def __init__(self, step: Pool, half: bool):
         super().__init__()
         self.kernel, self.divisor = step.kernel, None if half else 1
+        self.wide = not half and reaches(step.low, step.high) >= EXACT_FLOAT32
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.double() if self.wide else x
         return F.avg_pool2d(x, self.kernel, divisor_override=self.divisor)
 
 

@@ -16,14 +16,14 @@ from torch import Tensor, fx, nn
 
 import models
 from micronet.data.images import PIXEL_SCALE, normalise
-from micronet.errors import MicronetError
+from micronet.errors import MicronetError, shown
 from micronet.packed.model import PackedModel
 from micronet.packed.steps import Conv, Linear, Pool
 from micronet.packed.steps.scaling import in_integers
 
 TYPICAL = 4.0  # what the greatest code of an activation is worth: some deviations of a batch norm's output
 LOGIT_SCALES = torch.logspace(-8, 0, 81, dtype=torch.float64)  # what a code of the logits may be worth
-
+SHOWN, SHOWN_NAME = 160, 60  # characters of what is said about a spec, and of a layer's name
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -46,7 +46,7 @@ def unpack(packed: PackedModel, images: Tensor, labels: Tensor) -> nn.Module:
     """
     if len(packed.networks) > 1 or packed.arithmetic != "integer" or packed.spec is None:
         raise UnpackError("only a file of one network in integers, which names its architecture, can be unpacked")
-    model = models.build(packed.spec).eval()
+    model = _architecture(packed).eval()
     norms = _norms(model)
     worth: dict[int, float] = {0: PIXEL_SCALE}
     for index, step in enumerate(packed.steps[1:], 1):
@@ -57,17 +57,49 @@ def unpack(packed: PackedModel, images: Tensor, labels: Tensor) -> nn.Module:
         elif isinstance(step, Linear):
             _restore_linear(_layer(model, step.name, nn.Linear), step, worth[step.inputs[0]])
         else:
-            raise UnpackError(f"{step.name}: a {step.op} cannot be unpacked, only a convolution with a batch norm")
+            raise UnpackError(
+                f"{shown(step.name, SHOWN_NAME)}: a {step.op} cannot be unpacked, only a convolution with a batch norm"
+            )
     _measure(model, [(model.get_submodule(name), norm) for name, norm in norms.items()], normalise(images))
     _fit_scale(model, normalise(images), labels)
     return model
+
+
+def _architecture(packed: PackedModel) -> nn.Module:
+    """The network that the file names, once it is known to have the layers of the file's steps.
+
+    Raises:
+        UnpackError: it cannot be built, or has other layers.
+    """
+    assert packed.spec is not None
+    try:
+        with torch.device("meta"):  # a spec is a claim: nothing is allocated for one that does not fit
+            claimed = models.build(packed.spec)
+    except models.SpecError as error:
+        raise UnpackError(f"the file names no architecture that can be built: {shown(error, SHOWN)}") from None
+    layers = {
+        name: tuple(layer.weight.shape)
+        for name, layer in claimed.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    }
+    steps = [step for step in packed.steps if isinstance(step, Conv | Linear)]
+    for step in steps:
+        if layers.get(step.name, step.weights.codes.shape) != step.weights.codes.shape:
+            sizes = f"{step.weights.codes.shape} in its step, {layers[step.name]} in the file's spec"
+            raise UnpackError(f"{shown(step.name, SHOWN_NAME)}: has a weight of {sizes}")
+    missing = layers.keys() - {step.name for step in steps}
+    if missing or len(steps) > len(layers):
+        raise UnpackError(
+            f"the file's spec has {len(layers)} layers, its steps have {len(steps)}: one of them is wrong"
+        )
+    return models.build(packed.spec)
 
 
 def _layer(model: nn.Module, name: str, kind: type[Layer]) -> Layer:
     """The layer of a step. Raises `UnpackError` where the architecture has none of its kind there."""
     layer = dict(model.named_modules()).get(name)
     if not isinstance(layer, kind):
-        raise UnpackError(f"{name}: is no {kind.__name__} of the architecture that the file names")
+        raise UnpackError(f"{shown(name, SHOWN_NAME)}: is no {kind.__name__} of the architecture that the file names")
     return layer
 
 
@@ -89,6 +121,8 @@ def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Conv, worth: dict[int
     scaling = in_integers(step)
     if scaling.residual is None:
         scale = TYPICAL / float(np.abs(step.high).max())
+    elif scaling.residual.multiplier == 0:
+        raise UnpackError(f"{shown(step.name, SHOWN_NAME)}: adds a map times 0, which no network in floats does")
     else:  # the network adds both sides as they are
         scale = worth[scaling.residual.value] * 2.0**scaling.residual.fraction / scaling.residual.multiplier
     codes = torch.from_numpy(step.weights.codes.astype(np.float64))

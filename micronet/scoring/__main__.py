@@ -10,6 +10,7 @@ from dataclasses import asdict
 import torch
 
 import models
+from micronet.errors import shown
 from micronet.scoring.challenge import challenge_score
 from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_score
@@ -40,11 +41,11 @@ def main(argv: list[str] | None = None) -> int:
             activation_bits=arguments.activation_bits,
             accumulator_bits=arguments.accumulator_bits,
         )
-    except json.JSONDecodeError as error:
-        print(f"--spec: not JSON: {error}", file=sys.stderr)
+    except (json.JSONDecodeError, RecursionError) as error:
+        print(f"--spec: not JSON: {shown(error)}", file=sys.stderr)
         return 2
     except (ScoreError, models.SpecError) as error:
-        print(error, file=sys.stderr)
+        print(shown(error), file=sys.stderr)
         return 2
     deck, challenge = deck_score(ops), challenge_score(ops)
     if arguments.json:
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # A narrow terminal wraps the lines; cutting columns off would hide numbers.
     console = Console(width=max(Console().width, 180))
-    console.print(layer_table(ops, arguments.name or str(spec["name"])))
+    console.print(layer_table(ops, spec if isinstance(spec, str) else str(spec["name"])))
     console.print(
         f"MACs {macs(ops):,}\n"
         f"deck: flops {deck.flops:,} ({deck.score_flops:.4f}), params {deck.params:,} ({deck.score_params:.4f}), "

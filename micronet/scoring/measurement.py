@@ -13,7 +13,8 @@ import torch
 import models
 from micronet.data.datasets import CLASSES
 from micronet.data.images import Split, normalise
-from micronet.packed.file import decode, encode
+from micronet.errors import shown
+from micronet.packed.file import content, decode, encode
 from micronet.packed.margins import mean_passes
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule
@@ -23,6 +24,10 @@ from micronet.scoring.challenge import challenge_score
 from micronet.scoring.counting import cross_check_macs, operations
 from micronet.scoring.deck import deck_score
 from micronet.scoring.records import ONCE, ScoreError, macs, nonzero_macs
+
+SHOWN = 160  # characters of what a library says about a spec
+SHOWN_KEY = 70  # of a key of a claim, and of its value
+_NOTHING = object()  # of a key that is not there
 
 
 @torch.no_grad()
@@ -81,13 +86,16 @@ def price(model: PackedModule, passes: Sequence[float] = ONCE) -> dict[str, Any]
         passes: through each network, mean of the images.
 
     Raises:
-        ScoreError: ptflops counts other MACs for the architecture that the file names, or it names none.
+        ScoreError: ptflops counts other MACs for an architecture than we do, or the file names none that can be built.
     """
     ops = operations(model)
+    if model.packed.specs is None:
+        raise ScoreError("the file names no architecture, so its operations cannot be compared with one")
     try:
-        designed = [models.build(spec) for spec in model.packed.specs or ({},)]
+        with torch.device("meta"):  # a spec is a claim: nothing is allocated for it
+            designed = [models.build(spec) for spec in model.packed.specs]
     except models.SpecError as error:
-        raise ScoreError(f"the file names no architecture that can be built: {error}") from None
+        raise ScoreError(f"the file names no architecture that can be built: {shown(error, SHOWN)}") from None
     return {
         "deck": asdict(deck_score(ops, passes)),
         "challenge": asdict(challenge_score(ops, passes)),
@@ -126,7 +134,7 @@ def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int 
         "images_percent": [100.0 * int((taken > network).sum()) / len(test) for network in range(networks)],
         "alone_test_accuracy_percent": [alone(network) for network in range(networks)],
     }
-    ops, content, once = operations(model), Path(path).read_bytes(), ONCE * networks
+    ops, data, once = operations(model), content(path), ONCE * networks
     return {
         "test_accuracy_percent": accuracy(answers),
         "flipped_images_percent": 100.0 * flipped / len(test),
@@ -139,23 +147,40 @@ def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int 
         },
         **({"cascade": cascade} if networks > 1 else {}),
         "packed": {
-            "bytes": len(content),
+            "bytes": len(data),
             "payload_bits": model.packed.payload_bits,
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": hashlib.sha256(data).hexdigest(),
         },
     }
 
 
 def differences(claimed: dict[str, Any], measured: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two results, a line each: `deck.score: claimed 0.04, measured 0.05`."""
+    """What differs between two results, a line each: `deck.score: claimed 0.04, measured 0.05`.
+
+    Args:
+        claimed: whatever a JSON file said; it is shown short and in one line.
+    """
     lines = []
     for key in sorted(claimed.keys() | measured.keys()):
-        mine, theirs = measured.get(key), claimed.get(key)
+        mine, theirs = measured.get(key, _NOTHING), claimed.get(key, _NOTHING)
         if isinstance(mine, dict) and isinstance(theirs, dict):
-            lines += differences(theirs, mine, f"{prefix}{key}.")
-        elif mine != theirs:
-            lines.append(f"{prefix}{key}: claimed {theirs}, measured {mine}")
+            lines += differences(theirs, mine, f"{prefix}{shown(key, SHOWN_KEY)}.")
+        elif mine != theirs or isinstance(mine, bool) != isinstance(theirs, bool):
+            said, found = (_said(value, other) for value, other in ((theirs, mine), (mine, theirs)))
+            lines.append(f"{prefix}{shown(key, SHOWN_KEY)}: claimed {said}, measured {found}")
     return lines
+
+
+def _said(value: Any, other: Any) -> str:
+    """A value as text, in quotes where it would look like `other`, which is none."""
+    if value is _NOTHING:
+        return "None"
+    if value is None:
+        return "null"
+    if isinstance(value, list | dict):
+        return f"{len(value)} values"
+    told = shown(value, SHOWN_KEY)
+    return repr(told) if isinstance(value, str) and not isinstance(other, str) else told
 
 
 def class_accuracies(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+from micronet.errors import shown
 from micronet.scoring.challenge import challenge_ops, challenge_reference, challenge_score
 from micronet.scoring.deck import deck_bits, deck_flops, deck_score
 from micronet.scoring.records import ONCE, REFERENCE_OPERATIONS, Operation, macs
@@ -25,6 +26,7 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """The stages of the path as a table. `rows`: the columns of `metrics/path.csv`, None where not measured."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     title = "Test accuracy and MicroNet score (lower is better; the deck's group reached 0.0357)"
     table = Table(title=title, box=box.SIMPLE_HEAD)  # fits 80 columns
@@ -42,19 +44,24 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     }
     for row in rows:
         cells = ("-" if row.get(key) is None else form(row[key]) for key, form in forms.items())
-        table.add_row(str(row["stage"]), *cells)
+        table.add_row(Text(shown(row["stage"])), *cells)
     return table
 
 
 def layer_table(ops: Sequence[Operation], title: str, passes: Sequence[float] = ONCE) -> Table:
-    """Every operation as a row: shape, widths, counts of one pass, storage, its share of either score."""
+    """Every operation as a row: shape, widths, counts of one pass, storage, its share of either score.
+
+    Args:
+        title: a path or a name, as it is; like the names of operations it is no markup.
+    """
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     deck, challenge = deck_score(ops, passes), challenge_score(ops, passes)
     reference_ops, reference_params = challenge_reference(ops)
     all_bits = sum(deck_bits(op) for op in ops)
-    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table = Table(title=Text(shown(title), style="table.title"), box=box.SIMPLE_HEAD)
     table.add_column("operation", no_wrap=True)
     table.add_column("output", no_wrap=True)
     columns = ("bits w/a/acc", "non-zero", "of", "MACs", "mult.", "add.", "storage bits", "deck %", "challenge %")
@@ -67,7 +74,7 @@ def layer_table(ops: Sequence[Operation], title: str, passes: Sequence[float] = 
         challenge_share = passes[op.network] * challenge_ops(op) / reference_ops + stored / 32 / reference_params
         done = op if op.rules != "deck" else replace(op, multiplications=(), additions=())
         table.add_row(
-            op.name,
+            Text(shown(op.name)),
             "x".join(map(str, op.output_shape)),
             f"{op.weight_bits}/{op.activation_bits}/{op.accumulator_bits}" if op.weights else "",
             _number(op.nonzeros),

@@ -219,6 +219,7 @@ def test_what_cannot_be_joined_is_refused_in_one_line(three, written, tmp_path):
     coarse = network(tmp_path / "coarse", 0, input_bits=5)
     for others, message in (
         ([], "needs two packed models"),
+        (three[:1] * 16, "takes at most 16 packed models"),
         ([half], "has no integer logits"),
         ([hundred], "have other classes"),
         ([coarse], "keep other bits of a pixel"),

@@ -15,6 +15,7 @@ from micronet.packed.module import PackedModule
 from micronet.packed.packing import pack
 from micronet.packed.unpacking import UnpackError, unpack
 from tests.support.configs import quantize_config
+from tests.support.hostile import resigned
 from tests.support.images import random_images, random_labels
 from tests.support.models import new_model, quantized
 
@@ -79,3 +80,19 @@ def test_what_cannot_be_unpacked_is_refused(tmp_path):
         unpack(pack_new(tmp_path / "half", RESNET, method="half"), IMAGES, LABELS)
     with pytest.raises(UnpackError, match=r"cannot be unpacked, only a convolution with a batch norm"):
         unpack(pack_new(tmp_path / "other", {"name": "densenet", "blocks": [1, 1], "growth_rate": 4}), IMAGES, LABELS)
+
+
+def test_a_spec_of_other_layers_than_the_steps_is_refused_before_a_network_is_built(tmp_path, monkeypatch):
+    pack_new(tmp_path / "one", RESNET)
+    devices, build = [], models.build
+    monkeypatch.setattr(models, "build", lambda spec: devices.append(torch.empty(0).device.type) or build(spec))
+    for spec, message in (
+        (RESNET | {"widths": [6, 2048]}, "has a weight of .* in the file's spec"),
+        (RESNET | {"blocks": [1, 64]}, "layers, its steps have"),
+        ({"name": "[red]\x1b"}, r"no architecture that can be built: .*\[red\]\\x1b"),
+    ):
+        data = resigned((tmp_path / "one").read_bytes(), lambda header, *_, spec=spec: header.update(model=spec))
+        with pytest.raises(UnpackError, match=message) as caught:
+            unpack(decode(data), IMAGES, LABELS)
+        assert str(caught.value).isprintable() and len(str(caught.value)) <= 300
+    assert set(devices) == {"meta"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import models
 from micronet.compress.calibration import calibrate
 from micronet.compress.quantization import prepare
 from micronet.data.images import Split
@@ -50,6 +51,32 @@ def test_a_difference_is_named_by_its_key_with_both_values():
 
 def test_a_key_that_only_one_side_has_is_a_difference():
     assert differences({"a": 1}, {}) == ["a: claimed 1, measured None"]
+
+
+def test_a_claim_is_not_true_because_it_looks_so():
+    claimed = {"text": "0.5", "flag": True, "nothing": None, "nan": float("nan"), "long": "x" * 1000, "many": [1, 2]}
+    measured = {"text": 0.5, "flag": 1, "nan": 0.5, "long": 1, "many": 2, "\x1b": 1}
+    lines = differences(claimed, measured)
+    assert lines[:2] == ["\\x1b: claimed None, measured 1", "flag: claimed True, measured 1"]
+    assert lines[3:] == [
+        "many: claimed 2 values, measured 2",
+        "nan: claimed nan, measured 0.5",
+        "nothing: claimed null, measured None",
+        "text: claimed '0.5', measured 0.5",
+    ]
+    assert len(lines[2]) < 120 and lines[2].startswith("long: claimed 'xxx")
+
+
+def test_what_a_file_says_of_its_architecture_is_priced_without_memory_for_it(hundred_classes, monkeypatch):
+    devices, build = [], models.build
+
+    def noted(spec):
+        devices.append(torch.empty(0).device.type)
+        return build(spec)
+
+    monkeypatch.setattr(models, "build", noted)
+    price(hundred_classes[0])
+    assert devices == ["meta"]
 
 
 @pytest.fixture(scope="module")

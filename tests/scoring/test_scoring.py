@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -399,6 +400,31 @@ def rendered(table) -> str:
     console = Console(file=io.StringIO(), width=200)
     console.print(table)
     return console.file.getvalue()
+
+
+def test_a_spec_that_is_a_name_as_json_is_priced_like_the_name(capsys):
+    assert main(["densenet_nano"]) == 0
+    plain = capsys.readouterr().out
+    assert main(["--spec", '"densenet_nano"']) == 0
+    assert capsys.readouterr().out == plain
+
+
+@pytest.mark.parametrize("spec", ["[" * 100_000, '{"name": "\\u001b[2J[/a]"}', '"' + "x" * 100_000 + '"'])
+def test_a_hostile_spec_is_one_line_and_exit_code_2(spec, capsys):
+    assert main(["--spec", spec]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.strip().isprintable() and len(said) <= 320
+
+
+def test_names_and_titles_of_the_tables_are_text_and_no_markup():
+    (op, *_) = operations(meta("densenet_nano"))
+    row = {"stage": "[/b]:star:\x1b"}
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    console.print(layer_table([replace(op, name="[/a][red]x:star:")], "[/c]\x1b[2J"))
+    console.print(score_table([row]))
+    for text in ("[/a][red]x:star:", "[/b]:star:\\x1b", "[/c]\\x1b[2J"):
+        assert text in out.getvalue()
 
 
 def test_the_layer_table_has_a_row_an_operation_and_its_shares_make_the_whole():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from torch import Tensor, fx
 from micronet.compress.calibration import recalibrate_batch_norm
 from micronet.data.images import normalise
 from micronet.packed.bits import weight_storage
+from micronet.packed.cascade import join
 from micronet.packed.file import decode, encode
 from micronet.packed.model import PackedModel
 from micronet.packed.packing import pack
-from micronet.packed.steps import Conv, Input, Linear, Pool, Step
+from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
 from micronet.packed.steps.linear import Choice
-from micronet.packed.steps.scaling import Requantization, Residual
+from micronet.packed.steps.scaling import Requantization, Residual, in_integers
 from micronet.packed.steps.weights import Weights
 from micronet.packed.widths import signed_width
 from micronet.params import Quantize
@@ -143,6 +144,59 @@ def pool(source: int, channels: int, high: int = 15, kernel: int = 32) -> Pool:
     edges = np.zeros(channels, np.int32), np.full(channels, high * kernel**2, np.int32)
     shape = (channels, side, side)
     return Pool(name="pool", inputs=(source,), shape=shape, low=edges[0], high=edges[1], kernel=kernel)
+
+
+def tiny_files() -> list[bytes]:
+    """Small files that between them have every operation: of one network, of one with a flip margin, of two."""
+    few = replace(conv([[3, 0, -2], [1, 1, 0], [0, 0, 0], [-3, 2, 1]], name="stem", **PER_CHANNEL), stride=8)
+    few = replace(few, shape=(4, 4, 4))
+    codes = np.zeros(4), np.full(4, 15)
+    added = Residual(value=1, multiplier=3, bits=3, fraction=2)
+    block = conv(
+        [[2, 0, 1, 0], [-2, 0, -1, 0], [1, 3, 0, 0], [0, 0, 0, 1]],
+        1,
+        name="block",
+        input_range=codes,
+        factored=True,
+        shape=(4, 4, 4),
+        **{**PER_CHANNEL, "residual": added, "norm": True},
+    )
+    mixed = Affine(
+        name="mixed",
+        inputs=(2,),
+        shape=(4, 4, 4),
+        low=np.zeros(4, np.int32),
+        high=np.full(4, 15, np.int32),
+        scaling=replace(in_integers(few), norm=True),
+        order=2,
+    )
+    greatest = Maximum(name="maximum3", inputs=(3,), shape=(4, 2, 2), low=mixed.low, high=mixed.high, kernel=2)
+    both = Concat(
+        name="concat4", inputs=(4, 4), shape=(8, 2, 2), low=np.zeros(8, np.int32), high=np.full(8, 15, np.int32)
+    )
+    windowed = conv([[1, -1] * 4, [2, 0] * 4], 5, name="windowed", input_range=(np.zeros(8), np.full(8, 15)), window=2)
+    windowed = replace(windowed, shape=(2, 1, 1))
+    pooled = replace(pool(6, 2, kernel=1), shape=(2, 1, 1))
+    steps = [few, block, mixed, greatest, both, windowed, pooled]
+    last = linear([[1, 2], [-1, 0], [0, 3]], [5, -7, 0], 7, (np.zeros(2), np.full(2, 15)))
+    made = {"stage": "quantize", "validation_accuracy_percent": "90.1"}
+    spec = {"name": "resnet", "blocks": [1], "widths": [4], "classes": 3}
+    one = encode([Input.of(8), *steps, last], spec, "integer", made)
+    sure = replace(last, choice=Choice(margin=40, bits=6))
+    flipping = encode([Input.of(8), *steps, sure], spec, "integer", made)
+    return [one, flipping, join([decode(one), decode(flipping)])]
+
+
+PER_CHANNEL = {
+    "multiplier": vector(3, -2, 3, 1),
+    "multiplier_bits": 3,
+    "shift": vector(6, 7, 6, 6),
+    "exponent_bits": 1,
+    "bias": vector(4, 250, -300, 8),
+    "bias_bits": 10,
+    "bias_fraction": 4,
+    "relu": True,
+}
 
 
 # Counts

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
+import _tool
 import pytest
 import verify
 
 from micronet import params
 from micronet.data.store import open_split
 from micronet.packed.packing import pack
+from tests.support.hostile import resigned
 from tests.support.releases import FEW, PACKED, SCORE, change, prepared_resnet
 
 
@@ -58,6 +61,67 @@ def test_a_wrong_claim_of_the_file_itself_fails(checkout, capsys):
     pack(prepared, "boasting.safetensors", quantize=loaded.quantize, images=training.images[:100], metadata=claims)
     assert verify.main(["boasting.safetensors", *FEW]) == 1
     assert "FAILED validation_accuracy_percent: claimed 99.0000, measured " in capsys.readouterr().out
+
+
+def test_names_and_claims_of_a_hostile_file_are_shown_as_text(checkout, capsys):
+    def lie(header, table, payload):
+        header["made"] = {"validation_accuracy_percent": "\x1b[2J\n\udc80" + "9" * 1_000_000, "[red]": "\x1b"}
+        table["steps"][1]["name"] = "[/a]:star:"
+
+    hostile = Path("[b]\x1b[2J.safetensors")
+    hostile.write_bytes(resigned(PACKED.read_bytes(), lie))
+    Path("claims.json").write_text('{"deck": {"score": "0.5", "\\u001b[1m": NaN}, "[/c]": null, "macs": true}')
+    assert verify.main([str(hostile), *FEW, "--claims", "claims.json"]) == 1
+    out, err = capsys.readouterr()
+    assert all(character.isprintable() or character == "\n" for character in out + err)
+    lines = out.splitlines()
+    assert any(line.lstrip().startswith("[/a]:star:") for line in lines) and "[b]\\x1b[2J.safetensors" in out
+    failures = [line for line in lines if line.startswith("FAILED")]
+    assert any(
+        line.startswith("FAILED validation_accuracy_percent: claimed \\x1b[2J\\n\\udc80999") for line in failures
+    )
+    assert any(line.startswith("FAILED deck.score: claimed '0.5', measured 0.") for line in failures)
+    assert "FAILED deck.\\x1b[1m: claimed nan, measured None" in failures
+    assert "FAILED [/c]: claimed null, measured None" in failures
+    assert all(len(line) <= 300 for line in failures)
+
+
+def test_a_spec_that_cannot_be_built_fails_in_one_line(checkout, capsys):
+    def lie(header, table, payload):
+        header["model"] = {"name": "resnet", "blocks": [10**4000], "[red]\x1b": "x" * 100_000}
+
+    Path("hostile.safetensors").write_bytes(resigned(PACKED.read_bytes(), lie))
+    assert verify.main(["hostile.safetensors", *FEW]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("verify: hostile.safetensors: names an architecture that cannot be built: ")
+    assert said.count("\n") == 1 and said.strip().isprintable() and len(said) <= 310
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": 1, "a": 2}', r"cannot be read as JSON \(a key is there twice\)"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ("\udc80", "cannot be read as JSON"),
+        ("[1]", "holds no JSON object"),
+        ('{"a": ' + "9" * 5000 + "}", "cannot be read as JSON"),
+        (" " * ((1 << 24) + 1), "is larger than any result"),
+    ],
+    ids=["twice", "deep", "no utf-8", "list", "number", "large"],
+)
+def test_claims_that_are_no_plain_json_object_are_one_line(tmp_path, content, message):
+    path = tmp_path / "claims.json"
+    path.write_text(content, errors="surrogateescape")
+    with pytest.raises(_tool.ToolError, match=message) as caught:
+        _tool.read_json(path, "python stages/score.py")
+    assert str(caught.value).isprintable() and len(str(caught.value)) <= 300
+
+
+def test_claims_in_a_pipe_or_a_folder_are_one_line_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(_tool.ToolError, match="is no regular file"):
+            _tool.read_json(path, "python stages/score.py")
 
 
 def test_what_was_measured_can_be_saved_and_claimed(checkout, released):

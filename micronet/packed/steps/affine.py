@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -10,7 +11,8 @@ import numpy as np
 from micronet.packed import checks
 from micronet.packed.errors import PackedFileError
 from micronet.packed.steps.base import Place, Step
-from micronet.packed.steps.scaling import Scaling, code_range, read_scaling, read_widths
+from micronet.packed.steps.outline import Outline, Plan
+from micronet.packed.steps.scaling import Scaling, code_range, outline_residual, read_scaling, read_widths
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,22 +47,28 @@ class Affine(Step):
         return self.scaling.fields()
 
     @classmethod
+    def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
+        index, shape = plan.source(row)
+        if row.get("shape") != [shape[0]]:
+            raise PackedFileError(f"vectors of shape {checks.shown(row.get('shape'))} on {shape[0]} channels")
+        order = checks.whole(row.get("order", 1), 1, shape[0], "order")
+        if shape[0] % order:
+            raise PackedFileError(f"an order of {order} groups of {shape[0]} channels")
+        added = outline_residual(row, plan, shape)
+        return Outline(shape=shape, inputs=(index,), added=added, operations=math.prod(shape))
+
+    @classmethod
     def read(cls, row: dict[str, Any], place: Place) -> Self:
-        index, source = place.source(row)
+        source, order = place.source, row.get("order", 1)
         place.begin(row)
         widths = read_widths(row, place)
         channels = source.shape[0]
-        if row.get("shape") != [channels]:
-            raise PackedFileError(f"vectors of shape {checks.shown(row.get('shape'))} on {channels} channels")
-        order = checks.whole(row.get("order", 1), 1, channels, "order")
-        if channels % order:
-            raise PackedFileError(f"an order of {order} groups of {channels} channels")
         chosen = interleave(channels, order)
         low, high = (side.astype(np.int64)[chosen] for side in (source.low, source.high))
-        scaling = read_scaling(row, place, source.shape, widths, None if place.half else (low, high))
+        scaling = read_scaling(row, place, widths, None if place.half else (low, high))
         return cls(
             name=place.name,
-            inputs=(index,),
+            inputs=place.outline.inputs,
             shape=source.shape,
             **code_range(scaling, channels),
             storage=place.storage,

@@ -11,7 +11,7 @@ import numpy as np
 from micronet.packed import checks
 from micronet.packed.bits import Reader
 from micronet.packed.errors import PackedFileError
-from micronet.packed.limits import MOST_STEPS
+from micronet.packed.steps.outline import Outline, Plan
 
 Storage = tuple[tuple[str, int], ...]
 """(field, bits) in the order of the payload."""
@@ -21,9 +21,10 @@ Storage = tuple[tuple[str, int], ...]
 class Step:
     """One step, which makes a map (C, H, W) of integer codes out of values before it.
 
-    A subclass an operation says what it stores (`row` of the table, `fields` of the payload) and how it is read and
-    checked (`read`). What computes or counts with steps dispatches on the subclasses: `packed.module` in torch,
-    `packed.reference` in numpy, `scoring.packed_counts` by the rule books.
+    A subclass an operation says what it stores (`row` of the table, `fields` of the payload), what it takes by the
+    table alone (`outline`), and how it is read and checked (`read`, once it is outlined). What computes or counts with
+    steps dispatches on the subclasses: `packed.module` in torch, `packed.reference` in numpy, `scoring.packed_counts`
+    by the rule books.
     """
 
     op: ClassVar[str]
@@ -62,6 +63,11 @@ class Step:
         return []
 
     @classmethod
+    def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
+        """What the step's row of the table says about its size. Raises `PackedFileError`."""
+        raise NotImplementedError
+
+    @classmethod
     def read(cls, row: dict[str, Any], place: Place) -> Self:
         """The step out of its row of the table and the payload. Raises `PackedFileError`."""
         raise NotImplementedError
@@ -69,15 +75,21 @@ class Step:
 
 @dataclass
 class Place:
-    """Where a step is read: what was read before it, and the payload from where it goes on."""
+    """Where a step is read: what was read before it, its outline, and the payload from where it goes on."""
 
     steps: list[Step]
     reader: Reader
     half: bool  # a file of 16-bit floats
     last: bool  # of the file
-    name: str = ""
+    outline: Outline
+    name: str
     start: int = 0  # the payload's bit where the step begins
     storage: Storage = ()
+
+    @property
+    def source(self) -> Step:
+        """The first step that it reads; of most the only one."""
+        return self.steps[self.outline.inputs[0]]
 
     def begin(self, row: dict[str, Any]) -> None:
         """Checks that the step's fields begin where the table says."""
@@ -90,29 +102,6 @@ class Place:
         """Notes what was read since the mark before as this field."""
         bits = self.reader.at - self.start - sum(bits for _, bits in self.storage)
         self.storage = (*self.storage, (field, bits))
-
-    @property
-    def first(self) -> int:
-        """The first value of the network that the step belongs to; it reads those, and the input."""
-        ends = (index + 1 for index in range(len(self.steps) - 1, 0, -1) if self.steps[index].op == "linear")
-        return next(ends, 0)
-
-    def value(self, index: Any, what: str) -> int:
-        """A value that the step may read."""
-        if self.first and index == 0 and type(index) is int:
-            return 0
-        return checks.whole(index, self.first, len(self.steps) - 1, what)
-
-    def inputs(self, row: dict[str, Any]) -> tuple[int, ...]:
-        """The values that a step reads, one or more."""
-        return tuple(self.value(index, "from") for index in checks.wholes(row.get("from"), MOST_STEPS, "from"))
-
-    def source(self, row: dict[str, Any]) -> tuple[int, Step]:
-        """The one value that a step reads, and the step that makes it."""
-        indices = self.inputs(row)
-        if len(indices) != 1:
-            raise PackedFileError(f"{row['op']} takes one value")
-        return indices[0], self.steps[indices[0]]
 
 
 def vector(value: int, channels: int) -> np.ndarray:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from micronet.packed.errors import PackedFileError
-from micronet.packed.limits import most_channels
 from micronet.packed.steps.base import Place, Step, joined_ranges
+from micronet.packed.steps.outline import Outline, Plan
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -17,13 +17,16 @@ class Concat(Step):
     op: ClassVar[str] = "concat"
 
     @classmethod
-    def read(cls, row: dict[str, Any], place: Place) -> Self:
-        inputs = place.inputs(row)
-        sources = [place.steps[index] for index in inputs]
-        size = sources[0].shape[1:]
-        if any(source.shape[1:] != size for source in sources):
+    def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
+        inputs = plan.inputs(row)
+        shapes = [plan.outlines[index].shape for index in inputs]
+        size = shapes[0][1:]
+        if any(shape[1:] != size for shape in shapes):
             raise PackedFileError("a concatenation of maps of different sizes")
-        if sum(source.shape[0] for source in sources) > most_channels(len(place.reader.payload)):
-            raise PackedFileError("has more channels than the payload can fill")
-        low, high = joined_ranges(sources)
-        return cls(name=place.name, inputs=inputs, shape=(len(low), *size), low=low, high=high)
+        return Outline(shape=(sum(shape[0] for shape in shapes), *size), inputs=inputs)
+
+    @classmethod
+    def read(cls, row: dict[str, Any], place: Place) -> Self:
+        inputs = place.outline.inputs
+        low, high = joined_ranges(place.steps[index] for index in inputs)
+        return cls(name=place.name, inputs=inputs, shape=place.outline.shape, low=low, high=high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -11,8 +12,9 @@ from micronet.packed import checks
 from micronet.packed.errors import PackedFileError
 from micronet.packed.limits import MOST_SIDE
 from micronet.packed.steps.base import Place, Step
-from micronet.packed.steps.scaling import Scaling, code_range, read_scaling, read_widths
-from micronet.packed.steps.weights import Weights
+from micronet.packed.steps.outline import Outline, Plan, Shape
+from micronet.packed.steps.scaling import Scaling, code_range, outline_residual, read_scaling, read_widths
+from micronet.packed.steps.weights import Weights, outline_weight
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,40 +57,59 @@ class Conv(Step):
         return self.weights.fields() + self.scaling.fields()
 
     @classmethod
-    def read(cls, row: dict[str, Any], place: Place) -> Self:
-        index, source = place.source(row)
-        place.begin(row)
-        widths = read_widths(row, place)
-        weights = Weights.read(row, place, source, 4, sum(widths))
-        sums = None if place.half else weights.checked_sums(source)
+    def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
+        index, source = plan.source(row)
+        shape = outline_weight(row, plan, source[0], 4)
         stride = checks.whole(row.get("stride", 1), 1, MOST_SIDE, "stride")
         padding = checks.whole(row.get("padding", 0), 0, MOST_SIDE, "padding")
-        kernel = weights.codes.shape[2:]
-        if kernel[0] != kernel[1] or padding >= kernel[0]:
-            raise PackedFileError(f"a kernel of {kernel[0]} x {kernel[1]} with padding {padding}")
-        height, width = sum_size(source, kernel[0], stride, padding)
+        kernel = shape[2]
+        if shape[3] != kernel or not padding < kernel <= MOST_SIDE:
+            raise PackedFileError(f"a kernel of {kernel} x {shape[3]} with padding {padding}")
+        height, width = _size(source, kernel, stride, padding)
         if min(height, width) < 1:
             raise PackedFileError("a kernel larger than its map")
         window = checks.whole(row.get("window", 1), 1, min(height, width), "window")
-        if window > 1 and place.half:
+        if window > 1 and plan.half:
             raise PackedFileError("a window of sums in a file of 16-bit floats")
-        shape = (len(weights), height // window, width // window)
-        scaling = read_scaling(row, place, shape, widths, None if sums is None else (sums.low, sums.high))
+        made = (shape[0], height // window, width // window)
+        padded = source[0] * (source[1] + 2 * padding) * (source[2] + 2 * padding)
+        return Outline(
+            shape=made,
+            inputs=(index,),
+            added=outline_residual(row, plan, made),
+            weights=math.prod(shape),
+            operations=math.prod(shape) * height * width,
+            columns=source[0] * kernel**2 * height * width,
+            largest=max(padded, shape[0] * height * width),
+        )
+
+    @classmethod
+    def read(cls, row: dict[str, Any], place: Place) -> Self:
+        source = place.source
+        place.begin(row)
+        widths = read_widths(row, place)
+        weights = Weights.read(row, place, sum(widths))
+        sums = None if place.half else weights.checked_sums(source)
+        scaling = read_scaling(row, place, widths, None if sums is None else (sums.low, sums.high))
         return cls(
             name=place.name,
-            inputs=(index,),
-            shape=shape,
-            **code_range(scaling, shape[0]),
+            inputs=place.outline.inputs,
+            shape=place.outline.shape,
+            **code_range(scaling, len(weights)),
             storage=place.storage,
             weights=weights,
             scaling=scaling,
-            stride=stride,
-            padding=padding,
-            window=window,
+            stride=row.get("stride", 1),
+            padding=row.get("padding", 0),
+            window=row.get("window", 1),
         )
 
 
 def sum_size(source: Step, kernel: int, stride: int, padding: int) -> tuple[int, int]:
     """Height and width of a convolution's sums."""
-    height, width = ((side + 2 * padding - kernel) // stride + 1 for side in source.shape[1:])
+    return _size(source.shape, kernel, stride, padding)
+
+
+def _size(shape: Shape, kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    height, width = ((side + 2 * padding - kernel) // stride + 1 for side in shape[1:])
     return height, width

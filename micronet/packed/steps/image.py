@@ -11,6 +11,7 @@ from micronet.packed import checks
 from micronet.packed.errors import PackedFileError
 from micronet.packed.limits import IMAGE
 from micronet.packed.steps.base import Place, Step
+from micronet.packed.steps.outline import Outline, Plan
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,6 +31,10 @@ class Input(Step):
 
     def row(self, at: int) -> dict[str, Any]:
         return {"op": self.op, "bits": self.code_bits}
+
+    @classmethod
+    def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
+        return Outline(shape=IMAGE)
 
     @classmethod
     def read(cls, row: dict[str, Any], place: Place) -> Self:

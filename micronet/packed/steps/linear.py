@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -10,10 +11,11 @@ import numpy as np
 from micronet.packed import checks
 from micronet.packed.bits import half_bits, to_bits
 from micronet.packed.errors import PackedFileError
-from micronet.packed.limits import MOST_SUM, SHIFT_BITS
+from micronet.packed.limits import MOST_CLASSES, MOST_SUM, SHIFT_BITS
 from micronet.packed.steps.base import Place, Step, reaches, vector
+from micronet.packed.steps.outline import Outline, Plan
 from micronet.packed.steps.scaling import read_floats, read_integers, read_widths
-from micronet.packed.steps.weights import Weights
+from micronet.packed.steps.weights import Weights, outline_weight
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -69,16 +71,25 @@ class Linear(Step):
         return found
 
     @classmethod
+    def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
+        index, source = plan.source(row)
+        shape = outline_weight(row, plan, source[0], 2)
+        if source[1:] != (1, 1) or shape[1] != source[0]:
+            raise PackedFileError(f"a linear step on a map of {source[1]} x {source[2]}")
+        if shape[0] > MOST_CLASSES:
+            raise PackedFileError(f"has {checks.shown(shape[0])} classes, {MOST_CLASSES} are the most")
+        weights = math.prod(shape)
+        return Outline(shape=(shape[0], 1, 1), inputs=(index,), weights=weights, operations=weights, ends=True)
+
+    @classmethod
     def read(cls, row: dict[str, Any], place: Place) -> Self:
         if ("next" in row) == place.last:
             raise PackedFileError("a linear step must be the last, or have a margin for the next network")
-        index, source = place.source(row)
+        source = place.source
         place.begin(row)
         widths = read_widths(row, place)
-        weights = Weights.read(row, place, source, 2, sum(widths))
+        weights = Weights.read(row, place, sum(widths))
         sums = None if place.half else weights.checked_sums(source)
-        if source.shape[1:] != (1, 1) or weights.groups != 1:
-            raise PackedFileError(f"a linear step on a map of {source.shape[1]} x {source.shape[2]}")
         if widths[0] or widths[1]:
             raise PackedFileError("a linear step has no multipliers")
         if "add" in row:
@@ -98,7 +109,7 @@ class Linear(Step):
         choice = _read_choice(row, place, classes)
         return cls(
             name=place.name,
-            inputs=(index,),
+            inputs=place.outline.inputs,
             shape=(classes, 1, 1),
             low=low.astype(np.int32),
             high=high.astype(np.int32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -11,6 +12,7 @@ from micronet.packed import checks
 from micronet.packed.errors import PackedFileError
 from micronet.packed.limits import MOST_SIDE, MOST_SUM
 from micronet.packed.steps.base import Place, Step, reaches
+from micronet.packed.steps.outline import Outline, Plan, Shape
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -23,10 +25,24 @@ class Window(Step):
         return super().row(at) | {"kernel": self.kernel}
 
     @classmethod
-    def shape_over(cls, source: Step, kernel: int) -> tuple[int, int, int]:
+    def shape_over(cls, shape: Shape, kernel: int) -> Shape:
         """(C, H, W) behind windows of this side."""
-        channels, height, width = source.shape
+        channels, height, width = shape
         return channels, height // kernel, width // kernel
+
+    @classmethod
+    def outline_over(cls, index: int, shape: Shape, kernel: int) -> Outline:
+        """Of windows of this side over value `index`, of this shape."""
+        return Outline(shape=cls.shape_over(shape, kernel), inputs=(index,), operations=math.prod(shape))
+
+    @classmethod
+    def over(cls, source: Step, index: int, kernel: int, name: str) -> Self:
+        """The windows over value `index`, which `source` makes."""
+        raise NotImplementedError
+
+    @classmethod
+    def read(cls, row: dict[str, Any], place: Place) -> Self:
+        return cls.over(place.source, place.outline.inputs[0], row["kernel"], place.name)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,17 +58,16 @@ class Pool(Window):
         if reaches(low, high) >= MOST_SUM:
             raise PackedFileError("a pool's sums need more than 32 bits")
         edges = low.astype(np.int32), high.astype(np.int32)
-        shape = cls.shape_over(source, kernel)
+        shape = cls.shape_over(source.shape, kernel)
         return cls(name=name, inputs=(index,), shape=shape, low=edges[0], high=edges[1], kernel=kernel)
 
     @classmethod
-    def read(cls, row: dict[str, Any], place: Place) -> Self:
-        index, source = place.source(row)
-        _, height, width = source.shape
+    def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
+        index, shape = plan.source(row)
         kernel = checks.whole(row.get("kernel"), 1, MOST_SIDE, "kernel")
-        if height % kernel or width % kernel:
-            raise PackedFileError(f"a pool of {kernel} does not divide a map of {height} x {width}")
-        return cls.over(source, index, kernel, place.name)
+        if shape[1] % kernel or shape[2] % kernel:
+            raise PackedFileError(f"a pool of {kernel} does not divide a map of {shape[1]} x {shape[2]}")
+        return cls.outline_over(index, shape, kernel)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,11 +79,11 @@ class Maximum(Window):
     @classmethod
     def over(cls, source: Step, index: int, kernel: int, name: str) -> Self:
         """The maxima of value `index`, which `source` makes."""
-        shape = cls.shape_over(source, kernel)
+        shape = cls.shape_over(source.shape, kernel)
         return cls(name=name, inputs=(index,), shape=shape, low=source.low, high=source.high, kernel=kernel)
 
     @classmethod
-    def read(cls, row: dict[str, Any], place: Place) -> Self:
-        index, source = place.source(row)
-        kernel = checks.whole(row.get("kernel"), 1, min(source.shape[1:]), "kernel")
-        return cls.over(source, index, kernel, place.name)
+    def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
+        index, shape = plan.source(row)
+        kernel = checks.whole(row.get("kernel"), 1, min(*shape[1:], MOST_SIDE), "kernel")
+        return cls.outline_over(index, shape, kernel)

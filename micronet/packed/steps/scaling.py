@@ -12,8 +12,7 @@ from micronet.packed.bits import half_bits, to_bits
 from micronet.packed.errors import PackedFileError
 from micronet.packed.limits import MOST_REQUANTIZED, MOST_SHIFT, SHIFT_BITS
 from micronet.packed.steps.base import Place, Step, reaches, vector
-
-Shape = tuple[int, int, int]
+from micronet.packed.steps.outline import Plan, Shape
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -212,19 +211,20 @@ def read_integers(key: str, channels: int, bits: int, place: Place, signed: bool
 def read_scaling(
     row: dict[str, Any],
     place: Place,
-    shape: Shape,
     widths: tuple[int, int, int],
     sums: tuple[np.ndarray, np.ndarray] | None,
 ) -> Scaling:
     """The scaling of a convolution or affine step.
 
     Args:
-        shape: of the output.
         widths: as `read_widths` gives.
         sums: the range of what is scaled, (C,) each; None in a file of 16-bit floats.
     """
-    added, residual_bits = _residual(row, place, shape)
-    residual = None if added is None else place.steps[added]
+    shape, added = place.outline.shape, place.outline.added
+    residual, residual_bits = None, 0
+    if added is not None:
+        residual = place.steps[added]
+        residual_bits = checks.whole(row["add"][1], 0 if place.half else 1, 16, "add")
     code_bits, signed = checks.pair(row.get("out"), "out")
     common: dict[str, Any] = {
         "relu": checks.flag(row.get("relu", 0), "relu"),
@@ -287,17 +287,15 @@ def _read_requantization(
     )
 
 
-def _residual(row: dict[str, Any], place: Place, shape: Shape) -> tuple[int | None, int]:
-    """The value that is added and the width of its multiplier; None and 0 where there is none."""
+def outline_residual(row: dict[str, Any], plan: Plan, shape: Shape) -> int | None:
+    """The value that is added to a map of this shape; None: there is none."""
     if "add" not in row:
-        return None, 0
-    index, bits = checks.pair(row["add"], "add")
-    value = place.value(index, "add")
-    bits = checks.whole(bits, 0 if place.half else 1, 16, "add")
-    found = place.steps[value].shape
+        return None
+    value = plan.value(checks.pair(row["add"], "add")[0], "add")
+    found = plan.outlines[value].shape
     if found != shape:
         raise PackedFileError(f"adds a map of {found} to one of {shape}")
-    return value, bits
+    return value
 
 
 def code_range(scaling: Scaling, channels: int) -> dict[str, np.ndarray]:

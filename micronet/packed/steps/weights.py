@@ -13,6 +13,7 @@ from micronet.packed.bits import MASKS, MOST_BLOCK, weight_fields
 from micronet.packed.errors import PackedFileError
 from micronet.packed.limits import MOST_SUM
 from micronet.packed.steps.base import Place, Step, reaches
+from micronet.packed.steps.outline import Plan
 from micronet.packed.widths import Accumulation, accumulation
 
 
@@ -60,20 +61,14 @@ class Weights:
         return [values for _, values in weight_fields(self.codes, self.bits, self.mask)]
 
     @classmethod
-    def read(cls, row: dict[str, Any], place: Place, source: Step, dimensions: int, constant_bits: int) -> Self:
-        """The weights of a step that reads `source`.
+    def read(cls, row: dict[str, Any], place: Place, constant_bits: int) -> Self:
+        """The weights of a step, whose shape `outline_weight` has checked.
 
         Args:
-            dimensions: of the weight, 4 or 2.
             constant_bits: of multipliers, exponents and biases together: the payload holds them for every channel.
         """
-        channels, reader, half = source.shape[0], place.reader, place.half
-        shape = tuple(checks.wholes(row.get("shape"), 4, "shape"))
-        if len(shape) != dimensions or min(shape) < 1:
-            raise PackedFileError(f"a weight of shape {list(shape)}")
-        groups = checks.whole(row.get("groups", 1), 1, channels, "groups")
-        if math.prod(shape) > MOST_BLOCK * reader.end or shape[1] * groups != channels or shape[0] % groups:
-            raise PackedFileError(f"a weight of shape {list(shape)} in {groups} groups, on {channels} channels")
+        reader, half = place.reader, place.half
+        shape, groups = tuple(row["shape"]), row.get("groups", 1)
         bits = checks.whole(row.get("weight"), 1, 16, "weight bits")
         mask = _mask(row)
         if shape[0] * max(1, constant_bits) > reader.end - reader.at:
@@ -97,6 +92,19 @@ class Weights:
         if self.accumulator_bits != needed:
             raise PackedFileError(f"its accumulators need {needed} bits, the table says {self.accumulator_bits}")
         return sums
+
+
+def outline_weight(row: dict[str, Any], plan: Plan, channels: int, dimensions: int) -> tuple[int, ...]:
+    """The shape of the weight of a step that reads so many channels, of so many dimensions."""
+    shape = tuple(checks.wholes(row.get("shape"), 4, "shape"))
+    said = checks.shown(row["shape"])
+    if len(shape) != dimensions or min(shape) < 1:
+        raise PackedFileError(f"a weight of shape {said}")
+    groups = checks.whole(row.get("groups", 1), 1, channels, "groups")
+    most = MOST_BLOCK * 8 * plan.payload_bytes
+    if math.prod(shape) > most or shape[1] * groups != channels or shape[0] % groups:
+        raise PackedFileError(f"a weight of shape {said} in {groups} groups, on {channels} channels")
+    return shape
 
 
 def _mask(row: dict[str, Any]) -> tuple[int, ...] | None:
