@@ -33,12 +33,12 @@ class Job:
         """The stage's name is its script's."""
         return self.script.stem
 
-    def split(self, name: SplitName, *, verify: bool = False) -> Split:
-        """`train`, `validation` or `test`; rebuilt first when it is missing or damaged."""
+    def split(self, name: SplitName) -> Split:
+        """`train`, `validation` or `test`, verified; rebuilt first when it is missing or damaged."""
         from micronet.data.store import open_split
 
         seed, say = self.params.seed, self.reporter.say
-        return open_split(self.params.data, seed, name, manifest_path=MANIFEST, report=say, verify=verify)
+        return open_split(self.params.data, seed, name, manifest_path=MANIFEST, report=say)
 
     def metrics(self, **values: Any) -> None:
         """Writes `metrics/STAGE.json`: flat, units in the keys."""

@@ -102,7 +102,7 @@ def work(job: Job) -> int:
     if not PACKED.is_file():
         raise CheckpointError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `dvc pull`")
     model = load_packed(PACKED)
-    test = job.split("test", verify=True)
+    test = job.split("test")
     score = measure(PACKED, model, test, job.params.score.batch_size)
     if job.flags.check:
         if not SCORE.is_file():

@@ -6,8 +6,11 @@ import hashlib
 import json
 import math
 import os
+import resource
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,72 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         write_json(tmp_path / "file" / "a.json", {})
 
 
+def test_what_stands_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    (tmp_path / "folder").mkdir()
+    for path, what in (
+        ("file/a/b", "file is no folder"),
+        ("link/a", "link is a link to nothing"),
+        ("folder", "folder is a folder"),
+    ):
+        with pytest.raises(FileError) as caught:
+            write_json(tmp_path / path, {})
+        why = f"({tmp_path}/{what}; move it away); what stood there is intact"
+        assert str(caught.value) == f"{tmp_path / path}: cannot be written {why}"
+    assert entries(tmp_path) == ["file", "folder", "link"] and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_file_larger_than_the_system_allows_is_one_line(tmp_path):
+    write_json(tmp_path / "a", {})
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(FileError, match="File too large"):
+            write_atomically(tmp_path / "a", bytes(1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert entries(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "{}\n"
+
+
+# --- two writers ---
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_writer_of_that_file(tmp_path):
+    program = "import os, signal, sys; from micronet import files\n"
+    program += "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+    program += "files.write_atomically(sys.argv[1], 'half')"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.json")], cwd=ROOT)
+    (left,) = entries(tmp_path)
+    assert left.startswith(".a.json.")
+    write_json(tmp_path / "b.json", {})
+    assert entries(tmp_path) == [left, "b.json"]
+    write_json(tmp_path / "a.json", {})
+    assert entries(tmp_path) == ["a.json", "b.json"]
+
+
+def test_a_file_that_somebody_writes_now_is_left_to_him(tmp_path, monkeypatch):
+    replace, wrote = os.replace, []
+
+    def meanwhile(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        write_json(tmp_path / "a.json", {"second": 2})
+        wrote.append(Path(source).exists())
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    write_json(tmp_path / "a.json", {"first": 1})
+    assert wrote == [True] and entries(tmp_path) == ["a.json"] and read_json(tmp_path / "a.json") == {"first": 1}
+
+
+def test_many_writers_at_once_leave_one_whole_file(tmp_path):
+    contents = [letter * 20_000 for letter in "abcdefgh"]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: [write_atomically(tmp_path / "a", content) for _ in range(5)], contents))
+    assert entries(tmp_path) == ["a"] and (tmp_path / "a").read_text() in contents
+
+
 def test_json_has_a_key_a_line(tmp_path):
     write_json(tmp_path / "a.json", {"a": 1, "b": [2.5, None]})
     assert (tmp_path / "a.json").read_text() == '{\n  "a": 1,\n  "b": [\n    2.5,\n    null\n  ]\n}\n'
@@ -112,6 +181,12 @@ def test_what_cannot_be_read_is_one_line_with_the_reason(tmp_path, read):
 def test_text_that_is_no_json_is_one_line(tmp_path):
     (tmp_path / "a.json").write_text('{"half": ')
     with pytest.raises(FileError, match=r"a\.json: cannot be read \(Expecting value: line 1"):
+        read_json(tmp_path / "a.json")
+
+
+def test_json_that_is_nested_too_deep_is_one_line(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(FileError, match=r"a\.json: cannot be read \(it is nested too deep\)"):
         read_json(tmp_path / "a.json")
 
 
