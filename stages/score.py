@@ -74,23 +74,26 @@ def read_path() -> list[dict[str, Any]]:
 
 def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None:
     """The table of the path, and what was measured, on stdout."""
-    from rich.console import Console
+    from micronet.scoring.tables import print_lines, score_table
+    from micronet.scoring.tables import show as show_table
 
-    from micronet.scoring.tables import score_table
-
-    Console().print(score_table(rows))
+    show_table(score_table(rows))
     packed, accuracy = score["packed"], score["test_accuracy_percent"]
     challenge, deck = score["challenge"]["score"], score["deck"]["score"]
-    print(f"{accuracy:.2f} % of {images:,} test images, measured now on {PACKED} read back")
-    print(f"MicroNet score {challenge:.4f} under challenge rules, {deck:.4f} under deck rules")
+    lines = [
+        f"{accuracy:.2f} % of {images:,} test images, measured now on {PACKED} read back",
+        f"MicroNet score {challenge:.4f} under challenge rules, {deck:.4f} under deck rules",
+    ]
     if score["flipped_images_percent"]:
-        print(f"{score['flipped_images_percent']:.2f} % of the images were seen mirrored too; both passes are charged")
+        flipped = score["flipped_images_percent"]
+        lines.append(f"{flipped:.2f} % of the images were seen mirrored too; both passes are charged")
     once = score["one_pass"]
-    print(
+    lines += [
         f"in one pass {once['test_accuracy_percent']:.2f} % at {once['challenge_score']:.4f}; with plain sums of "
-        f"products, and a mask bit for every weight, that would be {once['plain_challenge_score']:.4f}"
-    )
-    print(f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload")
+        f"products, and a mask bit for every weight, that would be {once['plain_challenge_score']:.4f}",
+        f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload",
+    ]
+    print_lines(*lines)
 
 
 def work(job: Job) -> int:
