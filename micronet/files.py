@@ -106,6 +106,16 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
+def check_place(folder: Path) -> None:
+    """Raises `FileError` when no file can be written into a folder, which need not be there yet. Makes nothing."""
+    why = in_the_way(folder / "file")
+    if not why:
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        why = None if os.access(there, os.W_OK | os.X_OK) else f"{there} is read-only"
+    if why:
+        raise FileError(f"{folder}: results cannot be written there ({why})")
+
+
 def in_the_way(path: Path) -> str | None:
     """What stands where a folder above `path` should be, or where the file itself should; None when nothing does."""
     for parent in reversed(path.parents):

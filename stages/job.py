@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from common import MANIFEST, METRICS, commit, run
+from common import CHECKPOINTS, MANIFEST, METRICS, commit, run
 
 from micronet import params as parameters
 
@@ -73,6 +73,10 @@ class Job:
         """Runs a stage script as `common.run` says, `work` with a job. Returns the exit code."""
 
         def started(params: parameters.Params, switches: argparse.Namespace, reporter: Reporter) -> int | None:
+            from micronet.files import check_place
+
+            for folder in (METRICS / "curves", METRICS / "runs", CHECKPOINTS):
+                check_place(folder)  # before hours of work, not after them
             return work(cls(Path(script), params, switches, reporter))
 
         return run(script, description, started, flags)

@@ -5,18 +5,19 @@ With --check it measures again and compares with metrics/score.json instead of w
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from common import CHECKPOINTS, METRICS
 from job import Job
 
+from micronet.errors import shown
+
 PACKED = CHECKPOINTS / "quantized.safetensors"
 PATH_STAGES = ("teacher", "student", "distilled", "pruned", "retrained")
+MAKE = "python stages/score.py"
 SCORE, PATH = METRICS / "score.json", METRICS / "path.csv"
 
 
@@ -61,15 +62,33 @@ def packed_row(model: Any, score: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_path() -> list[dict[str, Any]]:
-    """The rows of `metrics/path.csv`, for the table."""
-    numbers = {"test_accuracy_percent": float, "deck_score": float, "challenge_score": float}
-    return [
-        {
-            key: value if key == "stage" else numbers.get(key, int)(value) if value else None
-            for key, value in row.items()
-        }
-        for row in csv.DictReader(io.StringIO(PATH.read_text(encoding="utf-8")))
-    ]
+    """The rows of `metrics/path.csv`, for the table. Raises `FileError` when it is damaged."""
+    from micronet.files import FileError, read_csv
+
+    forms: dict[str, Callable[[str], float]] = {
+        name: float for name in ("test_accuracy_percent", "deck_score", "challenge_score")
+    }
+    forms |= {name: int for name in ("parameters", "nonzero_parameters", "macs")}
+    try:
+        return [
+            {"stage": row["stage"]}
+            | {name: form(row[name]) if row[name] != "" else None for name, form in forms.items()}
+            for row in read_csv(PATH)
+        ]
+    except (KeyError, ValueError, TypeError):
+        raise FileError(f"{PATH}: is damaged; `{MAKE}` makes it anew") from None
+
+
+def read_score() -> dict[str, Any]:
+    """The object in `metrics/score.json`. Raises `FileError` when there is none."""
+    from micronet.files import FileError, read_json
+
+    if not SCORE.exists():
+        raise FileError(f"{SCORE}: there is no such file; `{MAKE}` makes it")
+    score = read_json(SCORE)
+    if not isinstance(score, dict):
+        raise FileError(f"{SCORE}: holds no JSON object; `{MAKE}` makes it anew")
+    return score
 
 
 def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None:
@@ -104,16 +123,15 @@ def work(job: Job) -> int:
 
     if not PACKED.is_file():
         raise CheckpointError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `dvc pull`")
+    claimed, path = (read_score(), read_path()) if job.flags.check else ({}, [])
     model = load_packed(PACKED)
     test = job.split("test")
     score = measure(PACKED, model, test, job.params.score.batch_size)
     if job.flags.check:
-        if not SCORE.is_file():
-            raise CheckpointError(f"{SCORE}: there is no such file; `python stages/score.py` makes it")
-        lines = differences(json.loads(SCORE.read_text(encoding="utf-8")), score)
+        lines = differences(claimed, score)
         for line in lines:
-            print(f"{SCORE}: {line}", file=sys.stderr)
-        show(read_path()[:-1] + [packed_row(model, score)], score, len(test))
+            print(f"{SCORE}: {shown(line)}", file=sys.stderr)
+        show(path[:-1] + [packed_row(model, score)], score, len(test))
         return 1 if lines else 0
     rows = [unpacked_row(job, name, test) for name in PATH_STAGES] + [packed_row(model, score)]
     write_json(SCORE, score)

@@ -15,7 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from micronet.files import FileError, checksum, read_csv, read_json, write_atomically, write_csv, write_json
+from micronet.files import (
+    FileError,
+    check_place,
+    checksum,
+    read_csv,
+    read_json,
+    write_atomically,
+    write_csv,
+    write_json,
+)
 from tests.support.failures import full_disk
 from tests.support.places import ROOT
 
@@ -79,6 +88,19 @@ def test_what_stands_in_the_way_is_named(tmp_path):
         why = f"({tmp_path}/{what}; move it away); what stood there is intact"
         assert str(caught.value) == f"{tmp_path / path}: cannot be written {why}"
     assert entries(tmp_path) == ["file", "folder", "link"] and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_place_for_results_is_looked_at_before_anything_is_made(tmp_path, monkeypatch):
+    (tmp_path / "metrics").write_text("mine")
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "nothing")
+    for path, what in (("metrics/curves", "metrics is no folder"), ("checkpoints", "checkpoints is a link to nothing")):
+        with pytest.raises(FileError, match=f"results cannot be written there .*{what}; move it away"):
+            check_place(tmp_path / path)
+    check_place(tmp_path / "new/folder")
+    assert entries(tmp_path) == ["checkpoints", "metrics"]
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(FileError, match=f"{tmp_path} is read-only"):
+        check_place(tmp_path / "new/folder")
 
 
 def test_a_file_larger_than_the_system_allows_is_one_line(tmp_path):
