@@ -65,14 +65,18 @@ def read_path() -> list[dict[str, Any]]:
     """The rows of `metrics/path.csv`, for the table. Raises `FileError` when it is damaged."""
     from micronet.files import FileError, read_csv
 
-    forms: dict[str, Callable[[str], float]] = {
-        name: float for name in ("test_accuracy_percent", "deck_score", "challenge_score")
+    forms: dict[str, Callable[[str], Any]] = {
+        "stage": str,
+        "test_accuracy_percent": float,
+        "parameters": int,
+        "nonzero_parameters": int,
+        "deck_score": float,
+        "challenge_score": float,
+        "macs": int,
     }
-    forms |= {name: int for name in ("parameters", "nonzero_parameters", "macs")}
     try:
         return [
-            {"stage": row["stage"]}
-            | {name: form(row[name]) if row[name] != "" else None for name, form in forms.items()}
+            {name: None if row[name] == "" else form(row[name]) for name, form in forms.items()}
             for row in read_csv(PATH)
         ]
     except (KeyError, ValueError, TypeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -36,12 +37,21 @@ def show(table: Table, *, wraps: bool = False) -> None:
     console = Console(width=10_000)
     needed = Measurement.get(console, console.options, table).maximum
     if needed <= there or (wraps and there >= NARROW):
-        console = Console(width=max(needed, there))
-        with console.capture() as captured:
-            console.print(table)
-        print_lines(captured.get().rstrip("\n"))
+        print_lines(_drawn(table, max(needed, there)))
     else:
         print_lines(*_lines(table))
+
+
+def _drawn(table: Table, width: int) -> str:
+    """A table as stdout can show it: with colours on a terminal, with letters for its lines where it has no others."""
+    from rich.console import Console
+
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    page = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace", newline="\n")
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    Console(file=page, width=width, force_terminal=on_terminal).print(table)
+    page.seek(0)
+    return page.read().rstrip("\n")
 
 
 def print_lines(*lines: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -70,6 +71,17 @@ def test_a_reader_that_has_gone_is_no_fault_and_a_full_disk_is_one_line(monkeypa
         monkeypatch.setattr(sys, "stdout", full)
         with pytest.raises(FileError, match="stdout: cannot be written .No space left on device"):
             print_lines("a")
+        with pytest.raises(FileError, match="No space left on device"):
+            show(score_table([ROW]))
         monkeypatch.setattr(sys, "stdout", None)
         print_lines("a")
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+
+
+def test_a_terminal_that_knows_letters_alone_gets_the_table_too(monkeypatch):
+    page = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", page)
+    monkeypatch.setenv("COLUMNS", "80")
+    show(score_table([ROW]))
+    page.seek(0)
+    assert NUMBERS[1] in page.read()

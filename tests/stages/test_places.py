@@ -100,4 +100,4 @@ def test_what_score_compares_with_is_one_line_when_it_is_damaged(tmp_path, monke
             score.read_path()
     Path("metrics/path.csv").write_text(f"{columns}\na,,2,3,0.5,,6\n")
     (row,) = score.read_path()
-    assert list(row.values()) == ["a", None, 2, 3, 0.5, None, 6]
+    assert list(row.values()) == ["a", None, 2, 3, 0.5, None, 6] and list(row) == columns.split(",")
