@@ -58,20 +58,34 @@ lock: env ## resolve pyproject.toml into requirements.lock again, at the newest 
 
 # --- pipeline ---
 
+# DVC whose Python is taken away ends with a traceback, or as if all were well.
+define REPRO
+$(DVC) repro $(1) && code=0 || code=$$?
+if [ ! -x "$(PY)" ]; then echo "make: $(VENV) was taken away in the middle; the same command builds it and goes on" >&2; exit 1; fi
+[ "$$code" = 0 ] || exit "$$code"
+endef
+
+.PHONY: unlock
+unlock: env ## clear away locks that a killed DVC left in .dvc/tmp (the others do it)
+	@"$(PY)" tools/dvc_locks.py
+
 .PHONY: score
-score: check ## bring the pipeline up to date, measure the packed model on the real test set, print the table
-	@$(DVC) pull >/dev/null 2>&1 </dev/null \
+score: check unlock ## bring the pipeline up to date, measure the packed model on the real test set, print the table
+	@"$(PY)" tools/restored.py
+	$(DVC) pull >/dev/null 2>&1 </dev/null \
 		|| echo "make: release/cache lacks some results of these params; the pipeline makes them (make pull says which)"
-	$(DVC) repro
+	"$(PY)" tools/restored.py
+	$(call REPRO)
 	"$(PY)" stages/score.py --check
 
 .PHONY: repro
-repro: check ## run the stages whose code, inputs or params changed (dvc repro)
-	@$(DVC) repro $(ARGS)
+repro: check unlock ## run the stages whose code, inputs or params changed (dvc repro)
+	@"$(PY)" tools/restored.py
+	$(call REPRO,$(ARGS))
 
 # For a change of the code that changes no result, such as a renamed function: DVC would run hours again for it.
 .PHONY: accept
-accept: check ## take the results that are there for those of today's code, without running anything (dvc commit)
+accept: check unlock ## take the results that are there for those of today's code, without running anything (dvc commit)
 	@PATH="$(BIN):$$PATH" "$(PY)" tools/accept.py
 
 .PHONY: demo
@@ -116,15 +130,15 @@ use: ## make a recipe the active params.yaml: make use RECIPE=laptop
 
 # A run that fails is recorded, so that the others go on; it is tried again the next time. The exit code is 1 then.
 .PHONY: studies
-studies: check ## train the variants of all studies (budget: studies/params.yaml), write docs/studies.md
+studies: check unlock ## train the variants of all studies (budget: studies/params.yaml), write docs/studies.md
 	@"$(PY)" studies/plan.py --retry
-	$(DVC) repro studies/dvc.yaml
+	$(call REPRO,studies/dvc.yaml)
 	"$(PY)" tools/studies_table.py
 
 .PHONY: study
-study: check ## one of them: make study NAME=growth_rate
+study: check unlock ## one of them: make study NAME=growth_rate
 	@"$(PY)" studies/plan.py --retry "$$NAME"
-	$(DVC) repro "studies/dvc.yaml:collect@$$NAME"
+	$(call REPRO,"studies/dvc.yaml:collect@$$NAME")
 	"$(PY)" tools/studies_table.py
 
 .PHONY: search
@@ -134,11 +148,11 @@ search: check ## rank networks, zeros and bits within a price by short runs: mak
 # --- published results ---
 
 .PHONY: pull
-pull: env ## fetch the published checkpoints from release/cache
+pull: env unlock ## fetch the published checkpoints from release/cache
 	@$(DVC) pull $(ARGS)
 
 .PHONY: push
-push: env ## publish the current checkpoints into release/cache
+push: env unlock ## publish the current checkpoints into release/cache
 	@$(DVC) push $(ARGS)
 
 .PHONY: verify
@@ -160,7 +174,7 @@ cascade: env ## measure release/cascade.safetensors, in which refined sees only 
 # The remote is filled anew: what only older versions of dvc.lock name is superseded, and git keeps its history.
 # What is published is what dvc.lock names, so the workspace that is verified must be that. Studies are not published.
 .PHONY: release
-release: env ## verify, write release/MODEL_CARD.md, leave exactly the current checkpoints in release/cache
+release: env unlock ## verify, write release/MODEL_CARD.md, leave exactly the current checkpoints in release/cache
 	@if ! $(DVC) status --quiet dvc.yaml; then
 		echo "make release: the results are not those of this code and these params; make repro brings them up to date" >&2
 		exit 1

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import glob
 import hashlib
 import io
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from micronet.errors import MicronetError
+from micronet.errors import MicronetError, shown
 
 
 class FileError(MicronetError):
@@ -22,29 +25,104 @@ class FileError(MicronetError):
 def write_atomically(path: Path | str, content: bytes | str) -> None:
     """Writes a file under a temporary name beside its place, then renames it. The folder is made; text is UTF-8.
 
+    What a killed writer of the same file left behind is removed first.
+
     Raises:
         FileError: the disk is full or the place cannot be written; what stood there stays.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise FileError(
-                f"{path}: cannot be written ({error.strerror or error}); what stood there is intact"
-            ) from error
-        raise
+        with _temporary(path, folder=False) as (temporary, descriptor):
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.fchmod(descriptor, 0o644)
+            os.replace(temporary, path)
+    except OSError as error:
+        why = in_the_way(path) or reason(error)
+        raise FileError(f"{path}: cannot be written ({why}); what stood there is intact") from error
+
+
+@contextmanager
+def temporary_folder(place: Path) -> Iterator[Path]:
+    """A new folder beside `place`, for files that are renamed into it; gone afterwards, with what is left in it.
+
+    What a killed process left of the same name is removed first. Raises `OSError` when it cannot be made.
+    """
+    with _temporary(place, folder=True) as (temporary, _):
+        yield temporary
+
+
+@contextmanager
+def _temporary(place: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
+    """A file or folder beside `place` and its descriptor; removed when it still stands there at the end.
+
+    It is locked as long as somebody writes it, which tells it from one whose writer was killed: process numbers are
+    used again, and on a shared disk they are those of another machine.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for abandoned in place.parent.glob(f".{glob.escape(place.name)}.????????.part"):
+        _remove_abandoned(abandoned)
+    temporary, descriptor = _create_locked(place, folder)
+    try:
+        yield temporary, descriptor
+    finally:
+        _remove(temporary)
+        os.close(descriptor)
+
+
+def _create_locked(place: Path, folder: bool) -> tuple[Path, int]:
+    while True:
+        temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.part")
+        if folder:
+            temporary.mkdir()
+            descriptor = os.open(temporary, os.O_RDONLY)
+        else:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        with suppress(OSError):  # without locks on this file system nobody takes it for abandoned either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if temporary.exists():
+            return temporary, descriptor
+        os.close(descriptor)  # removed by another writer in the moment before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    with suppress(OSError):  # locked: somebody writes it; or it is gone
+        descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def check_place(folder: Path) -> None:
+    """Raises `FileError` when no file can be written into a folder, which need not be there yet. Makes nothing."""
+    why = in_the_way(folder / "file")
+    if not why:
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        why = None if os.access(there, os.W_OK | os.X_OK) else f"{there} is read-only"
+    if why:
+        raise FileError(f"{folder}: results cannot be written there ({why})")
+
+
+def in_the_way(path: Path) -> str | None:
+    """What stands where a folder above `path` should be, or where the file itself should; None when nothing does."""
+    for parent in reversed(path.parents):
+        if os.path.lexists(parent) and not parent.is_dir():
+            kind = "a link to nothing" if parent.is_symlink() and not parent.exists() else "no folder"
+            return f"{parent} is {kind}; move it away"
+    return f"{path} is a folder; move it away" if path.is_dir() else None
 
 
 def write_json(path: Path | str, content: Mapping[str, Any]) -> None:
@@ -75,12 +153,20 @@ def write_csv(
     write_atomically(path, text.getvalue())
 
 
+def read_bytes(path: Path | str) -> bytes:
+    """The content of a file. Raises `FileError` when it is missing or cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({reason(error)})") from None
+
+
 def read_json(path: Path | str) -> Any:
     """The content of a JSON file. Raises `FileError` when it is missing, not text or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path}: cannot be read ({_reason(error)})") from None
+        return json.loads(read_bytes(path).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: cannot be read ({reason(error)})") from None
 
 
 def read_csv(path: Path | str) -> list[dict[str, str]]:
@@ -89,7 +175,7 @@ def read_csv(path: Path | str) -> list[dict[str, str]]:
         with Path(path).open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
-        raise FileError(f"{path}: cannot be read ({_reason(error)})") from None
+        raise FileError(f"{path}: cannot be read ({reason(error)})") from None
 
 
 def checksum(path: Path | str, algorithm: str = "sha256") -> str:
@@ -98,5 +184,8 @@ def checksum(path: Path | str, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+def reason(error: Exception) -> str:
+    """Why something failed, in words for a line: those of the system where it has some."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return (error.strerror if isinstance(error, OSError) else None) or shown(error, 160) or type(error).__name__

@@ -87,11 +87,14 @@ def run(
     except parameters.ParamsError as error:
         print(error, file=sys.stderr)
         return 2
+    from micronet.training.process import settled
     from micronet.training.terminal import TerminalReporter
 
     stage = Path(script).stem
+    reporter = TerminalReporter(stage)
     try:
-        return work(loaded, arguments, TerminalReporter(stage)) or 0
+        with settled(loaded.engine.threads, reporter.say):
+            return work(loaded, arguments, reporter) or 0
     except KeyboardInterrupt:
         print(f"{stage}: stopped", file=sys.stderr)
         return 130

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from common import MANIFEST, METRICS, commit, run
+from common import CHECKPOINTS, MANIFEST, METRICS, commit, run
 
 from micronet import params as parameters
 
@@ -33,12 +33,12 @@ class Job:
         """The stage's name is its script's."""
         return self.script.stem
 
-    def split(self, name: SplitName, *, verify: bool = False) -> Split:
-        """`train`, `validation` or `test`; rebuilt first when it is missing or damaged."""
+    def split(self, name: SplitName) -> Split:
+        """`train`, `validation` or `test`, verified; rebuilt first when it is missing or damaged."""
         from micronet.data.store import open_split
 
         seed, say = self.params.seed, self.reporter.say
-        return open_split(self.params.data, seed, name, manifest_path=MANIFEST, report=say, verify=verify)
+        return open_split(self.params.data, seed, name, manifest_path=MANIFEST, report=say)
 
     def metrics(self, **values: Any) -> None:
         """Writes `metrics/STAGE.json`: flat, units in the keys."""
@@ -73,6 +73,10 @@ class Job:
         """Runs a stage script as `common.run` says, `work` with a job. Returns the exit code."""
 
         def started(params: parameters.Params, switches: argparse.Namespace, reporter: Reporter) -> int | None:
+            from micronet.files import check_place
+
+            for folder in (METRICS / "curves", METRICS / "runs", CHECKPOINTS):
+                check_place(folder)  # before hours of work, not after them
             return work(cls(Path(script), params, switches, reporter))
 
         return run(script, description, started, flags)

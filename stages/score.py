@@ -5,18 +5,19 @@ With --check it measures again and compares with metrics/score.json instead of w
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from common import CHECKPOINTS, METRICS
 from job import Job
 
+from micronet.errors import shown
+
 PACKED = CHECKPOINTS / "quantized.safetensors"
 PATH_STAGES = ("teacher", "student", "distilled", "pruned", "retrained")
+MAKE = "python stages/score.py"
 SCORE, PATH = METRICS / "score.json", METRICS / "path.csv"
 
 
@@ -61,36 +62,61 @@ def packed_row(model: Any, score: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_path() -> list[dict[str, Any]]:
-    """The rows of `metrics/path.csv`, for the table."""
-    numbers = {"test_accuracy_percent": float, "deck_score": float, "challenge_score": float}
-    return [
-        {
-            key: value if key == "stage" else numbers.get(key, int)(value) if value else None
-            for key, value in row.items()
-        }
-        for row in csv.DictReader(io.StringIO(PATH.read_text(encoding="utf-8")))
-    ]
+    """The rows of `metrics/path.csv`, for the table. Raises `FileError` when it is damaged."""
+    from micronet.files import FileError, read_csv
+
+    forms: dict[str, Callable[[str], Any]] = {
+        "stage": str,
+        "test_accuracy_percent": float,
+        "parameters": int,
+        "nonzero_parameters": int,
+        "deck_score": float,
+        "challenge_score": float,
+        "macs": int,
+    }
+    try:
+        return [
+            {name: None if row[name] == "" else form(row[name]) for name, form in forms.items()}
+            for row in read_csv(PATH)
+        ]
+    except (KeyError, ValueError, TypeError):
+        raise FileError(f"{PATH}: is damaged; `{MAKE}` makes it anew") from None
+
+
+def read_score() -> dict[str, Any]:
+    """The object in `metrics/score.json`. Raises `FileError` when there is none."""
+    from micronet.files import FileError, read_json
+
+    if not SCORE.exists():
+        raise FileError(f"{SCORE}: there is no such file; `{MAKE}` makes it")
+    score = read_json(SCORE)
+    if not isinstance(score, dict):
+        raise FileError(f"{SCORE}: holds no JSON object; `{MAKE}` makes it anew")
+    return score
 
 
 def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None:
     """The table of the path, and what was measured, on stdout."""
-    from rich.console import Console
+    from micronet.scoring.tables import print_lines, score_table
+    from micronet.scoring.tables import show as show_table
 
-    from micronet.scoring.tables import score_table
-
-    Console().print(score_table(rows))
+    show_table(score_table(rows))
     packed, accuracy = score["packed"], score["test_accuracy_percent"]
     challenge, deck = score["challenge"]["score"], score["deck"]["score"]
-    print(f"{accuracy:.2f} % of {images:,} test images, measured now on {PACKED} read back")
-    print(f"MicroNet score {challenge:.4f} under challenge rules, {deck:.4f} under deck rules")
+    lines = [
+        f"{accuracy:.2f} % of {images:,} test images, measured now on {PACKED} read back",
+        f"MicroNet score {challenge:.4f} under challenge rules, {deck:.4f} under deck rules",
+    ]
     if score["flipped_images_percent"]:
-        print(f"{score['flipped_images_percent']:.2f} % of the images were seen mirrored too; both passes are charged")
+        flipped = score["flipped_images_percent"]
+        lines.append(f"{flipped:.2f} % of the images were seen mirrored too; both passes are charged")
     once = score["one_pass"]
-    print(
+    lines += [
         f"in one pass {once['test_accuracy_percent']:.2f} % at {once['challenge_score']:.4f}; with plain sums of "
-        f"products, and a mask bit for every weight, that would be {once['plain_challenge_score']:.4f}"
-    )
-    print(f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload")
+        f"products, and a mask bit for every weight, that would be {once['plain_challenge_score']:.4f}",
+        f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload",
+    ]
+    print_lines(*lines)
 
 
 def work(job: Job) -> int:
@@ -101,16 +127,15 @@ def work(job: Job) -> int:
 
     if not PACKED.is_file():
         raise CheckpointError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `dvc pull`")
+    claimed, path = (read_score(), read_path()) if job.flags.check else ({}, [])
     model = load_packed(PACKED)
-    test = job.split("test", verify=True)
+    test = job.split("test")
     score = measure(PACKED, model, test, job.params.score.batch_size)
     if job.flags.check:
-        if not SCORE.is_file():
-            raise CheckpointError(f"{SCORE}: there is no such file; `python stages/score.py` makes it")
-        lines = differences(json.loads(SCORE.read_text(encoding="utf-8")), score)
+        lines = differences(claimed, score)
         for line in lines:
-            print(f"{SCORE}: {line}", file=sys.stderr)
-        show(read_path()[:-1] + [packed_row(model, score)], score, len(test))
+            print(f"{SCORE}: {shown(line)}", file=sys.stderr)
+        show(path[:-1] + [packed_row(model, score)], score, len(test))
         return 1 if lines else 0
     rows = [unpacked_row(job, name, test) for name in PATH_STAGES] + [packed_row(model, score)]
     write_json(SCORE, score)

@@ -6,13 +6,25 @@ import hashlib
 import json
 import math
 import os
+import resource
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from micronet.files import FileError, checksum, read_csv, read_json, write_atomically, write_csv, write_json
+from micronet.files import (
+    FileError,
+    check_place,
+    checksum,
+    read_csv,
+    read_json,
+    write_atomically,
+    write_csv,
+    write_json,
+)
 from tests.support.failures import full_disk
 from tests.support.places import ROOT
 
@@ -60,6 +72,85 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FileError, match="cannot be written"):
         write_json(tmp_path / "file" / "a.json", {})
+
+
+def test_what_stands_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    (tmp_path / "folder").mkdir()
+    for path, what in (
+        ("file/a/b", "file is no folder"),
+        ("link/a", "link is a link to nothing"),
+        ("folder", "folder is a folder"),
+    ):
+        with pytest.raises(FileError) as caught:
+            write_json(tmp_path / path, {})
+        why = f"({tmp_path}/{what}; move it away); what stood there is intact"
+        assert str(caught.value) == f"{tmp_path / path}: cannot be written {why}"
+    assert entries(tmp_path) == ["file", "folder", "link"] and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_place_for_results_is_looked_at_before_anything_is_made(tmp_path, monkeypatch):
+    (tmp_path / "metrics").write_text("mine")
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "nothing")
+    for path, what in (("metrics/curves", "metrics is no folder"), ("checkpoints", "checkpoints is a link to nothing")):
+        with pytest.raises(FileError, match=f"results cannot be written there .*{what}; move it away"):
+            check_place(tmp_path / path)
+    check_place(tmp_path / "new/folder")
+    assert entries(tmp_path) == ["checkpoints", "metrics"]
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(FileError, match=f"{tmp_path} is read-only"):
+        check_place(tmp_path / "new/folder")
+
+
+def test_a_file_larger_than_the_system_allows_is_one_line(tmp_path):
+    write_json(tmp_path / "a", {})
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(FileError, match="File too large"):
+            write_atomically(tmp_path / "a", bytes(1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert entries(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "{}\n"
+
+
+# --- two writers ---
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_writer_of_that_file(tmp_path):
+    program = "import os, signal, sys; from micronet import files\n"
+    program += "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+    program += "files.write_atomically(sys.argv[1], 'half')"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.json")], cwd=ROOT)
+    (left,) = entries(tmp_path)
+    assert left.startswith(".a.json.")
+    write_json(tmp_path / "b.json", {})
+    assert entries(tmp_path) == [left, "b.json"]
+    write_json(tmp_path / "a.json", {})
+    assert entries(tmp_path) == ["a.json", "b.json"]
+
+
+def test_a_file_that_somebody_writes_now_is_left_to_him(tmp_path, monkeypatch):
+    replace, wrote = os.replace, []
+
+    def meanwhile(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        write_json(tmp_path / "a.json", {"second": 2})
+        wrote.append(Path(source).exists())
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    write_json(tmp_path / "a.json", {"first": 1})
+    assert wrote == [True] and entries(tmp_path) == ["a.json"] and read_json(tmp_path / "a.json") == {"first": 1}
+
+
+def test_many_writers_at_once_leave_one_whole_file(tmp_path):
+    contents = [letter * 20_000 for letter in "abcdefgh"]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: [write_atomically(tmp_path / "a", content) for _ in range(5)], contents))
+    assert entries(tmp_path) == ["a"] and (tmp_path / "a").read_text() in contents
 
 
 def test_json_has_a_key_a_line(tmp_path):
@@ -112,6 +203,12 @@ def test_what_cannot_be_read_is_one_line_with_the_reason(tmp_path, read):
 def test_text_that_is_no_json_is_one_line(tmp_path):
     (tmp_path / "a.json").write_text('{"half": ')
     with pytest.raises(FileError, match=r"a\.json: cannot be read \(Expecting value: line 1"):
+        read_json(tmp_path / "a.json")
+
+
+def test_json_that_is_nested_too_deep_is_one_line(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(FileError, match=r"a\.json: cannot be read \(it is nested too deep\)"):
         read_json(tmp_path / "a.json")
 
 

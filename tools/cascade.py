@@ -45,15 +45,16 @@ def _rows(tunings: list[Tuning], cascade: Cascade) -> list[dict[str, float]]:
 
 def _table(rows: list[dict[str, float]]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from micronet.scoring.tables import show
 
     table = Table(title="On validation images", box=box.SIMPLE_HEAD)
     for name in rows[0]:
         table.add_column(name.removesuffix("_percent").replace("_", " "), justify="right")
     for row in rows:
         table.add_row(*(f"{value:.4f}" if name.endswith("score") else f"{value:.2f} %" for name, value in row.items()))
-    Console().print(table)
+    show(table)
 
 
 def join(arguments: argparse.Namespace) -> int:

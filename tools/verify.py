@@ -274,15 +274,13 @@ CHECKS = (  # in the order of their cost
 
 def print_measured(subject: Subject) -> None:
     """The table of layers, the accuracy and both scores."""
-    from rich.console import Console
-
     from micronet.scoring.measurement import passes
-    from micronet.scoring.tables import layer_table
+    from micronet.scoring.tables import layer_table, show
 
     measured, test = subject.measured, subject.test
     dataset = shown(read_json(MANIFEST, "python stages/prepare_data.py").get("dataset"), SHOWN)
     taken = passes(subject.model, test, subject.params.score.batch_size)
-    Console(width=max(Console().width, 180)).print(layer_table(subject.operations, str(subject.path), taken))
+    show(layer_table(subject.operations, str(subject.path), taken), wraps=True)
     if len(taken) > 1:
         cascade = measured["cascade"]
         rows = zip(cascade["images_percent"], cascade["alone_test_accuracy_percent"], strict=True)

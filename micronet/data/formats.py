@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,8 @@ import numpy as np
 
 from micronet.data.datasets import PIXELS, Arrays, DataError, Dataset
 from micronet.data.progress import Report, progress_bar
+from micronet.errors import shown
+from micronet.files import reason
 
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 TRAIN_LABELS, TEST_LABELS = "train_lables.json", "test_lables.json"  # spelled so in the package
@@ -58,26 +61,36 @@ def from_python(content: bytes) -> np.ndarray:
     try:
         batch = DataUnpickler(io.BytesIO(content), encoding="bytes").load()
         return _records(batch[b"data"].reshape(-1, PIXELS), np.asarray(batch[b"labels"]))
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise Unreadable(f"not a batch of the python version, {error}") from None
+    except Exception as error:  # whatever a damaged pickle makes the unpickler or numpy raise
+        raise Unreadable(f"not a batch of the python version, {reason(error)}") from None
 
 
 def from_sheet(content: bytes, labels: np.ndarray) -> np.ndarray:
     """A PNG sheet, 1024 pixels wide, a row an image in row-major order, as `from_binary` gives it.
 
     Raises:
-        Unreadable: no PNG, another width, or another number of labels (N,).
+        Unreadable: no PNG, a damaged one, another width, or another number of labels (N,).
     """
-    import torch
-    from torchvision.io import ImageReadMode, decode_png  # type: ignore[import-untyped]
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        sheet = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-    except (RuntimeError, ValueError) as error:
-        raise Unreadable(f"not a PNG, {str(error).splitlines()[0]}") from None
-    if sheet.shape[2] != SHEET_WIDTH:
-        raise Unreadable(f"a sheet is {SHEET_WIDTH} pixels wide, this is {sheet.shape[2]}")
-    return _records(sheet.permute(1, 0, 2).reshape(-1, PIXELS).numpy(), labels)
+        with (
+            warnings.catch_warnings(action="error"),
+            Image.open(io.BytesIO(content), formats=["PNG"]) as sheet,
+        ):  # the header alone
+            if sheet.mode not in ("RGB", "RGBA"):
+                raise Unreadable(f"a sheet is RGB, this is {sheet.mode}")
+            if sheet.size != (SHEET_WIDTH, len(labels)):
+                wanted = f"{SHEET_WIDTH} pixels wide and {len(labels)} high"
+                raise Unreadable(f"a sheet of {len(labels)} labels is {wanted}, this is {sheet.width} x {sheet.height}")
+            pixels = np.asarray(sheet.convert("RGB"))
+    except Unreadable:
+        raise
+    except UnidentifiedImageError:
+        raise Unreadable("not a PNG") from None
+    except Exception as error:  # whatever a damaged picture makes Pillow raise
+        raise Unreadable(f"a damaged PNG, {shown(error, 80)}") from None
+    return _records(pixels.transpose(0, 2, 1).reshape(-1, PIXELS), labels)
 
 
 def _records(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -93,8 +106,8 @@ def read_labels(content: bytes) -> np.ndarray:
     try:
         labels = json.loads(content)
         return np.array(labels, dtype=np.uint8).reshape(-1)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise Unreadable(f"not a list of labels, {error}") from None
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise Unreadable(f"not a list of labels, {reason(error)}") from None
 
 
 def _check_md5(content: bytes | memoryview, wanted: str, name: str, where: str) -> None:

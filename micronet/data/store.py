@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,15 @@ import numpy as np
 from micronet import params
 from micronet.data.datasets import CLASSES, PIXELS, SHAPE, Arrays, DataError, Dataset, dataset_of, sha256
 from micronet.data.images import Split, SplitName
+from micronet.data.manifest import read_manifest, read_marker
 from micronet.data.progress import Report, silent
 from micronet.data.sources import fetch
-from micronet.files import FileError, checksum, read_json, write_json
+from micronet.errors import shown
+from micronet.files import FileError, checksum, reason, temporary_folder, write_json
 
 MANIFEST = Path("data/manifest.json")
 MARKER = "complete.json"
+MAKE = "python stages/prepare_data.py"
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
@@ -78,15 +79,6 @@ def _facts(images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return {"images": len(labels), "images_sha256": sha256(images), "labels_sha256": sha256(labels)}
 
 
-def _object(path: Path) -> dict[str, Any] | None:
-    """The object that a JSON file holds; None when it is missing, damaged or holds something else."""
-    try:
-        tree = read_json(path)
-    except FileError:
-        return None
-    return tree if isinstance(tree, dict) else None
-
-
 def _build(config: params.Data, seed: int, source: str, arrays: Arrays) -> dict[str, Any]:
     """Splits, describes and stores a dataset. Returns the manifest."""
     held_out = validation_indices(arrays.train_labels, config.validation_size, seed)
@@ -118,44 +110,41 @@ def _build(config: params.Data, seed: int, source: str, arrays: Arrays) -> dict[
 def _put_in_place(folder: Path, splits: dict[str, tuple[np.ndarray, np.ndarray]], marker: dict[str, Any]) -> None:
     """Writes the files of all splits beside the folder, then moves them into it."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        with temporary_folder(folder) as temporary:
+            for name, parts in splits.items():
+                for kind, array in zip(("images", "labels"), parts, strict=True):
+                    (temporary / f"{name}_{kind}.bin").write_bytes(np.ascontiguousarray(array).data)
+            (temporary / MARKER).write_text(json.dumps(marker), encoding="utf-8")
+            # file by file, the marker taken away first and put back last: a folder without it counts as damaged,
+            # and what else the user keeps in the folder stays
+            folder.mkdir(exist_ok=True)
+            (folder / MARKER).unlink(missing_ok=True)
+            for path in sorted(temporary.iterdir(), key=lambda path: path.name == MARKER):
+                os.replace(path, folder / path.name)
     except OSError as error:
-        raise DataError(f"{folder.parent}: cannot be written: {error.strerror or error}") from None
-    try:
-        for name, parts in splits.items():
-            for kind, array in zip(("images", "labels"), parts, strict=True):
-                array.tofile(temporary / f"{name}_{kind}.bin")
-        (temporary / MARKER).write_text(json.dumps(marker), encoding="utf-8")
-        # file by file, the marker taken away first and put back last: a folder without it counts as damaged,
-        # and what else the user keeps in the folder stays
-        folder.mkdir(exist_ok=True)
-        (folder / MARKER).unlink(missing_ok=True)
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == MARKER):
-            os.replace(path, folder / path.name)
-    except OSError as error:
-        raise DataError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(f"{error.filename or folder}: cannot be written: {reason(error)}") from None
 
 
 def _fault(folder: Path, manifest: dict[str, Any], verified: tuple[SplitName, ...]) -> str | None:
     """Why the folder is not what the manifest says, or None. Reads whole files of the `verified` splits only."""
     if not folder.is_dir():
         return "is missing"
-    marker = _object(folder / MARKER)
+    marker = read_marker(folder / MARKER)
     if marker is None:
         return "is not complete"
-    if marker.get("manifest") != manifest:
+    if marker["manifest"] != manifest:
         return "holds another dataset or split"
     for name in SPLITS:
         facts = manifest["splits"][name]
         for kind, size in (("images", PIXELS), ("labels", 1)):
             path = folder / f"{name}_{kind}.bin"
-            if not path.is_file() or path.stat().st_size != facts["images"] * size:
-                return f"is damaged ({path.name} is missing or has another size)"
-            if name in verified and (got := checksum(path)) != facts[f"{kind}_sha256"]:
-                return f"is damaged ({path.name}: sha256 {got}, must be {facts[f'{kind}_sha256']})"
+            try:
+                if not path.is_file() or path.stat().st_size != facts["images"] * size:
+                    return f"is damaged ({path.name} is missing or has another size)"
+                if name in verified and (got := checksum(path)) != facts[f"{kind}_sha256"]:
+                    return f"is damaged ({path.name}: sha256 {got}, must be {facts[f'{kind}_sha256']})"
+            except OSError as error:
+                return f"is damaged ({path.name}: {reason(error)})"
     return None
 
 
@@ -189,12 +178,13 @@ def _ready(config: params.Data, seed: int, report: Report) -> dict[str, Any]:
     """Makes the folder hold what the params ask for, from what it holds already or from a source; the manifest."""
     folder, wanted = Path(config.folder), identity(config, seed)
     dataset = dataset_of(config.source)
-    marker = _object(folder / MARKER)
+    marker = read_marker(folder / MARKER)
     if marker is not None:
         try:
             held = marker["manifest"]
             if held["dataset"] != dataset.name:  # not damage: never overwrite the whole with the sample
-                raise DataError(f"{folder}: holds {held['dataset']}, set data.folder to another one for {dataset.name}")
+                name = shown(held["dataset"], 40)
+                raise DataError(f"{folder}: holds {name}, set data.folder to another one for {dataset.name}")
             fault = _fault(folder, held, SPLITS)
             if fault is None:
                 arrays = _restore(folder, marker, dataset)
@@ -203,8 +193,8 @@ def _ready(config: params.Data, seed: int, report: Report) -> dict[str, Any]:
                     return held
                 report(f"{folder}: split anew with seed {seed} and {config.validation_size} validation images")
                 return _build(config, seed, marker["source"], arrays)
-        except (LookupError, TypeError, ValueError, OSError) as error:
-            fault = f"is damaged ({MARKER}: {error!r})"
+        except (LookupError, ValueError, OSError) as error:
+            fault = f"is damaged ({reason(error)})"
         report(f"{folder}: {fault}: rebuilding")
     else:
         report(f"{folder}: {'is not complete' if folder.is_dir() else 'is not there yet'}: building")
@@ -239,47 +229,45 @@ def prepare(
 
 def source_of(config: params.Data) -> str | None:
     """Which source served the prepared folder (`path`, `torchvision`, `npm`, `sample`), None before it is there."""
-    marker = _object(Path(config.folder) / MARKER)
-    return marker.get("source") if marker else None
+    marker = read_marker(Path(config.folder) / MARKER)
+    return marker["source"] if marker else None
 
 
 def open_split(
-    config: params.Data,
-    seed: int,
-    name: SplitName,
-    manifest_path: Path | str = MANIFEST,
-    report: Report = silent,
-    verify: bool = False,
+    config: params.Data, seed: int, name: SplitName, manifest_path: Path | str = MANIFEST, report: Report = silent
 ) -> Split:
-    """Opens one split, mapped into memory; rebuilds the folder when it is missing or damaged.
+    """Opens one split, verified by its checksums and mapped into memory.
+
+    The folder is rebuilt when it is missing or damaged.
 
     Args:
         seed: of the validation split, as given to `prepare`.
-        verify: check this split's sha256 too, not the sizes and the marker alone.
 
     Raises:
-        DataError: the manifest is of other params, or the data cannot be had.
+        DataError: the manifest is damaged or of other params, or the data cannot be had.
     """
     import torch
 
     manifest_path, folder = Path(manifest_path), Path(config.folder)
-    manifest = _object(manifest_path)
-    if manifest is None:
-        raise DataError(f"{manifest_path}: missing or not readable: `python stages/prepare_data.py` makes it")
+    if not manifest_path.exists():
+        raise DataError(f"{manifest_path}: there is no such file; `{MAKE}` makes it")
+    try:
+        manifest = read_manifest(manifest_path)
+    except FileError as error:
+        raise DataError(f"{error}; `{MAKE}` makes it anew") from None
     for key, value in identity(config, seed).items():
-        if manifest.get(key) != value:
-            raise DataError(
-                f"{manifest_path}: {key} is {manifest.get(key)}, the params say {value}: "
-                "`python stages/prepare_data.py` makes it anew"
-            )
-    fault = _fault(folder, manifest, (name,) if verify else ())
+        if manifest[key] != value:
+            found = shown(manifest[key], 60)
+            raise DataError(f"{manifest_path}: {key} is {found}, the params say {value}: `{MAKE}` makes it anew")
+    fault = _fault(folder, manifest, (name,))
     if fault and _ready(config, seed, report) != manifest:
-        raise DataError(
-            f"{manifest_path}: does not describe the verified data: `python stages/prepare_data.py` makes it anew"
-        )
+        raise DataError(f"{manifest_path}: does not describe the verified data: `{MAKE}` makes it anew")
     count = manifest["splits"][name]["images"]
     # private mappings: what a caller writes into the tensor never reaches the file
     files = {kind: str(folder / f"{name}_{kind}.bin") for kind in ("images", "labels")}
-    images = torch.from_file(files["images"], shared=False, size=count * PIXELS, dtype=torch.uint8)
-    labels = torch.from_file(files["labels"], shared=False, size=count, dtype=torch.uint8)
+    try:
+        images = torch.from_file(files["images"], shared=False, size=count * PIXELS, dtype=torch.uint8)
+        labels = torch.from_file(files["labels"], shared=False, size=count, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise DataError(f"{folder}: cannot be mapped into memory ({reason(error)})") from None
     return Split(images.reshape(count, *SHAPE), labels.long())

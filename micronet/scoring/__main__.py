@@ -15,7 +15,7 @@ from micronet.scoring.challenge import challenge_score
 from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_score
 from micronet.scoring.records import ScoreError, macs
-from micronet.scoring.tables import layer_table
+from micronet.scoring.tables import layer_table, print_lines, show
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,18 +51,13 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         print(json.dumps({"deck": asdict(deck), "challenge": asdict(challenge), "macs": macs(ops)}, indent=2))
         return 0
-    from rich.console import Console
-
-    # A narrow terminal wraps the lines; cutting columns off would hide numbers.
-    console = Console(width=max(Console().width, 180))
-    console.print(layer_table(ops, spec if isinstance(spec, str) else str(spec["name"])))
-    console.print(
+    show(layer_table(ops, arguments.name or str(spec["name"])), wraps=True)
+    print_lines(
         f"MACs {macs(ops):,}\n"
         f"deck: flops {deck.flops:,} ({deck.score_flops:.4f}), params {deck.params:,} ({deck.score_params:.4f}), "
         f"score {deck.score:.4f}\n"
         f"challenge: operations {challenge.ops:,.0f} ({challenge.score_ops:.4f}), params {challenge.params:,.0f} "
-        f"({challenge.score_params:.4f}), score {challenge.score:.4f}",
-        highlight=False,
+        f"({challenge.score_params:.4f}), score {challenge.score:.4f}"
     )
     return 0
 

@@ -2,16 +2,84 @@
 
 from __future__ import annotations
 
+import io
+import os
+import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rich.table import Table
 from micronet.errors import shown
+from micronet.files import FileError, reason
 from micronet.scoring.challenge import challenge_ops, challenge_reference, challenge_score
 from micronet.scoring.deck import deck_bits, deck_flops, deck_score
 from micronet.scoring.records import ONCE, REFERENCE_OPERATIONS, Operation, macs
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NARROW = 60  # columns: a wide table that wraps is hard to read below
+
+
+def show(table: Table, *, wraps: bool = False) -> None:
+    """Prints a table on stdout, or a line for each of its values where the terminal is too narrow for it.
+
+    The width is that of COLUMNS, of the terminal, or 80. No column is ever cut.
+
+    Args:
+        wraps: a table too wide for any terminal is printed in full down to `NARROW` columns; the terminal wraps it.
+    """
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    there = shutil.get_terminal_size((80, 24)).columns
+    console = Console(width=10_000)
+    needed = Measurement.get(console, console.options, table).maximum
+    if needed <= there or (wraps and there >= NARROW):
+        print_lines(_drawn(table, max(needed, there)))
+    else:
+        print_lines(*_lines(table))
+
+
+def _drawn(table: Table, width: int) -> str:
+    """A table as stdout can show it: with colours on a terminal, with letters for its lines where it has no others."""
+    from rich.console import Console
+
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    page = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace", newline="\n")
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    Console(file=page, width=width, force_terminal=on_terminal).print(table)
+    page.seek(0)
+    return page.read().rstrip("\n")
+
+
+def print_lines(*lines: str) -> None:
+    """Prints on stdout. A reader that has gone away, as `head` does, is no fault.
+
+    Raises:
+        FileError: the disk that stdout goes to is full.
+    """
+    try:
+        for line in lines:
+            print(line)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # what is still buffered would fail again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise FileError(f"stdout: cannot be written ({reason(error)})") from None
+
+
+def _lines(table: Table) -> list[str]:
+    """The title, then each row as its first cell and a line for each of the others that is not empty."""
+    lines = [str(table.title)] if table.title else []
+    columns = [(str(column.header), [str(cell) for cell in column.cells]) for column in table.columns]
+    for row in range(table.row_count):
+        lines.append(columns[0][1][row])
+        lines += [f"  {heading} {cells[row]}" for heading, cells in columns[1:] if cells[row]]
+    return lines
 
 
 def _millions(count: float) -> str:
@@ -28,8 +96,9 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = "Test accuracy and MicroNet score (lower is better; the deck's group reached 0.0357)"
-    table = Table(title=title, box=box.SIMPLE_HEAD)  # fits 80 columns
+    title = "Test accuracy, MicroNet score (lower is better; the deck's group: 0.0357)"
+    # fits 80 columns up to 99 million parameters
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("stage")
     columns = ("accuracy", "parameters", "non-zero", "MACs", "deck", "challenge")
     for column in columns:
@@ -44,7 +113,7 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     }
     for row in rows:
         cells = ("-" if row.get(key) is None else form(row[key]) for key, form in forms.items())
-        table.add_row(Text(shown(row["stage"])), *cells)
+        table.add_row(Text(shown(row["stage"], 40)), *cells)
     return table
 
 
@@ -61,7 +130,7 @@ def layer_table(ops: Sequence[Operation], title: str, passes: Sequence[float] = 
     deck, challenge = deck_score(ops, passes), challenge_score(ops, passes)
     reference_ops, reference_params = challenge_reference(ops)
     all_bits = sum(deck_bits(op) for op in ops)
-    table = Table(title=Text(shown(title), style="table.title"), box=box.SIMPLE_HEAD)
+    table = Table(title=Text(shown(title)), box=box.SIMPLE_HEAD)
     table.add_column("operation", no_wrap=True)
     table.add_column("output", no_wrap=True)
     columns = ("bits w/a/acc", "non-zero", "of", "MACs", "mult.", "add.", "storage bits", "deck %", "challenge %")
@@ -74,7 +143,7 @@ def layer_table(ops: Sequence[Operation], title: str, passes: Sequence[float] = 
         challenge_share = passes[op.network] * challenge_ops(op) / reference_ops + stored / 32 / reference_params
         done = op if op.rules != "deck" else replace(op, multiplications=(), additions=())
         table.add_row(
-            Text(shown(op.name)),
+            Text(shown(op.name, 80)),
             "x".join(map(str, op.output_shape)),
             f"{op.weight_bits}/{op.activation_bits}/{op.accumulator_bits}" if op.weights else "",
             _number(op.nonzeros),

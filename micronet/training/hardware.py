@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from micronet.params import Engine
+from micronet.training.openmp import ThreadsError, settle
 
 COMPILE_STEPS = 5_000  # a run this long earns back the minute or so that compiling takes
 
@@ -41,9 +42,13 @@ class Machine:
 def machine(engine: Engine) -> Machine:
     """Chooses the device and precision, sets threads and deterministic kernels.
 
+    Raises `ThreadsError` for settings of OpenMP with which torch, which has read them by now, would hang.
+
     `precision: auto` is bf16 on CUDA and on CPUs that multiply it, with AMX or AVX-512 BF16, where it is two to three
     times as fast; elsewhere bf16 is emulated and ten times slower, so it is fp32.
     """
+    if ignored := settle(dict(os.environ), engine.threads):
+        raise ThreadsError(f"{ignored[0]}; torch is loaded already, so unset it before")
     if engine.threads:
         torch.set_num_threads(engine.threads)
     cuda = engine.device == "cuda" or (engine.device == "auto" and torch.cuda.is_available())

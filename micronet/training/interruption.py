@@ -1,4 +1,4 @@
-"""How a run is stopped: Ctrl-C, SIGTERM, or the death of the DVC process that started it."""
+"""How a run is stopped: Ctrl-C, SIGTERM, SIGHUP, or the death of the DVC process that started it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from micronet.errors import MicronetError
 
 
 class Interrupted(MicronetError):
-    """Ctrl-C, SIGTERM or the death of the DVC process that started this one; says how to go on."""
+    """Ctrl-C, SIGTERM, SIGHUP or the death of the DVC process that started this one; says how to go on."""
 
     exit_code = 130
 
@@ -24,7 +24,10 @@ def orphan_watch() -> Callable[[], bool]:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying in the middle of a step; a second one kills at once."""
+    """Collects SIGINT, SIGTERM and SIGHUP instead of dying in the middle of a step; a second one kills at once.
+
+    A SIGHUP that is ignored, as nohup does, stays so: the run shall outlive its terminal.
+    """
     received: list[int] = []
 
     def note(number: int, _: object) -> None:
@@ -33,7 +36,10 @@ def stop_signals() -> Iterator[list[int]]:
         received.append(number)
 
     try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, note) for number in numbers}
     except ValueError:  # not in the main thread: signals are not ours to take
         yield received
         return

@@ -51,11 +51,10 @@ class Saves:
 
     def restore(self, run: Run, reporter: Reporter) -> None:
         """Puts the run where an earlier one was saved."""
-        saved, remark = self.state.load() if self.state else (None, None)
+        saved, remark = self.state.load(run.restore) if self.state else (None, None)
         if remark:
             reporter.say(remark)
         if saved:
-            run.restore(saved)
             reporter.say(f"going on after epoch {run.epoch}, step {run.step_in_epoch} of {run.steps_an_epoch}")
 
     def save(self, run: Run) -> None:

@@ -23,6 +23,7 @@ from micronet.training.optimizers import make_optimizer
 from micronet.training.reporting import EpochRow
 from micronet.training.sampling import Batch, Sampler, augmented, batches
 from micronet.training.schedules import learning_rate
+from micronet.training.snapshots import check_snapshot
 
 EXPLODED = 100.0 * math.log(10)  # a hundred times the loss of a network that has not learned ten classes yet
 
@@ -99,7 +100,18 @@ class Run:
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Goes back, or on, to where a run with the same arguments gave this snapshot."""
+        """Goes back, or on, to where a run with the same arguments gave this snapshot.
+
+        Raises `Misfit` when it is of another run, with nothing changed.
+        """
+        check_snapshot(
+            snapshot,
+            self.snapshot(),
+            optimizer=self.optimizer,
+            model=self.model,
+            epochs=self.config.epochs,
+            steps_an_epoch=self.steps_an_epoch,
+        )
         self.model.load_state_dict(snapshot["model"])
         self.optimizer.load_state_dict(snapshot["optimizer"])
         if self.average:

@@ -7,13 +7,14 @@ import hashlib
 import io
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
-from micronet.errors import MicronetError
-from micronet.files import write_atomically
+from micronet.errors import MicronetError, shown
+from micronet.files import in_the_way, reason, write_atomically
 
 
 class StateError(MicronetError):
@@ -36,13 +37,24 @@ class ResumeState:
         self._lock: TextIO | None = None
 
     def __enter__(self) -> ResumeState:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = lock = (self.folder / "lock").open("a")
+        way = in_the_way(self.path)
+        if way:
+            raise StateError(f"{way}: the state of this stage is kept there")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock = (self.folder / "lock").open("a")
+        except OSError as error:
+            raise StateError(f"{error.filename or self.folder}: cannot be written ({reason(error)})") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
             raise StateError(f"{self.folder}: another process is training this stage; wait for it or stop it") from None
+        except OSError as error:
+            lock.close()
+            raise StateError(
+                f"{self.folder}/lock: cannot be locked ({reason(error)}); `run` needs a disk with locks"
+            ) from None
         for other in self.folder.iterdir():  # state of other params can never be used again
             if other.is_dir() and other.name != self.digest:
                 shutil.rmtree(other, ignore_errors=True)
@@ -60,29 +72,45 @@ class ResumeState:
         head = self.MAGIC + hashlib.sha256(data).digest() + struct.pack("<Q", len(data))
         write_atomically(self.path, head + data)
 
-    def load(self) -> tuple[dict[str, Any] | None, str | None]:
-        """The saved state, or None; and a sentence when a file was put aside."""
-        if not self.path.is_file():
+    def load(self, take: Callable[[dict[str, Any]], None] | None = None) -> tuple[dict[str, Any] | None, str | None]:
+        """The saved state, or None; and a sentence when a file was put aside.
+
+        Args:
+            take: is given the content; a state that it raises for is put aside too. It must have changed nothing then.
+
+        Raises:
+            StateError: a damaged state cannot be put aside.
+        """
+        if not self.path.exists():
             return None, None
-        data = self.path.read_bytes()
-        head = len(self.MAGIC) + 40
         try:
-            if data[: len(self.MAGIC)] != self.MAGIC:
-                raise ValueError("it is of another version")
-            (length,) = struct.unpack("<Q", data[head - 8 : head])
-            if len(data) != head + length:
-                raise ValueError("it is truncated")
-            if hashlib.sha256(data[head:]).digest() != data[len(self.MAGIC) : head - 8]:
-                raise ValueError("its checksum does not fit")
-            content = torch.load(io.BytesIO(data[head:]), weights_only=True)
-            if content.pop("digest") != self.digest:
-                raise ValueError("it belongs to other params")
+            content = self._read()
+            if take:
+                take(content)
             return content, None
         except Exception as error:  # whatever a damaged file makes torch raise
             aside = self.path.with_name("state.refused")
-            self.path.rename(aside)
-            reason = " ".join(str(error).split())
-            return None, f"{aside}: resume state put aside, {reason}; starting anew"
+            try:
+                self.path.rename(aside)
+            except OSError as fault:
+                raise StateError(f"{self.path}: is damaged and cannot be put aside ({reason(fault)})") from None
+            return None, f"{aside}: resume state put aside, {shown(reason(error), 120)}; starting anew"
+
+    def _read(self) -> dict[str, Any]:
+        """The content of the file. Raises `ValueError`, and what `torch.load` does, when it is damaged or foreign."""
+        data = self.path.read_bytes()
+        head = len(self.MAGIC) + 40
+        if data[: len(self.MAGIC)] != self.MAGIC:
+            raise ValueError("it is of another version")
+        (length,) = struct.unpack("<Q", data[head - 8 : head])
+        if len(data) != head + length:
+            raise ValueError("it is truncated")
+        if hashlib.sha256(data[head:]).digest() != data[len(self.MAGIC) : head - 8]:
+            raise ValueError("its checksum does not fit")
+        content = torch.load(io.BytesIO(data[head:]), weights_only=True)
+        if not isinstance(content, dict) or content.pop("digest", None) != self.digest:
+            raise ValueError("it belongs to other params")
+        return content
 
     def clear(self) -> None:
         """Removes the state after success."""

@@ -5,35 +5,59 @@ It decides no result, so it is no dependency of any stage.
 
 from __future__ import annotations
 
+import os
+import shutil
+import statistics
 import sys
 import time
+from collections import deque
 
 from micronet.training.reporting import EpochRow, Reporter
 
+HEADER = f"{'epoch':>9}  {'lr':>8}  {'train loss':>10}  {'train acc.':>10}  {'valid acc.':>10}  {'seconds':>7}"
+STEPS_COMPARED = 20
+SLOWER = 5  # times: other programs on the cores made steps on two threads 5 to 80 times slower, on one thread twice
+
+
+def width() -> int:
+    """The columns of the terminal on stderr; 80 without one. COLUMNS goes first where it is a number above 0."""
+    try:
+        there = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (AttributeError, OSError, ValueError):
+        there = 0
+    return shutil.get_terminal_size((there or 80, 24)).columns
+
 
 class TerminalReporter(Reporter):
-    """Prints to stderr: a line an epoch; on a terminal also progress, images a second and time left."""
+    """Prints to stderr: a line an epoch; on a terminal also progress, images a second and time left.
+
+    A stderr that nobody reads any more stops no run.
+    """
 
     def __init__(self, title: str):
         self.title = title
-        self.live = sys.stderr.isatty()
+        self.live = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.epochs = self.images = self.first = self.done = 0
         self.began = self.shown = 0.0
+        self.pace = Pace()
 
     def say(self, line: str) -> None:
         self._clear()
-        print(f"{self.title}: {line}", file=sys.stderr)
+        self._print(f"{self.title}: {line}")
 
     def start(self, *, epochs: int, images: int, epoch: int) -> None:
         self.epochs, self.images, self.first, self.began = epochs, images, epoch, time.monotonic()
-        if epoch < epochs:
-            header = (
-                f"{'epoch':>9}  {'lr':>8}  {'train loss':>10}  {'train acc.':>10}  {'valid acc.':>10}  {'seconds':>7}"
-            )
-            print(header, file=sys.stderr)
+        self.pace = Pace()
+        if epoch < epochs and width() >= len(HEADER):
+            self._print(HEADER)
 
     def step(self, *, epoch: int, images: int, loss: float) -> None:
         now = time.monotonic()
+        if slower := self.pace.slower(now):
+            self.say(
+                f"steps take {slower:.0f} times as long as at first: other programs use the processor; with "
+                "engine.threads: 1 that costs far less"
+            )
         if not self.live or now - self.shown < 0.2:
             return
         self.shown = now
@@ -44,19 +68,66 @@ class TerminalReporter(Reporter):
             f"{self.title}: epoch {epoch}/{self.epochs}  {100 * images // self.images:3d} %  loss {loss:.3f}  "
             f"{speed:,.0f} images/s  {int(left) // 60}:{int(left) % 60:02d} left"
         )
-        print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+        self._print(f"\r\x1b[2K{line[: max(1, width() - 1)]}", end="")  # what wraps could not be taken back
 
     def epoch(self, row: EpochRow, seconds: float) -> None:
         self._clear()
+        self.pace.pause()
         line = (
             f"{row.epoch:>5}/{self.epochs:<3}  {row.learning_rate:>8.5f}  {row.train_loss:>10.4f}  "
             f"{row.train_accuracy_percent:>8.2f} %  {row.validation_accuracy_percent:>8.2f} %  {seconds:>7.1f}"
         )
-        print(line, file=sys.stderr, flush=True)
+        if width() < len(HEADER):
+            line = (
+                f"epoch {row.epoch}/{self.epochs}\n  lr {row.learning_rate:.5f}\n  train loss {row.train_loss:.4f}\n"
+                f"  train acc. {row.train_accuracy_percent:.2f} %\n"
+                f"  valid acc. {row.validation_accuracy_percent:.2f} %\n  seconds {seconds:.1f}"
+            )
+        self._print(line)
 
     def stop(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
         if self.live:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+            self._print("\r\x1b[2K", end="")
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        try:
+            print(text, end=end, file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            self.live = False
+
+
+class Pace:
+    """Notices when steps become much slower than they were: a processor that other programs use too."""
+
+    def __init__(self) -> None:
+        self.last: float | None = None
+        self.recent: deque[float] = deque(maxlen=STEPS_COMPARED)
+        self.best = float("inf")
+        self.said = False
+
+    def pause(self) -> None:
+        """What comes before the next step is no step: an evaluation, a save."""
+        self.last = None
+
+    def slower(self, now: float) -> float | None:
+        """How many times slower the last steps were than the fastest before, once, when that is `SLOWER` or more."""
+        before, self.last = self.last, now
+        if self.said or before is None:
+            return None
+        self.recent.append(now - before)
+        if len(self.recent) < STEPS_COMPARED:
+            return None
+        typical = max(1e-9, statistics.median_low(self.recent))  # one slow step, for a save, is none
+        self.best = min(self.best, typical)
+        if typical < SLOWER * self.best or not _threaded():
+            return None
+        self.said = True
+        return typical / self.best
+
+
+def _threaded() -> bool:
+    torch = sys.modules.get("torch")  # which a run has loaded
+    return torch is not None and torch.get_num_threads() > 1

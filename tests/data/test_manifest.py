@@ -12,6 +12,7 @@ import pytest
 from micronet.data.datasets import SAMPLE, DataError
 from micronet.data.sources import fetch
 from micronet.data.store import SPLITS, open_split, prepare, source_of, validation_indices
+from micronet.files import FileError
 from tests.support.cifar import config_for, write_archive, write_form
 
 SEED = 0
@@ -52,6 +53,50 @@ def test_a_manifest_of_other_params_is_refused_with_the_way_out(key, changes, pr
 def test_a_missing_manifest_names_the_stage_that_makes_it(sample_data, tmp_path):
     with pytest.raises(DataError, match="stages/prepare_data.py` makes it"):
         open_split(sample_data, SEED, "train", tmp_path / "none.json")
+
+
+def without(tree: dict, *keys: str) -> dict:
+    return {key: value for key, value in tree.items() if key not in keys}
+
+
+DAMAGES = {
+    "sections gone": lambda tree: json.dumps(without(tree, "splits", "whole")),
+    "a split gone": lambda tree: json.dumps(tree | {"splits": without(tree["splits"], "test")}),
+    "text for a number": lambda tree: json.dumps(tree | {"validation_size": "200"}),
+    "a float for a number": lambda tree: json.dumps(tree | {"validation_size": 200.5}),
+    "no checksum": lambda tree: json.dumps(tree).replace(tree["splits"]["train"]["labels_sha256"], "\x1b[31m\nred"),
+    "a key more": lambda tree: json.dumps(tree | {"more": 1}),
+    "nested too deep": lambda tree: '{"splits": ' * 100_000,
+    "a list": lambda tree: json.dumps([tree]),
+    "no text": lambda tree: b"\xff\xfe" + json.dumps(tree).encode(),
+    "empty": lambda tree: "",
+    "a huge number": lambda tree: json.dumps(tree).replace("200", "9" * 5000, 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_malformed_manifest_is_one_line_with_the_way_out_and_prepare_mends_it(damage, prepared):
+    config, manifest = prepared
+    before = manifest.read_bytes()
+    damaged = damage(json.loads(before))
+    manifest.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+    with pytest.raises(DataError) as caught:
+        open_split(config, SEED, "train", manifest)
+    said = str(caught.value)
+    assert said.startswith(str(manifest)) and said.endswith("`python stages/prepare_data.py` makes it anew")
+    assert said.isprintable() and len(said.removeprefix(str(manifest))) < 250
+    prepare(config, SEED, manifest)
+    assert manifest.read_bytes() == before
+
+
+def test_a_folder_in_the_place_of_the_manifest_is_one_line(prepared):
+    config, manifest = prepared
+    manifest.unlink()
+    manifest.mkdir()
+    with pytest.raises(DataError, match="Is a directory"):
+        open_split(config, SEED, "train", manifest)
+    with pytest.raises(FileError, match="is a folder; move it away"):
+        prepare(config, SEED, manifest)
 
 
 def test_the_manifest_is_the_same_wherever_and_from_whatever_it_was_made(prepared, records, tmp_path):

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import io
 import json
+import lzma
 import os
 import pickle
 import shutil
+import struct
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from micronet import params
 from micronet.data import formats, sources
 from micronet.data.datasets import SAMPLE, DataError
 from micronet.data.downloads import download
-from micronet.data.formats import BATCHES, Unreadable, from_python
+from micronet.data.formats import BATCHES, Unreadable, from_python, read_labels
 from micronet.data.sources import SAMPLE_FOLDER, fetch
 from micronet.data.store import prepare
-from tests.support.cifar import config_for, write_archive, write_form
+from tests.support.cifar import config_for, sheet_of, write_archive, write_form
 from tests.support.places import ROOT
 
 SEED = 0
@@ -88,6 +95,92 @@ def test_a_damaged_sheet_is_named(official, records, tmp_path):
     (folder / "data_batch_4.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"data_batch_4\.png: not a PNG"):
         fetch(config_for(folder, tmp_path / "out"))
+
+
+def as_png(picture: Image.Image, *, end: int | None = None) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()[:end]
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:2000] + bytes([content[2000] ^ 255]) + content[2001:]
+
+
+def bomb() -> bytes:
+    """A PNG whose header promises four thousand million pixels."""
+    header = struct.pack(">IIBBBBB", 65_535, 65_535, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    whole = as_png(Image.new("RGB", (1, 1)))
+    return whole[:8] + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + whole[33:]
+
+
+SHEETS = {
+    "truncated": (lambda sheet: as_png(sheet, end=5000), "damaged PNG, "),
+    "a header alone": (lambda sheet: as_png(sheet, end=33), "not a PNG"),
+    "a flipped byte": (lambda sheet: flipped(as_png(sheet)), "damaged PNG, "),
+    "empty": (lambda sheet: b"", "not a PNG"),
+    "a bomb": (lambda sheet: bomb(), "damaged PNG, Image size .* exceeds limit"),
+    "another width": (lambda sheet: as_png(sheet.crop((0, 0, 1000, 200))), "this is 1000 x 200"),
+    "another height": (lambda sheet: as_png(sheet.crop((0, 0, 1024, 7))), "200 labels .* this is 1024 x 7"),
+    "grey": (lambda sheet: as_png(sheet.convert("L")), "a sheet is RGB, this is L"),
+    "16 bits": (lambda sheet: as_png(Image.new("I;16", sheet.size)), "a sheet is RGB, this is I;16"),
+}
+
+
+@pytest.mark.parametrize("make, reason", SHEETS.values(), ids=SHEETS)
+def test_a_damaged_or_foreign_picture_is_one_line_that_names_it(make, reason, official, records, tmp_path):
+    folder = write_form(tmp_path / "files", records, "sheets")
+    (folder / "data_batch_1.png").write_bytes(make(sheet_of(records["data_batch_1"])))
+    with pytest.raises(DataError, match=rf"data_batch_1\.png: .*({reason})") as caught:
+        fetch(config_for(folder, tmp_path / "out"))
+    assert str(caught.value).isprintable()
+
+
+def test_a_damaged_picture_of_the_sample_names_the_file_and_what_restores_it(tmp_path, monkeypatch):
+    for path in SAMPLE_FOLDER.glob("*.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "test.png").write_bytes((tmp_path / "test.png").read_bytes()[:100_000])
+    monkeypatch.setattr(sources, "SAMPLE_FOLDER", tmp_path)
+    with pytest.raises(
+        DataError, match=r"test\.png: damaged, `git checkout -- data/sample` restores it: a damaged PNG"
+    ):
+        fetch(params.Data(source="sample", validation_size=200))
+
+
+def test_a_link_out_of_an_archive_is_not_followed(official, records, tmp_path):
+    folder = write_form(tmp_path / "files", records, "binary")
+    (folder / "test_batch.bin").rename(tmp_path / "elsewhere.bin")
+    (folder / "test_batch.bin").symlink_to(tmp_path / "elsewhere.bin")
+    with pytest.raises(DataError, match=r"lacks test_batch\.bin"):
+        fetch(config_for(write_archive(folder, tmp_path / "files.tgz"), tmp_path / "out"))
+
+
+@pytest.mark.parametrize("suffix, compress", [("xz", lzma.compress), ("gz", gzip.compress), ("bz2", bz2.compress)])
+def test_a_damaged_compressed_archive_is_one_line(suffix, compress, official, tmp_path):
+    content = bytearray(compress(os.urandom(40_000)))
+    content[len(content) // 2] ^= 255
+    (tmp_path / f"a.{suffix}").write_bytes(content)
+    with pytest.raises(DataError, match="damaged, or no CIFAR-10 archive"):
+        fetch(config_for(tmp_path / f"a.{suffix}", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "a\0b", "/dev/null"])
+def test_a_path_that_is_no_file_of_anybodys_is_one_line(path, official, tmp_path):
+    with pytest.raises(DataError) as caught:
+        fetch(config_for(path, tmp_path / "out"))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"\x80\x02}", b"\x80\x02K\x01.", b"\x80\x02](" + b"]" * 9 + b"e."])
+def test_a_short_or_foreign_pickle_is_refused(content):
+    with pytest.raises(Unreadable, match="not a batch of the python version"):
+        from_python(content)
+
+
+def test_labels_nested_too_deep_are_refused():
+    with pytest.raises(Unreadable, match="not a list of labels, it is nested too deep"):
+        read_labels(b"[" * 100_000)
 
 
 def test_a_pickle_is_compared_before_it_is_unpickled(official, records, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,9 +14,11 @@ import pytest
 import torch
 
 from micronet import params
+from micronet.data import store
 from micronet.data.datasets import PIXELS, DataError
 from micronet.data.sources import fetch
 from micronet.data.store import MARKER, SPLITS, identity, open_split, prepare
+from micronet.files import temporary_folder
 from tests.support.cifar import config_for, write_form
 
 SEED = 0
@@ -33,7 +36,7 @@ def test_splits_open_as_uint8_images_and_int64_labels(sample_data, sample_manife
 
 def test_the_test_split_is_in_the_official_order(sample_data, sample_manifest):
     _, whole = fetch(sample_data)
-    split = open_split(sample_data, SEED, "test", sample_manifest, verify=True)
+    split = open_split(sample_data, SEED, "test", sample_manifest)
     assert np.array_equal(split.images.numpy().reshape(500, -1), whole.test_images)
     assert np.array_equal(split.labels.numpy(), whole.test_labels)
 
@@ -67,10 +70,10 @@ def test_another_split_is_made_from_the_folder_without_a_source(prepared, tmp_pa
     assert manifest.read_bytes() == first
 
 
-def damage_byte(folder: Path) -> None:
-    path = folder / "test_images.bin"
+def damage_byte(folder: Path, name: str = "test_images.bin", place: int = 123) -> None:
+    path = folder / name
     content = bytearray(path.read_bytes())
-    content[12345] ^= 255
+    content[place] ^= 255
     path.write_bytes(content)
 
 
@@ -86,8 +89,84 @@ DAMAGES = {
     "file missing": lambda folder: (folder / "validation_labels.bin").unlink(),
     "file cut short": cut_short,
     "byte changed": damage_byte,
+    "marker nested too deep": lambda folder: (folder / MARKER).write_text("[" * 100_000),
+    "marker not text": lambda folder: (folder / MARKER).write_bytes(b"\xff\xfe{}"),
+    "marker a list": lambda folder: (folder / MARKER).write_text("[]"),
+    "label out of range": lambda folder: damage_byte(folder, "test_labels.bin"),
     "folder missing": lambda folder: folder.rename(folder.with_name("elsewhere")),
 }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": ["npm"]},
+        {"validation_indices": "none"},
+        {"validation_indices": [10**30]},
+        {"validation_indices": [-1]},
+        {"validation_indices": [999_999]},
+        {"manifest": []},
+        {"manifest": {"dataset": 5}},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_marker_of_another_form_is_rebuilt(change, prepared):
+    config, manifest = prepared
+    path = Path(config.folder) / MARKER
+    before = path.read_bytes()
+    path.write_text(json.dumps(json.loads(before) | change))
+    prepare(config, SEED, manifest)
+    assert path.read_bytes() == before
+
+
+def test_a_flipped_byte_in_any_split_that_is_opened_is_noticed_said_and_mended(prepared):
+    config, manifest = prepared
+    folder = Path(config.folder)
+    for name in SPLITS:
+        for kind in ("images", "labels"):
+            before = (folder / f"{name}_{kind}.bin").read_bytes()
+            damage_byte(folder, f"{name}_{kind}.bin")
+            lines: list[str] = []
+            split = open_split(config, SEED, name, manifest, lines.append)
+            assert f"{name}_{kind}.bin" in lines[0] and "rebuilding" in lines[0]
+            assert (folder / f"{name}_{kind}.bin").read_bytes() == before
+            assert int(split.labels.max()) == 9
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_line(prepared):
+    config, manifest = prepared
+    path = Path(config.folder) / "train_images.bin"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match=r"train_images\.bin: cannot be written: Is a directory"):
+        open_split(config, SEED, "train", manifest)
+    assert not list(Path(config.folder).parent.glob(".*"))
+
+
+def test_a_file_that_cannot_be_read_is_rebuilt(prepared, monkeypatch):
+    config, manifest = prepared
+
+    def unreadable(path: Path, *_: object) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    lines: list[str] = []
+    monkeypatch.setattr(store, "checksum", unreadable)
+    open_split(config, SEED, "train", manifest, lines.append)
+    assert "train_images.bin: Input/output error" in lines[0]
+
+
+def test_what_a_killed_prepare_left_is_removed_by_the_next_and_what_a_running_one_writes_is_not(prepared):
+    config, manifest = prepared
+    folder = Path(config.folder)
+    abandoned = folder.with_name(f".{folder.name}.0123abcd.part")
+    abandoned.mkdir()
+    (abandoned / "train_images.bin").write_bytes(b"half")
+    with temporary_folder(folder) as running:
+        assert not abandoned.exists()
+        (folder / MARKER).unlink()
+        prepare(config, SEED, manifest)
+        assert running.is_dir()
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -97,7 +176,7 @@ def test_a_damaged_folder_is_noticed_and_rebuilt(damage, prepared):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     damage(folder)
     lines: list[str] = []
-    open_split(config, SEED, "test", manifest, lines.append, verify=True)
+    open_split(config, SEED, "test", manifest, lines.append)
     assert "building" in lines[0]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert not list(folder.parent.glob(".*"))
@@ -108,7 +187,7 @@ def test_a_changed_byte_without_a_source_is_an_error_and_not_data(prepared):
     damage_byte(Path(config.folder))
     take_source_away(config)
     with pytest.raises(DataError, match="no source of CIFAR-10 worked"):
-        open_split(config, SEED, "test", manifest, verify=True)
+        open_split(config, SEED, "test", manifest)
 
 
 def test_a_folder_that_agrees_with_itself_but_not_with_cifar10_is_rebuilt(prepared):
@@ -165,15 +244,26 @@ def test_a_folder_that_holds_the_whole_is_not_overwritten_by_the_sample(prepared
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory as Linux states it")
 def test_opening_a_split_maps_it_instead_of_reading_it(tmp_path):
-    facts = {"images": 50_000, "images_sha256": "", "labels_sha256": ""}
+    sums = (hashlib.sha256(bytes(50_000 * size)).hexdigest() for size in (PIXELS, 1))
+    facts = dict(zip(("images", "images_sha256", "labels_sha256"), (50_000, *sums), strict=True))
     config = params.Data(source="auto", folder=str(tmp_path / "big"), validation_size=5000)
-    manifest = {**identity(config, SEED), "splits": dict.fromkeys(SPLITS, facts)}
+    manifest = {
+        **identity(config, SEED),
+        "classes": [],
+        "image_shape": [],
+        "train_mean": [],
+        "train_standard_deviation": [],
+        "whole": {"train": facts, "test": facts},
+        "splits": dict.fromkeys(SPLITS, facts),
+    }
     (tmp_path / "big").mkdir()
     for name in SPLITS:
         for kind, size in (("images", PIXELS), ("labels", 1)):
             with (tmp_path / "big" / f"{name}_{kind}.bin").open("wb") as file:
                 file.truncate(50_000 * size)
-    (tmp_path / "big" / MARKER).write_text(json.dumps({"manifest": manifest}))
+    (tmp_path / "big" / MARKER).write_text(
+        json.dumps({"source": "path", "manifest": manifest, "validation_indices": []})
+    )
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
 
     def resident() -> int:

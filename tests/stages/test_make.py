@@ -133,6 +133,36 @@ def copy_environment_files(folder: Path, lock_of_the_environment: str | None) ->
         (folder / ".venv/installed.lock").write_text(lock_of_the_environment)
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_environment_that_is_taken_away_in_the_middle_of_repro_ends_it_with_a_line(
+    tmp_path: Path, code: int
+) -> None:
+    copy_environment_files(tmp_path, lock_of_the_environment=LOCK)
+    python = tmp_path / ".venv/bin/python"
+    python.unlink()
+    python.write_text(f'#!/bin/sh\ncase "$*" in *dvc\\ repro*) rm -r "{python.parent.parent}"; exit {code};; esac\n')
+    python.chmod(0o755)
+    result = make(tmp_path, "repro")
+    assert result.returncode == 2 and ".venv was taken away in the middle" in result.stderr
+
+
+def test_repro_ends_as_dvc_does(tmp_path: Path) -> None:
+    copy_environment_files(tmp_path, lock_of_the_environment=LOCK)
+    python = tmp_path / ".venv/bin/python"
+    python.unlink()
+    for code in (0, 3):
+        python.write_text(f'#!/bin/sh\ncase "$*" in *dvc\\ repro*) exit {code};; esac\n')
+        python.chmod(0o755)
+        assert make(tmp_path, "repro").returncode == (2 if code else 0)
+
+
+def test_what_calls_dvc_clears_its_locks_away_before() -> None:
+    texts = dict(re.findall(r"^([a-z][\w-]*:.*)\n((?:\t.*\n)+)", MAKEFILE, flags=re.MULTILINE))
+    callers = [head for head, recipe in texts.items() if re.search(r"\$\(DVC\)|REPRO|accept\.py", recipe)]
+    assert len(callers) == 9
+    assert [head.split(":")[0] for head in callers if " unlock" not in head] == ["demo"]  # which starts from nothing
+
+
 # --- make use ---
 
 

@@ -7,8 +7,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import torch
-from torchvision.io import write_png
+from PIL import Image
 
 from micronet import params
 from micronet.data.formats import BATCHES, TEST_LABELS, TRAIN_LABELS
@@ -27,6 +26,11 @@ def python_2_pickle(batch: np.ndarray) -> bytes:
     return b"\x80\x02}(U\x04data" + array + b"U\x06labels" + labels + b"u."
 
 
+def sheet_of(batch: np.ndarray) -> Image.Image:
+    """A batch, (N, 3073) uint8, as a picture that has a row an image."""
+    return Image.fromarray(batch[:, 1:].reshape(-1, 3, 1024).transpose(0, 2, 1).copy())
+
+
 def write_form(folder: Path, records: dict[str, np.ndarray], form: str) -> Path:
     """Writes six batches, (N, 3073) uint8 by name, as `binary`, `python` or `sheets` into a new folder."""
     folder.mkdir(parents=True)
@@ -36,8 +40,7 @@ def write_form(folder: Path, records: dict[str, np.ndarray], form: str) -> Path:
         elif form == "python":
             (folder / name).write_bytes(python_2_pickle(batch))
         else:
-            sheet = torch.from_numpy(batch[:, 1:].copy()).reshape(-1, 3, 1024).permute(1, 0, 2).contiguous()
-            write_png(sheet, str(folder / f"{name}.png"))
+            sheet_of(batch).save(folder / f"{name}.png", compress_level=1)
     if form == "sheets":
         train = np.concatenate([records[name][:, 0] for name in BATCHES[:-1]])
         (folder / TRAIN_LABELS).write_text(json.dumps(train.tolist()))

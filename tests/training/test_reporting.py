@@ -8,6 +8,7 @@ import math
 import os
 
 import pytest
+import torch
 
 from micronet.files import FileError
 from micronet.training import terminal
@@ -32,6 +33,8 @@ class Screen(io.StringIO):
 
 def screen(monkeypatch, *, live: bool) -> Screen:
     stream = Screen(live)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stderr", stream)
     return stream
 
@@ -168,3 +171,82 @@ def test_a_remark_names_the_stage(monkeypatch):
     stream = screen(monkeypatch, live=False)
     TerminalReporter("retrain").say("going on after epoch 1")
     assert stream.getvalue() == "retrain: going on after epoch 1\n"
+
+
+@pytest.mark.parametrize("columns", ["1", "10", "20", "63"])
+def test_below_the_tables_width_an_epoch_is_a_line_a_number(monkeypatch, columns):
+    stream = screen(monkeypatch, live=False)
+    monkeypatch.setenv("COLUMNS", columns)
+    follow(TerminalReporter("distill"))
+    lines = stream.getvalue().splitlines()
+    assert lines[:6] == [
+        "epoch 1/2",
+        "  lr 0.10000",
+        "  train loss 2.3026",
+        "  train acc. 10.00 %",
+        "  valid acc. 12.50 %",
+        "  seconds 12.3",
+    ]
+    assert len(lines) == 12
+
+
+@pytest.mark.parametrize("columns", ["64", "80", "200", "many", "0", "-5", ""])
+def test_a_wide_terminal_and_columns_that_are_no_number_show_the_table(monkeypatch, columns):
+    stream = screen(monkeypatch, live=False)
+    monkeypatch.setenv("COLUMNS", columns)
+    follow(TerminalReporter("distill"))
+    assert len(stream.getvalue().splitlines()) == 3
+
+
+def test_the_refreshing_line_never_wraps(monkeypatch):
+    stream, now = screen(monkeypatch, live=True), clock(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "20")
+    reporter = TerminalReporter("train_student")
+    reporter.start(epochs=3, images=1000, epoch=0)
+    now[0] += 10.0
+    reporter.step(epoch=1, images=500, loss=1.25)
+    assert stream.getvalue() == "\r\x1b[2Ktrain_student: epoc"
+
+
+def test_a_dumb_terminal_gets_no_escape_codes(monkeypatch):
+    stream = screen(monkeypatch, live=True)
+    monkeypatch.setenv("TERM", "dumb")
+    follow(TerminalReporter("distill"))
+    assert "\x1b" not in stream.getvalue() and len(stream.getvalue().splitlines()) == 3
+
+
+def test_a_terminal_that_is_gone_stops_no_run(monkeypatch):
+    class Gone(Screen):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    for stream in (Gone(live=True), None):
+        monkeypatch.setattr("sys.stderr", stream)
+        follow(TerminalReporter("distill"))
+
+
+def test_steps_that_become_much_slower_are_said_once_with_what_to_set(monkeypatch):
+    stream, now = screen(monkeypatch, live=False), clock(monkeypatch)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    reporter = TerminalReporter("prune")
+    reporter.start(epochs=1, images=1000, epoch=0)
+    for seconds in [0.1] * 50 + [5.0] + [0.1] * 20 + [1.2] * 40:  # one save between them is none of it
+        now[0] += seconds
+        reporter.step(epoch=1, images=10, loss=1.0)
+    said = [line for line in stream.getvalue().splitlines() if "steps take" in line]
+    assert said == [
+        "prune: steps take 12 times as long as at first: other programs use the processor; with engine.threads: 1 "
+        "that costs far less"
+    ]
+
+
+@pytest.mark.parametrize(("threads", "seconds"), [(1, 1.2), (2, 0.4)])
+def test_steps_that_are_as_fast_as_they_can_be_are_not_mentioned(monkeypatch, threads, seconds):
+    stream, now = screen(monkeypatch, live=False), clock(monkeypatch)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    reporter = TerminalReporter("prune")
+    reporter.start(epochs=2, images=1000, epoch=0)
+    for each in [0.1] * 50 + [seconds] * 50:
+        now[0] += each
+        reporter.step(epoch=1, images=10, loss=1.0)
+    assert "steps take" not in stream.getvalue()

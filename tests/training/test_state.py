@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import functools
 import hashlib
+import io
 import os
 import signal
 import struct
@@ -14,10 +18,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from micronet.compress.pruning import FixedMask
 from micronet.files import FileError
+from micronet.training.run import Run
 from micronet.training.state import ResumeState, StateError
+from tests.support.configs import MACHINE, train_config
 from tests.support.failures import full_disk
+from tests.support.images import bright_split
+from tests.support.models import new_model
 
 CONTENT = {"epoch": 3, "weights": {"a": torch.arange(5.0)}, "rows": [{"loss": 0.5}], "none": None}
 
@@ -159,3 +169,146 @@ def test_a_full_disk_keeps_the_state_of_before(tmp_path, monkeypatch):
             state.save(CONTENT | {"epoch": 4})
         assert state.load()[0]["epoch"] == 3
         assert entries(state.path.parent) == ["state"]
+
+
+# --- places ---
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: folder.write_text("mine"), "stage is no folder; move it away"),
+        (lambda folder: folder.symlink_to("nothing"), "stage is a link to nothing; move it away"),
+        (lambda folder: (folder / "lock").mkdir(parents=True), "lock: cannot be written .Is a directory"),
+        (lambda folder: (folder / "x/state").mkdir(parents=True), "state is a folder; move it away"),
+        (lambda folder: (folder.mkdir(), (folder / "x").write_text("mine")), "x is no folder; move it away"),
+    ],
+)
+def test_what_stands_in_the_place_of_the_state_is_one_line_before_any_training(make, said, tmp_path):
+    make(tmp_path / "stage")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StateError, match=said), ResumeState(tmp_path / "stage", "x"):
+        pass
+    assert set(before) <= set(tmp_path.rglob("*"))
+
+
+def test_a_disk_without_locks_is_one_line(tmp_path, monkeypatch):
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(StateError, match="cannot be locked .No locks available"), ResumeState(tmp_path, "x"):
+        pass
+
+
+def test_a_state_that_cannot_be_read_is_put_aside(tmp_path, monkeypatch):
+    kept(tmp_path)
+
+    def broken(_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    assert "Input/output error" in put_aside(tmp_path)
+
+
+# --- content ---
+
+
+def run_of(optimizer: str = "sgd", spec: dict | None = None) -> tuple[nn.Module, dict]:
+    model = new_model(spec) if spec else new_model()
+    config = train_config(epochs=2, optimizer=optimizer, learning_rate=0.01, ema_decay=0.9)
+    data = {"training": bright_split(32), "validation": bright_split(8)}
+    return model, {"config": config, "machine": MACHINE, "seed": 1, **data}
+
+
+@functools.cache
+def snapshot(optimizer: str = "sgd") -> bytes:
+    """What a run saves in the middle of its second epoch."""
+    model, arguments = run_of(optimizer)
+    run = Run(model, arguments["config"], arguments["training"], MACHINE, 1, constraint=FixedMask(model))
+    for indices in run.remaining_batches():
+        run.train_step(indices)
+    run.end_epoch(arguments["validation"], 8)
+    run.train_step(run.remaining_batches()[0])
+    buffer = io.BytesIO()
+    torch.save(run.snapshot(), buffer)
+    return buffer.getvalue()
+
+
+def of_another_optimizer(saved: dict) -> None:
+    saved["optimizer"] = torch.load(io.BytesIO(snapshot("adam")))["optimizer"]
+
+
+def changed(path: str, value: object):
+    """Puts a value in the place that a path of keys names."""
+
+    def change(saved: dict) -> None:
+        *keys, last = [int(key) if key.isdigit() else key for key in path.split("/")]
+        for key in keys:
+            saved = saved[key]
+        saved[last] = value
+
+    return change
+
+
+def cut(tensors: dict) -> None:
+    name = next(name for name, tensor in tensors.items() if tensor.ndim == 4)
+    tensors[name] = tensors[name][:1].clone()
+
+
+CONTENTS = {
+    "a key gone": lambda saved: saved.pop("generator"),
+    "a key more": changed("more", 1),
+    "a weight gone": lambda saved: saved["model"].popitem(),
+    "a weight of another shape": lambda saved: cut(saved["model"]),
+    "an average of another shape": lambda saved: cut(saved["average"]["model"]),
+    "no average": changed("average", None),
+    "weights of another type": lambda saved: saved["model"].update(
+        {name: tensor.double() for name, tensor in saved["model"].items()}
+    ),
+    "weights that are no table": changed("model", [1, 2]),
+    "an optimizer of another kind": of_another_optimizer,
+    "an optimizer without its state": lambda saved: saved["optimizer"]["state"].clear(),
+    "a buffer of another shape": changed("optimizer/state/0/momentum_buffer", torch.zeros(1)),
+    "a buffer that is text": changed("optimizer/state/0", "momentum"),
+    "a group gone": lambda saved: saved["optimizer"]["param_groups"].pop(),
+    "other parameters": changed("optimizer/param_groups/0/params/0", 999),
+    "text for an epoch": changed("epoch", "1"),
+    "an epoch too many": changed("epoch", 3),
+    "a step below zero": changed("step_in_epoch", -1),
+    "a truth for a number": changed("images_seen", True),
+    "endless seconds": changed("seconds", float("inf")),
+    "a row more": lambda saved: saved["rows"].append(saved["rows"][0]),
+    "a row of other columns": changed("rows/0", {"epoch": 1}),
+    "text in a row": changed("rows/0/train_loss", "low"),
+    "a mask gone": lambda saved: saved["constraint"].popitem(),
+    "a mask of nothing": changed("constraint/nothing", torch.ones(1)),
+    "a generator of zeros": lambda saved: saved["generator"].zero_(),
+    "totals that are a number": changed("totals", 1.0),
+}
+
+
+@pytest.mark.parametrize("change", CONTENTS.values(), ids=CONTENTS)
+def test_a_state_that_is_whole_and_of_another_content_is_put_aside_and_changes_nothing(change, tmp_path):
+    saved = torch.load(io.BytesIO(snapshot()))
+    change(saved)
+    model, arguments = run_of()
+    run = Run(model, arguments["config"], arguments["training"], MACHINE, 1, constraint=FixedMask(model))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with ResumeState(tmp_path, "x") as state:
+        state.save(saved)
+        content, remark = state.load(run.restore)
+        assert content is None and state.path.with_name("state.refused").is_file()
+    assert "resume state put aside, it" in remark and remark.isprintable()
+    assert (run.epoch, run.step_in_epoch, run.rows) == (0, 0, []) and not run.optimizer.state
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_state_that_fits_is_taken_over(optimizer, tmp_path):
+    model, arguments = run_of(optimizer)
+    run = Run(model, arguments["config"], arguments["training"], MACHINE, 1, constraint=FixedMask(model))
+    with ResumeState(tmp_path, "x") as state:
+        state.save(torch.load(io.BytesIO(snapshot(optimizer))))
+        content, remark = state.load(run.restore)
+    assert content and remark is None and (run.epoch, run.step_in_epoch) == (1, 1)

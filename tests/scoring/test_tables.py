@@ -1,0 +1,87 @@
+"""Tables on terminals of any width: nothing is cut, nothing vanishes."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import pytest
+import torch
+
+import models
+from micronet.files import FileError
+from micronet.scoring.counting import operations
+from micronet.scoring.tables import layer_table, print_lines, score_table, show
+from tests.support.models import RESNET
+
+ROW = {
+    "stage": "distilled",
+    "test_accuracy_percent": 100.0,
+    "parameters": 98_765_432,
+    "nonzero_parameters": 98_765_431,
+    "deck_score": 12.3456,
+    "challenge_score": 0.0024,
+    "macs": 5_555_550_000,
+}
+HEADINGS = ("stage", "accuracy", "parameters", "non-zero", "MACs", "deck", "challenge")
+NUMBERS = ("100.00 %", "98,765,432", "98,765,431", "5555.55 M", "12.3456", "0.0024")
+
+
+@pytest.mark.parametrize("columns", ["80", "200", "many", "0", "-3", None])
+@pytest.mark.parametrize("terminal", ["xterm", "dumb", None])
+def test_the_score_table_fits_80_columns_with_whole_headings(columns, terminal, monkeypatch, capsys):
+    for name, value in (("COLUMNS", columns), ("TERM", terminal)):
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    show(score_table([ROW]))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and "\u2026" not in "".join(lines)
+    assert any(line.split() == list(HEADINGS) for line in lines)
+    assert any(all(number in line for number in NUMBERS) for line in lines)
+
+
+@pytest.mark.parametrize("columns", ["1", "10", "20", "40", "60"])
+def test_on_a_narrower_terminal_each_number_has_a_line(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    show(score_table([ROW, {"stage": "[red]x"}]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:8] == ["distilled", *(f"  {pair[0]} {pair[1]}" for pair in zip(HEADINGS[1:], NUMBERS, strict=True))]
+    assert lines[8:10] == ["[red]x", "  accuracy -"]
+
+
+@pytest.mark.parametrize("columns", ["10", "59", "60", "80", "300"])
+def test_no_width_cuts_the_layer_table(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    with torch.device("meta"):
+        ops = operations(models.build(RESNET), weight_bits=4, activation_bits=4)
+    show(layer_table(ops, "[/]small"), wraps=True)
+    text = capsys.readouterr().out
+    assert "[/]small" in text and "\u2026" not in text and all(op.name in text for op in ops)
+    assert (f"  storage bits {ops[0].storage_bits:,}" in text) == (int(columns) < 60)
+
+
+def test_a_reader_that_has_gone_is_no_fault_and_a_full_disk_is_one_line(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        print_lines("a", "b")
+        print_lines("c")
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(FileError, match="stdout: cannot be written .No space left on device"):
+            print_lines("a")
+        with pytest.raises(FileError, match="No space left on device"):
+            show(score_table([ROW]))
+        monkeypatch.setattr(sys, "stdout", None)
+        print_lines("a")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+
+
+def test_a_terminal_that_knows_letters_alone_gets_the_table_too(monkeypatch):
+    page = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", page)
+    monkeypatch.setenv("COLUMNS", "80")
+    show(score_table([ROW]))
+    page.seek(0)
+    assert NUMBERS[1] in page.read()

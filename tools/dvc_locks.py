@@ -1,0 +1,115 @@
+"""Puts right what a killed DVC left in `.dvc/tmp`, before another one refuses to start: a line for what was done.
+
+DVC writes down in `rwlock` which process uses which file, and does not write it atomically: a kill leaves it empty, and
+every later command says "JSON structure is corrupted". Nothing is touched while a DVC of this checkout runs. The other
+locks are the system's own, which end with the process that holds them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from micronet.errors import MicronetError  # noqa: E402 - the line above makes it importable
+from micronet.files import FileError, read_json, reason, write_atomically  # noqa: E402
+
+FOLDER = Path(".dvc/tmp")
+FILES = ("lock", "rwlock", "rwlock.lock")
+
+
+class LockError(MicronetError):
+    """A lock of DVC stands in the way and cannot be put right: one line."""
+
+
+def runs_dvc(process: Path) -> bool:
+    """Whether a folder of `/proc` is that of a DVC."""
+    try:
+        words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:  # it has ended, or is another user's
+        return False
+    names = [Path(word).name for word in words[:4]]
+    return "dvc" in names or any(Path(word).parts[-2:] == ("dvc", "__main__.py") for word in words[:4])
+
+
+def others_here(processes: Path = Path("/proc")) -> list[int]:
+    """The numbers of the DVCs that run in this folder, or below it, as far as the system shows them."""
+    here, found = Path.cwd().resolve(), []
+    for process in processes.glob("[0-9]*"):
+        try:
+            if runs_dvc(process) and Path(os.readlink(process / "cwd")).is_relative_to(here):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def lives(entry: Any) -> bool:
+    """Whether the process of an entry is a DVC still; its number may be another's by now."""
+    number = entry["pid"]
+    if not Path("/proc").is_dir():
+        return True  # DVC looks itself
+    return type(number) is int and runs_dvc(Path(f"/proc/{number}"))
+
+
+def without_the_dead(locks: Any, lives: Callable[[Any], bool] = lives) -> dict[str, Any]:
+    """The entries of processes that run.
+
+    Raises:
+        LookupError, TypeError, AttributeError: DVC did not write this.
+    """
+    write = {path: entry for path, entry in locks.get("write", {}).items() if lives(entry)}
+    read = {path: [entry for entry in entries if lives(entry)] for path, entries in locks.get("read", {}).items()}
+    return {"write": write, "read": {path: entries for path, entries in read.items() if entries}}
+
+
+def mend(folder: Path = FOLDER) -> str | None:
+    """What was done, or None. Raises `LockError`."""
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise LockError(f"{folder / name} is a folder where DVC keeps a lock; remove it: rm -r {folder / name}")
+    path = folder / "rwlock"
+    if not path.exists():
+        return None
+    with (folder / "rwlock.lock").open("a") as guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return None  # a DVC is writing it now, or this disk has no locks
+        try:
+            locks = read_json(path)
+            kept = without_the_dead(locks)
+            done = "locks of processes that have ended are removed"
+        except (FileError, LookupError, TypeError, AttributeError):
+            kept, locks = {"write": {}, "read": {}}, None
+            done = "was left damaged by a DVC that was killed; it is mended"
+        if locks is not None and kept == {"write": locks.get("write", {}), "read": locks.get("read", {})}:
+            return None
+        running = others_here() if locks is None else []
+        if running:
+            raise LockError(f"{path}: is damaged, and DVC runs here as process {running[0]}; wait for it or stop it")
+        write_atomically(path, json.dumps(kept))
+    return f"{path}: {done}"
+
+
+def main() -> int:
+    try:
+        said = mend()
+    except (MicronetError, OSError) as error:
+        print(f"make: {error if isinstance(error, MicronetError) else f'{FOLDER}: {reason(error)}'}", file=sys.stderr)
+        return 1
+    if said:
+        print(f"make: {said}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
