@@ -65,7 +65,6 @@ def class_count(model: nn.Module, images: Tensor, machine: Machine, *, batch_siz
     """How many classes a network tells apart. A copy of it sees one image or two, as it would in a step.
 
     Args:
-        model: on the machine.
         images: (N, 3, H, W) uint8.
         batch_size: of a step: 1 is tried as 1.
         trains: whether it is to be trained, or measured alone.
@@ -78,7 +77,7 @@ def class_count(model: nn.Module, images: Tensor, machine: Machine, *, batch_siz
         raise TrainingError("every parameter is frozen; one that trains is needed, or epochs: 0")
     try:
         with torch.random.fork_rng([machine.device] if machine.device.type == "cuda" else []):
-            trial = copy.deepcopy(model).train(trains)
+            trial = machine.place(copy.deepcopy(model)).train(trains)
             with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
                 logits = trial(batch.contiguous(memory_format=machine.memory_format))
     except MicronetError:
