@@ -109,7 +109,7 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
     model = machine.place(models.build(case.model)).train()
     teacher = machine.place(models.build(case.teacher)).eval() if case.teacher else None
     pixels, labels = (torch.from_numpy(array).to(device) for array in images(5_000))
-    optimizer, loss_of, sample = make_optimizer(model, config), cross_entropy(), augmented(config.augment)
+    optimizer, loss_of, sample = make_optimizer(model, config), cross_entropy(), augmented(config.augment, 10)
     generator = torch.Generator(device).manual_seed(0)
     spent = dict.fromkeys(PARTS, 0.0)
 

@@ -45,23 +45,35 @@ class TaughtJob(TrainingJob):
 
         config = section.train
         loss = distilled(self.teacher, section, self.machine, label_smoothing=config.label_smoothing)
-        sampler = self._sampler(section) if section.views and section.alpha and config.epochs else None
+        sampler = self._sampler(model, section) if section.views and section.alpha and config.epochs else None
         return self.train(model, config, state=state, loss=loss, sampler=sampler, constraint=constraint)
 
-    def _sampler(self, section: parameters.Taught) -> Sampler:
+    def _sampler(self, model: nn.Module, section: parameters.Taught) -> Sampler:
         """Draws the batches from fixed views, whose answers are read from `ANSWERS` or computed and written there."""
         import torch
 
-        from micronet.training.distillation import answers_to_view, fixed_views, known_answers, mean_of_pairs
+        from micronet.training.distillation import (
+            answers_to_view,
+            check_memory,
+            check_same_classes,
+            fixed_views,
+            known_answers,
+            mean_of_pairs,
+        )
         from micronet.training.interruption import Interrupted, orphan_watch
+        from micronet.training.trial import class_count
 
         images, augment = self.split("train").images, section.train.augment
+        classes = class_count(model, images, self.machine, batch_size=2, trains=False)
+        check_memory(section.views, len(images), classes, self.machine)
         seed, pairs = zlib.crc32(f"{self.params.seed} views".encode()), section.mirror_answers
         views = fixed_views(section.views, len(images), augment, seed, pairs=pairs)
         digest = self._answers_digest(views)
         answers, orphaned, teacher = _read(digest), orphan_watch(), None
         for view in range(len(answers), len(views)):
-            teacher = teacher or self.teacher()
+            if teacher is None:
+                teacher = self.teacher()
+                check_same_classes(class_count(teacher, images, self.machine, batch_size=2, trains=False), classes)
             self.reporter.say(f"the teacher answers view {view + 1} of {len(views)}")
             size = self.params.engine.evaluation_batch_size
             answers.append(answers_to_view(teacher, images, views, view, self.machine, size))

@@ -119,14 +119,17 @@ class TrainingJob(Job):
 
         Args:
             sections: the params sections, this stage's and earlier ones', that the weights came from.
-            zeros: the prunable weights claimed to be zero.
+            zeros: the prunable weights claimed to be zero; a checkpoint with fewer is refused.
         """
         from micronet.training.checkpoint import save, stored
         from micronet.training.evaluation import evaluate
         from micronet.training.weights import count_nonzero, count_zeros
 
         size = self.params.engine.evaluation_batch_size
-        _, accuracy = evaluate(stored(model), self.split("validation"), self.machine, size)
+        kept = count_zeros(stored(model))[0]
+        if zeros is not None:  # 16-bit storage, or zeros of the start that no mask holds, may only add some
+            zeros = max(zeros, kept)
+        _, accuracy = evaluate(model, self.split("validation"), self.machine, size)
         path = CHECKPOINTS / f"{name}.safetensors"
         save(
             path,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from micronet.compress.calibration import recalibrate_batch_norm
 from micronet.errors import MicronetError
+from micronet.training.weights import plain_weights
 
 
 class AverageError(MicronetError):
@@ -30,12 +31,21 @@ def average(networks: Sequence[nn.Module], batches: Iterable[Tensor]) -> nn.Modu
             measured on: those of the networks do not fit the mean of their weights.
 
     Raises:
-        AverageError: less than two networks, or of several architectures.
+        AverageError: less than two networks, of several architectures, or with weights that are not finite.
+        WeightsError: weights are not plain (see `micronet.training.weights.plain_weights`).
+        QuantizationError: there are no images to measure on.
     """
     if len(networks) < 2:
         raise AverageError("a mean needs two checkpoints or more")
-    if any(network.spec != networks[0].spec for network in networks):
+    if any(getattr(network, "spec", None) != getattr(networks[0], "spec", None) for network in networks):
         raise AverageError("checkpoints of several architectures have no mean")
+    shapes = [[(name, tensor.shape) for name, tensor in network.named_parameters()] for network in networks]
+    if any(shape != shapes[0] for shape in shapes):
+        raise AverageError("networks whose parameters differ in names or shapes have no mean")
+    for network in networks:
+        plain_weights(network)
+        if not all(parameter.isfinite().all() for parameter in network.parameters()):
+            raise AverageError("a network with weights that are not finite has no mean with others")
     mean = copy.deepcopy(networks[0])
     for target, *sources in zip(mean.parameters(), *(network.parameters() for network in networks), strict=True):
         target.copy_(torch.stack(sources).double().mean(0))

@@ -2,16 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from micronet.compress import fx_int8
-from micronet.compress.quantizers import SAMPLES, LsqActivation, best_step
+from micronet.compress.errors import QuantizationError
+from micronet.compress.quantizers import LsqActivation
 from micronet.data.images import normalise
+from micronet.errors import shown
 from micronet.params import Augment
 from micronet.training.augmentation import augment
+
+
+def _checked(images: Tensor) -> None:
+    """Raises `QuantizationError` for what are no images as they are stored."""
+    if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.uint8 or not images.numel():
+        said = f"{images.dtype} of {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise QuantizationError(
+            f"calibration takes images (N, 3, 32, 32) of torch.uint8, pixels that nobody has normalised (got {said})"
+        )
+
+
+@contextmanager
+def _observed(prepared: nn.Module) -> Iterator[None]:
+    """Raises `QuantizationError` for images that do not fit, and for a layer's first result that is not finite."""
+
+    def look(name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and not output.isfinite().all():
+            raise QuantizationError(
+                f"{shown(name, 100)}: gives values that are not finite for the images of the calibration; "
+                "a network that has not diverged would work"
+            )
+
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
+        for name, module in prepared.named_modules()
+        if name and not list(module.children())
+    ]
+    try:
+        yield
+    except RuntimeError as error:
+        raise QuantizationError(
+            f"the network does not take the images of the calibration: {shown(error, 200)}"
+        ) from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _batches(prepared: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Normalised images, (N, 3, 32, 32) float32, where the network is."""
+    device = next(prepared.parameters()).device
+    for batch in images.split(batch_size):
+        yield normalise(batch).to(device)
 
 
 @torch.no_grad()
@@ -19,25 +68,28 @@ def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250) -> Non
     """Sets the step of every activation quantizer from images, (N, 3, 32, 32) uint8: least squared error.
 
     Activations are observed with the weights quantized and the activations not. Batch norms are left alone.
+
+    Raises:
+        QuantizationError: these are no images, or a layer's results for them are not finite. No step has changed then.
     """
+    _checked(images)
     if isinstance(prepared, fx.GraphModule) and "float_model" in prepared.meta:
-        fx_int8.observe_ranges(prepared, (normalise(batch) for batch in images.split(batch_size)))
+        with _observed(prepared):
+            fx_int8.observe_ranges(prepared, _batches(prepared, images, batch_size))
         return
     quantizers = [module for module in prepared.modules() if isinstance(module, LsqActivation)]
     if not quantizers:
         return
     was_training = prepared.training
     prepared.eval()
-    device = quantizers[0].step.device
     for quantizer in quantizers:
         quantizer.samples = []
     try:
-        for start in range(0, len(images), batch_size):
-            prepared(normalise(images[start : start + batch_size]).to(device))
+        with _observed(prepared):
+            for batch in _batches(prepared, images, batch_size):
+                prepared(batch)
         for quantizer in quantizers:
-            values = torch.cat(quantizer.samples or [])
-            values = values[:: max(1, len(values) // (4 * SAMPLES))]
-            quantizer.step.fill_(best_step(values.relu() if quantizer.relu else values, quantizer.low, quantizer.high))
+            quantizer.calibrate()
     finally:
         for quantizer in quantizers:
             quantizer.samples = None
@@ -48,22 +100,47 @@ def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250) -> Non
 def recalibrate_batch_norm(prepared: nn.Module, batches: Iterable[Tensor]) -> None:
     """Estimates the statistics of every batch norm anew, as the mean over batches of normalised images.
 
-    Everything else stays in eval mode, so steps and weights do not move.
+    Everything else stays in eval mode, so steps and weights do not move. A batch of one image is left out where a norm
+    would see one value a channel of it, which has no variance.
+
+    Raises:
+        QuantizationError: there is no batch to estimate from, or what it gives is not finite.
     """
-    norms = [module for module in prepared.modules() if isinstance(module, nn.BatchNorm2d)]
-    was_training, momenta = prepared.training, [norm.momentum for norm in norms]
+    norms = {name: module for name, module in prepared.named_modules() if isinstance(module, _BatchNorm)}
+    was_training, momenta = prepared.training, [norm.momentum for norm in norms.values()]
     prepared.eval()
-    for norm in norms:
+    for norm in norms.values():
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
+    seen = 0
     try:
         for batch in batches:
-            prepared(batch)
+            seen += _estimated(prepared, norms, batch)
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum in zip(norms.values(), momenta, strict=True):
             norm.momentum = momentum
         prepared.train(was_training)
+    if norms and not seen:
+        raise QuantizationError("batch norms cannot be estimated without images; two would do, or more")
+    for name, norm in norms.items():
+        if norm.running_var is not None and not norm.running_var.isfinite().all():
+            raise QuantizationError(f"{shown(name, 100)}: sees values that are not finite; has the network diverged?")
+
+
+def _estimated(prepared: nn.Module, norms: dict[str, _BatchNorm], batch: Tensor) -> bool:
+    """Whether the norms could take statistics from a batch; if not, they are as before."""
+    if len(batch) > 1:
+        prepared(batch)
+        return True
+    before = [copy.deepcopy(norm.state_dict()) for norm in norms.values()]
+    try:
+        prepared(batch)
+    except ValueError:  # torch's, for one value a channel
+        for norm, state in zip(norms.values(), before, strict=True):
+            norm.load_state_dict(state)
+        return False
+    return True
 
 
 def training_batches(images: Tensor, config: Augment, seed: int, batch_size: int = 500) -> Iterable[Tensor]:
@@ -75,4 +152,4 @@ def training_batches(images: Tensor, config: Augment, seed: int, batch_size: int
     generator = torch.Generator(images.device).manual_seed(seed)
     for batch in images.split(batch_size):
         labels = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)  # mixed like any other, and unused
-        yield augment(batch, labels, config, generator)[0]
+        yield augment(batch, labels, config, generator, classes=1)[0]

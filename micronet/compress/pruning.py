@@ -15,7 +15,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from micronet.errors import MicronetError
+from micronet.errors import MicronetError, shown
 from micronet.params import Prune
 from micronet.training.weights import positions, prunable
 
@@ -108,6 +108,28 @@ def amount_at(method: str, step: int, steps: int, *, amount: float, rounds: int 
     return amount if steps == 0 else METHODS[method].amount(step, steps, amount, rounds)
 
 
+def _kept(weights: int, layer_floor: float) -> int:
+    """How many of a layer's weights are never masked: the floor, and one at least."""
+    return max(1, math.ceil(layer_floor * weights))
+
+
+def reachable(model: nn.Module, amount: float, layer_floor: float) -> None:
+    """Raises `PruningError` where a network cannot be pruned so far; the message says how far it can be."""
+    if not (0 <= amount < 1 and 0 <= layer_floor <= 1):
+        raise PruningError(f"amount must be >= 0 and < 1, layer_floor 0 to 1 (got {amount} and {layer_floor})")
+    sizes = [module.weight.numel() for _, module in prunable(model)]
+    if not sizes:
+        raise PruningError("the network has no convolution and no linear layer, and no weight to prune")
+    total, free = sum(sizes), sum(size - _kept(size, layer_floor) for size in sizes)
+    wanted = zeros_wanted(amount, total)
+    if wanted > free:
+        most = math.floor(1e6 * free / total) / 1e6
+        raise PruningError(
+            f"amount {amount} asks for {wanted} zeros, layer_floor {layer_floor}, with one weight a layer at least, "
+            f"leaves {free} of {total}; amount: {most} works"
+        )
+
+
 def global_masks(
     model: nn.Module, amount: float, *, layer_floor: float = 0.0, cost_exponent: float = 0.0
 ) -> dict[str, Tensor]:
@@ -121,8 +143,10 @@ def global_masks(
     at least `layer_floor` of its weights, the largest, and at least one.
 
     Raises:
-        PruningError: the floor leaves fewer weights to prune than the amount asks for.
+        PruningError: the floor leaves fewer weights to prune than the amount asks for, or a weight is not finite.
+        WeightsError: the weights are not plain (see `micronet.training.weights.plain_weights`).
     """
+    reachable(model, amount, layer_floor)
     layers = prunable(model)
     uses = positions(model) if cost_exponent else {}
     scores, protected = [], []
@@ -130,18 +154,15 @@ def global_masks(
         score = module.weight.detach().abs().flatten().float()
         if uses:
             score = score / (uses[name] + STORAGE_IN_USES) ** cost_exponent
-        keep = max(1, math.ceil(layer_floor * score.numel()))
+        if not score.isfinite().all():
+            raise PruningError(f"{shown(name, 100)}: holds weights that are not finite, which have no rank")
+        keep = _kept(score.numel(), layer_floor)
         shield = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
         shield[torch.sort(score, descending=True, stable=True).indices[:keep]] = True
         scores.append(score)
         protected.append(shield)
     flat, shield = torch.cat(scores), torch.cat(protected)
     wanted = zeros_wanted(amount, flat.numel())
-    free = int((~shield).sum())
-    if wanted > free:
-        raise PruningError(
-            f"amount {amount} asks for {wanted} zeros, layer_floor {layer_floor} leaves {free} of {flat.numel()}"
-        )
     ranked = torch.sort(flat.masked_fill(shield, math.inf), stable=True).indices
     kept = torch.ones_like(shield)
     kept[ranked[:wanted]] = False
@@ -190,7 +211,12 @@ class PruningSchedule:
     """
 
     def __init__(self, config: Prune, model: nn.Module):
-        """Prunes `model` as far as the method does before the first step."""
+        """Prunes `model` as far as the method does before the first step.
+
+        Raises:
+            PruningError: the amount cannot be reached, said before anything is trained.
+        """
+        reachable(model, config.amount, config.layer_floor)
         self.config, self.method = config, METHODS[config.method]
         self.masks: dict[str, Tensor] = {}
         self.hidden: dict[str, Tensor] = {}  # the weights behind the mask
@@ -242,11 +268,12 @@ class PruningSchedule:
         return amount_at(config.method, step, steps, amount=config.amount, rounds=config.rounds)
 
     def state(self) -> dict[str, Tensor]:
+        masks = {f"mask {name}": mask for name, mask in self.masks.items()}  # a layer may be called `amount`
         hidden = {f"hidden {name}": weight for name, weight in self.hidden.items()}
-        return self.masks | hidden | {"amount": torch.tensor(self.amount, dtype=torch.float64)}
+        return masks | hidden | {"amount": torch.tensor(self.amount, dtype=torch.float64)}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.amount = float(state["amount"])
         for name, weight in self.hidden.items():
             weight.copy_(state[f"hidden {name}"])
-        self.masks = {name: mask for name, mask in state.items() if name != "amount" and not name.startswith("hidden ")}
+        self.masks = {name.removeprefix("mask "): mask for name, mask in state.items() if name.startswith("mask ")}

@@ -7,17 +7,29 @@ scale an output channel. All quantizers compute in float32, whatever autocast sa
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from micronet.compress.errors import QuantizationError
+
 SMALLEST_STEP = 1e-6
-
-
 SAMPLES = 1 << 16  # values an activation quantizer keeps of one calibration batch
-
-
 CANDIDATES = 80  # steps that a search tries
+
+
+def coprime_stride(count: int, wanted: int, period: int) -> int:
+    """How far apart to take about `wanted` of `count` values that repeat their places every `period` values.
+
+    A stride that shares a factor with the period, the values of one image, meets some of an image's places only: with
+    one that is a multiple of the width, a single column. A coprime one meets them all, equally often.
+    """
+    stride = max(1, count // wanted)
+    while math.gcd(stride, period) > 1:
+        stride += 1
+    return stride
 
 
 def code_range(bits: int, signed: bool) -> tuple[int, int]:
@@ -80,8 +92,14 @@ class _Binary(torch.autograd.Function):
 
 
 def best_step(values: Tensor, low: int, high: int) -> float:
-    """The step of least squared error for these values, of `CANDIDATES` between a fifth and all of the range."""
+    """The step of least squared error for these values, of `CANDIDATES` between a fifth and all of the range.
+
+    Raises:
+        QuantizationError: there are no values, or one that is not finite.
+    """
     values = values.detach().float().reshape(-1)
+    if not len(values) or not values.isfinite().all():
+        raise QuantizationError("a step needs values, all of them finite; a network that has diverged has none")
     bound = high if low == 0 else min(-low, high)
     largest = float(values.max() if low == 0 else values.abs().max())
     if largest <= 0:
@@ -215,16 +233,24 @@ class LsqActivation(nn.Module):
         self.low, self.high = code_range(bits, signed)
         self.step = nn.Parameter(torch.tensor(6.0 / self.high))
         self.samples: list[Tensor] | None = None
+        self._period = 1  # values of one image
 
     def forward(self, x: Tensor) -> Tensor:
         if self.samples is not None:
-            values = x.detach().float().flatten()
-            self.samples.append(values[:: max(1, values.numel() // SAMPLES)].clone())
+            values, self._period = x.detach().float().flatten(), x[0].numel()
+            self.samples.append(values[:: coprime_stride(len(values), SAMPLES, self._period)].clone())
             return x if self.signed else F.relu(x)
         if self.training:
             with torch.no_grad():
                 self.step.clamp_(min=SMALLEST_STEP)
         return _Lsq.apply(x, self.step, self.low, self.high, (x[0].numel() * self.high) ** -0.5)
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Sets the step from the samples that were taken. Raises `QuantizationError`, see `best_step`."""
+        values = torch.cat(self.samples or [torch.empty(0)])
+        values = values[:: coprime_stride(len(values), 4 * SAMPLES, self._period)]
+        self.step.fill_(best_step(values.relu() if self.relu else values, self.low, self.high))
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, signed={self.signed}"

@@ -210,10 +210,11 @@ class Trimming(FixedMask):
             self.masks[name] = alive[name] & ~gone
 
     def state(self) -> dict[str, Tensor]:
+        masks = {f"mask {name}": mask for name, mask in self.masks.items()}  # a layer may be called `step`
         squares = {f"squares {name}": square for name, square in self.squares.items()}
-        return self.masks | squares | {"step": torch.tensor(self.step)}
+        return masks | squares | {"step": torch.tensor(self.step)}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.step = int(state["step"])
         self.squares = {name: state[f"squares {name}"] for name in self.squares}
-        self.masks = {name: state[name] for name in self.masks}
+        self.masks = {name: state[f"mask {name}"] for name in self.masks}

@@ -77,7 +77,7 @@ def _cutmix_masks(count: int, size: tuple[int, int], alpha: float, generator: to
 
 
 def augment(
-    images: Tensor, labels: Tensor, config: params.Augment, generator: torch.Generator, classes: int = 10
+    images: Tensor, labels: Tensor, config: params.Augment, generator: torch.Generator, classes: int
 ) -> tuple[Tensor, Tensor]:
     """Augments and normalises a batch, on the images' own device.
 
@@ -86,6 +86,7 @@ def augment(
         labels: (N,) int64.
         config: what is switched on.
         generator: the only source of random numbers, on the CPU or on the images' device.
+        classes: how many the network tells apart; only mixed targets need it.
 
     Returns:
         Images, (N, 3, H, W) float32, normalised, channels-last; and targets: the labels as they are, or, when

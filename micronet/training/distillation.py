@@ -18,7 +18,9 @@ from micronet.params import Augment, Distillation
 from micronet.training.augmentation import crop_and_flip
 from micronet.training.hardware import Machine
 from micronet.training.losses import Loss, cross_entropy
+from micronet.training.memory import NoMemory, available_memory
 from micronet.training.sampling import Batch, Sampler
+from micronet.training.trial import TrainingError
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -58,10 +60,29 @@ def distilled(
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         answers = answer(batch.images) if answer else batch.answers
         assert answers is not None, "with views, every batch brings its answers along"
+        check_answers(answers, logits.shape[1])
         value = config.alpha * distillation_loss(logits, answers, config.temperature)
         return value + (1 - config.alpha) * labels_loss(logits, batch) if config.alpha < 1 else value
 
     return loss
+
+
+def check_same_classes(teacher: int, student: int) -> None:
+    """Raises `TrainingError` where teacher and student tell different numbers of classes apart."""
+    if teacher != student:
+        raise TrainingError(f"the teacher tells {teacher} classes apart, the student {student}; they must be as many")
+
+
+def check_answers(answers: Tensor, classes: int) -> None:
+    """Makes sure that a teacher's answers, (N, classes), teach a student of so many classes.
+
+    Raises:
+        TrainingError: the teacher tells other classes apart, or an answer is not finite, which is looked for on the CPU
+            alone: a GPU would have to wait for it in every step.
+    """
+    check_same_classes(answers.shape[1], classes)
+    if answers.device.type == "cpu" and not answers.isfinite().all():
+        raise TrainingError("the teacher's answers are not finite; a teacher that has not diverged is needed")
 
 
 def answering(teacher: nn.Module, machine: Machine, *, mirror: bool = False) -> Callable[[Tensor], Tensor]:
@@ -103,6 +124,25 @@ class Views:
         return normalise(crop_and_flip(images, rows, columns, self.mirrored[view, indices], self.padding))
 
 
+def views_memory(images: int, classes: int) -> int:
+    """Bytes of memory that a fixed view takes at most: the crop of every image while it is drawn, and its answers
+    as they are known, stacked, averaged and written."""
+    return images * (16 + 4 * 4 * classes)
+
+
+def check_memory(count: int, images: int, classes: int, machine: Machine) -> None:
+    """Raises `NoMemory` where so many fixed views do not fit; the message says how many would."""
+    free, need = available_memory(), views_memory(images, classes)
+    if machine.device.type == "cuda":
+        on_device = images * (3 + 4 * classes)  # crops and answers
+        free = min(free, torch.cuda.mem_get_info(machine.device)[0] * need / on_device)
+    if count * need > free:
+        raise NoMemory(
+            f"views: {count} views of {images} images take {count * need / 1e9:.1f} GB of memory, "
+            f"{free / 1e9:.1f} GB are free; views: {int(free // need) // 2 * 2} would fit, 0 asks the teacher anew"
+        )
+
+
 def fixed_views(count: int, images: int, config: Augment, seed: int, *, pairs: bool = False) -> Views:
     """Draws `count` views of each of so many images, as `augment` draws its crops; the same for the same seed.
 
@@ -131,7 +171,9 @@ def answers_to_view(teacher: nn.Module, images: Tensor, views: Views, view: int,
     answer, views = answering(teacher, machine), views.to(machine.device)
     parts = [slice(start, start + size) for start in range(0, len(images), size)]
     shown = (views.show(images[part].to(machine.device), view, part) for part in parts)
-    return torch.cat([answer(part).float().cpu() for part in shown])
+    answers = torch.cat([answer(part).float().cpu() for part in shown])
+    check_answers(answers, answers.shape[1])
+    return answers
 
 
 def mean_of_pairs(answers: Tensor) -> Tensor:

@@ -8,11 +8,17 @@ from torch import nn
 
 from micronet.data.images import Split, normalise
 from micronet.training.hardware import Machine
+from micronet.training.trial import check_labels, check_split
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, machine: Machine, batch_size: int = 500) -> tuple[float, float]:
-    """Mean cross entropy and accuracy in percent, in eval mode; the model's mode is given back."""
+    """Mean cross entropy and accuracy in percent, in eval mode; the model's mode is given back.
+
+    Raises:
+        TrainingError: the split is none, or has labels that are no classes of the model.
+    """
+    check_split(split, "measured")
     training = model.training
     model.eval()
     loss, correct = 0.0, 0
@@ -21,6 +27,8 @@ def evaluate(model: nn.Module, split: Split, machine: Machine, batch_size: int =
         labels = split.labels[start : start + batch_size].to(machine.device).long()
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.autocast):
             logits = model(images.contiguous(memory_format=machine.memory_format))
+        if start == 0:
+            check_labels(split.labels, logits.shape[1], "measured")
         loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum())
     model.train(training)

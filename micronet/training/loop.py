@@ -21,10 +21,12 @@ from micronet.training.evaluation import evaluate
 from micronet.training.hardware import Machine
 from micronet.training.interruption import Interrupted, orphan_watch, stop_signals
 from micronet.training.losses import Loss
+from micronet.training.memory import memory_faults
 from micronet.training.reporting import EpochRow, Reporter, write_curve
 from micronet.training.run import Run
 from micronet.training.sampling import Sampler
 from micronet.training.state import ResumeState
+from micronet.training.trial import check_labels, check_split
 
 STEPS_A_LOOK = 50  # on a GPU the loss is read this often: reading it waits for all that the GPU has still to do
 
@@ -69,6 +71,7 @@ class Saves:
             self.save(run)
 
 
+@memory_faults("a smaller batch_size, or engine.evaluation_batch_size, takes less")
 def train(
     model: nn.Module,
     *,
@@ -99,9 +102,13 @@ def train(
     Raises:
         TrainingDiverged: the loss is not finite, or a hundred times that of an untrained model.
         Interrupted: Ctrl-C, SIGTERM, or DVC died; after the current step, with the state saved.
+        WeightsError, TrainingError: network, images, labels and params do not go together. Nothing was trained.
+        NoMemory: a batch does not fit into memory.
     """
     reporter = reporter or Reporter()
+    check_split(validation, "validation")
     run = Run(model, config, training, machine, seed, loss=loss, sampler=sampler, constraint=constraint)
+    check_labels(validation.labels, run.classes, "validation")
     saves, orphaned = Saves(state, save_every_seconds), orphan_watch()
     saves.restore(run, reporter)
     reporter.start(epochs=config.epochs, images=run.steps_an_epoch * run.batch_size, epoch=run.epoch)

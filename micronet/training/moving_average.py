@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from micronet.training.weights import plain_weights
+
 
 class MovingAverage:
     """Exponential moving average of weights and batch norm statistics (arXiv:1703.01780, section 3).
 
-    The decay rises as (1 + t) / (10 + t), so that the start is forgotten early.
+    The decay rises as (1 + t) / (10 + t), so that the start is forgotten early. Raises `WeightsError` for weights that
+    are not plain (see `plain_weights`).
     """
 
     def __init__(self, model: nn.Module, decay: float):
+        plain_weights(model)
         self.decay, self.steps = decay, 0
         self.model = copy.deepcopy(model).requires_grad_(False)
 
@@ -34,11 +38,13 @@ class MovingAverage:
         self.steps += 1
         weight = 1.0 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         pairs = zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
-        averaged, current = [], []
+        averaged, current, places = [], [], set()
         for mine, theirs in pairs:
-            if mine.is_floating_point():
+            place = (mine.data_ptr(), mine.shape, mine.stride())
+            if not mine.is_floating_point():
+                mine.copy_(theirs)
+            elif place not in places:  # a tensor with two names moves once
                 averaged.append(mine)
                 current.append(theirs)
-            else:
-                mine.copy_(theirs)
+                places.add(place)
         torch._foreach_lerp_(averaged, current, weight)

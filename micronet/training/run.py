@@ -24,8 +24,9 @@ from micronet.training.reporting import EpochRow
 from micronet.training.sampling import Batch, Sampler, augmented, batches
 from micronet.training.schedules import learning_rate
 from micronet.training.snapshots import check_snapshot
+from micronet.training.trial import check_labels, check_network, check_split, class_count
 
-EXPLODED = 100.0 * math.log(10)  # a hundred times the loss of a network that has not learned ten classes yet
+EXPLODED = 100.0  # times the loss of a network that has not learned its classes, at least ten, yet
 
 
 class TrainingDiverged(MicronetError):
@@ -35,7 +36,8 @@ class TrainingDiverged(MicronetError):
 class Run:
     """A run after some steps of some epochs. It trains `model` in place.
 
-    A run that was restored from another one's `snapshot` ends with the same bytes as that one.
+    A run that was restored from another one's `snapshot` ends with the same bytes as that one. Before its first step a
+    copy of the network sees two images, so that what does not go together is refused by a line.
     """
 
     def __init__(
@@ -50,15 +52,21 @@ class Run:
         sampler: Sampler | None = None,
         constraint: Constraint | None = None,
     ):
+        check_network(model)
+        check_split(training, "training")
         self.config, self.seed = config, seed
         self.machine = suited(model, machine)
         self.model = self.machine.place(model).train()
         self.images = training.images.to(self.machine.device)
         self.labels = training.labels.to(self.machine.device).long()
-        self.loss = loss or cross_entropy(config.label_smoothing)
-        self.sampler = sampler or augmented(config.augment)
-        self.constraint = constraint or Unconstrained()
         self.batch_size, self.peak = find_batch_size(model, config, self.machine, training.images.shape[1:])
+        self.classes = class_count(
+            model, training.images, self.machine, batch_size=self.batch_size, trains=config.epochs > 0
+        )
+        check_labels(training.labels, self.classes, "training")
+        self.loss = loss or cross_entropy(config.label_smoothing)
+        self.sampler = sampler or augmented(config.augment, self.classes)
+        self.constraint = constraint or Unconstrained()
         self.steps_an_epoch = len(batches(len(self.labels), self.batch_size, 0))
         self.steps = self.steps_an_epoch * config.epochs
 
@@ -169,7 +177,7 @@ class Run:
 
     def check(self, loss: float) -> None:
         """Raises `TrainingDiverged` for the loss of the last step when nothing good can come of it."""
-        if math.isfinite(loss) and loss <= EXPLODED:
+        if math.isfinite(loss) and loss <= EXPLODED * math.log(max(10, self.classes)):
             return
         kept = f"the state of epoch {self.rows[-1].epoch} is kept" if self.rows else "no state was saved yet"
         rate = self.rate(self.epoch * self.steps_an_epoch + self.step_in_epoch - 1)

@@ -25,11 +25,11 @@ class Batch:
 Sampler = Callable[[Tensor, Tensor, Tensor, torch.Generator], Batch]
 
 
-def augmented(config: Augment) -> Sampler:
-    """The plain sampler: every image is augmented anew whenever it is seen."""
+def augmented(config: Augment, classes: int) -> Sampler:
+    """The plain sampler: every image is augmented anew whenever it is seen; mixed targets are (N, classes)."""
 
     def sample(images: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator) -> Batch:
-        return Batch(*augment(images[indices], labels[indices], config, generator))
+        return Batch(*augment(images[indices], labels[indices], config, generator, classes))
 
     return sample
 

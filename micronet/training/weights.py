@@ -6,7 +6,7 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
@@ -60,18 +60,25 @@ def plain_weights(model: nn.Module) -> None:
         raise WeightsError(f"{shown(name, 100) or type(model).__name__}: {fault}{more}")
 
 
+def _layers(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+
+
 def prunable(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear]]:
     """Convolutions and linear layers by name, in the order of the network; their `weight` is prunable.
 
-    Batch norms and biases are left alone.
+    Batch norms and biases are left alone. Of layers that share one weight the first stands for all of them.
 
     Raises:
         WeightsError: one of these weights is not plain (see `plain_weights`).
     """
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    found = _layers(model)
     if any(module._parameters.get("weight") is None or is_lazy(module.weight) for _, module in found):
         plain_weights(model)
-    return found
+    first: dict[int, tuple[str, nn.Conv2d | nn.Linear]] = {}
+    for name, module in found:
+        first.setdefault(id(module.weight), (name, module))
+    return list(first.values())
 
 
 def count_zeros(model: nn.Module) -> tuple[int, int]:
@@ -89,18 +96,24 @@ def count_nonzero(model: nn.Module) -> int:
 def positions(model: nn.Module) -> dict[str, int]:
     """How often one (3, 32, 32) image uses a weight of each prunable layer: the height times the width of its output.
 
-    Weights of a linear layer are used once. Nothing is computed, and the model stays as it is.
+    Weights of a linear layer are used once; those of a layer that is called twice, or shares them, as often as all
+    calls together. Nothing is computed, and the model stays as it is.
 
     Raises:
         WeightsError: see `plain_weights`.
     """
     plain_weights(model)
+    first = {id(module.weight): name for name, module in prunable(model)}
     shadow = copy.deepcopy(model).to("meta").eval()
     found: dict[str, int] = {}
-    for name, module in prunable(shadow):
-        module.register_forward_hook(
-            lambda _module, _inputs, output, name=name: found.__setitem__(name, math.prod(output.shape[2:]))
-        )
+
+    def count(name: str, output: Tensor) -> None:
+        found[name] = found.get(name, 0) + math.prod(output.shape[2:])
+
+    # Weights that are shared are no longer on the device meta, so the model says which layers share one.
+    for (_, module), (_, layer) in zip(_layers(shadow), _layers(model), strict=True):
+        name = first[id(layer.weight)]
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: count(name, output))
     with torch.no_grad():
         shadow(torch.zeros(1, *SHAPE, device="meta"))
     return found

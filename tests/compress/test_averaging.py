@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 from micronet.compress.averaging import AverageError, average
+from micronet.compress.errors import QuantizationError
 from micronet.data.images import normalise
+from micronet.training.weights import WeightsError
 from tests.support.images import random_images
 from tests.support.models import new_model
 
@@ -51,3 +54,22 @@ def test_what_has_no_mean_is_refused():
         average([new(1)], BATCHES)
     with pytest.raises(AverageError, match="several architectures"):
         average([new(1), new(1, width=12)], BATCHES)
+
+
+def test_networks_whose_weights_are_not_plain_or_not_finite_have_no_mean():
+    pruned, diverged = new_model(), new_model()
+    prune.l1_unstructured(pruned.stem.conv, "weight", amount=0.5)
+    with torch.no_grad():
+        diverged.stem.conv.weight[0] = torch.nan
+    images = [normalise(random_images(4))]
+    with pytest.raises(AverageError, match="differ in names or shapes"):
+        average([new_model(), pruned], images)
+    with pytest.raises(WeightsError, match=r"^stem\.conv: torch.nn.utils.prune is still on its weight"):
+        average([pruned, pruned], images)
+    with pytest.raises(AverageError, match="not finite"):
+        average([new_model(), diverged], images)
+
+
+def test_a_mean_is_not_measured_without_images():
+    with pytest.raises(QuantizationError, match="cannot be estimated without images"):
+        average([new_model(), new_model(seed=1)], [])

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from micronet.compress.calibration import calibrate, recalibrate_batch_norm
+from micronet.compress.errors import QuantizationError
 from micronet.compress.quantization import finish, prepare
 from micronet.data.images import normalise
 from micronet.packed.module import load_packed
@@ -66,6 +67,16 @@ def test_evaluating_leaves_the_observers_alone():
     # The switches of the observers are turned by train() and eval().
     changed = [key for key, value in prepared.state_dict().items() if not torch.equal(before[key], value)]
     assert not changed
+
+
+def test_images_that_are_normalised_already_and_layers_that_are_not_finite_are_refused():
+    prepared = prepare(float_model(RESNET), INT8)
+    with pytest.raises(QuantizationError, match="pixels that nobody has normalised"):
+        calibrate(prepared, normalise(IMAGES))
+    with torch.no_grad():
+        prepared.get_submodule("stages.0.0.conv2").weight[0, 0, 0, 0] = torch.inf
+    with pytest.raises(QuantizationError, match=r"^stages\.0\.0\.conv2\S*: gives values that are not finite"):
+        calibrate(prepared, IMAGES)
 
 
 def test_pruned_weights_stay_zero_in_the_packed_file(tmp_path):

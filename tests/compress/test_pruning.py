@@ -366,3 +366,53 @@ def test_a_schedule_that_was_cut_off_goes_on_as_if_it_had_not(tmp_path, method, 
     with ResumeState(tmp_path, "x") as state:
         train(parts, prune.train, constraint=PruningSchedule(prune, parts), state=state)
     assert same(weights(whole), weights(parts))
+
+
+# --- what cannot be pruned, and names that a state has too ---
+
+
+def test_an_amount_that_cannot_be_reached_is_said_before_training_with_one_that_can():
+    model = layers(50, 1, 9)
+    train = config()
+    with pytest.raises(PruningError, match=r"amount: 0\.95 works$"):
+        PruningSchedule(Prune(method="gradual", amount=0.97, train=train), model)
+    PruningSchedule(Prune(amount=0.95, train=train), model)
+    assert count_zeros(model) == (57, 60)
+
+
+@pytest.mark.parametrize(("amount", "floor"), [(-0.1, 0.0), (1.0, 0.0), (math.nan, 0.0), (0.5, 1.5), (0.5, -1.0)])
+def test_an_amount_that_is_no_share_is_refused(amount, floor):
+    with pytest.raises(PruningError, match="^amount must be >= 0 and < 1, layer_floor 0 to 1"):
+        global_masks(layers(5, 6), amount, layer_floor=floor)
+
+
+def test_weights_without_a_rank_and_networks_without_weights_are_refused():
+    model = layers(5, 6)
+    with torch.no_grad():
+        prunable(model)[1][1].weight.view(-1)[2] = math.nan
+    with pytest.raises(PruningError, match="holds weights that are not finite"):
+        global_masks(model, 0.5)
+    with pytest.raises(PruningError, match="no convolution and no linear layer"):
+        global_masks(nn.Sequential(nn.BatchNorm2d(3)), 0.5)
+
+
+def test_a_weight_with_two_names_is_masked_exactly():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    model[1].weight = model[0].weight
+    apply_masks(model, global_masks(model, 0.5))
+    assert count_zeros(model) == (14, 28)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_may_be_called_as_an_entry_of_the_state_is(method):
+    model = nn.Sequential()
+    for name in ("amount", "hidden amount", "mask amount"):
+        model.add_module(name, nn.Linear(6, 6))
+    one = PruningSchedule(section(method), model)
+    one.before_step(model)
+    one.after_step(model, 4, 4)
+    two = PruningSchedule(section(method), new_model())
+    two.hidden = {name: torch.zeros_like(weight) for name, weight in one.hidden.items()}
+    two.load(one.state())
+    assert two.amount == one.amount == AMOUNT and two.masks.keys() == one.masks.keys()
+    assert all(torch.equal(two.masks[name], mask) for name, mask in one.masks.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,12 +12,15 @@ from torchvision.transforms import v2
 
 from micronet import params
 from micronet.data.images import normalise
-from micronet.training.augmentation import _cutmix_masks, augment, box_masks, crop_and_flip, sample_beta
+from micronet.training import augmentation
+from micronet.training.augmentation import _cutmix_masks, box_masks, crop_and_flip, sample_beta
 from tests.support.images import random_split
 
 SEEDS = st.integers(0, 2**31)
 OFF = {"crop_padding": 0, "flip": False}
 QUICK = settings(max_examples=20, deadline=None)
+
+augment = partial(augmentation.augment, classes=10)
 
 
 def generator(seed: int) -> torch.Generator:

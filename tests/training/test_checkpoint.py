@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 import models
 from micronet.errors import MicronetError
@@ -23,7 +24,7 @@ from micronet.files import FileError
 from micronet.training.checkpoint import FORMAT, HALF_ABOVE_PARAMETERS, CheckpointError, load, save, stored
 from micronet.training.weights import count_zeros
 from tests.support.failures import full_disk
-from tests.support.models import TINY, new_model
+from tests.support.models import RESNET, TINY, new_model
 from tests.support.places import ROOT
 
 FACTS = {"stage": "train_student", "epochs": 3, "validation_accuracy_percent": 61.5, "params_digest": "abc"}
@@ -274,3 +275,111 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypa
 
 def test_a_written_file_can_be_read_by_others(tmp_path):
     assert saved(tmp_path / "new" / "student.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+# --- networks and files that lie ---
+
+
+def test_a_weight_under_two_names_is_stored_twice_and_computes_the_same(tmp_path):
+    model = new_model(RESNET).eval()
+    block = model.stages[0][0]
+    block.conv2.weight = block.conv1.weight
+    zeros, _ = count_zeros(model)
+    loaded = load(saved(tmp_path / "student.safetensors", model, zeros=zeros)).model()
+    assert torch.equal(loaded(torch.ones(2, 3, 32, 32)), model(torch.ones(2, 3, 32, 32)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda model: prune.l1_unstructured(model.stem.conv, "weight", 0.5), "stem.conv: torch.nn.utils.prune"),
+        (lambda model: model.double(), "stem.conv.weight is of torch.float64, float32 would work"),
+        (lambda model: model.to("meta"), "stem.conv.weight has no values"),
+        (lambda model: setattr(model, "spec", None), "the network has no spec"),
+        (lambda model: setattr(model, "extra", nn.Linear(2, 2)), "not what its spec builds: it has no extra.weight"),
+        (lambda model: setattr(model, "stem", nn.Identity()), "not what its spec builds: stem.conv.weight is missing"),
+    ],
+    ids=["prune", "double", "meta", "no spec", "more", "less"],
+)
+def test_a_network_that_could_not_be_loaded_again_is_not_saved(tmp_path, change, said):
+    model = new_model()
+    change(model)
+    with pytest.raises(MicronetError) as caught:
+        saved(tmp_path / "student.safetensors", model)
+    assert said in str(caught.value) and entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("facts", [{"epochs": -1}, {"validation_accuracy_percent": float("nan")}, {"stage": None}])
+def test_facts_that_could_not_be_read_again_are_not_saved(tmp_path, facts):
+    with pytest.raises(CheckpointError, match=f"not saved, {next(iter(facts))}: "):
+        saved(tmp_path / "student.safetensors", **facts)
+    assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": "3"},
+        {"epochs": -1},
+        {"epochs": True},
+        {"validation_accuracy_percent": float("nan")},
+        {"validation_accuracy_percent": 101},
+        {"stage": ["x"]},
+        {"params_digest": 7},
+        {"model": "\x1b[2J"},
+        {"format": "\x1b[2J" * 99},
+    ],
+    ids=repr,
+)
+def test_a_header_that_says_nonsense_is_refused_in_a_line_that_a_terminal_can_show(tmp_path, changes):
+    line = refusal(write(tmp_path / "student.safetensors", new_model().state_dict(), header(**changes)))
+    assert line.isprintable() and len(line) <= 300
+
+
+def test_a_header_without_end_is_refused(tmp_path):
+    path = tmp_path / "student.safetensors"
+    path.write_bytes(safetensors.torch.save(new_model().state_dict(), {"micronet": "[" * 100_000}))
+    assert "truncated or no checkpoint" in refusal(path)
+
+
+def test_a_folder_and_a_pipe_are_no_files(tmp_path):
+    (tmp_path / "student.safetensors").mkdir()
+    os.mkfifo(tmp_path / "teacher.safetensors")
+    for name in ("student", "teacher"):
+        assert "is no file; `python stages/" in refusal(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_stored_weights_that_are_not_finite_are_not_loaded(tmp_path, kind):
+    tensors = new_model().state_dict()
+    tensors["stem.conv.weight"] = torch.full((4, 3, 3, 3), float("nan"), dtype=kind)
+    line = refusal(write(tmp_path / "student.safetensors", tensors, header()))
+    assert "stem.conv.weight holds a value that is not finite" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stem.conv.weight": None}, "stem.conv.weight is missing"),
+        ({"\x1b[2J\n": torch.zeros(1)}, "it has no \\x1b[2J\\n"),
+        ({"classifier.bias": torch.zeros(11)}, "classifier.bias is (11,), it must be (10,)"),
+        ({"classifier.bias": torch.zeros(10).long()}, "classifier.bias is of torch.int64, it must be of torch.float32"),
+        ({"stem.norm.num_batches_tracked": torch.tensor(0.5)}, "num_batches_tracked is of torch.float32, it must be"),
+    ],
+    ids=["missing", "more", "shape", "whole numbers", "a count that is none"],
+)
+def test_the_first_weight_that_does_not_fit_is_named(tmp_path, changes, said):
+    tensors = {name: value for name, value in (new_model().state_dict() | changes).items() if value is not None}
+    with pytest.raises(CheckpointError) as caught:
+        load(write(tmp_path / "student.safetensors", tensors, header())).model()
+    assert str(caught.value) == f"the weights are of another architecture than resnet: {said}" or said in str(
+        caught.value
+    )
+    assert str(caught.value).isprintable()
+
+
+def test_a_spec_of_a_giant_is_refused_without_the_memory_for_it(tmp_path, monkeypatch):
+    giant = {"name": "resnet", "blocks": [8] * 6, "widths": [2048] * 6}
+    path = write(tmp_path / "student.safetensors", new_model().state_dict(), header(model=giant))
+    with pytest.raises(CheckpointError, match="of another architecture than resnet"):
+        load(path).model()

@@ -82,7 +82,7 @@ def test_augmentation_draws_from_the_devices_own_generator(here):
     data = bright_split(32, 32)
     batch, labels = data.images.to(here.device), data.labels.to(here.device)
     settings = params.Augment(**EVERYTHING)
-    results = [augment(batch, labels, settings, torch.Generator(here.device).manual_seed(5)) for _ in range(2)]
+    results = [augment(batch, labels, settings, torch.Generator(here.device).manual_seed(5), 10) for _ in range(2)]
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
     assert results[0][0].device.type == here.device.type
     assert torch.allclose(results[0][1].sum(1).cpu(), torch.ones(32))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from micronet.params import Augment, Distillation, Train
+from micronet.training import distillation
 from micronet.training.distillation import (
     answering,
     answers_to_view,
@@ -22,7 +23,9 @@ from micronet.training.distillation import (
     mean_of_pairs,
 )
 from micronet.training.loop import train
+from micronet.training.memory import NoMemory
 from micronet.training.sampling import Batch
+from micronet.training.trial import TrainingError
 from tests.support.configs import MACHINE
 from tests.support.images import random_split
 from tests.support.models import TINY, new_model
@@ -280,3 +283,33 @@ def test_views_in_pairs_mirror_one_another_and_know_what_a_mirroring_teacher_ans
         assert torch.allclose(means[view], answer(views.show(data.images, view, part)), atol=1e-4)
     with pytest.raises(ValueError, match="3 views are no pairs"):
         fixed_views(3, 20, Augment(), seed=1, pairs=True)
+
+
+# --- what cannot be learned from ---
+
+
+def test_a_teacher_of_other_classes_is_refused():
+    teacher = new_model(TINY | {"classes": 20})
+    with pytest.raises(
+        TrainingError, match="^the teacher tells 20 classes apart, the student 10; they must be as many$"
+    ):
+        loss_of(teacher, alpha=0.5)(logits(1, count=8), Batch(some_images(), torch.arange(8)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_teacher_whose_answers_are_not_finite_is_refused(value):
+    teacher = new_model()
+    with torch.no_grad():
+        teacher.classifier.bias[0] = value
+    with pytest.raises(TrainingError, match="^the teacher's answers are not finite"):
+        loss_of(teacher, alpha=0.5)(logits(1, count=8), Batch(some_images(), torch.arange(8)))
+    images, views = random_split(4).images, fixed_views(1, 4, Augment(), seed=0)
+    with pytest.raises(TrainingError, match="^the teacher's answers are not finite"):
+        answers_to_view(teacher, images, views, 0, MACHINE, 4)
+
+
+def test_views_beyond_the_memory_are_refused_with_what_would_fit(monkeypatch):
+    monkeypatch.setattr(distillation, "available_memory", lambda: 5.0 * distillation.views_memory(1000, 10))
+    distillation.check_memory(5, 1000, 10, MACHINE)
+    with pytest.raises(NoMemory, match=r"^views: 6 views of 1000 images take 0\.0 GB .*; views: 4 would fit, 0 asks"):
+        distillation.check_memory(6, 1000, 10, MACHINE)

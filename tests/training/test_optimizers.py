@@ -59,3 +59,16 @@ def test_an_average_that_is_loaded_goes_on_as_the_one_that_was_saved():
     for average in (one, two):
         average.update(new_model(seed=4))
     assert one.steps == two.steps == 2 and same(weights(one.model), weights(two.model))
+
+
+def test_the_average_of_a_tensor_with_two_names_moves_once_a_step():
+    tied, plain = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in range(2))
+    tied[1].weight = tied[0].weight
+    plain.load_state_dict(tied.state_dict())
+    averages = [MovingAverage(model, 0.9) for model in (tied, plain)]
+    with torch.no_grad():
+        for layer in (tied[0], plain[0], plain[1]):
+            layer.weight += 1
+    for average, model in zip(averages, (tied, plain), strict=True):
+        average.update(model)
+    assert same(weights(averages[0].model), weights(averages[1].model))

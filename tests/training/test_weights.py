@@ -122,3 +122,25 @@ def test_hooks_of_other_kinds_do_not_matter():
     model[2].register_full_backward_hook(lambda module, gradients, results: None)
     plain_weights(model)
     assert len(prunable(model)) == 2
+
+
+# --- weights with two names ---
+
+
+def shared() -> nn.Sequential:
+    """Three convolutions, of which the last two have one weight: 108 + 144 weights."""
+    layers = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+    layers[2].weight = layers[1].weight
+    return nn.Sequential(*layers)
+
+
+def test_a_weight_that_two_layers_share_counts_once_and_is_used_by_both():
+    model = shared()
+    assert [name for name, _ in prunable(model)] == ["0", "1"]
+    assert count_zeros(model) == (0, 252)
+    assert positions(model) == {"0": 1024, "1": 512}  # of two maps of 16 x 16
+
+
+def test_a_layer_that_is_called_twice_uses_its_weights_twice():
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    assert positions(nn.Sequential(layer, layer)) == {"0": 2048}
