@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from micronet.params import faults
+from micronet.faults import faults
 from models.settings import Settings, SpecError
 
 if TYPE_CHECKING:

@@ -126,8 +126,10 @@ REFUSED = {
     "'tag:yaml.org,2002:python/object:os.system' (line 1)",
     "a: *x\n": "found undefined alias 'x' (line 1)",
     "a: 1\n---\nb: 2\n": "expected a single document in the stream, but found another document (line 2)",
-    "a: !!bool x\n": "'x'",
-    "a: 2020-13-45\n": "month must be in 1..12",
+    "a: !!bool x\n": "'x' is no bool (line 1)",
+    "a: !!float x\n": "'x' is no float (could not convert string to float: 'x') (line 1)",
+    "b: 1\na: !!int ''\n": "'' is no int (line 2)",
+    "a: 2020-13-45\n": "'2020-13-45' is no timestamp (month must be in 1..12) (line 1)",
     "a: \x07\n": 'unacceptable character #x0007: special characters are not allowed in "<unicode string>", position 3',
 }
 
