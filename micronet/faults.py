@@ -29,7 +29,7 @@ _REASONS = {
 }
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
     """A value of a file, short enough to be repeated."""
     try:
         return shown(repr(value), LONGEST_VALUE)
@@ -39,7 +39,7 @@ def _said(value: Any) -> str:
 
 def _fault(error: Mapping[str, Any]) -> str:
     """One line for one pydantic error: key path, reason."""
-    context, kind, got = error.get("ctx", {}), error["type"], _said(error.get("input"))
+    context, kind, got = error.get("ctx", {}), error["type"], said(error.get("input"))
     tags = () if kind == "extra_forbidden" else ("constrained-int", "int", "literal['auto']")
     where = shown(".".join(str(part) for part in error["loc"] if part not in tags), 2 * LONGEST_VALUE)
     if kind in _REASONS:
