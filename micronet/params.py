@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,12 +19,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from micronet import reading
 from micronet.errors import MicronetError, shown
 from micronet.faults import faults
+from micronet.front import front
 
 CIFAR10_TRAINING_IMAGES = 50_000
 SAMPLE_TRAINING_IMAGES = 1_000
 MOST_FAULTS = 20  # lines that say what is wrong with a file; a screen of them is enough to begin with
 
-# Every number has an upper bound, above all that has a use, so that a slip of the keyboard is a line and no full memory.
+# Every number has an upper bound, above all that has a use: a slip of the keyboard is a line, not a full memory.
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e9)]  # products of two such numbers are finite in float32
 NonNegative = Annotated[float, Field(ge=0.0, le=1e9)]
@@ -65,15 +67,18 @@ HomePlace = Annotated[str, AfterValidator(_home_place)]
 
 
 class ParamsError(MicronetError):
-    """A file of settings cannot be used. `faults` holds one line a fault, printable and short, and not too many."""
+    """A file of settings cannot be used: a line a fault, printable and short, of the first `MOST_FAULTS`.
+
+    `faults` holds all of them.
+    """
 
     exit_code = 2
 
     def __init__(self, faults: list[str]):
+        self.faults = [shown(fault) for fault in faults]
         more = len(faults) - MOST_FAULTS
-        self.faults = [shown(fault) for fault in faults[:MOST_FAULTS]]
-        self.faults += [f"and {more:,} more faults" if more > 1 else "and 1 more fault"] if more > 0 else []
-        super().__init__("\n".join(self.faults))
+        last = [f"and {more:,} more fault{'s' if more > 1 else ''}"] if more > 0 else []
+        super().__init__("\n".join(self.faults[:MOST_FAULTS] + last))
 
 
 class Section(BaseModel):
@@ -284,7 +289,9 @@ class Prune(Taught):
     layer_floor: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.02, description="least share of weights that every layer keeps, so that none dies"
     )
-    rounds: Annotated[Epochs, Field(ge=1)] = Field(default=4, description="iterative: prune this many times, at a growing rate")
+    rounds: Annotated[Epochs, Field(ge=1)] = Field(
+        default=4, description="iterative: prune this many times, at a growing rate"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Prune:
@@ -432,14 +439,14 @@ def digest(*sections: BaseModel | int | str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """`python -m micronet.params [FILE ...]`: checks params files; exit code 2 and one line a fault."""
-    found: list[str] = []
+    found = 0
     for path in (argv if argv is not None else sys.argv[1:]) or ["params.yaml"]:
-        try:
-            load(path)
-        except ParamsError as error:
-            found += error.faults
-    print("\n".join(found), file=sys.stderr, end="\n" if found else "")
-    return 2 if found else 0
+        found = max(found, front("params", partial(_check, path)))
+    return found
+
+
+def _check(path: str) -> None:
+    load(path)
 
 
 if __name__ == "__main__":

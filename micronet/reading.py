@@ -122,7 +122,7 @@ class _Constructor(SafeConstructor):
                 raise ValueError(f"more than {LONGEST_NUMBER:,} digits")
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            text = repr(shown(node.value, 40)) if isinstance(node, ScalarNode) else f"a {node.id}"
+            text = repr(shown(node.value, 40)) if isinstance(node, ScalarNode) else "what stands here"
             why = "" if isinstance(error, LookupError) else f" ({error})"
             problem = f"{text} is no {str(node.tag).removeprefix(TAGS)}{why}"
             raise ConstructorError(problem=problem, problem_mark=node.start_mark) from None

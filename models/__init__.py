@@ -136,7 +136,9 @@ def _read(spec: str | dict[str, Any]) -> tuple[str, Settings]:
     if name in broken:
         raise broken[name]
     if name not in named and name not in families:
-        raise SpecError(f"name: there is no model {shown(name, LONGEST_VALUE)!r} (there are {', '.join([*named, *families])})")
+        raise SpecError(
+            f"name: there is no model {shown(name, LONGEST_VALUE)!r} (there are {', '.join([*named, *families])})"
+        )
     given = {**named.get(name, {}), **spec}
     family = named[name]["name"] if name in named else name
     del given["name"]
@@ -181,7 +183,7 @@ def check(spec: str | dict[str, Any]) -> None:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Within it a model of more than `MOST_PARAMETERS` is refused while it is being built, at the first one too many."""
+    """Within it a model of more than `MOST_PARAMETERS` is refused while it is being built: `SpecError`."""
     from torch.nn.modules.module import register_module_parameter_registration_hook
     from torch.nn.parameter import is_lazy
 
@@ -192,7 +194,7 @@ def _limited() -> Iterator[None]:
         found += 0 if parameter is None or is_lazy(parameter) else parameter.numel()
         if found > MOST_PARAMETERS:
             raise SpecError(
-                f"a model of these settings has more than {MOST_PARAMETERS:,} parameters; fewer channels or layers would work"
+                f"such a model has more than {MOST_PARAMETERS:,} parameters; fewer channels or layers would work"
             )
 
     handle = register_module_parameter_registration_hook(count)
