@@ -1,6 +1,6 @@
 """Checks params files whole, without running anything: exit code 2 and one line a fault.
 
-First what needs no torch. Then the networks are built, without weights, and held against the data, the quantizer, the
+First what needs no torch. Then the networks are built, untrained, and held against the data, the quantizer, the
 prices and this machine, so that no stage finds out after hours what could be known at once.
 """
 

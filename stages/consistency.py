@@ -1,4 +1,4 @@
-"""What a valid params file asks for that no stage could do: found by building its networks, without weights.
+"""What a valid params file asks for that no stage could do: found by building its networks.
 
 `check.py` alone imports this: no stage's result depends on it.
 """
@@ -38,7 +38,7 @@ def inconsistencies(params: Params) -> list[str]:
     faults += _batches_of_one(params, networks)
     with _told("quantize.method", faults):
         if "student" in networks:
-            prepare(_without_weights(params.student.model.spec()), params.quantize)
+            prepare(networks["student"], params.quantize)
     with _told("student.start.file", faults):
         if params.student.start:
             started(params.student.start, params.student.model.spec())
@@ -59,22 +59,18 @@ def _told(key: str, faults: list[str]) -> Iterator[None]:
 
 
 def _network(spec: dict) -> nn.Module:
-    """The network on the meta device, which has shapes and no values; it runs on images, and it has a price."""
-    with torch.device("meta"):
-        network = models.build(spec).eval()
-        shape = tuple(network(torch.zeros(2, *IMAGE)).shape)
-    if shape != (2, LABELS):
-        raise models.SpecError(f"gives {shape} for two images, {(2, LABELS)} would work")
-    operations(network)
-    return network
+    """The network, with zeros for weights: a quantizer finds its step for those at once. It runs and has a price.
 
-
-def _without_weights(spec: dict) -> nn.Module:
-    """The network with zeros for weights: a quantizer reads them, and finds its step for those at once."""
-    network = models.build(spec)
+    Not on the meta device, where torch loads its compiler, for two seconds, before it runs a ReLU.
+    """
+    network = models.build(spec).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
+        shape = tuple(network(torch.zeros(1, *IMAGE)).shape)
+    if shape != (1, LABELS):
+        raise models.SpecError(f"gives {shape} for an image, {(1, LABELS)} would work")
+    operations(network)
     return network
 
 
@@ -90,7 +86,7 @@ def _trains_on_one(network: nn.Module) -> bool:
     """Whether a batch of one image can be normalised everywhere."""
     network.train()
     try:
-        with torch.device("meta"):
+        with torch.no_grad():
             network(torch.zeros(1, *IMAGE))
     except ValueError:
         return False
