@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -33,7 +34,7 @@ def front(name: str, work: Callable[[], int | None]) -> int:
         return code or 1
     except OSError as error:
         _discard()
-        return _say(code or 1, f"{name}: what it prints cannot be written ({error.strerror or error})")
+        return _say(code or 1, f"{name}: cannot be written ({error.strerror or error}); freeing some space would work")
     return code
 
 
@@ -55,6 +56,9 @@ def _ended(name: str, work: Callable[[], int | None]) -> int:
         if _out_of_memory(error):
             way = "a smaller batch_size or evaluation_batch_size, fewer views or a smaller model would work"
             return _say(1, f"{name}: out of memory: {way} ({shown(_reason(error), 100)})")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f"{error.filename}: " if error.filename else ""
+            return _say(1, f"{name}: {where}cannot be written ({error.strerror}); freeing some space would work")
         return _say(1, f"{name}: failed unexpectedly: {shown(_reason(error), 150)}{_keep(name)}")
 
 
