@@ -16,8 +16,8 @@ SHELL := bash
 
 # Bytecode in site-packages halves the start-up time of DVC: a shell that forbids it does not forbid it here.
 unexport PYTHONDONTWRITEBYTECODE
-# Code is imported from this checkout, never from what a shell happens to point at.
-unexport PYTHONPATH
+# Code is imported from this checkout, never from what a shell happens to point at, and a script ends without a prompt.
+unexport PYTHONPATH PYTHONSAFEPATH PYTHONINSPECT
 export DVC_NO_ANALYTICS := 1
 export RECIPE FILE NAME
 
@@ -102,7 +102,7 @@ demo: env ## run the whole pipeline from nothing on the small sample, in build/d
 	"$(PY)" stages/score.py --check
 
 .PHONY: check
-check: env ## validate params.yaml: every fault in one line, nothing touched
+check: env ## validate params.yaml, build its networks: every fault in one line, nothing touched
 	@"$(PY)" stages/check.py
 
 .PHONY: use

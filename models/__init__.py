@@ -11,6 +11,8 @@ import ast
 import importlib
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -18,13 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from micronet.params import faults
+from micronet.errors import shown
+from micronet.faults import LONGEST_VALUE, faults, said
 from models.settings import Settings, SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     NAMED: dict[str, dict[str, Any]]
+
+# Five to ten times the largest networks for small images: 1 GB of weights, and training takes four times as much.
+MOST_PARAMETERS = 250_000_000
 
 __all__ = ["NAMED", "SpecError", "build", "check", "fit", "narrowed", "narrows", "normalise"]
 
@@ -125,12 +131,14 @@ def _read(spec: str | dict[str, Any]) -> tuple[str, Settings]:
     if isinstance(spec, str):
         spec = {"name": spec}
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
-        raise SpecError(f"a model is a name, or a section with the key name (got {spec!r})")
+        raise SpecError(f"a model is a name, or a section with the key name (got {said(spec)})")
     name, named, (families, broken) = spec["name"], _named(), _files()
     if name in broken:
         raise broken[name]
     if name not in named and name not in families:
-        raise SpecError(f"name: there is no model {name!r} (there are {', '.join([*named, *families])})")
+        raise SpecError(
+            f"name: there is no model {shown(name, LONGEST_VALUE)!r} (there are {', '.join([*named, *families])})"
+        )
     given = {**named.get(name, {}), **spec}
     family = named[name]["name"] if name in named else name
     del given["name"]
@@ -173,18 +181,42 @@ def check(spec: str | dict[str, Any]) -> None:
     _read(spec)
 
 
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Within it a model of more than `MOST_PARAMETERS` is refused while it is being built: `SpecError`."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+    from torch.nn.parameter import is_lazy
+
+    found = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal found
+        found += 0 if parameter is None or is_lazy(parameter) else parameter.numel()
+        if found > MOST_PARAMETERS:
+            raise SpecError(
+                f"such a model has more than {MOST_PARAMETERS:,} parameters; fewer channels or layers would work"
+            )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def build(spec: str | dict[str, Any]) -> nn.Module:
     """A new model with random weights for (N, 3, 32, 32) float images; logits (N, classes).
 
     `model.spec` is the full spec: `build(model.spec)` makes the same architecture.
 
     Raises:
-        SpecError: one line that says what is wrong with the spec.
+        SpecError: one line that says what is wrong with the spec, or that the model would have too many parameters.
     """
     family, settings = _read(spec)
     # These settings are of the file's head, which knows no module; those of the whole file do.
     whole = getattr(importlib.import_module(f"{__name__}.{family}"), type(settings).__name__)
-    model: Any = whole.model_validate(settings.model_dump()).build()
+    with _limited():
+        model: Any = whole.model_validate(settings.model_dump()).build()
     model.spec = _spec(family, settings)
     return model
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BeforeValidator, Field
 
-from micronet.errors import MicronetError
+from micronet.errors import MicronetError, shown
 from micronet.params import Section
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class SpecError(MicronetError, ValueError):
     """A spec that no model can be built from, in one line. `faults` holds a line a fault, `key.path: reason`."""
 
     def __init__(self, *faults: str):
-        super().__init__("; ".join(faults))
-        self.faults = list(faults)
+        self.faults = [shown(fault) for fault in faults]
+        super().__init__(shown("; ".join(self.faults)))
 
 
 class Settings(Section):

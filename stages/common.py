@@ -10,16 +10,16 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
-from micronet.errors import MicronetError  # noqa: E402
+from micronet.front import front, without_prompt  # noqa: E402
 
 if TYPE_CHECKING:
     from micronet.training.reporting import Reporter
@@ -27,38 +27,51 @@ if TYPE_CHECKING:
 MANIFEST = Path("data/manifest.json")
 CHECKPOINTS = Path("checkpoints")
 METRICS = Path("metrics")
+LABELS = 10  # of every source of data
 
 
 def validate(path: str | Path) -> parameters.Params:
     """Reads a params file and checks it whole, the models' specs too. Raises `ParamsError`, a line a fault."""
-    import models
-
+    tree = parameters.read_yaml(path)
     faults: list[str] = []
-    tree = parameters.read_yaml(Path(path))
+    loaded = None
     try:
         loaded = parameters.parse(tree, path)
     except parameters.ParamsError as error:
         faults = list(error.faults)
-        loaded = None
+    faults += [f"{path}: {fault}" for fault in _model_faults(tree)]
+    if not faults and loaded is not None:
+        faults += [f"{path}: {fault}" for fault in _start_faults(loaded)]
+    if faults or loaded is None:
+        raise parameters.ParamsError(faults)
+    return loaded
+
+
+def _model_faults(tree: Any) -> Iterator[str]:
+    """What is wrong with the models' specs, whatever else is."""
+    import models
+
     for section in ("teacher", "student"):
-        spec = (
-            tree.get(section, {}).get("model")
-            if isinstance(tree, dict) and isinstance(tree.get(section), dict)
-            else None
-        )
+        inner = tree.get(section) if isinstance(tree, dict) else None
+        spec = inner.get("model") if isinstance(inner, dict) else None
         if isinstance(spec, dict) and isinstance(spec.get("name"), str):
             try:
-                models.check(spec)
+                classes = models.normalise(spec).get("classes", LABELS)
             except models.SpecError as error:
-                faults += [f"{path}: {section}.model.{fault}" for fault in error.faults]
-    if not faults and loaded is not None and loaded.distill.start_from == "teacher":
-        if not models.narrows(loaded.student.model.spec(), loaded.teacher.model.spec()):
+                yield from (f"{section}.model.{fault}" for fault in error.faults)
+                continue
+            if classes != LABELS:
+                yield f"{section}.model.classes: must be {LABELS}, the number of the data's labels (got {classes})"
+
+
+def _start_faults(params: parameters.Params) -> Iterator[str]:
+    """Why distillation cannot start as it is asked to."""
+    import models
+
+    if params.distill.start_from == "teacher":
+        if not models.narrows(params.student.model.spec(), params.teacher.model.spec()):
             needed = "teacher needs a student.model that is teacher.model, or a convnet of the same that is narrower"
-            faults.append(f"{path}: distill.start_from: {needed}")
-    if faults:
-        raise parameters.ParamsError(faults)
-    assert loaded is not None
-    return loaded
+            yield f"distill.start_from: {needed}"
 
 
 def run(
@@ -81,26 +94,19 @@ def run(
     parser.add_argument("--params", default="params.yaml", metavar="PATH", help="params file (default: %(default)s)")
     for name, text in (flags or {}).items():
         parser.add_argument(name, action="store_true", help=text)
-    arguments = parser.parse_args()
-    try:
-        loaded = validate(arguments.params)
-    except parameters.ParamsError as error:
-        print(error, file=sys.stderr)
-        return 2
-    from micronet.training.process import settled
-    from micronet.training.terminal import TerminalReporter
+    without_prompt()
+    arguments, stage = parser.parse_args(), Path(script).stem
 
-    stage = Path(script).stem
-    reporter = TerminalReporter(stage)
-    try:
+    def started() -> int | None:
+        loaded = validate(arguments.params)
+        from micronet.training.process import settled
+        from micronet.training.terminal import TerminalReporter
+
+        reporter = TerminalReporter(stage)
         with settled(loaded.engine.threads, reporter.say):
-            return work(loaded, arguments, reporter) or 0
-    except KeyboardInterrupt:
-        print(f"{stage}: stopped", file=sys.stderr)
-        return 130
-    except MicronetError as error:
-        print(f"{stage}: {error}", file=sys.stderr)
-        return error.exit_code
+            return work(loaded, arguments, reporter)
+
+    return front(stage, started)
 
 
 def commit() -> str | None:

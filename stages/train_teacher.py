@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
+
 from trainer import TrainingJob
 
 

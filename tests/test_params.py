@@ -6,12 +6,15 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
+import models
 from micronet import params
 from tests.support.configs import demo
 from tests.support.places import ROOT
@@ -134,6 +137,96 @@ def test_a_missing_key_is_named():
     tree = demo()
     del tree["prune"]["amount"]
     assert faults(tree) == ["params.yaml: prune.amount: is missing"]
+
+
+def numbers(section: type[BaseModel], where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key path and JSON schema of every number that a section takes, in whatever it holds."""
+    schema = section.model_json_schema()
+
+    def inside(part: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if "$ref" in part:
+            part = schema["$defs"][part["$ref"].rpartition("/")[2]]
+        if part.get("type") in ("integer", "number"):
+            yield where, part
+        for key, inner in part.get("properties", {}).items():
+            yield from inside(inner, f"{where}.{key}")
+        for inner in part.get("anyOf", []):
+            yield from inside(inner, where)
+        for key in ("items", "additionalProperties"):
+            if isinstance(part.get(key), dict):
+                yield from inside(part[key], f"{where}.*")
+
+    yield from inside(schema, where)
+
+
+def test_every_number_has_a_lower_and_an_upper_bound():
+    families, broken = models._files()
+    found = dict(numbers(params.Params, "params"))
+    for name, settings in families.items():
+        found |= numbers(settings, name)
+    assert not broken and len(found) > 100 and "params.teacher.train.batch_size" in found
+    assert "densenet.groups.stem" in found and "resnet.widths.*" in found
+    for where, schema in found.items():
+        assert {"minimum", "exclusiveMinimum"} & set(schema), where
+        assert {"maximum", "exclusiveMaximum"} & set(schema), where
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "limit"),
+    [
+        ("engine.threads", 10**6, "1024"),
+        ("engine.threads", 2**40, "1024"),
+        ("distill.views", 10**6, "1000"),
+        ("score.batch_size", 10**30, "50000"),
+        ("teacher.train.batch_size", 10**6, "50000"),
+        ("data.timeout_seconds", 1e300, "1e+07"),
+        ("student.train.learning_rate", 1e308, "1e+09"),
+    ],
+)
+def test_a_number_above_all_use_is_refused(path, value, limit):
+    assert faults(demo((path, value))) == [f"params.yaml: {path}: must be <= {limit} (got {value!r})"]
+
+
+@pytest.mark.parametrize("value", [10**400, 2**20_000], ids=["400 digits", "6,000 digits"])
+def test_a_number_of_many_digits_is_a_short_line(value):
+    (line,) = faults(demo(("teacher.train.epochs", value)))
+    assert line.startswith("params.yaml: teacher.train.epochs: must be <= 100000 (got ") and len(line) < 150
+
+
+def test_a_value_and_a_key_of_the_file_are_repeated_in_part_and_printable():
+    tree = demo(("teacher.train.optimizer", "\x1b[31m" + "x" * 10**6))
+    tree["a\nkey" + "k" * 10**6] = 1
+    for line in (found := faults(tree)):
+        assert len(line) <= 300 and line.isprintable()
+    assert len(found) == 2 and r"a\nkeykkk" in found[1] and found[1].endswith(": no such key")
+
+
+def test_more_than_twenty_faults_are_counted():
+    with pytest.raises(params.ParamsError) as caught:
+        params.parse(demo() | {f"key{number}": 1 for number in range(10_000)})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 21 and lines[20] == "and 9,980 more faults"
+
+
+@pytest.mark.parametrize("key", ["data.folder", "data.path", "student.start.file"])
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("", "must be a path of printable characters"),
+        ("a\0b", "must be a path of printable characters"),
+        ("a\nb", "must be a path of printable characters"),
+        ("a\ud800b", "must be a path of printable characters"),
+        ("a/" + "x" * 300, "must be a path of at most 2000 bytes, 200 a name"),
+        ("a/" * 1500, "must be a path of at most 2000 bytes, 200 a name"),
+        ("~nobody_of_that_name/x", None),
+    ],
+)
+def test_a_path_that_no_system_has_is_refused(key, value, reason):
+    home = "begins with the home of somebody who has none here; the whole path would work"
+    plain = "must not begin with ~, which nothing replaces here; the whole path would work"
+    reason = reason or (home if key == "data.path" else plain)
+    changes = [("student.start", {"sha256": "0" * 64})] if key == "student.start.file" else []
+    assert faults(demo(*changes, (key, value))) == [f"params.yaml: {key}: {reason}"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +128,10 @@ REFUSED = {
     "'tag:yaml.org,2002:python/object:os.system' (line 1)",
     "a: *x\n": "found undefined alias 'x' (line 1)",
     "a: 1\n---\nb: 2\n": "expected a single document in the stream, but found another document (line 2)",
-    "a: !!bool x\n": "'x'",
-    "a: 2020-13-45\n": "month must be in 1..12",
+    "a: !!bool x\n": "'x' is no bool (line 1)",
+    "a: !!float x\n": "'x' is no float (could not convert string to float: 'x') (line 1)",
+    "b: 1\na: !!int ''\n": "'' is no int (line 2)",
+    "a: 2020-13-45\n": "'2020-13-45' is no timestamp (month must be in 1..12) (line 1)",
     "a: \x07\n": 'unacceptable character #x0007: special characters are not allowed in "<unicode string>", position 3',
 }
 
@@ -162,6 +166,83 @@ def test_brackets_without_end_are_one_line(tmp_path):
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     found = fault(tmp_path / "params.yaml")
     assert found == "params.yaml: there is no such file (`make use RECIPE=laptop` makes it)"
+
+
+MERGES = [
+    "x: &x {b: 1, c: 2}\nd: {<<: *x}\n",
+    "x: &x {b: 1, c: 2}\nd: {c: 3, <<: *x, b: 4}\n",
+    "x: &x {b: 1}\ny: &y {b: 2, e: 3}\nd: {<<: [*x, *y], f: 4}\n",
+    "x: &x {b: 1}\ny: &y {b: 2, e: 3}\nd: {<<: [*y, *x], b: 5}\n",
+    "x: &x {b: 1}\ny: &y {<<: *x, c: 2}\nd: {<<: *y, b: 3}\n",
+    "d:\n  <<: &t {b: 1, c: 2}\n  c: 3\ne: *t\n",
+    "x: &x {b: {c: 1}}\nd: {<<: *x, b: {e: 1}}\n",
+    "d: {<<: []}\n",
+    "d: {<<: [1]}\n",
+    "d: {<<: 3}\n",
+    "x: &x {b: 1}\nd: {<<: *x, <<: *x}\n",
+    "x: &x {b: 1}\nd: {<<: *x, b: 2, b: 3}\n",
+    "a: &a 1\nb: &a 2\nc: *a\n",
+]
+
+
+@pytest.mark.parametrize("text", MERGES)
+def test_merged_keys_are_what_dvc_reads(tmp_path, text):
+    path = written(tmp_path, text)
+    assert same(as_we_read(path), as_dvc_reads(path))
+
+
+# --- more than settings have ---
+
+
+LOOP = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+MERGED = "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a0: &a0 [x]\n" + LOOP, "more than 10,000 values, with what the aliases stand for (line 5)"),
+        ("a0: &a0 {x: 1}\n" + MERGED, "more than 10,000 values, with what the aliases stand for (line 5)"),
+        ("a: &a [*a]\n", "an alias refers to what it stands in (line 1)"),
+        ("a: &a {<<: *a}\n", "an alias refers to what it stands in (line 1)"),
+        ("- " * 200_000, "nested more than 40 levels deep (line 1)"),
+        ("a: " + "[" * 100_000, "nested more than 40 levels deep (line 1)"),
+        (f"a: {'9' * 5000}\n", f"'{'9' * 26}…{'9' * 13}' is no int (more than 3,000 digits) (line 1)"),
+        (f"a: 0x{'f' * 5000}\n", f"'0x{'f' * 24}…{'f' * 13}' is no int (more than 3,000 digits) (line 1)"),
+    ],
+)
+def test_more_than_settings_have_is_refused_at_once(tmp_path, text, reason):
+    began = time.process_time()
+    assert fault(written(tmp_path, text)) == f"params.yaml: not readable as YAML: {reason}"
+    assert time.process_time() - began < 1
+
+
+def test_more_keys_than_settings_have_are_refused_while_they_are_read(tmp_path):
+    text = "".join(f"k{number}: 1\n" for number in range(40_000))
+    began = time.process_time()
+    assert fault(written(tmp_path, text)) == "params.yaml: not readable as YAML: more than 10,000 values (line 5000)"
+    assert time.process_time() - began < 3
+
+
+def test_a_file_longer_than_settings_are_is_not_read(tmp_path):
+    said = fault(written(tmp_path, "a: " + "x" * 10_000_000))
+    assert said == "params.yaml: cannot be read (longer than 500,000 bytes, which no settings are)"
+
+
+# --- places ---
+
+
+def test_what_is_no_file_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    regular = "cannot be read (not a regular file; one with settings would work)"
+    assert fault(tmp_path / "pipe") == f"pipe: {regular}"
+    assert fault(Path("/dev/zero")).endswith(regular)
+    assert fault(tmp_path / "loop") == "loop: cannot be read (Too many levels of symbolic links)"
+    assert fault(tmp_path / ("x" * 300)).endswith(" cannot be read (File name too long)")
+    assert fault(tmp_path / "a\0b").endswith(" cannot be read (embedded null byte)")
+    assert "a\\nb: there is no such file" in fault(tmp_path / "a\nb")
+    assert "cannot be read" in fault(tmp_path / "a\ud800b")
 
 
 def test_a_folder_is_one_line(tmp_path):

@@ -11,7 +11,7 @@ import csv
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if str(ROOT) not in sys.path:
 
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
 from micronet.errors import MicronetError, shown  # noqa: E402
+from micronet.front import front as front  # noqa: E402 - every command ends as a stage does
 
 if TYPE_CHECKING:
     from torch import nn
@@ -165,18 +166,3 @@ def arguments_of(name: str, doc: str | None) -> argparse.ArgumentParser:
 def add_params(parser: argparse.ArgumentParser) -> None:
     """`--params`, for commands that open the data."""
     parser.add_argument("--params", default="params.yaml", metavar="PATH", help="for the data; default: %(default)s")
-
-
-def front(name: str, work: Callable[[], int]) -> int:
-    """Runs `work`. The exit code: what it gives, 1 with one line for work that failed, 2 for faulty params."""
-    try:
-        return work()
-    except parameters.ParamsError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except MicronetError as error:
-        print(f"{name}: {shown(error)}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{name}: stopped", file=sys.stderr)
-        return 130

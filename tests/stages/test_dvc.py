@@ -18,7 +18,7 @@ from tests.support.pipeline import STAGES as ORDER
 from tests.support.places import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-NOT_STAGES = {"common", "dependencies", "job", "trainer", "taught", "check"}
+NOT_STAGES = {"common", "dependencies", "job", "trainer", "taught", "check", "consistency"}
 
 CHECKPOINTS = {  # what each stage reads
     "prepare_data": (),
@@ -84,11 +84,15 @@ def test_no_script_stands_in_the_way_of_a_module_of_python():
 def test_the_first_stage_names_the_code_of_every_other_from_the_folders_and_the_networks():
     assert list(ARCHITECTURES) == ORDER
     code = STAGES["code"]
-    assert code["cmd"] == "python stages/code_digests.py"
-    assert code["deps"] == ["micronet", "models", "stages"]
-    assert set(code["params"]) == {f"{section}.model" for sections in ARCHITECTURES.values() for section in sections}
+    assert code["deps"] == ["micronet", "models", "params.yaml", "stages"]
     assert list(outputs("code", "outs")) == [f"code/{stage}.json" for stage in ORDER]
-    assert set(code) == {"cmd", "deps", "params", "outs"}
+    assert set(code) == {"cmd", "deps", "outs"}
+
+
+def test_the_first_stage_checks_the_params_before_dvc_removes_any_output():
+    assert STAGES["code"]["cmd"] == "python stages/check.py && python stages/code_digests.py"
+    assert all(settings["persist"] for settings in outputs("code", "outs").values()), "else they are what it removes"
+    assert all(f"code/{stage}.json" in STAGES[stage]["deps"] for stage in ORDER)
 
 
 @pytest.mark.parametrize("stage", ORDER)
@@ -149,9 +153,10 @@ def test_what_differs_from_run_to_run_is_declared_nowhere():
 
 
 def test_nothing_switches_the_run_cache_off_or_keeps_stale_models():
-    for settings in STAGES.values():
+    for stage, settings in STAGES.items():
         assert not {"always_changed", "frozen"} & set(settings)
-        assert all("persist" not in str(settings.get(kind, "")) for kind in ("outs", "metrics", "plots"))
+        kinds = [str(settings.get(kind, "")) for kind in ("outs", "metrics", "plots")]
+        assert stage == "code" or all("persist" not in said for said in kinds)
 
 
 # --- what git and DVC walk past ---

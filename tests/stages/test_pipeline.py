@@ -83,11 +83,27 @@ def test_a_changed_hyperparameter_reruns_what_is_downstream_and_nothing_else(fin
     tree["retrain"]["alpha"] = 0.5
     path.write_text(yaml.safe_dump(tree))
     try:
-        assert executed(dvc(finished, "repro")) == ["retrain", "quantize", "score"]
+        assert executed(dvc(finished, "repro")) == ["code", "retrain", "quantize", "score"]
     finally:
         path.write_text(before)
-    assert executed(dvc(finished, "repro")) == []  # the run cache has them all
+    assert executed(dvc(finished, "repro")) == ["code"]  # which checks the params; the run cache has the others
     assert (finished / "metrics/score.json").read_text() == before_score
+
+
+@pytest.mark.parametrize("said", ["prune:\n  roundz: 3\n", "prune: {amount: [\n", ""], ids=["key", "text", "section"])
+def test_dvc_removes_no_result_when_the_params_are_faulty(finished, said):
+    path = finished / "params.yaml"
+    before, all_results = path.read_text(), {stage: results(finished, stage) for stage in MADE}
+    tree = yaml.safe_load(before)
+    del tree["prune"]
+    path.write_text(yaml.safe_dump(tree) + said)
+    try:
+        answer = dvc(finished, "repro", "prune")
+    finally:
+        path.write_text(before)
+    assert answer.returncode != 0 and "params.yaml" in answer.stderr and "Traceback" not in answer.stderr
+    assert {stage: results(finished, stage) for stage in MADE} == all_results
+    assert len(list((finished / "code").glob("*.json"))) == len(STAGES)
 
 
 # --- changed code ---

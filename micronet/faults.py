@@ -1,0 +1,63 @@
+"""What is wrong with a section of settings, a line a fault, in the words of this house."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from micronet.errors import shown
+
+LONGEST_VALUE = 60  # characters of a value that a fault repeats, so that the reason beside it stays readable
+
+_REASONS = {
+    "missing": "is missing",
+    "extra_forbidden": "no such key",
+    "greater_than": "must be > {gt:g} (got {got})",
+    "greater_than_equal": "must be >= {ge:g} (got {got})",
+    "less_than": "must be < {lt:g} (got {got})",
+    "less_than_equal": "must be <= {le:g} (got {got})",
+    "literal_error": "must be {expected} (got {got})",
+    "model_type": "must be a section with keys (got {got})",
+    "int_type": "must be a whole number (got {got})",
+    "bool_type": "must be true or false (got {got})",
+    "list_type": "must be a list (got {got})",
+    "too_short": "must have {min_length} items or more (got {actual_length})",
+    "too_long": "must have at most {max_length} items (got {actual_length})",
+}
+
+
+def said(value: Any) -> str:
+    """A value of a file, short enough to be repeated."""
+    try:
+        return shown(repr(value), LONGEST_VALUE)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes
+        return f"a value of type {type(value).__name__}"
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    """One line for one pydantic error: key path, reason."""
+    context, kind, got = error.get("ctx", {}), error["type"], said(error.get("input"))
+    tags = () if kind == "extra_forbidden" else ("constrained-int", "int", "literal['auto']")
+    where = shown(".".join(str(part) for part in error["loc"] if part not in tags), 2 * LONGEST_VALUE)
+    if kind in _REASONS:
+        reason = _REASONS[kind].format(**context, got=got)
+    elif kind == "value_error":
+        reason = str(context["error"])
+        key, _, rest = reason.partition(": ")
+        if re.fullmatch(r"[\w. +]+", key) and rest and " " not in key.replace(" + ", "+"):
+            where, reason = f"{where}.{key}" if where else key, rest
+    else:
+        reason = f"{error['msg'][0].lower()}{error['msg'][1:]} (got {got})"
+    return f"{where}: {reason}" if where else reason
+
+
+def faults(error: ValidationError) -> list[str]:
+    """One line a fault of a section, `key.path: reason`, in the words of this house."""
+    # A union's members each report: the literal's line says no more than the number's. Nor does a default that could
+    # not be made of a setting say more than that setting's own line.
+    items = [item for item in error.errors() if item["loc"][-1:] != ("literal['auto']",)]
+    items = [item for item in items if item["type"] != "default_factory_not_called"]
+    return list(dict.fromkeys(_fault(item) for item in items))

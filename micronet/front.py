@@ -1,0 +1,109 @@
+"""How a command ends: whatever it meets, an exit code of 0, 1, 2 or 130, and what went wrong in a line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from micronet.errors import MicronetError, shown
+from micronet.files import FileError, write_atomically
+
+TRACEBACKS = Path("run")  # where resume state lies too: git and DVC walk past it
+
+
+def front(name: str, work: Callable[[], int | None]) -> int:
+    """Runs a command's work.
+
+    Args:
+        name: of the command; it begins each line but those about a file of settings, which begin with the file.
+
+    Returns:
+        The exit code: what `work` returns, or 0; 2 for faulty settings or arguments, 1 for work that failed, 130 when
+        stopped. What nobody foresaw is a line as well, and its traceback lies in `run/NAME.traceback.txt`.
+    """
+    code = _ended(name, work)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what is said has gone, so there is nobody to tell
+        _discard()
+        return code or 1
+    except OSError as error:
+        _discard()
+        return _say(code or 1, f"{name}: cannot be written ({error.strerror or error}); freeing some space would work")
+    return code
+
+
+def _ended(name: str, work: Callable[[], int | None]) -> int:
+    """What `front` gives."""
+    try:
+        return work() or 0
+    except KeyboardInterrupt:
+        return _say(130, f"{name}: stopped")
+    except BrokenPipeError:
+        _discard()
+        return 1
+    except MicronetError as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        if error.exit_code != 2:
+            lines[0] = f"{name}: {lines[0]}"
+        return _say(error.exit_code, *lines)
+    except Exception as error:
+        if _out_of_memory(error):
+            way = "a smaller batch_size or evaluation_batch_size, fewer views or a smaller model would work"
+            return _say(1, f"{name}: out of memory: {way} ({shown(_reason(error), 100)})")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f"{error.filename}: " if error.filename else ""
+            return _say(1, f"{name}: {where}cannot be written ({error.strerror}); freeing some space would work")
+        return _say(1, f"{name}: failed unexpectedly: {shown(_reason(error), 150)}{_keep(name)}")
+
+
+def without_prompt() -> None:
+    """Starts this script anew where PYTHONINSPECT would end it in a prompt instead of with its exit code."""
+    if sys.flags.inspect and os.environ.pop("PYTHONINSPECT", None) is not None:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _say(code: int, *lines: str) -> int:
+    try:
+        for line in lines:
+            print(shown(line), file=sys.stderr)
+        sys.stderr.flush()
+    except BrokenPipeError:
+        _discard()
+    return code
+
+
+def _discard() -> None:
+    """Sends what is still to be written nowhere: Python writes it when it ends, and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # absent, broken or closed
+            os.dup2(nowhere, 1 if stream is sys.stdout else 2)
+    os.close(nowhere)
+
+
+def _reason(error: BaseException) -> str:
+    return ": ".join(part for part in (type(error).__name__, " ".join(str(error).split())) if part)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python, torch on a CPU, or torch on a GPU found no memory."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
+def _keep(name: str) -> str:
+    """Keeps the traceback of what is being handled, where a file can be written; says where."""
+    place = TRACEBACKS / f"{name}.traceback.txt"
+    try:
+        write_atomically(place, traceback.format_exc())
+    except (FileError, UnicodeError):
+        return ""
+    return f" (traceback: {place})"

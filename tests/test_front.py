@@ -1,0 +1,98 @@
+"""How commands end: an exit code of 0, 1, 2 or 130, and a line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from micronet.errors import MicronetError
+from micronet.front import front
+from micronet.params import ParamsError
+from tests.support.places import ROOT
+
+
+class Stopped(MicronetError):
+    exit_code = 130
+
+
+def ended(error: BaseException | None, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    """Exit code and lines of a command `prune` whose work ends in an error."""
+
+    def work() -> None:
+        if error is not None:
+            raise error
+
+    code = front("prune", work)
+    said = capsys.readouterr()
+    assert said.out == ""
+    return code, said.err.splitlines()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "lines"),
+    [
+        (None, 0, []),
+        (MicronetError("x: is not there"), 1, ["prune: x: is not there"]),
+        (MicronetError("two\nlines"), 1, ["prune: two", "lines"]),
+        (MicronetError("a\x1b[31m name"), 1, ["prune: a\\x1b[31m name"]),
+        (ParamsError(["p.yaml: a: bad", "p.yaml: b: bad"]), 2, ["p.yaml: a: bad", "p.yaml: b: bad"]),
+        (Stopped("the state is saved"), 130, ["prune: the state is saved"]),
+        (KeyboardInterrupt(), 130, ["prune: stopped"]),
+        (BrokenPipeError(), 1, []),
+    ],
+)
+def test_what_was_foreseen_is_its_code_and_its_lines(capsys, error, code, lines):
+    assert ended(error, capsys) == (code, lines)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("x can't allocate memory: y")]
+)
+def test_memory_that_is_not_there_says_what_to_lower(capsys, error):
+    code, (line,) = ended(error, capsys)
+    assert code == 1 and line.startswith("prune: out of memory: a smaller batch_size or evaluation_batch_size")
+
+
+def test_what_nobody_foresaw_is_a_line_and_a_traceback_in_a_file(tmp_path, capsys):
+    code, (line,) = ended(IndexError("list\nindex " + "x" * 1000), capsys)
+    assert code == 1 and len(line) <= 300
+    assert line.startswith("prune: failed unexpectedly: IndexError: list index xxx")
+    assert line.endswith("xxx (traceback: run/prune.traceback.txt)")
+    assert "raise error" in (tmp_path / "run/prune.traceback.txt").read_text()
+
+
+def test_a_traceback_that_cannot_be_kept_is_left_out(tmp_path, capsys):
+    (tmp_path / "run").write_text("a file")
+    assert ended(KeyError("x"), capsys) == (1, ["prune: failed unexpectedly: KeyError: 'x'"])
+
+
+def command(words: str) -> list[str]:
+    text = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from micronet.front import front, without_prompt; "
+    return [sys.executable, "-c", text + words]
+
+
+def test_a_reader_that_has_gone_is_told_nothing():
+    out, into = os.pipe()
+    os.close(out)
+    words = "sys.exit(front('x', lambda: print('a line')))"
+    done = subprocess.run(command(words), stdout=into, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(into)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_disk_that_is_full_is_a_line():
+    line = "cannot be written (No space left on device); freeing some space would work\n"
+    with open("/dev/full", "w") as full:
+        words = "sys.exit(front('x', lambda: print('a line')))"
+        done = subprocess.run(command(words), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "x: " + line)
