@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import models
 from micronet.errors import MicronetError, shown
@@ -91,6 +92,16 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves a tensor as it is that is to be filled with random numbers: on the device meta there is nothing to fill,
+    and torch loads its compiler for that, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def _shapes(spec: dict[str, Any]) -> dict[str, Tensor] | None:
     """What a model of a spec consists of, without its values or the memory for them; None: only building it tells.
 
@@ -98,7 +109,7 @@ def _shapes(spec: dict[str, Any]) -> dict[str, Tensor] | None:
         SpecError: see `models.build`.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NothingDrawn():
             return models.build(spec).state_dict()
     except models.SpecError:
         raise

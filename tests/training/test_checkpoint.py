@@ -94,7 +94,8 @@ def test_the_same_weights_give_the_same_bytes_under_another_name(tmp_path):
 def test_another_process_writes_the_same_bytes(tmp_path):
     code = (
         "import sys, torch, models; from micronet.training import checkpoint; torch.manual_seed(0); "
-        f"checkpoint.save(sys.argv[1], models.build({TINY!r}), **{FACTS!r})"
+        f"checkpoint.save(sys.argv[1], models.build({TINY!r}), **{FACTS!r}); "
+        "checkpoint.load(sys.argv[1]).model(); assert 'torch._dynamo' not in sys.modules, 'it takes seconds to load'"
     )
     path = tmp_path / "there.safetensors"
     environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": str(ROOT)}

@@ -16,7 +16,7 @@ from micronet.training.trial import TrainingError
 from micronet.training.weights import WeightsError
 from tests.support.configs import MACHINE, train_config
 from tests.support.images import bright_split, random_images
-from tests.support.models import TINY, meta, new_model, same, weights
+from tests.support.models import TINY, new_model, same, weights
 from tests.support.training import train
 
 DEEP = {"name": "resnet", "blocks": [1] * 6, "widths": [4] * 6}  # whose last map is 1 x 1
@@ -51,7 +51,8 @@ def test_a_weight_that_is_made_of_others_is_not_trained():
 
 def test_a_network_that_holds_nothing_is_not_trained():
     assert (
-        refusal(meta(TINY)) == "stem.conv.weight: is on the device meta and holds nothing; build the network on the CPU"
+        refusal(new_model().to("meta"))
+        == "stem.conv.weight: is on the device meta and holds nothing; build the network on the CPU"
     )
 
 
