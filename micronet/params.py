@@ -30,6 +30,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e9)]  # products of two such numbers are finite in float32
 NonNegative = Annotated[float, Field(ge=0.0, le=1e9)]
 Seconds = Annotated[float, Field(ge=0.0, le=1e7)]  # four months; what waits counts no further than 292 years
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
 PositiveCount = Annotated[int, Field(ge=1, le=1_000_000)]
 Epochs = Annotated[int, Field(ge=0, le=100_000)]  # a row each of a curve that people read
 BatchSize = Annotated[int, Field(ge=1, le=CIFAR10_TRAINING_IMAGES)]  # no split has more images
