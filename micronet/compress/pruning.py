@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from micronet.errors import MicronetError, shown
 from micronet.params import Prune
+from micronet.training.constraints import MASK
 from micronet.training.weights import positions, prunable
 
 GRADUAL_UPDATES = 100  # masks of a gradual schedule are renewed this many times
@@ -268,7 +269,7 @@ class PruningSchedule:
         return amount_at(config.method, step, steps, amount=config.amount, rounds=config.rounds)
 
     def state(self) -> dict[str, Tensor]:
-        masks = {f"mask {name}": mask for name, mask in self.masks.items()}  # a layer may be called `amount`
+        masks = {MASK + name: mask for name, mask in self.masks.items()}
         hidden = {f"hidden {name}": weight for name, weight in self.hidden.items()}
         return masks | hidden | {"amount": torch.tensor(self.amount, dtype=torch.float64)}
 
@@ -276,4 +277,4 @@ class PruningSchedule:
         self.amount = float(state["amount"])
         for name, weight in self.hidden.items():
             weight.copy_(state[f"hidden {name}"])
-        self.masks = {name.removeprefix("mask "): mask for name, mask in state.items() if name.startswith("mask ")}
+        self.masks = {name.removeprefix(MASK): mask for name, mask in state.items() if name.startswith(MASK)}

@@ -25,6 +25,7 @@ from micronet.compress.pruning import GRADUAL_UPDATES, FixedMask, rising
 from micronet.compress.quantizers import LsqWeight
 from micronet.errors import MicronetError
 from micronet.params import Quantize
+from micronet.training.constraints import MASK
 from micronet.training.weights import positions, prunable
 
 TRIMMED_AFTER = 0.5  # share of the steps after which all is trimmed; the rest recovers at a falling rate
@@ -210,11 +211,11 @@ class Trimming(FixedMask):
             self.masks[name] = alive[name] & ~gone
 
     def state(self) -> dict[str, Tensor]:
-        masks = {f"mask {name}": mask for name, mask in self.masks.items()}  # a layer may be called `step`
+        masks = {MASK + name: mask for name, mask in self.masks.items()}
         squares = {f"squares {name}": square for name, square in self.squares.items()}
         return masks | squares | {"step": torch.tensor(self.step)}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.step = int(state["step"])
         self.squares = {name: state[f"squares {name}"] for name in self.squares}
-        self.masks = {name: state[f"mask {name}"] for name in self.masks}
+        self.masks = {name: state[MASK + name] for name in self.masks}

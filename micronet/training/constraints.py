@@ -6,6 +6,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+MASK = "mask "  # begins the name of a layer's mask in the state of a constraint: a layer may be called as another entry
+
 
 class Constraint(Protocol):
     """What holds for the weights: a mask, a schedule of masks, a clip."""
@@ -17,7 +19,7 @@ class Constraint(Protocol):
         """Called after optimizer step `step` of `steps` (1 is the first); also on the averaged weights."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs."""
+        """What a resumed run needs; a layer's mask under `MASK` and its name."""
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Takes back what `state` gave."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from micronet.errors import shown
+from micronet.training.constraints import MASK
 from micronet.training.reporting import EpochRow
 
 
@@ -90,7 +91,7 @@ def _check_constraint(saved: Any, own: Mapping[str, Tensor], model: nn.Module) -
     if not isinstance(saved, Mapping) or not set(own) <= set(saved):
         raise Misfit("its constraint lacks entries")
     weights = ((name, getattr(module, "weight", None)) for name, module in model.named_modules())
-    masks = {name: weight.bool() for name, weight in weights if isinstance(weight, Tensor)}
+    masks = {MASK + name: weight.bool() for name, weight in weights if isinstance(weight, Tensor)}
     for key, value in saved.items():
         if key not in own and key not in masks:
             raise Misfit(f"its constraint has an entry {shown(key, 80)}")
