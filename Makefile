@@ -196,10 +196,11 @@ plots: env ## draw the curves and the path of metrics/ into docs/plots, PNG and 
 	@"$(PY)" tools/plots.py $(ARGS)
 
 .PHONY: docs
-docs: env ## write what metrics/ says into README.md, docs/record.md, docs/performance.md
+docs: env ## write what metrics/ says into README.md and docs/{record,performance,reliability}.md
 	@"$(PY)" tools/results.py
 	"$(PY)" tools/record.py
 	"$(PY)" tools/performance.py
+	"$(PY)" tools/reliability.py
 
 # --- speed: only true when nothing else runs ---
 
@@ -229,6 +230,10 @@ gpu-check: env ## on a machine with a GPU: the tests marked gpu, then images a s
 	"$(PY)" bench/shares.py --device cuda --output metrics/profile_gpu.json
 
 # --- code ---
+
+.PHONY: reliability
+reliability: env ## try it with thousands of damaged params, packed files, odd networks and kills: half an hour
+	@"$(PY)" bench/reliability.py $(ARGS)
 
 .PHONY: test
 test: env ## run the tests that take seconds: make test ARGS="-k scoring"

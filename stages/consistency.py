@@ -16,6 +16,7 @@ from train_student import started
 import models
 from micronet.compress.quantization import prepare
 from micronet.errors import MicronetError, shown
+from micronet.packed.packing import rehearse
 from micronet.params import Params
 from micronet.scoring.counting import operations
 
@@ -38,7 +39,7 @@ def inconsistencies(params: Params) -> list[str]:
     faults += _batches_of_one(params, networks)
     with _told("quantize.method", faults):
         if "student" in networks:
-            prepare(networks["student"], params.quantize)
+            rehearse(prepare(networks["student"], params.quantize), params.quantize)
     with _told("student.start.file", faults):
         if params.student.start:
             started(params.student.start, params.student.model.spec())

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from micronet.compress.errors import QuantizationError
 from models.layers import Interleave
 
 
@@ -102,7 +103,7 @@ def observed_range(prepared: fx.GraphModule, names: list[str]) -> tuple[float, f
     """Lowest and highest value that the fake quantizer behind a node can give; the first node found counts.
 
     Raises:
-        KeyError: none of the nodes is followed by one.
+        QuantizationError: none of the nodes is followed by one.
     """
     nodes = {str(node.target) if node.op == "call_module" else node.name: node for node in prepared.graph.nodes}
     for name in names:
@@ -111,4 +112,4 @@ def observed_range(prepared: fx.GraphModule, names: list[str]) -> tuple[float, f
                 quantizer: Any = prepared.get_submodule(user.target)
                 scale, zero = float(quantizer.scale), int(quantizer.zero_point)
                 return (quantizer.quant_min - zero) * scale, (quantizer.quant_max - zero) * scale
-    raise KeyError(names[0])
+    raise QuantizationError(f"{names[0]}: FX graph mode observes no range of what it gives, lsq would work")

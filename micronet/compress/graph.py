@@ -27,7 +27,6 @@ from models.layers import Interleave
 
 IMAGE = (3, 32, 32)
 BATCH = 7  # images that shapes are taken from: no other dimension is likely to be as long
-OTHER_BATCH = 5  # what stays the same for so many is no number of images
 CLOSE = 1e-4  # of the greatest logit: what the order of a sum may change
 
 # What writes into its input, and what computes the same without.
@@ -53,7 +52,30 @@ class Network:
 
 
 class _Proxy(fx.Proxy):
-    """A value while tracing. `y += x` writes into `y`; torch's own proxy takes it for `y = y + x`."""
+    """A value while tracing, which knows its shape: numbers, but for that of the images.
+
+    `y += x` writes into `y`; torch's own proxy takes it for `y = y + x`.
+    """
+
+    tracer: Tracer
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        value = self.tracer.values.get(self.node)
+        if not isinstance(value, Tensor):
+            raise AttributeError("shape")  # fx makes a node of it
+        images = self.tracer.create_proxy("call_method", "size", (self, 0), {})
+        return (images, *value.shape[1:])
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
 
     def __iadd__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
@@ -69,7 +91,16 @@ class _Proxy(fx.Proxy):
 
 
 class Tracer(fx.Tracer):
-    """Traces a network into operations of the table; an `Interleave` is one."""
+    """Traces a network into operations of the table; an `Interleave` is one.
+
+    Args:
+        twin: a copy of the network, which computes what it is traced with: `values` then holds what every node gives.
+        images: (N, 3, 32, 32), which an operation in place may change.
+    """
+
+    def __init__(self, twin: nn.Module | None = None, images: Tensor | None = None):
+        super().__init__()
+        self.twin, self.images, self.values = twin, images, dict[fx.Node, Any]()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Interleave) or super().is_leaf_module(m, module_qualified_name)
@@ -77,13 +108,42 @@ class Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def create_node(self, *arguments: Any, **named: Any) -> fx.Node:
+        node = super().create_node(*arguments, **named)
+        if self.twin is not None and node.op != "output":
+            self.values[node] = self._value(node, self.twin)
+        return node
+
+    def _value(self, node: fx.Node, twin: nn.Module) -> Any:
+        """What a node gives. Raises `QuantizationError` where its layer cannot take what comes to it."""
+        if node.op == "placeholder":
+            return self.images
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(twin)
+        args: Any = fx.map_arg(node.args, self.values.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, self.values.__getitem__)
+        try:
+            with torch.no_grad():
+                if node.op == "call_function":
+                    return node.target(*args, **kwargs)  # type: ignore[operator]
+                if node.op == "call_method":
+                    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                module = twin.get_submodule(str(node.target))
+                return type(module).forward(module, *args, **kwargs)  # a call of a module would be traced
+        except Exception as error:  # whatever torch says to a map that does not fit
+            call(node, dict(twin.named_modules()))  # what nobody knows is called that
+            values = (self.values[source] for source in node.all_input_nodes)
+            comes = " and ".join(str(tuple(value.shape[1:])) for value in values if isinstance(value, Tensor))
+            reason = shown(str(error).partition("\n")[0], 150)
+            raise QuantizationError(f"{_place(node)}: cannot take what comes to it, {comes}: {reason}") from None
+
 
 def read(model: nn.Module, *, shapes_alone: bool = False) -> Network:
     """Reads a network of normalised images (N, 3, 32, 32) -> logits (N, classes). It stays as it is.
 
     Args:
-        shapes_alone: read what it does at inference, without `nn.Dropout`, on the meta device, where nothing is
-            computed. Else, for a network that has weights, the graph's logits are compared with the network's own.
+        shapes_alone: read what it does at inference, without `nn.Dropout`; weights may be on the meta device, or of any
+            type. Else the graph's logits are compared with the network's own.
 
     Raises:
         QuantizationError: it cannot be traced, holds an operation or an argument that is not known, or one whose
@@ -91,17 +151,24 @@ def read(model: nn.Module, *, shapes_alone: bool = False) -> Network:
     """
     _refuse_by_modules(model)
     shadow = _shadow(model, shapes_alone)
+    images = _images(shadow)
+    tracer = Tracer(copy.deepcopy(shadow), images.clone())
     try:
-        graph = Tracer().trace(shadow)
+        graph = tracer.trace(shadow)
+    except QuantizationError:
+        raise
     except Exception as error:  # a forward that branches on values fails in many ways
         reason = "its forward fails, or depends on values, which one graph cannot hold"
         raise QuantizationError(f"{type(model).__name__}: cannot be traced, {reason}: {shown(error, 150)}") from None
     module = fx.GraphModule(shadow, graph)
     module.meta["spec"] = getattr(model, "meta", {}).get("spec", getattr(model, "spec", None))
-    reader = _Reader(module, at_inference=shapes_alone)
-    wanted = shadow(_images(shadow))  # before an operation in place becomes one that is not
-    network = reader.read()
-    _compare(network.module(_images(shadow)), wanted, type(model).__name__)
+    reader = _Reader(module, tracer.values, at_inference=shapes_alone)
+    with torch.no_grad():
+        if shapes_alone:
+            return reader.read()
+        wanted = shadow(images.clone())  # before an operation in place becomes one that is not
+        network = reader.read()
+        _compare(network.module(images), wanted, type(model).__name__)
     module.train(model.training)
     return network
 
@@ -146,9 +213,11 @@ def _shadow(model: nn.Module, shapes_alone: bool) -> nn.Module:
             f"{kind.__name__}: the model takes more than one input, a model of images alone would work"
         ) from None
     try:
-        shadow = copy.deepcopy(model).to("meta") if shapes_alone else copy.deepcopy(model)
+        shadow = copy.deepcopy(model)
     except Exception as error:  # whatever attribute cannot be copied
         raise QuantizationError(f"{kind.__name__}: cannot be copied: {shown(error, 200)}") from None
+    if shapes_alone:
+        _give_weights(shadow)
     floats = {str(parameter.dtype) for parameter in shadow.parameters() if not parameter.is_meta} - {"torch.float32"}
     if floats:
         raise QuantizationError(f"{kind.__name__}: its weights are {floats.pop()}, those of model.float() would work")
@@ -157,21 +226,27 @@ def _shadow(model: nn.Module, shapes_alone: bool) -> nn.Module:
         return kind.forward(self, images)
 
     shadow.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
-    return shadow.eval().requires_grad_(False) if shapes_alone else shadow.eval()
+    return shadow.eval()
 
 
-def _images(model: nn.Module, count: int = BATCH) -> Tensor:
-    """Made up images of the network's dtype, where it lies; drawn without torch's own generator."""
-    first = next((parameter for parameter in model.parameters()), torch.zeros(0))
-    if first.is_meta:
-        return torch.zeros(count, *IMAGE, device="meta", dtype=first.dtype)
-    return torch.randn(count, *IMAGE, generator=torch.Generator().manual_seed(0)).to(first.device)
+def _give_weights(model: nn.Module) -> None:
+    """Makes a network compute that has no weights, or other ones than float32: on the meta device torch would need its
+    compiler, whose loading takes longer than all that a small network computes."""
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        model.to_empty(device="cpu")
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.detach().zero_()
+    model.float()
+
+
+def _images(model: nn.Module) -> Tensor:
+    """Made up images, where the network lies; drawn without torch's own generator."""
+    first = next(model.parameters(), torch.zeros(0))
+    return torch.randn(BATCH, *IMAGE, generator=torch.Generator().manual_seed(0)).to(first.device)
 
 
 def _compare(got: Tensor, wanted: Tensor, name: str) -> None:
     """Refuses a network whose graph gives other logits."""
-    if got.is_meta:
-        return
     finite = wanted.isfinite()
     most = wanted[finite].abs().max() if finite.any() else wanted.new_zeros(())
     if not torch.equal(finite, got.isfinite()) or ((got - wanted).abs()[finite] > CLOSE * most).any():
@@ -181,50 +256,23 @@ def _compare(got: Tensor, wanted: Tensor, name: str) -> None:
         )
 
 
-class _Values(fx.Interpreter):
-    """Runs a graph and keeps what every node gives."""
-
-    def __init__(self, module: fx.GraphModule):
-        super().__init__(module, garbage_collect_values=False)
-        self.extra_traceback = False  # which would be added to the one line
-        self.found: dict[fx.Node, Any] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        try:
-            self.found[n] = value = super().run_node(n)
-        except Exception as error:  # whatever torch says to a map that does not fit
-            sources = (self.found.get(source) for source in n.all_input_nodes)
-            comes = " and ".join(str(tuple(value.shape[1:])) for value in sources if isinstance(value, Tensor))
-            reason = shown(str(error).partition("\n")[0], 150)
-            raise QuantizationError(f"{_place(n)}: cannot take what comes to it, {comes}: {reason}") from None
-        return value
-
-
 def _place(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_module" else node.name
-
-
-def _with(arguments: Any, node: fx.Node, value: Any) -> Any:
-    """A node's arguments, with a value in the place of another node."""
-    return fx.map_arg(arguments, lambda each: value if each is node else each)
 
 
 class _Reader:
     """Brings a traced graph into the form of `read`. A kind that has several forms has a method of its name."""
 
-    def __init__(self, module: fx.GraphModule, at_inference: bool):
+    def __init__(self, module: fx.GraphModule, values: dict[fx.Node, Any], at_inference: bool):
         self.module, self.graph = module, module.graph
         self.absent = (nn.Identity, nn.Dropout, nn.Dropout2d) if at_inference else (nn.Identity,)
         self.modules = dict(module.named_modules())
-        self.values = self._run()
-        # Sizes of maps, and what is computed with them.
-        self.numbers = [
-            node for node, value in self.values.items() if node.op != "output" and not isinstance(value, Tensor)
-        ]
+        self.values = values
+        # Numbers of images, and what is computed with them.
+        self.numbers = [node for node, value in values.items() if not isinstance(value, Tensor)]
 
     def read(self) -> Network:
         """To be called once."""
-        self._fold_numbers()
         self._check_values()
         for visit in (self._erase_identity, self._write_nowhere, self._settle):
             for node in list(self.graph.nodes):
@@ -238,26 +286,8 @@ class _Reader:
         self.modules = dict(self.module.named_modules())
         calls = {node: call(node, self.modules) for node in self.graph.nodes}
         self._check_layers(calls)
-        shapes = {node: tuple(value.shape[1:]) for node, value in self._run().items()}
+        shapes = {node: tuple(self.values[node].shape[1:]) for node in self.graph.nodes if node.op != "output"}
         return Network(self.module, calls, shapes)
-
-    @torch.no_grad()
-    def _run(self, count: int = BATCH) -> dict[fx.Node, Any]:
-        """What every node gives for made up images."""
-        values = _Values(self.module)
-        values.run(_images(self.module, count))
-        return values.found
-
-    def _fold_numbers(self) -> None:
-        """Makes the sizes that do not depend on the number of images plain numbers in what uses them."""
-        others = self._run(OTHER_BATCH) if self.numbers else {}
-        for node in self.numbers:
-            value = self.values[node]
-            if isinstance(value, int | float | tuple) and others[node] == value:
-                plain = tuple(value) if isinstance(value, tuple) else value
-                for user in list(node.users):
-                    user.args = _with(user.args, node, plain)
-                    user.kwargs = _with(user.kwargs, node, plain)
 
     def _call(self, node: fx.Node) -> Call:
         if node.op == "get_attr":
@@ -272,8 +302,9 @@ class _Reader:
         if [node.op for node in self.graph.nodes].count("placeholder") != 1:
             raise QuantizationError("the model takes more than one input, a model of images alone would work")
         output = next(reversed(self.graph.nodes))
-        if not isinstance(self.values[output], Tensor):
-            what = type(self.values[output]).__name__
+        result = output.args[0]
+        if not isinstance(result, fx.Node) or result in self.numbers:
+            what = "number" if isinstance(result, fx.Node) else type(result).__name__
             raise QuantizationError(f"the model gives a {what}, logits (N, classes) alone would work")
         for node in self.graph.nodes:
             if node.op == "get_attr":
@@ -400,7 +431,7 @@ class _Reader:
             if node.users:
                 user = next(iter(node.users))
                 raise QuantizationError(
-                    f"{_place(user)}: computes with {node.name}, the size of a map; a number would work"
+                    f"{_place(user)}: computes with {node.name}, a number of images; another number would work"
                 )
             self.graph.erase_node(node)
 

@@ -43,6 +43,7 @@ def prepare(model: nn.Module, quantize: Quantize) -> fx.GraphModule:
         return prepared
     trained = fx_int8.prepare_fx(read(model).module)
     trained.meta |= prepared.meta
+    finish(trained)  # what could not be translated later is refused now
     return trained
 
 

@@ -401,6 +401,24 @@ class _Packer:
         """The steps end in its logits: `prepare` makes sure of that."""
 
 
+def _packed(prepared: fx.GraphModule, quantize: Quantize) -> tuple[_Packer, fx.GraphModule]:
+    """The packer that has walked a prepared model, and the graph that it walked. Raises `PackError`."""
+    if not isinstance(prepared, fx.GraphModule) or "quantize" not in prepared.meta:
+        raise PackError(f"a {type(prepared).__name__} is not quantized; compress.prepare makes what can be packed")
+    finished = finish(prepared)
+    half = quantize.method == "half"
+    return _Packer(finished, quantize.multiplier_bits, quantize.factored_sums, half), finished
+
+
+def rehearse(prepared: fx.GraphModule, quantize: Quantize) -> None:
+    """Packs a prepared model for nobody: what `pack` would refuse after hours of training is refused now.
+
+    Raises:
+        PackError: see `pack`.
+    """
+    _packed(prepared, quantize)
+
+
 def pack(
     prepared: fx.GraphModule,
     path: Path | str,
@@ -424,12 +442,9 @@ def pack(
         PackError: an operation that the format does not know, a value it cannot hold, or a step that computes something
             else than the model; nothing is written.
     """
-    if not isinstance(prepared, fx.GraphModule) or "quantize" not in prepared.meta:
-        raise PackError(f"a {type(prepared).__name__} is not quantized; compress.prepare makes what can be packed")
-    half = quantize.method == "half"
-    finished = finish(prepared)
-    packer = _Packer(finished, quantize.multiplier_bits, quantize.factored_sums, half)
-    spec, arithmetic, texts = prepared.meta.get("spec"), "half" if half else "integer", dict(metadata or {})
+    packer, finished = _packed(prepared, quantize)
+    spec, texts = prepared.meta.get("spec"), dict(metadata or {})
+    arithmetic = "half" if quantize.method == "half" else "integer"
     data = encode(packer.steps, spec, arithmetic, texts)
     compare(finished, packer.made, decode(data), made_up_images() if seen is None else seen)
     if quantize.flip_share:

@@ -16,7 +16,7 @@ from micronet.compress.trimming import Trimming
 from micronet.data.images import Split
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule, load_packed
-from micronet.packed.packing import pack
+from micronet.packed.packing import pack, rehearse
 from micronet.params import Quantize
 from micronet.training.constraints import Constraint
 from micronet.training.evaluation import evaluate
@@ -72,6 +72,7 @@ def quantize(
     prepared = prepare(model, section)
     constraint = Trimming(model, prepared, section) if section.trim else FixedMask(model)
     calibrate(prepared, images[: section.calibration_images])
+    rehearse(prepared, section)
     training = train(prepared, constraint)
     prepared = prepared.cpu()
     if section.train.epochs:

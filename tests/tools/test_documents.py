@@ -10,6 +10,7 @@ import sys
 import documents
 import performance
 import pytest
+import reliability
 import results
 import studies_table
 from _tool import ToolError, read_csv, read_json
@@ -26,6 +27,13 @@ def committed(name: str) -> str:
 
 def test_the_committed_account_of_speed_is_that_of_the_metrics():
     assert performance.render(METRICS) == committed("docs/performance.md")
+
+
+def test_the_committed_account_of_reliability_is_that_of_the_metrics_which_hold_no_fault():
+    assert reliability.render(METRICS) == committed("docs/reliability.md")
+    found = read_json(METRICS / "reliability.json", "make reliability")
+    assert not any(found[part]["faults"] for part in ("params", "packed_tiny", "packed_released", "networks"))
+    assert found["kills"]["same_bytes"] == found["kills"]["runs"]
 
 
 def test_the_committed_account_of_the_studies_is_that_of_their_tables():

@@ -1,0 +1,93 @@
+"""How often the pipeline was tried with what nobody should give it, and what came of it: metrics/reliability.json.
+
+Params files, packed files and networks come from the seeded generators of the tests (tests/support), which `make test`
+runs on fewer; a stage is killed at random moments and must end with the bytes of one that was not. docs/reliability.md
+shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from _bench import ROOT, write
+
+PACKED = ("quantized", "cascade", "dense", "refined", "glance")  # released files that hostile ones are made of
+KILLS = 25
+OUTCOMES = {  # what may become of each kind; all else is a fault
+    "params": ("refused", "inconsistent", "passed"),
+    "packed": ("refused", "run in integers", "run in floats"),
+    "networks": ("refused", "packed in integers", "packed in floats"),
+}
+
+
+def killed(count: int) -> dict[str, int]:
+    """Kills `train_student` at random moments; how often it died, and how often the next run gave the same bytes."""
+    from tests.support import pipeline
+
+    found = Counter[str]()
+    chance = random.Random(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder, tree, stage = Path(name), pipeline.shrunk(), "train_student"
+        tree["engine"]["save_every_seconds"] = 0.0
+        tree["student"]["train"] |= {"epochs": 3, "batch_size": 10}
+        pipeline.write_params(folder, tree)
+        pipeline.succeed(folder, "prepare_data")
+        began = time.monotonic()
+        pipeline.succeed(folder, stage)
+        whole, expected = time.monotonic() - began, pipeline.results(folder, stage)
+        for _ in range(count):
+            pipeline.forget(folder, stage)
+            with subprocess.Popen(
+                pipeline.command(stage), cwd=folder, env=pipeline.ENVIRONMENT, stderr=subprocess.DEVNULL
+            ) as process:
+                time.sleep(chance.uniform(0.5, 1.5) * whole)
+                process.kill()
+            found["killed"] += process.returncode < 0
+            pipeline.succeed(folder, stage)
+            found["same_bytes"] += pipeline.results(folder, stage) == expected
+    return {"runs": count, "killed": found["killed"], "same_bytes": found["same_bytes"]}
+
+
+def summary(became: Counter[str], kind: str) -> dict[str, Any]:
+    """What became of the tries of one kind, with the faults under their own name."""
+    usual = {outcome: became.get(outcome, 0) for outcome in OUTCOMES[kind]}
+    return {"tried": became.total(), **usual, "faults": became.total() - sum(usual.values())}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", default="metrics/reliability.json", help="JSON file (default: %(default)s)")
+    parser.add_argument("--share", type=float, default=1.0, help="of the usual number of tries (default: 1)")
+    arguments = parser.parse_args()
+    import torch
+
+    from tests.support import generated_networks, generated_params, hostile, packed
+
+    torch.set_num_threads(1)
+    share = arguments.share
+    tiny = packed.tiny_files()
+    released = [path.read_bytes() for name in PACKED if (path := ROOT / f"release/{name}.safetensors").is_file()]
+    found = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "params": summary(generated_params.main(round(2000 * share), 1), "params"),
+        "packed_tiny": summary(hostile.main(round(10_000 * share), tiny, 1), "packed"),
+        "packed_released": summary(hostile.main(round(1000 * share), released, 1), "packed"),
+        "networks": summary(generated_networks.main(round(1000 * share), 1), "networks"),
+        "kills": killed(max(1, round(KILLS * share))),
+    }
+    write(arguments.output, found)
+    faults = sum(part["faults"] for part in found.values() if isinstance(part, dict) and "faults" in part)
+    return int(faults > 0 or found["kills"]["same_bytes"] < found["kills"]["runs"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
