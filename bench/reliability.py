@@ -20,8 +20,12 @@ from typing import Any
 
 from _bench import ROOT, write
 
+from micronet import params
+from micronet.errors import LONGEST
+
 PACKED = ("quantized", "cascade", "dense", "refined", "glance")  # released files that hostile ones are made of
-KILLS = 25
+KILLS, STAGED = 25, 40
+MOST_EPOCHS = 3  # of params that the stages are run with
 OUTCOMES = {  # what may become of each kind; all else is a fault
     "params": ("refused", "inconsistent", "passed"),
     "packed": ("refused", "run in integers", "run in floats"),
@@ -57,6 +61,32 @@ def killed(count: int) -> dict[str, int]:
     return {"runs": count, "killed": found["killed"], "same_bytes": found["same_bytes"]}
 
 
+def staged(count: int) -> dict[str, int]:
+    """Runs the first stages on generated params that are valid, whether or not their networks are consistent."""
+    from tests.support import generated_params, pipeline
+
+    found = Counter[str]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for content in generated_params.generated(40 * count, 2):
+            if found["files"] == count:
+                break
+            try:
+                valid = generated_params.validated(content, folder / "params.yaml")
+            except params.ParamsError:
+                continue
+            if max(valid.teacher.train.epochs, valid.student.train.epochs) > MOST_EPOCHS:
+                continue
+            found["files"] += 1
+            for stage in ("prepare_data", "train_teacher", "train_student"):
+                done = pipeline.run(folder, stage)
+                said = done.stderr.splitlines()
+                told = done.returncode == 0 or (said and len(said[-1]) <= LONGEST and "Traceback" not in done.stderr)
+                found[f"exit_{done.returncode}"] += 1
+                found["faults"] += not (told and done.returncode in (0, 1, 2))
+    return {key: found[key] for key in ("files", "exit_0", "exit_1", "exit_2", "faults")}
+
+
 def summary(became: Counter[str], kind: str) -> dict[str, Any]:
     """What became of the tries of one kind, with the faults under their own name."""
     usual = {outcome: became.get(outcome, 0) for outcome in OUTCOMES[kind]}
@@ -82,6 +112,7 @@ def main() -> int:
         "packed_tiny": summary(hostile.main(round(10_000 * share), tiny, 1), "packed"),
         "packed_released": summary(hostile.main(round(1000 * share), released, 1), "packed"),
         "networks": summary(generated_networks.main(round(1000 * share), 1), "networks"),
+        "stages": staged(max(1, round(STAGED * share))),
         "kills": killed(max(1, round(KILLS * share))),
     }
     write(arguments.output, found)

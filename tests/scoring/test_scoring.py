@@ -303,6 +303,23 @@ def test_a_maximum_costs_its_comparisons_and_a_constant_factor_a_multiplication(
     assert deck_score([ops["blocks.0.conv1.max"], ops["classifier.scale"]]).flops == 0
 
 
+@pytest.mark.parametrize(
+    ("pool", "held"),
+    [
+        # Of 32 rows and columns: a last window that holds two rows; windows that begin in the padding.
+        (lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True), (16, 15 * 3 + 2)),
+        (lambda x: F.avg_pool2d(x, 3, 2), (15, 15 * 3)),
+        (lambda x: F.avg_pool2d(x, 3, 2, padding=1), (16, 15 * 3 + 2)),
+        (lambda x: F.max_pool2d(x, 2, 1, dilation=3), (29, 29 * 2)),
+        (lambda x: F.max_pool2d(x, 3, 3, 1), (11, 10 * 3 + 2)),
+    ],
+)
+def test_a_window_costs_what_it_holds(pool, held):
+    places, values = held
+    (op,) = (op for op in operations(Net(lambda net, x: pool(x))) if op.kind == "pool")
+    assert sum(count for _, count in op.additions) == 3 * (values**2 - places**2)
+
+
 def test_every_parameter_belongs_to_one_operation():
     for spec in (SMALL_DENSENET, RESNET, {"name": "convnet", "widths": [4, 8]}):
         model = meta(spec)

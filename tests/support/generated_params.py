@@ -177,18 +177,24 @@ def wrong_lines(error: params.ParamsError) -> list[str]:
     return [line for line in lines if not line.isprintable() or not 0 < len(line) <= LONGEST] or lines[21:]
 
 
+def validated(content: bytes, path: Path) -> params.Params:
+    """What a file says, written to `path`. Raises `ParamsError`, see `stages/common.py`."""
+    from common import validate
+
+    path.write_bytes(content)
+    return validate(path)
+
+
 def tried(content: bytes, path: Path) -> str:
     """Takes a file, written to `path`, through the whole check; says what became of it.
 
     Raises:
         AssertionError: it is refused in lines that no terminal should be given.
     """
-    from common import validate
     from consistency import inconsistencies
 
-    path.write_bytes(content)
     try:
-        loaded = validate(path)
+        loaded = validated(content, path)
     except params.ParamsError as error:
         assert not wrong_lines(error), ascii(wrong_lines(error))
         return "refused"
