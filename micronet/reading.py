@@ -22,7 +22,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from micronet.errors import MicronetError, shown
 
 # The longest file of settings in this repository has 9 kB, 800 values and 7 levels.
-MOST_BYTES = 500_000
+MOST_BYTES = 1_000_000
 MOST_VALUES = 10_000
 MOST_LEVELS = 40
 LONGEST_NUMBER = 3_000  # digits of a whole number: Python writes none of more than 4,300

@@ -226,7 +226,7 @@ def test_more_keys_than_settings_have_are_refused_while_they_are_read(tmp_path):
 
 def test_a_file_longer_than_settings_are_is_not_read(tmp_path):
     said = fault(written(tmp_path, "a: " + "x" * 10_000_000))
-    assert said == "params.yaml: cannot be read (longer than 500,000 bytes, which no settings are)"
+    assert said == "params.yaml: cannot be read (longer than 1,000,000 bytes, which no settings are)"
 
 
 # --- places ---

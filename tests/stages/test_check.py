@@ -139,13 +139,13 @@ def test_the_command_finds_what_only_networks_show(tmp_path):
 
 def test_a_generated_file_is_valid_or_refused_in_a_few_short_printable_lines(tmp_path):
     path, valid = tmp_path / "params.yaml", []
-    for number, content in enumerate(generated(150)):
+    for number, content in enumerate(generated(300)):
         path.write_bytes(content)
         try:
             valid.append(common.validate(path))
         except params.ParamsError as error:
             assert wrong_lines(error) == [], number
-    assert 4 < len(valid) < 100
+    assert 8 < len(valid) < 200
     for loaded in valid[:8]:
         lines = consistency.inconsistencies(loaded)
         assert not lines or wrong_lines(params.ParamsError(lines)) == []

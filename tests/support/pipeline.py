@@ -70,7 +70,7 @@ def succeed(folder: Path, *stages: str) -> str:
 
 def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """DVC, which finds the `python` of its stages on the PATH."""
-    return _run(folder, [sys.executable, "-m", "dvc", *arguments], DVC_NO_ANALYTICS="1")
+    return _run(folder, [str(warm.folder("dvc") / "python"), "-m", "dvc", *arguments], DVC_NO_ANALYTICS="1")
 
 
 def _run(folder: Path, words: list[str], **more: str) -> subprocess.CompletedProcess[str]:

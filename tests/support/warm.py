@@ -1,8 +1,8 @@
-"""A Python that has torch already: starting torch takes longer than all that a short stage does.
+"""A Python that has torch already, or DVC: starting these takes longer than all that a short stage does.
 
-A server imports torch and nothing of the project; `python SCRIPT ARGUMENTS` asks it for a child of its own, which has
-done nothing else before. The child gets the caller's folder, environment, stdout and stderr, and its exit code comes
-back. What is to be killed, or starts without torch, is run by a real Python instead.
+A server imports one of the two and nothing of the project; `python SCRIPT ARGUMENTS` asks it for a child of its own,
+which has done nothing else before. The child gets the caller's folder, environment, stdout and stderr, and its exit
+code comes back. What is to be killed, or starts without torch, is run by a real Python instead.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import importlib
 import json
 import os
 import shutil
@@ -22,15 +23,23 @@ import time
 from pathlib import Path
 
 LONGEST = 1 << 20  # bytes of a request, an environment included
+LOADED = {
+    "torch": ("torchvision",),
+    "dvc": ("dvc.cli.parser", "dvc.repo.reproduce", "dvc.repo.status", "dvc.stage.run", "dvc_data.index"),
+}
 
 
 @functools.cache
-def folder() -> Path:
-    """A folder for the PATH: its `python` runs scripts that use one thread. The server ends with this process."""
+def folder(loaded: str = "torch") -> Path:
+    """A folder for the PATH: its `python` runs scripts that use one thread. The server ends with this process.
+
+    Args:
+        loaded: what that Python has loaded, of `LOADED`.
+    """
     place = Path(tempfile.mkdtemp())
     address, shim = place / "socket", place / "python"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen([sys.executable, __file__, "serve", str(address)], env=environment)
+    server = subprocess.Popen([sys.executable, __file__, "serve", str(address), loaded], env=environment)
 
     def end() -> None:
         server.terminate()
@@ -47,10 +56,10 @@ def folder() -> Path:
     return place
 
 
-def serve(address: str) -> None:
+def serve(address: str, loaded: str) -> None:
     """Answers until the process that started it is gone."""
-    import torchvision  # noqa: F401
-
+    for name in LOADED[loaded]:
+        importlib.import_module(name)
     parent = os.getppid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     sys.path.remove(str(Path(__file__).parent))
@@ -82,11 +91,12 @@ def answer(connection: socket.socket) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = request["arguments"]
-    sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
+    module = request["arguments"][0] == "-m"
+    sys.argv = request["arguments"][module:]
+    sys.path.insert(0, os.getcwd() if module else str(Path(sys.argv[0]).resolve().parent))
     code = 0
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        (runpy.run_module if module else runpy.run_path)(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -108,5 +118,5 @@ def ask(address: str, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        serve(sys.argv[2])
+        serve(sys.argv[2], sys.argv[3])
     sys.exit(ask(sys.argv[2], sys.argv[3:]))
