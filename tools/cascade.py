@@ -54,7 +54,7 @@ def _table(rows: list[dict[str, float]]) -> None:
         table.add_column(name.removesuffix("_percent").replace("_", " "), justify="right")
     for row in rows:
         table.add_row(*(f"{value:.4f}" if name.endswith("score") else f"{value:.2f} %" for name, value in row.items()))
-    show(table)
+    show(table, wraps=True)
 
 
 def join(arguments: argparse.Namespace) -> int:

@@ -241,8 +241,9 @@ def _give_weights(model: nn.Module) -> None:
 
 def _images(model: nn.Module) -> Tensor:
     """Made up images, where the network lies; drawn without torch's own generator."""
-    first = next(model.parameters(), torch.zeros(0))
-    return torch.randn(BATCH, *IMAGE, generator=torch.Generator().manual_seed(0)).to(first.device)
+    first = next(model.parameters(), torch.zeros(0, device="cpu"))
+    # Wherever a caller's `with torch.device(...)` would put new tensors.
+    return torch.randn(BATCH, *IMAGE, generator=torch.Generator().manual_seed(0), device="cpu").to(first.device)
 
 
 def _compare(got: Tensor, wanted: Tensor, name: str) -> None:

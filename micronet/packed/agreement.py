@@ -31,7 +31,8 @@ HALF_ERROR = 2.0**-10  # of the size of a product: a weight and its gain are rou
 
 def made_up_images(count: int = IMAGES) -> Tensor:
     """Noise, (count, 3, 32, 32) uint8, drawn without torch's own generator."""
-    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator, device="cpu")
 
 
 @torch.no_grad()

@@ -89,7 +89,7 @@ def test_a_spec_of_other_layers_than_the_steps_is_refused_before_a_network_is_bu
     for spec, message in (
         (RESNET | {"widths": [6, 2048]}, "has a weight of .* in the file's spec"),
         (RESNET | {"blocks": [1, 64]}, "layers, its steps have"),
-        ({"name": "[red]\x1b"}, r"no architecture that can be built: .*\[red\]\\x1b"),
+        ({"name": "[red]\x1b"}, r"no architecture that can be built: .*\[red\]\\+x1b"),
     ):
         data = resigned((tmp_path / "one").read_bytes(), lambda header, *_, spec=spec: header.update(model=spec))
         with pytest.raises(UnpackError, match=message) as caught:
