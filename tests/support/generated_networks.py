@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import sys
 import tempfile
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from micronet.scoring.counting import operations
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
 from tests.support.networks import conv_norm, settled
+from tests.support.trying import outcomes
 
 IMAGES = random_images(8)
 CHANNELS, SIDE = 6, 8  # of the maps between stem and classifier
@@ -216,15 +216,8 @@ def tried(number: int, seed: int = 0) -> str:
 
 
 def main(count: int, seed: int = 0) -> Counter[str]:
-    """Tries so many networks; what became of them. A fault is told with the number of its network."""
-    became: Counter[str] = Counter()
-    for number in range(count):
-        try:
-            became[tried(number, seed)] += 1
-        except Exception as error:
-            became[f"{type(error).__name__} at {traceback.extract_tb(error.__traceback__)[-1][:2]}"] += 1
-            print(f"network {number}: {type(error).__name__}: {str(error)[:300]}", flush=True)
-    return became
+    """Tries so many networks; what became of them."""
+    return outcomes(range(count), lambda number: tried(number, seed))
 
 
 if __name__ == "__main__":

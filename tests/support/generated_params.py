@@ -10,7 +10,6 @@ import math
 import random
 import sys
 import tempfile
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ import yaml
 from micronet import params
 from tests.support.configs import demo
 from tests.support.places import ROOT
+from tests.support.trying import outcomes
 
 sys.path.insert(0, str(ROOT / "stages"))  # whose scripts import what stands beside them
 
@@ -206,16 +206,9 @@ def tried(content: bytes, path: Path) -> str:
 
 
 def main(count: int, seed: int = 0) -> Counter[str]:
-    """Tries so many files; what became of them. A fault is told with the number of its file."""
-    became: Counter[str] = Counter()
+    """Tries so many files; what became of them."""
     path = Path(tempfile.mkdtemp()) / "params.yaml"
-    for number, content in enumerate(generated(count, seed)):
-        try:
-            became[tried(content, path)] += 1
-        except Exception as error:
-            became[f"{type(error).__name__} at {traceback.extract_tb(error.__traceback__)[-1][:2]}"] += 1
-            print(f"file {number}: {type(error).__name__}: {ascii(error)[:200]}", flush=True)
-    return became
+    return outcomes(generated(count, seed), lambda content: tried(content, path))
 
 
 if __name__ == "__main__":

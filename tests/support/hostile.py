@@ -11,7 +11,6 @@ import json
 import random
 import re
 import sys
-import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_score
 from tests.support.images import random_images
 from tests.support.packed import counted
+from tests.support.trying import outcomes
 
 IMAGE = random_images(1, 7)
 LONGEST = 300  # characters of a refusal
@@ -273,15 +273,8 @@ def _count(model: PackedModel) -> None:
 
 
 def main(count: int, sources: Sequence[bytes], seed: int = 0) -> Counter[str]:
-    """Tries so many files; what became of them. A fault is told with the number of its file."""
-    became: Counter[str] = Counter()
-    for number in range(count):
-        try:
-            became[tried(hostile_file(sources, number, seed), count=number % 20 == 0)] += 1
-        except Exception as error:
-            became[f"{type(error).__name__} at {traceback.extract_tb(error.__traceback__)[-1][:2]}"] += 1
-            print(f"file {number}: {type(error).__name__}: {str(error)[:200]}", flush=True)
-    return became
+    """Tries so many files; what became of them."""
+    return outcomes(range(count), lambda number: tried(hostile_file(sources, number, seed), count=number % 20 == 0))
 
 
 if __name__ == "__main__":
