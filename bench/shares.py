@@ -91,14 +91,45 @@ def operator_shares(work: Callable[[], Any], device: Any) -> dict[str, float]:
     return {name: 100 * taken / total for name, taken in operators.items()}
 
 
+def work_of(model: Any, teacher: Any) -> tuple[int, int]:
+    """Operations and least bytes moved in a step, an image; of two modules, the teacher may be None."""
+    from micronet.scoring.counting import operations
+    from micronet.scoring.records import macs
+
+    work = 6 * macs(operations(model)) + (2 * macs(operations(teacher)) if teacher is not None else 0)
+    return work, traffic(model) + (traffic(teacher) // 3 if teacher is not None else 0)
+
+
+def result(
+    spent: dict[str, float], steps: int, evaluation: float, operators: dict[str, float], work: tuple[int, int]
+) -> dict[str, Any]:
+    """What is written of a case.
+
+    Args:
+        spent: seconds of each part in so many steps.
+        evaluation: seconds an image.
+        work: see `work_of`.
+    """
+    a_step, (trained, validated) = sum(spent.values()) / steps, CIFAR10_EPOCH
+    training_seconds, evaluation_seconds = trained * a_step / BATCH_SIZE, validated * evaluation
+    return {
+        "images_per_second": BATCH_SIZE / a_step,
+        "share_percent": {
+            part: 100 * taken / sum(spent.values()) for part, taken in spent.items() if taken / a_step > 1e-4
+        },
+        "evaluation_share_of_an_epoch_percent": 100 * evaluation_seconds / (training_seconds + evaluation_seconds),
+        "operator_share_percent": operators,
+        "gflop_per_second": work[0] * BATCH_SIZE / a_step / 1e9,
+        "gb_per_second": work[1] * BATCH_SIZE / a_step / 1e9,
+    }
+
+
 def profile(case: Case, machine: Any) -> dict[str, Any]:
     import torch
 
     import models
     from micronet import params
     from micronet.data.images import Split
-    from micronet.scoring.counting import operations
-    from micronet.scoring.records import macs
     from micronet.training.evaluation import evaluate
     from micronet.training.losses import cross_entropy
     from micronet.training.optimizers import make_optimizer
@@ -145,26 +176,11 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
     step(record=False)
     for _ in range(case.steps):
         step(record=True)
-    a_step = sum(spent.values()) / case.steps
     held_out = Split(pixels[:500], labels[:500])
     evaluation = seconds_of(lambda: evaluate(model, held_out, machine), device, 3) / 500
     model.train()
     operators = operator_shares(lambda: step(record=False), device)
-
-    trained, validated = CIFAR10_EPOCH
-    training_seconds, evaluation_seconds = trained * a_step / BATCH_SIZE, validated * evaluation
-    work = 6 * macs(operations(model)) + (2 * macs(operations(teacher)) if teacher is not None else 0)
-    moved = traffic(model) + (traffic(teacher) // 3 if teacher is not None else 0)
-    return {
-        "images_per_second": BATCH_SIZE / a_step,
-        "share_percent": {
-            part: 100 * taken / sum(spent.values()) for part, taken in spent.items() if taken / a_step > 1e-4
-        },
-        "evaluation_share_of_an_epoch_percent": 100 * evaluation_seconds / (training_seconds + evaluation_seconds),
-        "operator_share_percent": operators,
-        "gflop_per_second": work * BATCH_SIZE / a_step / 1e9,
-        "gb_per_second": moved * BATCH_SIZE / a_step / 1e9,
-    }
+    return result(spent, case.steps, evaluation, operators, work_of(model, teacher))
 
 
 def main() -> int:
