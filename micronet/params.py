@@ -30,6 +30,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e9)]  # products of two such numbers are finite in float32
 NonNegative = Annotated[float, Field(ge=0.0, le=1e9)]
 Seconds = Annotated[float, Field(ge=0.0, le=1e7)]  # four months; what waits counts no further than 292 years
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Side = Annotated[int, Field(ge=8, le=256)]  # of an image
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 PositiveCount = Annotated[int, Field(ge=1, le=1_000_000)]
 Epochs = Annotated[int, Field(ge=0, le=100_000)]  # a row each of a curve that people read
@@ -88,15 +90,52 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Data(Section):
-    """Where CIFAR-10 comes from and how it is split."""
+class ImageFormat(Section):
+    """What the pictures of a folder become: all of one size."""
 
-    source: Literal["auto", "path", "torchvision", "npm", "sample"] = Field(
-        description="auto tries path (when given), torchvision, npm in turn; sample is the 1,500 images in the repo"
+    height: Side = Field(description="pixels")
+    width: Side = Field(description="pixels")
+    channels: Literal[1, 3] = Field(default=3, description="1: grey; 3: red, green, blue")
+    fit: Literal["stretch", "crop", "pad"] = Field(
+        default="crop",
+        description="how a picture of another shape comes to that size: crop keeps its middle, pad adds black, "
+        "stretch changes its proportions",
     )
-    path: HomePlace | None = Field(default=None, description="folder or archive of an official CIFAR-10 version")
+
+
+class Data(Section):
+    """Where the images come from and how they are split."""
+
+    source: Literal["auto", "path", "torchvision", "npm", "sample", "mnist", "cifar100", "folder"] = Field(
+        description="CIFAR-10: auto tries path (when given), torchvision, npm in turn; sample is 1,500 images of it "
+        "in the repo. folder: pictures of one's own in a folder a class"
+    )
+    path: HomePlace | None = Field(
+        default=None, description="folder or archive of an official version; of source folder: that of the pictures"
+    )
+    image: ImageFormat | None = Field(
+        default=None, exclude_if=lambda image: image is None, description="source folder: what a picture becomes"
+    )
+    test_share: Share | None = Field(
+        default=None,
+        exclude_if=lambda share: share is None,
+        description="source folder, where there is no train/ and test/: share of each class that is kept for testing",
+    )
+    most_broken: Count = Field(
+        default=0,
+        exclude_if=lambda count: count == 0,
+        description="source folder: pictures that may be unreadable, and are left out; more end the run",
+    )
     folder: Place = Field(default="data/cifar10", description="where the prepared arrays lie (git-ignored)")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=0, exclude_if=lambda seed: seed == 0, description="of the splits: trainings of any seed share them"
+    )
     validation_size: PositiveCount = Field(default=5000, description="images held out of train, stratified")
+    validation_share: Share | None = Field(
+        default=None,
+        exclude_if=lambda share: share is None,
+        description="the same as a share of the training images; source folder: 0.1 where neither is given",
+    )
     timeout_seconds: Annotated[Seconds, Field(gt=0.0)] = Field(default=600.0, description="time limit of one download")
 
     @model_validator(mode="after")

@@ -167,6 +167,8 @@ def test_every_number_has_a_lower_and_an_upper_bound():
     assert not broken and len(found) > 100 and "params.teacher.train.batch_size" in found
     assert "densenet.groups.stem" in found and "resnet.widths.*" in found
     for where, schema in found.items():
+        if "enum" in schema:
+            continue  # one of a few numbers
         assert {"minimum", "exclusiveMinimum"} & set(schema), where
         assert {"maximum", "exclusiveMaximum"} & set(schema), where
 

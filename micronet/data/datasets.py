@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from micronet import params
 from micronet.errors import MicronetError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -72,6 +73,24 @@ SAMPLE = Dataset(
     python_md5={},
     archive_md5={},
 )
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a network for a dataset must know of it."""
+
+    name: str
+    shape: tuple[int, int, int]  # (C, H, W) of an image
+    classes: tuple[str, ...]  # in the order of the labels
+
+
+def described(config: params.Data) -> Description:
+    """The images and classes of a source, before anything is prepared.
+
+    Raises:
+        DataError: the folder that the source names cannot be read.
+    """
+    return Description(dataset_of(config.source).name, SHAPE, CLASSES)
 
 
 def dataset_of(source: str) -> Dataset:

@@ -18,15 +18,16 @@ PIXEL_SCALE = 1 / 64  # a normalised input is an exact signed 8-bit code times t
 class Split:
     """Images and their labels, in the same order."""
 
-    images: Tensor  # (N, 3, 32, 32) uint8; of a prepared folder: mapped from disk
+    images: Tensor  # (N, C, H, W) uint8; of a prepared folder: mapped from disk
     labels: Tensor  # (N,) int64
+    classes: tuple[str, ...] = ()  # the labels' names, where they are known
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 to float32: (pixel - 128) / 64, exact, in the same memory format.
+    """(N, C, H, W) uint8 to float32: (pixel - 128) / 64, exact, in the same memory format.
 
     Close to the per-pixel mean (about 121) and standard deviation (63), and the network's first layer gets an exact
     integer code, `pixel - 128`, of scale 1/64.
