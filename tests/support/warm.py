@@ -24,7 +24,7 @@ from pathlib import Path
 
 LONGEST = 1 << 20  # bytes of a request, an environment included
 LOADED = {
-    "torch": ("torchvision",),
+    "torch": ("torchvision", "pydantic", "safetensors.torch", "ruamel.yaml", "PIL.Image"),
     "dvc": ("dvc.cli.parser", "dvc.repo.reproduce", "dvc.repo.status", "dvc.stage.run", "dvc_data.index"),
 }
 
