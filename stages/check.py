@@ -15,14 +15,10 @@ sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides wh
 
 import argparse
 from functools import partial
-from typing import TYPE_CHECKING
 
 from common import MANIFEST, validate
 
 from micronet.front import front, without_prompt
-
-if TYPE_CHECKING:
-    from micronet.data_params import Data
 
 
 def check(path: str, *, renew: bool = False) -> None:
@@ -36,15 +32,10 @@ def check(path: str, *, renew: bool = False) -> None:
     if faults:
         raise ParamsError(faults)
     if renew and loaded.data.source == "folder":
-        prepare_changed(loaded.data)
+        from micronet.data.store import changed, prepare
 
-
-def prepare_changed(data: Data) -> None:
-    """Prepares a folder of pictures anew where it has changed since. Raises `DataError`."""
-    from micronet.data.store import changed, prepare
-
-    if changed(data):
-        prepare(data, MANIFEST, report=lambda line: print(f"check: {line}", file=sys.stderr))
+        if changed(loaded.data):
+            prepare(loaded.data, MANIFEST, report=lambda line: print(f"check: {line}", file=sys.stderr))
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -154,14 +154,18 @@ def test_a_changed_folder_is_noticed_and_prepared_anew(config, found, tmp_path):
 
 def test_the_check_before_dvc_prepares_a_changed_folder_anew_and_nothing_else(config, found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check.prepare_changed(config)
+    networks = ModuleType("consistency")
+    networks.inconsistencies = lambda loaded: []
+    monkeypatch.setitem(sys.modules, "consistency", networks)
+    monkeypatch.setattr(check, "validate", lambda path: SimpleNamespace(data=config))
+    check.check("params.yaml", renew=True)
     assert found.reads == 0, "the pipeline does that"
     prepare(config, "data/manifest.json")
     before = Path("data/manifest.json").read_bytes()
-    check.prepare_changed(config)
+    check.check("params.yaml", renew=True)
     assert found.reads == 1
     found.state = "another"
-    check.prepare_changed(config)
+    check.check("params.yaml", renew=True)
     assert found.reads == 2 and Path("data/manifest.json").read_bytes() != before
 
 
