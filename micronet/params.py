@@ -99,7 +99,8 @@ class Train(Section):
 
     epochs: Epochs = Field(description="passes over the training split")
     batch_size: BatchSize | Literal["auto"] = Field(
-        default=128, description="auto: on CUDA the largest power of two that fits, on CPU 128"
+        default=128,
+        description="auto: on CUDA the largest power of two that fits, on CPU 128; one above the split is all of it",
     )
     max_batch_size: BatchSize = Field(default=1024, description="upper limit of batch_size: auto")
     optimizer: Literal["sgd", "adam"] = "sgd"
