@@ -287,7 +287,7 @@ def twin_class(name: str, twin: str):
         (wolf_in_test, ": train/ and test/ must have the same classes: dog only in train/ and wolf only in test/"),
         (lambda pets: (pets / "train").rename(pets / "Train"), ": has no train/ and test/ (it has Train, test); data."),
         (without("dog"), "/train: has one class, cat; there must be two or more"),
-        (without("cat", "dog"), "/train: has no folders; it must have one for each class, with the pictures of it inside"),
+        (without("cat", "dog"), "/train: has no folders; it must have one for each class, with"),
         (lambda pets: (pets / "train/ant\n").mkdir(), "/train: the class folder ant\\n needs another name: of UTF-8"),
         (lambda pets: (pets / "train/\udcff").mkdir(), "/train: the class folder \\udcff needs another name: of UTF-8"),
         (lambda pets: (pets / ("train/" + "a" * 101)).mkdir(), "/train: the class folder aaa"),
