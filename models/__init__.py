@@ -63,7 +63,7 @@ def _settings_in(path: Path) -> type[Settings] | None:
         return None
     if len(found) > 1:
         names = " and ".join(name for _, name in found)
-        raise SpecError(f"{names}: a family has one class of settings; derive parts of it from micronet.params.Section")
+        raise SpecError(f"{names}: a family has one class of settings; derive parts of it from micronet.sections.Section")
     ((place, name),) = found
     torch = next((at for at, statement in enumerate(statements) if _imports_torch(statement)), len(statements))
     if place > torch:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from micronet.params import PositiveCount, Section
+from micronet.sections import PositiveCount, Section
 from models.settings import Classes, Depth, PerStage, Settings, few_enough
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from pydantic import BeforeValidator, Field
 
 from micronet.errors import MicronetError, shown
-from micronet.params import Section, Side
+from micronet.data_params import Side
+from micronet.sections import Section
 
 if TYPE_CHECKING:
     from torch import nn

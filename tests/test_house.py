@@ -19,6 +19,8 @@ RANKS = {
     "micronet.faults": 1,
     "micronet.files": 1,
     "micronet.reading": 1,
+    "micronet.sections": 1,
+    "micronet.data_params": 2,
     "micronet.front": 2,
     "micronet.params": 3,
     "micronet.data": 4,

