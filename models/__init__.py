@@ -63,7 +63,8 @@ def _settings_in(path: Path) -> type[Settings] | None:
         return None
     if len(found) > 1:
         names = " and ".join(name for _, name in found)
-        raise SpecError(f"{names}: a family has one class of settings; derive parts of it from micronet.sections.Section")
+        part = "micronet.sections.Section"
+        raise SpecError(f"{names}: a family has one class of settings; derive parts of it from {part}")
     ((place, name),) = found
     torch = next((at for at, statement in enumerate(statements) if _imports_torch(statement)), len(statements))
     if place > torch:
@@ -174,17 +175,22 @@ def normalise(spec: str | dict[str, Any]) -> dict[str, Any]:
     return own.normalise(spec) if own.is_own(spec) else _spec(*_read(spec))  # type: ignore[arg-type]
 
 
-def suited(spec: str | dict[str, Any], *, image: tuple[int, int, int] = IMAGE, classes: int) -> dict[str, Any]:
+def suited(
+    spec: str | dict[str, Any], *, image: tuple[int, int, int] = IMAGE, classes: int, runs: bool = True
+) -> dict[str, Any]:
     """The full spec of a network for these images, (C, H, W), and so many classes, where it says nothing of them.
 
     A network of the user's own is told them where its constructor has arguments `image` and `classes`.
+
+    Args:
+        runs: whether a file of the user's own may be run for it, with torch, where its text does not tell.
 
     Raises:
         SpecError: see `normalise`; it says something else; or the images are too small for it.
     """
     facts = {"image": list(image), "classes": classes}
     if own.is_own(spec):
-        return own.suited(spec, facts)  # type: ignore[arg-type]
+        return own.suited(spec, facts, runs=runs)  # type: ignore[arg-type]
     family, settings = _read({"name": spec} if isinstance(spec, str) else spec)
     said = settings.model_fields_set
     fields = type(settings).model_fields

@@ -91,15 +91,19 @@ def normalise(spec: dict[str, Any]) -> dict[str, Any]:
     return {"file": own.file, "class": own.kind, "settings": settings}
 
 
-def suited(spec: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+def suited(spec: dict[str, Any], facts: dict[str, Any], *, runs: bool) -> dict[str, Any]:
     """The full spec with the facts of the data for the arguments that the constructor has of these names.
+
+    Args:
+        runs: whether the file may be run where only that tells the arguments.
 
     Raises:
         SpecError: see `normalise`; or a setting says something else than the data.
     """
     own = read(spec)
     signature = signature_in(_parsed(own.path), own.kind)
-    signature = _signature(own) if signature is None else signature
+    if signature is None:
+        signature = signature_of(_class(own)) if runs else Signature()
     names = [argument.name for argument in signature.arguments if argument.name in facts]
     given = {**own.settings, **{name: facts[name] for name in names if name not in own.settings}}
     full = normalise({"file": own.file, "class": own.kind, "settings": given})
@@ -145,10 +149,6 @@ def _class(own: Own) -> Any:
             f"class: {own.kind} of {shown(own.file, 100)} is no torch.nn.Module; a class of that would work"
         )
     return kind
-
-
-def _signature(own: Own) -> Signature:
-    return signature_of(_class(own))
 
 
 # --- what went wrong, in a line ---

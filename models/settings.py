@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 
 from pydantic import BeforeValidator, Field
 
-from micronet.errors import MicronetError, shown
 from micronet.data_params import Side
+from micronet.errors import MicronetError, shown
 from micronet.sections import Section
 
 if TYPE_CHECKING:

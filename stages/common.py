@@ -8,6 +8,7 @@ imports stand inside functions, so that `--help` and a faulty params file are an
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,10 +26,12 @@ from micronet.front import front, without_prompt  # noqa: E402
 if TYPE_CHECKING:
     from micronet.data.datasets import Description
     from micronet.training.reporting import Reporter
+    from models.settings import SpecError
 
 MANIFEST = Path("data/manifest.json")
 CHECKPOINTS = Path("checkpoints")
 METRICS = Path("metrics")
+_KEY = r"[a-z_][a-z0-9_.]*: "  # how a fault begins that is one of a key
 
 
 def validate(path: str | Path) -> parameters.Params:
@@ -71,7 +74,12 @@ def suited(spec: dict[str, Any], data: Description | None) -> dict[str, Any]:
 
     if data is None:
         return models.normalise(spec)
-    return models.suited(spec, image=data.shape, classes=len(data.classes))
+    return models.suited(spec, image=data.shape, classes=len(data.classes), runs=False)
+
+
+def model_faults(section: str, error: SpecError) -> list[str]:
+    """The faults of a section's model, each with its whole key."""
+    return [f"{section}.model{'.' if re.match(_KEY, fault) else ': '}{fault}" for fault in error.faults]
 
 
 def _model_faults(tree: Any, data: Description | None) -> Iterator[str]:
@@ -85,7 +93,7 @@ def _model_faults(tree: Any, data: Description | None) -> Iterator[str]:
             try:
                 full = suited(spec, data)
             except models.SpecError as error:
-                yield from (f"{section}.model.{fault}" for fault in error.faults)
+                yield from model_faults(section, error)
                 continue
             if "file" in full and not full["file"].startswith("networks/"):
                 place = shown(full["file"], 100)
