@@ -30,9 +30,9 @@ def main() -> int:
     laptop = params.load("params.yaml")
     here = machine(engine(args.device))
     config = params.Train(epochs=EPOCHS, **TRAIN)
-    everything = open_split(laptop.data, laptop.seed, "train")
+    everything = open_split(laptop.data, "train")
     training = Split(everything.images[:TRAINING_IMAGES].clone(), everything.labels[:TRAINING_IMAGES].clone())
-    validation = open_split(laptop.data, laptop.seed, "validation")
+    validation = open_split(laptop.data, "validation")
     pixels, labels = training.images.numpy(), training.labels.numpy()
 
     def rate(step: int, steps: int) -> float:

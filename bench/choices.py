@@ -37,8 +37,8 @@ def main() -> int:
 
     everything = params.load("params.yaml")
     here = machine(engine(args.device))
-    training = open_split(everything.data, everything.seed, "train").images[:NORM_IMAGES]
-    validation = open_split(everything.data, everything.seed, "validation")
+    training = open_split(everything.data, "train").images[:NORM_IMAGES]
+    validation = open_split(everything.data, "validation")
 
     class Mirrored(nn.Module):
         """The teacher as `mirror_answers` asks it."""

@@ -292,7 +292,7 @@ def climb(space: Space, priced: dict[Candidate, tuple[float, float]], until: flo
 
     params = parameters.load(ROOT / "params.yaml")
     here = machine(params.engine)
-    training, validation = (open_split(params.data, params.seed, name, report=say) for name in ("train", "validation"))
+    training, validation = (open_split(params.data, name, report=say) for name in ("train", "validation"))
     trials, going = read(), list(priced)
     for rung in space.rungs:
         epochs = "+".join(map(str, rung.epochs))

@@ -38,8 +38,7 @@ class Job:
         """`train`, `validation` or `test`, verified; rebuilt first when it is missing or damaged."""
         from micronet.data.store import open_split
 
-        seed, say = self.params.seed, self.reporter.say
-        return open_split(self.params.data, seed, name, manifest_path=MANIFEST, report=say)
+        return open_split(self.params.data, name, manifest_path=MANIFEST, report=self.reporter.say)
 
     @cached_property
     def image(self) -> tuple[int, int, int]:

@@ -1,4 +1,8 @@
-"""Fetches CIFAR-10, checks it against the official checksums, splits it, and writes the manifest."""
+"""Fetches or reads the images, checks them, splits and stores them, and writes the manifest.
+
+Of a folder of pictures whose content has changed since, they are prepared anew. DVC cannot see such a folder: `make
+repro` and its like ask `stages/check.py --renew` first, which does the same.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from job import Job
 def work(job: Job) -> None:
     from micronet.data.store import prepare
 
-    sizes = prepare(job.params.data, job.params.seed, manifest_path=MANIFEST, report=job.reporter.say)
+    sizes = prepare(job.params.data, manifest_path=MANIFEST, report=job.reporter.say)
     job.metrics(**sizes)
     job.record_run(params_digest=job.params_digest("data"))
 

@@ -150,7 +150,7 @@ class Run:
         from micronet.data.store import open_split
 
         params = parameters.load(PARAMS)
-        return open_split(params.data, params.seed, name, manifest_path=MANIFEST, report=self.reporter.say)
+        return open_split(params.data, name, manifest_path=MANIFEST, report=self.reporter.say)
 
     def known(self) -> dict[str, Any] | None:
         """The result of a run that did the very same work, in this study or another."""

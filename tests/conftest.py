@@ -11,8 +11,6 @@ import torch
 from micronet import params
 from micronet.data.store import prepare
 
-SEED = 0
-
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -25,7 +23,7 @@ def sample_data(tmp_path_factory: pytest.TempPathFactory) -> params.Data:
     """The sample, prepared with seed 0: 800 training, 200 validation, 500 test images."""
     root = tmp_path_factory.mktemp("data")
     config = params.Data(source="sample", folder=str(root / "sample"), validation_size=200)
-    prepare(config, SEED, root / "manifest.json")
+    prepare(config, root / "manifest.json")
     return config
 
 

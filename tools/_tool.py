@@ -129,7 +129,7 @@ def open_split(params: parameters.Params, name: str) -> Split:
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    return store.open_split(params.data, params.seed, name, manifest_path=MANIFEST, report=say)
+    return store.open_split(params.data, name, manifest_path=MANIFEST, report=say)
 
 
 def save_measured(

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from micronet.data.datasets import DataError as DataError
+    from micronet.data.arrays import DataError as DataError
     from micronet.data.images import Split as Split
     from micronet.data.images import normalise as normalise
     from micronet.data.sources import fetch as fetch
@@ -19,7 +19,7 @@ _HOMES = {
     "open_split": "store",
     "prepare": "store",
     "fetch": "sources",
-    "DataError": "datasets",
+    "DataError": "arrays",
 }
 
 

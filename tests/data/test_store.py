@@ -15,13 +15,12 @@ import torch
 
 from micronet import params
 from micronet.data import store
-from micronet.data.datasets import PIXELS, DataError
+from micronet.data.arrays import DataError
+from micronet.data.datasets import CLASSES, PIXELS
 from micronet.data.sources import fetch
 from micronet.data.store import MARKER, SPLITS, identity, open_split, prepare
 from micronet.files import temporary_folder
 from tests.support.cifar import config_for, write_form
-
-SEED = 0
 
 
 def take_source_away(config: params.Data) -> None:
@@ -29,14 +28,14 @@ def take_source_away(config: params.Data) -> None:
 
 
 def test_splits_open_as_uint8_images_and_int64_labels(sample_data, sample_manifest):
-    split = open_split(sample_data, SEED, "test", sample_manifest)
+    split = open_split(sample_data, "test", sample_manifest)
     assert (split.images.shape, split.images.dtype) == ((500, 3, 32, 32), torch.uint8)
     assert (split.labels.shape, split.labels.dtype, len(split)) == ((500,), torch.int64, 500)
 
 
 def test_the_test_split_is_in_the_official_order(sample_data, sample_manifest):
     _, whole = fetch(sample_data)
-    split = open_split(sample_data, SEED, "test", sample_manifest)
+    split = open_split(sample_data, "test", sample_manifest)
     assert np.array_equal(split.images.numpy().reshape(500, -1), whole.test_images)
     assert np.array_equal(split.labels.numpy(), whole.test_labels)
 
@@ -45,7 +44,7 @@ def test_writing_to_an_opened_split_does_not_change_the_file(prepared):
     config, manifest = prepared
     file = Path(config.folder) / "test_images.bin"
     before = file.read_bytes()
-    open_split(config, SEED, "test", manifest).images.zero_()
+    open_split(config, "test", manifest).images.zero_()
     assert file.read_bytes() == before
 
 
@@ -55,7 +54,7 @@ def test_a_second_prepare_needs_no_source_and_gives_the_same_bytes(prepared):
     times = [path.stat().st_mtime_ns for path in files]
     manifest.unlink()  # as DVC does before it runs a stage
     take_source_away(config)
-    prepare(config, SEED, manifest)
+    prepare(config, manifest)
     assert manifest.read_bytes() == first
     assert [path.stat().st_mtime_ns for path in files] == times
 
@@ -64,9 +63,10 @@ def test_another_split_is_made_from_the_folder_without_a_source(prepared, tmp_pa
     config, manifest = prepared
     first = manifest.read_bytes()
     take_source_away(config)
-    prepare(config.model_copy(update={"validation_size": 100}), 5, manifest)
-    assert len(open_split(config.model_copy(update={"validation_size": 100}), 5, "validation", manifest)) == 100
-    prepare(config, SEED, manifest)
+    another = config.model_copy(update={"validation_size": 100, "seed": 5})
+    prepare(another, manifest)
+    assert len(open_split(another, "validation", manifest)) == 100
+    prepare(config, manifest)
     assert manifest.read_bytes() == first
 
 
@@ -116,7 +116,7 @@ def test_a_marker_of_another_form_is_rebuilt(change, prepared):
     path = Path(config.folder) / MARKER
     before = path.read_bytes()
     path.write_text(json.dumps(json.loads(before) | change))
-    prepare(config, SEED, manifest)
+    prepare(config, manifest)
     assert path.read_bytes() == before
 
 
@@ -128,7 +128,7 @@ def test_a_flipped_byte_in_any_split_that_is_opened_is_noticed_said_and_mended(p
             before = (folder / f"{name}_{kind}.bin").read_bytes()
             damage_byte(folder, f"{name}_{kind}.bin")
             lines: list[str] = []
-            split = open_split(config, SEED, name, manifest, lines.append)
+            split = open_split(config, name, manifest, lines.append)
             assert f"{name}_{kind}.bin" in lines[0] and "rebuilding" in lines[0]
             assert (folder / f"{name}_{kind}.bin").read_bytes() == before
             assert int(split.labels.max()) == 9
@@ -140,7 +140,7 @@ def test_a_folder_in_the_place_of_a_file_is_one_line(prepared):
     path.unlink()
     path.mkdir()
     with pytest.raises(DataError, match=r"train_images\.bin: cannot be written: Is a directory"):
-        open_split(config, SEED, "train", manifest)
+        open_split(config, "train", manifest)
     assert not list(Path(config.folder).parent.glob(".*"))
 
 
@@ -152,7 +152,7 @@ def test_a_file_that_cannot_be_read_is_rebuilt(prepared, monkeypatch):
 
     lines: list[str] = []
     monkeypatch.setattr(store, "checksum", unreadable)
-    open_split(config, SEED, "train", manifest, lines.append)
+    open_split(config, "train", manifest, lines.append)
     assert "train_images.bin: Input/output error" in lines[0]
 
 
@@ -165,7 +165,7 @@ def test_what_a_killed_prepare_left_is_removed_by_the_next_and_what_a_running_on
     with temporary_folder(folder) as running:
         assert not abandoned.exists()
         (folder / MARKER).unlink()
-        prepare(config, SEED, manifest)
+        prepare(config, manifest)
         assert running.is_dir()
 
 
@@ -176,7 +176,7 @@ def test_a_damaged_folder_is_noticed_and_rebuilt(damage, prepared):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     damage(folder)
     lines: list[str] = []
-    open_split(config, SEED, "test", manifest, lines.append)
+    open_split(config, "test", manifest, lines.append)
     assert "building" in lines[0]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert not list(folder.parent.glob(".*"))
@@ -187,7 +187,7 @@ def test_a_changed_byte_without_a_source_is_an_error_and_not_data(prepared):
     damage_byte(Path(config.folder))
     take_source_away(config)
     with pytest.raises(DataError, match="no source of CIFAR-10 worked"):
-        open_split(config, SEED, "test", manifest)
+        open_split(config, "test", manifest)
 
 
 def test_a_folder_that_agrees_with_itself_but_not_with_cifar10_is_rebuilt(prepared):
@@ -199,7 +199,7 @@ def test_a_folder_that_agrees_with_itself_but_not_with_cifar10_is_rebuilt(prepar
     marker["manifest"]["splits"]["test"]["images_sha256"] = forged
     (folder / MARKER).write_text(json.dumps(marker))
     before = manifest.read_bytes()
-    prepare(config, SEED, manifest)
+    prepare(config, manifest)
     assert manifest.read_bytes() == before
 
 
@@ -209,7 +209,7 @@ def test_a_build_that_breaks_off_leaves_no_marker_and_no_manifest(
 ):
     config = config_for(write_form(tmp_path / "files", records, "binary"), tmp_path / "cifar10")
     if over_another_split:
-        prepare(config, SEED + 1, tmp_path / "other.json")
+        prepare(config.model_copy(update={"seed": 1}), tmp_path / "other.json")
     replace, calls = os.replace, []
 
     def breaks(source, target):
@@ -220,18 +220,18 @@ def test_a_build_that_breaks_off_leaves_no_marker_and_no_manifest(
 
     monkeypatch.setattr(os, "replace", breaks)
     with pytest.raises(DataError, match="No space left on device"):
-        prepare(config, SEED, tmp_path / "manifest.json")
+        prepare(config, tmp_path / "manifest.json")
     assert not (tmp_path / "cifar10" / MARKER).exists() and not (tmp_path / "manifest.json").exists()
     monkeypatch.setattr(os, "replace", replace)
-    prepare(config, SEED, tmp_path / "manifest.json")
-    assert len(open_split(config, SEED, "train", tmp_path / "manifest.json")) == 800
+    prepare(config, tmp_path / "manifest.json")
+    assert len(open_split(config, "train", tmp_path / "manifest.json")) == 800
 
 
 def test_what_else_lies_in_the_folder_stays(official, records, tmp_path):
     config = config_for(write_form(tmp_path / "files", records, "binary"), tmp_path / "cifar10")
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "cifar10" / "notes.txt").write_text("mine")
-    prepare(config, SEED, tmp_path / "manifest.json")
+    prepare(config, tmp_path / "manifest.json")
     assert (tmp_path / "cifar10" / "notes.txt").read_text() == "mine"
 
 
@@ -239,7 +239,7 @@ def test_a_folder_that_holds_the_whole_is_not_overwritten_by_the_sample(prepared
     config, _ = prepared
     sample = params.Data(source="sample", folder=config.folder, validation_size=200)
     with pytest.raises(DataError, match="holds cifar10, set data.folder to another one for cifar10-sample"):
-        prepare(sample, SEED, tmp_path / "other.json")
+        prepare(sample, tmp_path / "other.json")
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory as Linux states it")
@@ -248,9 +248,9 @@ def test_opening_a_split_maps_it_instead_of_reading_it(tmp_path):
     facts = dict(zip(("images", "images_sha256", "labels_sha256"), (50_000, *sums), strict=True))
     config = params.Data(source="auto", folder=str(tmp_path / "big"), validation_size=5000)
     manifest = {
-        **identity(config, SEED),
-        "classes": [],
-        "image_shape": [],
+        **identity(config),
+        "classes": list(CLASSES),
+        "image_shape": [3, 32, 32],
         "train_mean": [],
         "train_standard_deviation": [],
         "whole": {"train": facts, "test": facts},
@@ -270,5 +270,5 @@ def test_opening_a_split_maps_it_instead_of_reading_it(tmp_path):
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
     before = resident()
-    split = open_split(config, SEED, "train", tmp_path / "manifest.json")
+    split = open_split(config, "train", tmp_path / "manifest.json")
     assert len(split) == 50_000 and resident() - before < 50e6

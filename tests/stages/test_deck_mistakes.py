@@ -175,9 +175,9 @@ def test_checkpoint_is_not_chosen_on_the_test_set(sample_data, sample_manifest, 
     opened: list[str] = []
     original = open_split
 
-    def noted(config: params.Data, seed: int, name: str, **_: object) -> Split:
+    def noted(config: params.Data, name: str, **_: object) -> Split:
         opened.append(name)
-        return original(sample_data, 0, name, manifest_path=sample_manifest, report=lambda line: None)
+        return original(sample_data, name, manifest_path=sample_manifest, report=lambda line: None)
 
     monkeypatch.setattr(store, "open_split", noted)
     monkeypatch.chdir(tmp_path)
@@ -199,7 +199,7 @@ def opened_splits(source: Path) -> list[str | None]:
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            position = {"job.split": 0, "self.split": 0, "open_split": 2, "data.open_split": 2}.get(called)
+            position = {"job.split": 0, "self.split": 0, "open_split": 1, "data.open_split": 1}.get(called)
             if position is not None:
                 names = node.args[position : position + 1]
                 found += [name.value if isinstance(name, ast.Constant) else None for name in names]

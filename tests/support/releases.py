@@ -68,8 +68,7 @@ def release_into(folder: Path, sample_data: params.Data, sample_manifest: Path) 
     shutil.copy(sample_manifest, folder / "data/manifest.json")
     loaded = params.load(folder / "params.yaml")
     splits = {
-        name: open_split(loaded.data, loaded.seed, name, manifest_path=sample_manifest)
-        for name in ("train", "validation", "test")
+        name: open_split(loaded.data, name, manifest_path=sample_manifest) for name in ("train", "validation", "test")
     }
     prepared = prepared_resnet(splits["train"].images, loaded.quantize)
     path = folder / PACKED

@@ -55,7 +55,7 @@ def test_a_wrong_claim_of_score_json_fails_with_a_line_that_says_what(checkout, 
 
 def test_a_wrong_claim_of_the_file_itself_fails(checkout, capsys):
     loaded = params.load("params.yaml")
-    training = open_split(loaded.data, 0, "train", manifest_path="data/manifest.json")
+    training = open_split(loaded.data, "train", manifest_path="data/manifest.json")
     prepared = prepared_resnet(training.images, loaded.quantize)
     claims = {"validation_accuracy_percent": "99.0000"}
     pack(prepared, "boasting.safetensors", quantize=loaded.quantize, images=training.images[:100], metadata=claims)
