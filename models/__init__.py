@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Five to ten times the largest networks for small images: 1 GB of weights, and training takes four times as much.
 MOST_PARAMETERS = 250_000_000
 
-__all__ = ["NAMED", "SpecError", "build", "check", "fit", "known", "narrowed", "narrows", "normalise", "suited"]
+__all__ = ["NAMED", "SpecError", "build", "check", "check_known", "fit", "narrowed", "narrows", "normalise", "suited"]
 
 
 def _imports_torch(statement: ast.stmt) -> bool:
@@ -212,12 +212,15 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def known(spec: str | dict[str, Any]) -> bool:
-    """Whether building a spec that a file of weights names, which anybody may have made, runs only what is known here.
+def check_known(spec: str | dict[str, Any]) -> None:
+    """Makes sure that a spec that a file of weights names, which anybody may have made, runs no code unasked.
 
-    Such is a network of the user's own that lies in `networks/`, or that this process has built before.
+    Raises:
+        SpecError: it is of a file of the user's own that neither lies in `networks/` nor was built here before.
     """
-    return own.known(spec) if own.is_own(spec) else True  # type: ignore[arg-type]
+    if own.is_own(spec) and not own.known(spec):  # type: ignore[arg-type]
+        file = shown(spec["file"], 100)  # type: ignore[index]
+        raise SpecError(f"file: {file} is run where models.build is given it; in networks/ it would be known here")
 
 
 def check(spec: str | dict[str, Any]) -> None:
