@@ -80,7 +80,8 @@ def plain(model: PackedModel) -> PackedModel:
         return replace(step, weights=replace(step.weights, factored=False, mask=mask))
 
     *steps, last = (unspared(step) for step in model.steps)
-    return decode(encode([*steps, chosen(last, None)], model.spec, model.arithmetic, {}))
+    steps = [*steps, chosen(last, None)]
+    return decode(encode(steps, model.spec, model.arithmetic, {}, class_names=model.class_names))
 
 
 def price(model: PackedModule, passes: Sequence[float] = ONCE, references: References | None = None) -> dict[str, Any]:
