@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,6 +39,19 @@ class Job:
         from micronet.data.store import open_split
 
         return open_split(self.params.data, name, manifest_path=MANIFEST, report=self.reporter.say)
+
+    @cached_property
+    def image(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        channels, height, width = self.split("train").images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The classes' names, in the order of the labels."""
+        from micronet.data.datasets import described
+
+        return self.split("train").classes or described(self.params.data).classes
 
     def metrics(self, **values: Any) -> None:
         """Writes `metrics/STAGE.json`: flat, units in the keys."""

@@ -20,8 +20,11 @@ from micronet.compress.errors import QuantizationError
 from models.layers import Interleave
 
 
-def prepare_fx(model: nn.Module) -> fx.GraphModule:
+def prepare_fx(model: nn.Module, image: tuple[int, int, int]) -> fx.GraphModule:
     """A copy of a model with FX graph mode's fake quantizers; `meta["float_model"]` holds its architecture.
+
+    Args:
+        image: (C, H, W) of what it reads.
 
     Weights: 8 bits, symmetric, a scale a tensor. Activations: 8 bits, of a moving range.
     """
@@ -59,7 +62,7 @@ def prepare_fx(model: nn.Module) -> fx.GraphModule:
         prepared = prepare_qat_fx(
             copy.deepcopy(model).train(),
             QConfigMapping().set_global(QConfig(activation=activation, weight=weight)),
-            (torch.zeros(1, 3, 32, 32),),
+            (torch.zeros(1, *image),),
             PrepareCustomConfig().set_non_traceable_module_classes([Interleave]),
         )
     prepared.meta["float_model"] = copy.deepcopy(model).eval()

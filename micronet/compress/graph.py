@@ -47,6 +47,7 @@ class Network:
     """A network that was read."""
 
     module: fx.GraphModule  # a copy, in the form above, all of it in the mode (training, eval) of the network
+    image: tuple[int, int, int]  # (C, H, W) of what it reads
     calls: dict[fx.Node, Call]  # in their order
     shapes: dict[fx.Node, tuple[int, ...]]  # of what they give for one image: (C, H, W) or (C,)
 
@@ -95,7 +96,7 @@ class Tracer(fx.Tracer):
 
     Args:
         twin: a copy of the network, which computes what it is traced with: `values` then holds what every node gives.
-        images: (N, 3, 32, 32), which an operation in place may change.
+        images: (N, C, H, W), which an operation in place may change.
     """
 
     def __init__(self, twin: nn.Module | None = None, images: Tensor | None = None):
@@ -138,10 +139,11 @@ class Tracer(fx.Tracer):
             raise QuantizationError(f"{_place(node)}: cannot take what comes to it, {comes}: {reason}") from None
 
 
-def read(model: nn.Module, *, shapes_alone: bool = False) -> Network:
-    """Reads a network of normalised images (N, 3, 32, 32) -> logits (N, classes). It stays as it is.
+def read(model: nn.Module, *, image: tuple[int, int, int] = IMAGE, shapes_alone: bool = False) -> Network:
+    """Reads a network of normalised images (N, C, H, W) -> logits (N, classes). It stays as it is.
 
     Args:
+        image: (C, H, W).
         shapes_alone: read what it does at inference, without `nn.Dropout`; weights may be on the meta device, or of any
             type. Else the graph's logits are compared with the network's own.
 
@@ -151,7 +153,7 @@ def read(model: nn.Module, *, shapes_alone: bool = False) -> Network:
     """
     _refuse_by_modules(model)
     shadow = _shadow(model, shapes_alone)
-    images = _images(shadow)
+    images = _images(shadow, image)
     tracer = Tracer(copy.deepcopy(shadow), images.clone())
     try:
         graph = tracer.trace(shadow)
@@ -162,7 +164,7 @@ def read(model: nn.Module, *, shapes_alone: bool = False) -> Network:
         raise QuantizationError(f"{type(model).__name__}: cannot be traced, {reason}: {shown(error, 150)}") from None
     module = fx.GraphModule(shadow, graph)
     module.meta["spec"] = getattr(model, "meta", {}).get("spec", getattr(model, "spec", None))
-    reader = _Reader(module, tracer.values, at_inference=shapes_alone)
+    reader = _Reader(module, image, tracer.values, at_inference=shapes_alone)
     with torch.no_grad():
         if shapes_alone:
             return reader.read()
@@ -239,11 +241,11 @@ def _give_weights(model: nn.Module) -> None:
     model.float()
 
 
-def _images(model: nn.Module) -> Tensor:
+def _images(model: nn.Module, image: tuple[int, int, int]) -> Tensor:
     """Made up images, where the network lies; drawn without torch's own generator."""
     first = next(model.parameters(), torch.zeros(0, device="cpu"))
     # Wherever a caller's `with torch.device(...)` would put new tensors.
-    return torch.randn(BATCH, *IMAGE, generator=torch.Generator().manual_seed(0), device="cpu").to(first.device)
+    return torch.randn(BATCH, *image, generator=torch.Generator().manual_seed(0), device="cpu").to(first.device)
 
 
 def _compare(got: Tensor, wanted: Tensor, name: str) -> None:
@@ -264,8 +266,10 @@ def _place(node: fx.Node) -> str:
 class _Reader:
     """Brings a traced graph into the form of `read`. A kind that has several forms has a method of its name."""
 
-    def __init__(self, module: fx.GraphModule, values: dict[fx.Node, Any], at_inference: bool):
-        self.module, self.graph = module, module.graph
+    def __init__(
+        self, module: fx.GraphModule, image: tuple[int, int, int], values: dict[fx.Node, Any], at_inference: bool
+    ):
+        self.module, self.graph, self.image = module, module.graph, image
         self.absent = (nn.Identity, nn.Dropout, nn.Dropout2d) if at_inference else (nn.Identity,)
         self.modules = dict(module.named_modules())
         self.values = values
@@ -288,7 +292,7 @@ class _Reader:
         calls = {node: call(node, self.modules) for node in self.graph.nodes}
         self._check_layers(calls)
         shapes = {node: tuple(self.values[node].shape[1:]) for node in self.graph.nodes if node.op != "output"}
-        return Network(self.module, calls, shapes)
+        return Network(self.module, self.image, calls, shapes)
 
     def _call(self, node: fx.Node) -> Call:
         if node.op == "get_attr":

@@ -21,27 +21,30 @@ from torch import fx, nn
 
 from micronet.compress import fx_int8
 from micronet.compress.errors import QuantizationError
-from micronet.compress.graph import Network, read
+from micronet.compress.graph import IMAGE, Network, read
 from micronet.compress.methods import METHODS
 from micronet.compress.operations import kind, packable
 from micronet.compress.quantizers import SMALLEST_STEP, QuantizedConv2d, QuantizedLinear
 from micronet.params import Quantize
 
 
-def prepare(model: nn.Module, quantize: Quantize) -> fx.GraphModule:
-    """A copy of a model with quantizers in it, with the same plain parameter names and `meta["spec"]`.
+def prepare(model: nn.Module, quantize: Quantize, image: tuple[int, int, int] = IMAGE) -> fx.GraphModule:
+    """A copy of a model with quantizers in it, with the same plain parameter names, `meta["spec"]` and `meta["image"]`.
 
-    Takes and gives what the model does: normalised images (N, 3, 32, 32) -> logits (N, classes). The steps of its
+    Takes and gives what the model does: normalised images (N, C, H, W) -> logits (N, classes). The steps of its
     activation quantizers are a guess until `calibrate` has seen images.
+
+    Args:
+        image: (C, H, W).
 
     Raises:
         QuantizationError: a network that cannot be read, an operation that could not be packed later, or a layer of
             `layer_bits` that is not there.
     """
-    prepared = _Rewriter(read(model), quantize).rewrite()
+    prepared = _Rewriter(read(model, image=image), quantize).rewrite()
     if quantize.method != "fx_int8":
         return prepared
-    trained = fx_int8.prepare_fx(read(model).module)
+    trained = fx_int8.prepare_fx(read(model, image=image).module, image)
     trained.meta |= prepared.meta
     finish(trained)  # what could not be translated later is refused now
     return trained
@@ -64,7 +67,7 @@ class _Rewriter:
     def __init__(self, network: Network, quantize: Quantize):
         self.quantize, self.method = quantize, METHODS[quantize.method](quantize)
         self.prepared = network.module
-        self.prepared.meta["quantize"] = quantize.model_dump(mode="json")
+        self.prepared.meta |= {"quantize": quantize.model_dump(mode="json"), "image": network.image}
         self.graph = self.prepared.graph
         self.modules: dict[Any, Any] = dict(self.prepared.named_modules())  # by target; any attributes
         self.calls = {node: packable(node, self.modules) for node in self.graph.nodes}
@@ -224,7 +227,8 @@ def finish(prepared: fx.GraphModule) -> fx.GraphModule:
     if "float_model" not in prepared.meta:
         return prepared
     quantize = Quantize.model_validate(prepared.meta["quantize"])
-    result = _Rewriter(read(prepared.meta["float_model"]), quantize).rewrite().eval()
+    float_model = read(prepared.meta["float_model"], image=prepared.meta["image"])
+    result = _Rewriter(float_model, quantize).rewrite().eval()
     modules: dict[Any, Any] = dict(result.named_modules())
     for node in result.graph.nodes:
         translate = _TRANSLATIONS.get(kind(node, modules))

@@ -29,10 +29,10 @@ FLOAT_ERROR = 1e-5  # of the size of a sum: what float32 makes of it in the netw
 HALF_ERROR = 2.0**-10  # of the size of a product: a weight and its gain are rounded to 11 bits each
 
 
-def made_up_images(count: int = IMAGES) -> Tensor:
-    """Noise, (count, 3, 32, 32) uint8, drawn without torch's own generator."""
+def made_up_images(image: tuple[int, int, int], count: int = IMAGES) -> Tensor:
+    """Noise, (count, C, H, W) uint8, drawn without torch's own generator."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator, device="cpu")
+    return torch.randint(0, 256, (count, *image), dtype=torch.uint8, generator=generator, device="cpu")
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def compare(
         prepared: on the CPU; it is looked at in eval mode, and stays in its own.
         made: the node of each step, and what one code of each channel is worth, (C,); steps in between have none.
         model: of one network, as it was read back.
-        images: (N, 3, 32, 32) uint8; the first ones are looked at.
+        images: (N, C, H, W) uint8; the first ones are looked at.
 
     Raises:
         PackError: names the first step whose values differ by more than its roundings explain.

@@ -7,7 +7,7 @@ channels before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from micronet.packed.agreement import compare, made_up_images
 from micronet.packed.errors import PackError
 from micronet.packed.file import decode, encode
 from micronet.packed.fixed_point import Added, float_weights, requantization, stored_weights, width_of
+from micronet.packed.limits import MOST_LOGIT_SCALE
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule, flip_margin
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
@@ -108,12 +109,14 @@ class _Packer:
         self.modules: dict[Any, Any] = dict(
             prepared.named_modules()
         )  # by target; quantizers have attributes of their own
+        self.image: tuple[int, int, int] = prepared.meta["image"]
         self.multiplier_limit = 2 ** (multiplier_bits - 1) - 1
         self.factored_sums, self.half = factored_sums, half
         self.steps: list[Step] = []
+        self.logit_scale: float | None = None
         self.values: dict[fx.Node, _Value] = {}
         self.pending: dict[fx.Node, _Pending] = {}
-        self.logits: set[fx.Node] = set()
+        self.logits: dict[fx.Node, float] = {}  # what one unit is worth
         # The node whose values a step makes, the last where several are the same, and what its codes are worth.
         self.made: dict[int, tuple[fx.Node, np.ndarray]] = {}
         self.calls: dict[fx.Node, Call] = {node: packable(node, self.modules) for node in prepared.graph.nodes}
@@ -138,11 +141,11 @@ class _Packer:
 
     def _input(self, node: fx.Node) -> None:
         if self.half:
-            self.values[node] = self._emit(np.ones(3), Input.of(16))
+            self.values[node] = self._emit(np.ones(self.image[0]), Input.of(16, self.image))
 
     def _image_codes(self, node: fx.Node) -> None:
         codes = self.modules[node.target]
-        self.values[node] = self._emit(np.full(3, codes.step), Input.of(codes.bits))
+        self.values[node] = self._emit(np.full(self.image[0], codes.step), Input.of(codes.bits, self.image))
 
     def _identity(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
@@ -242,7 +245,7 @@ class _Packer:
         """A factor goes into the gain of what is not yet requantized, or into what a code is worth."""
         source, factor = node.all_input_nodes[0], self.calls[node].settings.factor
         if source in self.logits:  # whose order it leaves
-            self.logits.add(node)
+            self.logits[node] = self.logits[source] * factor
         elif source in self.pending:
             before = self.pending[source]
             self.pending[node] = replace(before, gain=before.gain * factor, offset=before.offset * factor)
@@ -395,10 +398,12 @@ class _Packer:
         )
         self.made[len(self.steps)] = node, np.full(layer.out_features, worth)
         self._emit(zero, step)
-        self.logits.add(node)
+        self.logits[node] = worth
 
     def _output(self, node: fx.Node) -> None:
         """The steps end in its logits: `prepare` makes sure of that."""
+        scale = self.logits[node.all_input_nodes[0]]
+        self.logit_scale = scale if 1 / MOST_LOGIT_SCALE <= scale <= MOST_LOGIT_SCALE else None
 
 
 def _packed(prepared: fx.GraphModule, quantize: Quantize) -> tuple[_Packer, fx.GraphModule]:
@@ -427,6 +432,7 @@ def pack(
     images: Tensor | None = None,
     seen: Tensor | None = None,
     metadata: Mapping[str, str] | None = None,
+    class_names: Sequence[str] = (),
 ) -> PackedModel:
     """Writes a model that `compress.quantization.prepare` made (its eval mode) as a packed file; gives it read back.
 
@@ -434,9 +440,10 @@ def pack(
 
     Args:
         quantize: `multiplier_bits`, `factored_sums`, `flip_share` and `method` are used.
-        images: (N, 3, 32, 32) uint8, of validation: they set the flip margin where there is a `flip_share`.
-        seen: (N, 3, 32, 32) uint8, of calibration: the two are compared on the first ones; on noise when left out.
+        images: (N, C, H, W) uint8, of validation: they set the flip margin where there is a `flip_share`.
+        seen: (N, C, H, W) uint8, of calibration: the two are compared on the first ones; on noise when left out.
         metadata: texts that travel with the model under its digest, such as its accuracy and its params.
+        class_names: in the order of the logits, one each; none where they are not known.
 
     Raises:
         PackError: an operation that the format does not know, a value it cannot hold, or a step that computes something
@@ -445,15 +452,19 @@ def pack(
     packer, finished = _packed(prepared, quantize)
     spec, texts = prepared.meta.get("spec"), dict(metadata or {})
     arithmetic = "half" if quantize.method == "half" else "integer"
-    data = encode(packer.steps, spec, arithmetic, texts)
-    compare(finished, packer.made, decode(data), made_up_images() if seen is None else seen)
+    classes = packer.steps[-1].shape[0]
+    if len(class_names) not in (0, classes):
+        raise PackError(f"the network tells {classes} classes apart, and {len(class_names)} names were given")
+    described: dict[str, Any] = {"class_names": class_names, "logit_scale": packer.logit_scale}
+    data = encode(packer.steps, spec, arithmetic, texts, **described)
+    compare(finished, packer.made, decode(data), made_up_images(packer.image) if seen is None else seen)
     if quantize.flip_share:
         if images is None:
             raise PackError("flip_share: the images that set the margin are missing")
         margin = flip_margin(PackedModule(decode(data)), images, quantize.flip_share)
         *before, last = packer.steps
         choice = Choice(margin=margin, bits=int(bit_length(margin)))
-        data = encode([*before, chosen(last, choice)], spec, arithmetic, texts)
+        data = encode([*before, chosen(last, choice)], spec, arithmetic, texts, **described)
     model = decode(data)
     write_atomically(path, data)
     return model

@@ -17,7 +17,7 @@ import numpy as np
 
 from micronet.errors import MicronetError, shown
 from micronet.packed.arithmetic import factors
-from micronet.packed.limits import EXACT_FLOAT32, IMAGE
+from micronet.packed.limits import EXACT_FLOAT32
 from micronet.packed.model import PackedModel, ends, joined, logit_ranges, shifts
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
 from micronet.packed.steps.base import reaches
@@ -374,7 +374,7 @@ def _walk(
     """Logits (N, classes) int64 of one pass of one network."""
     if model.arithmetic != "integer":
         raise InferenceError("the reference computes in integers, this model holds 16-bit floats; use load_packed")
-    _check_images(images)
+    _check_images(model, images)
     last_use = last_uses([step.reads for step in model.steps])
     values = {0: compute(model.steps[0], [images])}
     for index in model.networks[network]:
@@ -387,20 +387,21 @@ def _walk(
     return made.reshape(len(images), -1).astype(np.int64)
 
 
-def _check_images(images: np.ndarray, empty: bool = False) -> None:
+def _check_images(model: PackedModel, images: np.ndarray, empty: bool = False) -> None:
     """Raises `InferenceError`: no raw images. `empty`: there may be none at all."""
+    wanted = "({}, {}, {}, {})".format("N", *model.image)
     if not isinstance(images, np.ndarray):
-        raise InferenceError(f"images must be an array of (N, 3, 32, 32) uint8 (got a {type(images).__name__})")
-    if images.dtype != np.uint8 or images.shape[1:] != IMAGE or (len(images) == 0 and not empty):
+        raise InferenceError(f"images must be an array of {wanted} uint8 (got a {type(images).__name__})")
+    if images.dtype != np.uint8 or images.shape[1:] != model.image or (len(images) == 0 and not empty):
         said = shown(f"{images.shape} {images.dtype}")
-        raise InferenceError(f"images must be (N, 3, 32, 32) uint8, pixels as they are (got {said})")
+        raise InferenceError(f"images must be {wanted} uint8, pixels as they are (got {said})")
 
 
 def run(model: PackedModel, images: np.ndarray, *, network: int = 0) -> np.ndarray:
     """Logits of images in one pass of one network, (N, classes) int64.
 
     Args:
-        images: (N, 3, 32, 32) uint8.
+        images: (N, C, H, W) uint8, of the shape that the model takes.
         network: which of the file's.
 
     Raises:
@@ -431,12 +432,12 @@ def witness(model: PackedModel, images: np.ndarray, *, network: int = 0) -> tupl
 
 
 def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
-    """Logits (N, classes) int64 of any number of images (N, 3, 32, 32) uint8, of all the passes that each takes.
+    """Logits (N, classes) int64 of any number of images (N, C, H, W) uint8, of all the passes that each takes.
 
     Raises:
         InferenceError: as `run`.
     """
-    _check_images(images, empty=True)
+    _check_images(model, images, empty=True)
     if not len(images):
         return np.zeros((0, model.classes), np.int64)
     together = model.at_once(batch_size)

@@ -45,10 +45,10 @@ class Widths:
         return self.accumulator if self.quantized else self.activation
 
 
-def _read(model: nn.Module) -> Network:
+def _read(model: nn.Module, image: tuple[int, int, int]) -> Network:
     """The network's graph and shapes; no arithmetic, the model stays as it is."""
     try:
-        return read(model, shapes_alone=True)
+        return read(model, image=image, shapes_alone=True)
     except UnknownOperation as error:
         raise ScoreError(f"{error.place}: the operation {error.name} has no price here") from None
     except QuantizationError as error:
@@ -168,9 +168,9 @@ def _joined(window: Window, source: tuple[int, ...], output: tuple[int, ...]) ->
 class _Counter:
     """Walks a network and collects records. A method a kind of operation, which gives the name of its result."""
 
-    def __init__(self, model: nn.Module, widths: Widths):
+    def __init__(self, model: nn.Module, widths: Widths, image: tuple[int, int, int]):
         self.layers: dict[str, Any] = dict(model.named_modules())  # with the weights that the network's shapes lack
-        self.widths, self.network = widths, _read(model)
+        self.widths, self.network = widths, _read(model, image)
         self.ops: list[Operation] = []
         self.names: dict[fx.Node, str] = {}  # of what a node gives
         for node, found in self.network.calls.items():
@@ -266,9 +266,9 @@ class _Counter:
         return self._add_op(work, "affine", multiplications=((self.widths.sum_product, work.elements),))
 
 
-def module_operations(model: nn.Module, widths: Widths) -> list[Operation]:
-    """The operations of one image, in the order of the work. Raises `ScoreError`: something has no price."""
-    ops = _Counter(model, widths).ops
+def module_operations(model: nn.Module, widths: Widths, image: tuple[int, int, int]) -> list[Operation]:
+    """The operations of one image (C, H, W), in the order of the work. Raises `ScoreError`: something has no price."""
+    ops = _Counter(model, widths, image).ops
     counted = sum(op.weights + op.norm_parameters + op.bias_parameters for op in ops)
     total = sum(parameter.numel() for parameter in model.parameters())
     if counted != total:

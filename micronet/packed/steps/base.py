@@ -13,6 +13,8 @@ from micronet.packed.bits import Reader
 from micronet.packed.errors import PackedFileError
 from micronet.packed.steps.outline import Outline, Plan
 
+PLAIN, GEOMETRY = 3, 5  # versions of the format: the first, and that with images and windows of any shape
+
 Storage = tuple[tuple[str, int], ...]
 """(field, bits) in the order of the payload."""
 
@@ -35,6 +37,11 @@ class Step:
     low: np.ndarray  # lowest code of each output channel, (C,) int32; of a linear step: the logits'
     high: np.ndarray
     storage: Storage = ()
+
+    @property
+    def version(self) -> int:
+        """The least version of the format that can say what this step is."""
+        return PLAIN
 
     @property
     def reads(self) -> tuple[int, ...]:
