@@ -30,6 +30,7 @@ RANKS = {
     "micronet.packed": 7,
     "micronet.scoring": 8,
     "micronet.export": 9,
+    "micronet.predict": 10,
 }
 ROOMS = sorted(f"micronet.{door.parent.name}" for door in (ROOT / "micronet").glob("*/__init__.py"))
 LIBRARY = ("micronet", "models")

@@ -18,11 +18,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from micronet import params
 from micronet.data.arrays import Arrays, DataError, Description
 from micronet.data.decoding import DIGEST_BYTES, decode
 from micronet.data.pictures import SUFFIXES
@@ -30,6 +29,9 @@ from micronet.data.progress import Report, progress_bar, silent
 from micronet.data.splits import chosen
 from micronet.errors import shown
 from micronet.files import reason
+
+if TYPE_CHECKING:
+    from micronet import params
 
 NAME = "folder"  # of the dataset, whatever it is
 PARTS = ("train", "test")
@@ -121,6 +123,18 @@ def read(config: params.Data, place: Path, report: Report = silent) -> tuple[Arr
     shape = (config.image.channels, config.image.height, config.image.width)
     arrays = Arrays(train.images, train.labels(listing.classes), test.images, test.labels(listing.classes))
     return arrays, Description(NAME, shape, listing.classes), facts
+
+
+def pictures_in(folder: Path, report: Report = silent) -> list[Path]:
+    """The pictures below any folder, in the order of their paths; links are followed as in a folder of classes.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    listing = Listing(folder, os.path.realpath(folder), shown(folder, PATH))
+    found = [folder / picture.name for picture in sorted(_pictures(listing, "", 0))]
+    _say_links(listing, report)
+    return found
 
 
 # What there is
@@ -289,6 +303,10 @@ def _say_what_is_there(listing: Listing, report: Report) -> None:
     if listing.others:
         kinds = ", ".join(f"{count} {shown(kind, 20)}" for kind, count in listing.others.most_common(5))
         report(f"{listing.said}: left out {listing.others.total()} files that are no pictures in a class ({kinds})")
+    _say_links(listing, report)
+
+
+def _say_links(listing: Listing, report: Report) -> None:
     if listing.links:
         named = _named(listing.links, MOST_SHOWN)
         report(f"{listing.said}: left out {len(listing.links)} links out of it, to nothing or in a circle: {named}")
