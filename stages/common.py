@@ -24,7 +24,7 @@ from micronet.errors import shown  # noqa: E402
 from micronet.front import front, without_prompt  # noqa: E402
 
 if TYPE_CHECKING:
-    from micronet.data.datasets import Description
+    from micronet.data.arrays import Description
     from micronet.training.reporting import Reporter
     from models.settings import SpecError
 

@@ -15,6 +15,7 @@ from common import CHECKPOINTS, MANIFEST, METRICS, commit, run
 from micronet import params as parameters
 
 if TYPE_CHECKING:
+    from micronet.data.arrays import Description
     from micronet.data.images import Split, SplitName
     from micronet.training.reporting import Reporter
 
@@ -41,17 +42,11 @@ class Job:
         return open_split(self.params.data, name, manifest_path=MANIFEST, report=self.reporter.say)
 
     @cached_property
-    def image(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images."""
-        channels, height, width = self.split("train").images.shape[1:]
-        return channels, height, width
-
-    @cached_property
-    def classes(self) -> tuple[str, ...]:
-        """The classes' names, in the order of the labels."""
+    def data(self) -> Description:
+        """The shape of the images and the names of their classes."""
         from micronet.data.datasets import described
 
-        return self.split("train").classes or described(self.params.data).classes
+        return described(self.params.data)
 
     def metrics(self, **values: Any) -> None:
         """Writes `metrics/STAGE.json`: flat, units in the keys."""

@@ -25,6 +25,7 @@ def work(job: TaughtJob) -> None:
             machine=lambda: job.machine,
             seed=job.seed,
             path=path,
+            class_names=job.data.classes,
             metadata={"params_digest": job.params_digest(*sections)},
             evaluation_batch_size=job.params.engine.evaluation_batch_size,
         )

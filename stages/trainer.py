@@ -69,7 +69,7 @@ class TrainingJob(Job):
         """The full spec of a model for this data. Raises `SpecError`."""
         import models
 
-        return models.suited(spec, image=self.image, classes=len(self.classes))
+        return models.suited(spec, image=self.data.shape, classes=len(self.data.classes))
 
     def new_model(self, spec: dict[str, Any]) -> nn.Module:
         """A model with random weights, the same for the same seed."""

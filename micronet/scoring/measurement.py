@@ -211,7 +211,7 @@ def _said(value: Any, other: Any) -> str:
 
 
 def _by_class(predicted: torch.Tensor, test: Split) -> dict[str, Any]:
-    """The accuracy of each class and their mean, where the classes are not CIFAR-10's; the mean where they are uneven."""
+    """The accuracy of each class and their mean where they are not CIFAR-10's, the mean also where they are uneven."""
     found = class_accuracies(predicted, test.labels, test.classes or CLASSES)
     there = [accuracy for accuracy in found.values() if accuracy is not None]
     balanced = {"balanced_accuracy_percent": sum(there) / len(there)}

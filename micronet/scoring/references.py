@@ -64,7 +64,7 @@ def references(
         return OF_CIFAR100
     if source not in ("mnist", "folder"):
         return OF_CIFAR10
-    ops = operations(teacher().to("meta"), weight_bits=16, image=image)
+    ops = operations(teacher().to("meta"), image, weight_bits=16)
     deck, challenge = deck_score(ops), challenge_score(ops)
     name = "the teacher in 16 bits"
     return References(

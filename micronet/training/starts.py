@@ -7,7 +7,6 @@ it (`weights_only=True`).
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def started(start: Start, spec: dict[str, Any]) -> nn.Module:
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != start.sha256:
-        raise StartError(f"sha256: that of {shown(start.file, 120)} is {digest} (got {start.sha256})")
+        raise StartError(f"{where}: its sha256 is {digest}, start.sha256 names another one")
     if _is_checkpoint(path):
         return _of_checkpoint(path, spec)
     weights = _state(content, path, where)
@@ -89,12 +88,10 @@ def _state(content: bytes, path: Path, where: str) -> dict[str, Tensor]:
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
         else:
             found = safetensors.torch.load(content)
-    except pickle.UnpicklingError:
-        raise StartError(
-            f"{where}: is a pickle that would run code, which is never done; torch.save(model.state_dict(), ...) writes "
-            "one that would work"
-        ) from None
     except Exception as error:  # whatever a damaged file makes either of them raise
+        if type(error).__name__ == "UnpicklingError":
+            way = "torch.save(model.state_dict(), ...) writes one that would work"
+            raise StartError(f"{where}: is a pickle of more than weights, which is never loaded; {way}") from None
         raise StartError(f"{where}: cannot be read as weights ({shown(' '.join(str(error).split()), 100)})") from None
     for key in INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
