@@ -1,4 +1,4 @@
-"""Pictures of one's own, from their folder to a packed file that names them: docs/your-images.md, command by command."""
+"""Pictures of one's own, from their folder to a packed file: docs/your-images.md, command by command."""
 
 from __future__ import annotations
 
