@@ -70,7 +70,7 @@ unlock: env ## clear away locks that a killed DVC left in .dvc/tmp (the others d
 	@"$(PY)" tools/dvc_locks.py
 
 .PHONY: score
-score: check unlock ## bring the pipeline up to date, measure the packed model on the real test set, print the table
+score: fresh unlock ## bring the pipeline up to date, measure the packed model on the real test set, print the table
 	@"$(PY)" tools/restored.py
 	$(DVC) pull >/dev/null 2>&1 </dev/null \
 		|| echo "make: release/cache lacks some results of these params; the pipeline makes them (make pull says which)"
@@ -79,7 +79,7 @@ score: check unlock ## bring the pipeline up to date, measure the packed model o
 	"$(PY)" stages/score.py --check
 
 .PHONY: repro
-repro: check unlock ## run the stages whose code, inputs or params changed (dvc repro)
+repro: fresh unlock ## run the stages whose code, inputs or params changed (dvc repro)
 	@"$(PY)" tools/restored.py
 	$(call REPRO,$(ARGS))
 
@@ -104,6 +104,11 @@ demo: env ## run the whole pipeline from nothing on the small sample, in build/d
 .PHONY: check
 check: env ## validate params.yaml, build its networks: every fault in one line, nothing touched
 	@"$(PY)" stages/check.py
+
+# A folder of pictures is no dependency that DVC could watch, so what runs DVC looks first whether it has changed.
+.PHONY: fresh
+fresh: env ## the same, and prepare a changed folder of pictures anew (what runs DVC does it)
+	@"$(PY)" stages/check.py --renew
 
 .PHONY: use
 use: ## make a recipe the active params.yaml: make use RECIPE=laptop
@@ -130,19 +135,19 @@ use: ## make a recipe the active params.yaml: make use RECIPE=laptop
 
 # A run that fails is recorded, so that the others go on; it is tried again the next time. The exit code is 1 then.
 .PHONY: studies
-studies: check unlock ## train the variants of all studies (budget: studies/params.yaml), write docs/studies.md
+studies: fresh unlock ## train the variants of all studies (budget: studies/params.yaml), write docs/studies.md
 	@"$(PY)" studies/plan.py --retry
 	$(call REPRO,studies/dvc.yaml)
 	"$(PY)" tools/studies_table.py
 
 .PHONY: study
-study: check unlock ## one of them: make study NAME=growth_rate
+study: fresh unlock ## one of them: make study NAME=growth_rate
 	@"$(PY)" studies/plan.py --retry "$$NAME"
 	$(call REPRO,"studies/dvc.yaml:collect@$$NAME")
 	"$(PY)" tools/studies_table.py
 
 .PHONY: search
-search: check ## rank networks, zeros and bits within a price by short runs: make search ARGS="--minutes 120"
+search: fresh ## rank networks, zeros and bits within a price by short runs: make search ARGS="--minutes 120"
 	@"$(PY)" search/run.py $(ARGS)
 
 # --- published results ---

@@ -2,7 +2,10 @@
 
 First what needs no torch. Then the networks are built, untrained, and held against the data, the quantizer, the
 prices and this machine, so that no stage finds out after hours what could be known at once. Last, the student is packed
-untrained, and what it will cost is shown.
+untrained, and what it will cost is shown; not with --quiet, nor with --renew.
+
+With --renew a folder of pictures (data.source: folder) that has changed since it was prepared is prepared anew. DVC
+cannot see such a folder: what it sees is data/manifest.json, which another content changes.
 """
 
 from __future__ import annotations
@@ -14,13 +17,13 @@ sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides wh
 import argparse
 from functools import partial
 
-from common import validate
+from common import MANIFEST, validate
 
 from micronet.front import front, without_prompt
 
 
-def check(path: str, quiet: bool) -> None:
-    """Says what the student will cost. Raises `ParamsError` with every fault found, `DataError` without the data."""
+def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
+    """Says what the student will cost. Raises `ParamsError` with every fault found, `DataError` for pictures at fault."""
     loaded = validate(path)
     from consistency import inconsistencies
 
@@ -29,7 +32,12 @@ def check(path: str, quiet: bool) -> None:
     faults = [f"{path}: {fault}" for fault in inconsistencies(loaded)]
     if faults:
         raise ParamsError(faults)
-    if not quiet:
+    if renew and loaded.data.source == "folder":
+        from micronet.data.store import changed, prepare
+
+        if changed(loaded.data):
+            prepare(loaded.data, MANIFEST, report=lambda line: print(f"check: {line}", file=sys.stderr))
+    if not (quiet or renew):
         from costs import costs
 
         from micronet.scoring.tables import cost_table, show
@@ -43,8 +51,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("files", nargs="*", default=["params.yaml"], metavar="FILE", help="default: params.yaml")
     parser.add_argument("--quiet", action="store_true", help="do not show what the student will cost")
-    arguments = parser.parse_args()
-    return max([front("check", partial(check, path, arguments.quiet)) for path in arguments.files])
+    parser.add_argument("--renew", action="store_true", help="prepare a changed folder of pictures anew")
+    given = parser.parse_args()
+    return max([front("check", partial(check, path, quiet=given.quiet, renew=given.renew)) for path in given.files])
 
 
 if __name__ == "__main__":

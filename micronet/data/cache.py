@@ -10,7 +10,7 @@ import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -67,6 +67,12 @@ def kept(
                     os.replace(path, folder / name)
                     found[name] = folder / name
         yield found
+
+
+def is_kept(files: Iterable[str]) -> bool:
+    """Whether files of these names are in the cache; nothing is compared."""
+    folder = cache_folder()
+    return folder is not None and all((folder / name).is_file() for name in files)
 
 
 def _whole(folder: Path, files: Mapping[str, str], report: Report) -> dict[str, Path] | None:

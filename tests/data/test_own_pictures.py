@@ -1,0 +1,252 @@
+"""A folder of pictures in the store: of any shape and number of classes, prepared anew when it has changed.
+
+The module that reads pictures is a stand-in here: one that makes them up.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from micronet import params
+from micronet.data import pieces
+from micronet.data.arrays import Arrays, DataError, Description
+from micronet.data.datasets import described
+from micronet.data.pieces import Joined
+from micronet.data.store import MARKER, _mapped, changed, open_split, prepare
+
+
+@dataclass
+class Pictures:
+    """What the stand-in finds in the folder."""
+
+    classes: tuple[str, ...] = ("cat", "cow", "dog")
+    train: tuple[int, ...] = (12, 7, 3)  # images of each class
+    facts: dict[str, Any] = field(default_factory=lambda: {"broken_images": 1})
+    state: str = "first"
+    reads: int = 0
+
+    def read(self, config: params.Data, place: Path, report: Any) -> tuple[Arrays, Description, dict[str, Any]]:
+        self.reads += 1
+        shape = (config.image.channels, config.image.height, config.image.width)
+        parts: list[np.ndarray] = []
+        for name, sizes in (("train", self.train), ("test", [2] * len(self.classes))):
+            labels = np.repeat(np.arange(len(sizes)), sizes)
+            images = np.memmap(place / f"{name}.raw", np.uint8, "w+", shape=(len(labels), int(np.prod(shape))))
+            images[:] = np.random.default_rng(len(self.state)).integers(0, 256, images.shape, np.uint8)
+            parts += [images, labels]
+        return Arrays(*parts), Description("folder", shape, self.classes), self.facts
+
+    def scan(self, config: params.Data) -> str:
+        return self.state
+
+    def class_names(self, config: params.Data) -> tuple[str, ...]:
+        if not Path(config.path).is_dir():
+            raise DataError(f"{config.path}: there is no such folder")
+        return self.classes
+
+
+@pytest.fixture
+def found(monkeypatch) -> Pictures:
+    pictures, module = Pictures(), ModuleType("micronet.data.folder")
+    for name in ("read", "scan", "class_names"):
+        setattr(module, name, getattr(pictures, name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return pictures
+
+
+@pytest.fixture
+def config(tmp_path) -> params.Data:
+    (tmp_path / "pictures").mkdir()
+    image = params.ImageFormat(height=9, width=14)
+    return params.Data(
+        source="folder", path=str(tmp_path / "pictures"), folder=str(tmp_path / "out/own"), image=image,
+        validation_size=5,
+    )  # fmt: skip
+
+
+def test_images_of_any_shape_come_back_with_their_labels_and_the_names_of_the_classes(config, found, tmp_path):
+    metrics = prepare(config, tmp_path / "m.json")
+    assert metrics["train_images"] == 17 and metrics["broken_images"] == 1 and "train_mean_blue" in metrics
+    whole, description, _ = found.read(config, tmp_path, None)
+    assert described(config) == description
+    split = open_split(config, "test", tmp_path / "m.json")
+    assert split.images.shape == (6, 3, 9, 14) and split.classes == found.classes
+    assert np.array_equal(split.images.numpy().reshape(6, -1), whole.test_images)
+    both = [open_split(config, name, tmp_path / "m.json") for name in ("train", "validation")]
+    rows = torch.cat([split.images for split in both]).reshape(22, -1).tolist()
+    assert sorted(rows) == sorted(whole.train_images.tolist())
+    assert both[1].labels.bincount().tolist() == [3, 1, 1]
+
+
+def test_the_manifest_says_the_format_the_shape_and_how_uneven_the_classes_are(config, found, tmp_path):
+    prepare(config, tmp_path / "m.json")
+    manifest = json.loads((tmp_path / "m.json").read_text())
+    assert manifest["image_format"] == {"height": 9, "width": 14, "channels": 3, "fit": "crop"}
+    assert (manifest["dataset"], manifest["image_shape"]) == ("folder", [3, 9, 14])
+    assert manifest["whole"]["train"]["class_images"] == [12, 7, 3]
+    assert "class_images" not in manifest["splits"]["test"], "two of each"
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_a_grey_image_has_one_mean(config, found, tmp_path):
+    grey = config.model_copy(update={"image": params.ImageFormat(height=8, width=8, channels=1)})
+    metrics = prepare(grey, tmp_path / "m.json")
+    assert "train_mean_grey" in metrics and "train_mean_red" not in metrics
+    assert open_split(grey, "train", tmp_path / "m.json").images.shape[1:] == (1, 8, 8)
+
+
+def test_labels_of_more_than_256_classes_are_kept_whole(config, found, tmp_path):
+    found.classes, found.train = tuple(f"c{index:03}" for index in range(300)), (2,) * 300
+    many = config.model_copy(update={"validation_size": None, "validation_share": 0.5})
+    prepare(many, tmp_path / "m.json")
+    assert open_split(many, "validation", tmp_path / "m.json").labels.tolist() == list(range(300))
+    prepare(many.model_copy(update={"seed": 1}), tmp_path / "m.json")
+    assert found.reads == 1, "the labels come back from the files"
+
+
+def test_the_pieces_that_a_set_is_written_in_change_nothing(config, found, tmp_path, monkeypatch):
+    prepare(config, tmp_path / "m.json")
+    monkeypatch.setattr(pieces, "PIECE", 1000)  # two images
+    small = config.model_copy(update={"folder": str(tmp_path / "small")})
+    prepare(small, tmp_path / "small.json")
+    assert (tmp_path / "small.json").read_bytes() == (tmp_path / "m.json").read_bytes()
+    for path in Path(config.folder).iterdir():
+        assert (Path(small.folder) / path.name).read_bytes() == path.read_bytes()
+    again = small.model_copy(update={"seed": 3})
+    prepare(again, tmp_path / "small.json")
+    prepare(small, tmp_path / "small.json")
+    assert (tmp_path / "small.json").read_bytes() == (tmp_path / "m.json").read_bytes() and found.reads == 2
+
+
+def test_nothing_of_what_was_read_stays_beside_the_folder(config, found, tmp_path):
+    prepare(config, tmp_path / "m.json")
+    assert [path.name for path in Path(config.folder).parent.iterdir()] == ["own"]
+
+
+def test_a_changed_folder_is_noticed_and_prepared_anew(config, found, tmp_path):
+    prepare(config, tmp_path / "m.json")
+    before = (tmp_path / "m.json").read_bytes()
+    assert not changed(config)
+    found.state = "another"
+    assert changed(config)
+    with pytest.raises(DataError, match="the pictures have changed since they were prepared; `make repro`") as caught:
+        open_split(config, "train", tmp_path / "m.json")
+    assert "python stages/prepare_data.py" in str(caught.value)
+    lines: list[str] = []
+    prepare(config, tmp_path / "m.json", lines.append)
+    assert "have changed: rebuilding" in lines[0] and (tmp_path / "m.json").read_bytes() != before
+    assert len(open_split(config, "train", tmp_path / "m.json")) == 17 and found.reads == 2
+
+
+def test_a_folder_that_is_gone_leaves_what_was_prepared_of_it(config, found, tmp_path):
+    prepare(config, tmp_path / "m.json")
+    Path(config.path).rmdir()
+    found.state = "nobody asks"
+    prepare(config, tmp_path / "m.json")
+    assert described(config) == Description("folder", (3, 9, 14), found.classes)
+    assert len(open_split(config, "validation", tmp_path / "m.json")) == 5
+    prepare(config.model_copy(update={"validation_size": 6}), tmp_path / "m.json")
+    assert found.reads == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "read_again"),
+    [
+        ({"image": params.ImageFormat(height=9, width=14, fit="pad")}, True),
+        ({"image": params.ImageFormat(height=14, width=9)}, True),
+        ({"test_share": 0.25}, True),
+        ({"most_broken": 1}, True),  # once two were allowed: there may be two
+        ({"most_broken": 7}, False),
+        ({"validation_size": 6}, False),
+        ({"validation_size": None, "validation_share": 0.5}, False),
+        ({"seed": 4}, False),
+        ({"timeout_seconds": 5.0}, False),
+    ],
+    ids=str,
+)
+def test_the_pictures_are_read_again_where_the_params_change_what_becomes_of_them(
+    changes, read_again, config, found, tmp_path
+):
+    config = config.model_copy(update={"most_broken": 2})
+    prepare(config, tmp_path / "m.json")
+    prepare(config.model_copy(update=changes), tmp_path / "m.json")
+    assert found.reads == 1 + read_again
+    open_split(config.model_copy(update=changes), "train", tmp_path / "m.json")
+
+
+def test_another_seed_draws_another_test_split_where_the_test_split_is_drawn(config, found, tmp_path):
+    config = config.model_copy(update={"test_share": 0.25})
+    prepare(config, tmp_path / "m.json")
+    prepare(config.model_copy(update={"seed": 1}), tmp_path / "m.json")
+    assert found.reads == 2
+
+
+def test_a_share_of_before_and_another_format_are_refused_until_they_are_prepared(config, found, tmp_path):
+    prepare(config.model_copy(update={"test_share": 0.25}), tmp_path / "m.json")
+    with pytest.raises(DataError, match=r"test_share is 0.25, the params say None: `python stages/prepare_data.py`"):
+        open_split(config, "train", tmp_path / "m.json")
+
+
+def test_a_damaged_file_is_made_of_the_pictures_again(config, found, tmp_path):
+    prepare(config, tmp_path / "m.json")
+    path = Path(config.folder) / "train_images.bin"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    open_split(config, "train", tmp_path / "m.json")
+    assert path.read_bytes() == before and found.reads == 2
+
+
+def test_images_that_agree_with_themselves_but_are_in_another_order_are_made_again(config, found, tmp_path):
+    prepare(config, tmp_path / "m.json")
+    marker = Path(config.folder) / MARKER
+    tree = json.loads(marker.read_text())
+    tree["validation_indices"] = list(range(5))
+    marker.write_text(json.dumps(tree))
+    prepare(config, tmp_path / "m.json")
+    assert found.reads == 2
+
+
+def test_pictures_take_nobody_elses_place(config, found, tmp_path, sample_data):
+    held = config.model_copy(update={"folder": sample_data.folder})
+    with pytest.raises(DataError, match="holds cifar10-sample, set data.folder to another one for folder"):
+        prepare(held, tmp_path / "m.json")
+
+
+def test_one_class_is_refused_in_a_line(config, found, tmp_path):
+    found.classes, found.train = ("cat",), (9,)
+    with pytest.raises(DataError, match=r"pictures: has 1 class"):
+        prepare(config, tmp_path / "m.json")
+    assert not (tmp_path / "m.json").exists() and not (Path(config.folder) / MARKER).exists()
+
+
+def test_images_of_two_splits_come_in_their_order_slice_by_slice():
+    images = np.arange(40, dtype=np.uint8).reshape(10, 4)
+    mask = np.isin(np.arange(10), [0, 3, 4, 9])
+    joined = Joined(images[~mask], images[mask], mask)
+    assert len(joined) == 10
+    for start in range(10):
+        for stop in range(start, 11):
+            assert np.array_equal(joined[start:stop], images[start:stop])
+    with pytest.raises(ValueError, match="not as many"):
+        Joined(images[~mask], images[mask], ~mask)
+
+
+def test_a_file_larger_than_the_memory_can_be_mapped(tmp_path):
+    size = 1 << 42
+    with (tmp_path / "huge.bin").open("wb") as file:
+        try:
+            file.truncate(size)
+        except OSError:  # a disk whose files are smaller
+            size = 1 << 34
+            file.truncate(size)
+    mapped = _mapped(tmp_path / "huge.bin", torch.uint8)
+    assert len(mapped) == size and int(mapped[-1]) == 0
