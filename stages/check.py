@@ -23,7 +23,7 @@ from micronet.front import front, without_prompt
 
 
 def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
-    """Says what the student will cost. Raises `ParamsError` with every fault found, `DataError` for pictures at fault."""
+    """Says what the student will cost. Raises `ParamsError` with every fault, `DataError` for pictures at fault."""
     loaded = validate(path)
     from consistency import inconsistencies
 
