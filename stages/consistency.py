@@ -52,7 +52,7 @@ def inconsistencies(params: Params) -> list[str]:
     for section in networks:
         with _told(f"{section}.start", faults, data):
             if start := getattr(params, section).start:
-                started(start, networks[section].spec)
+                started(start, networks[section].spec, section)
     return faults
 
 
@@ -64,7 +64,7 @@ def _told(key: str, faults: list[str], data: Description) -> Iterator[None]:
     except models.SpecError as error:
         faults += model_faults(key.split(".")[0], error)
     except StartError as error:
-        faults += [f"{key}.{fault}" for fault in error.faults]
+        faults += [f"{key}.file: {fault}" for fault in error.faults]
     except MicronetError as error:
         said = str(error)
         faults.append(said if said.startswith(f"{key.split('.')[0]}.") else f"{key}: {said}")

@@ -51,25 +51,18 @@ class TrainingJob(Job):
         """The teacher or the student before it trains: with random weights, or those of its start.
 
         Raises:
-            ParamsError: it cannot be built, or the start does not fit.
+            ParamsError: it cannot be built.
+            StartError: the weights of its start are not there or do not fit.
         """
-        from micronet.training.starts import StartError, started
+        from micronet.training.starts import started
         from models import SpecError
 
         section = getattr(self.params, name)
         try:
             spec = self.suited(section.model.spec())
-            return started(section.start, spec) if section.start else self.new_model(spec)
+            return started(section.start, spec, name) if section.start else self.new_model(spec)
         except SpecError as error:
             raise parameters.ParamsError(model_faults(name, error)) from None
-        except StartError as error:
-            raise parameters.ParamsError([f"{name}.start.{fault}" for fault in error.faults]) from None
-
-    def suited(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """The full spec of a model for this data. Raises `SpecError`."""
-        import models
-
-        return models.suited(spec, image=self.data.shape, classes=len(self.data.classes))
 
     def new_model(self, spec: dict[str, Any]) -> nn.Module:
         """A model with random weights, the same for the same seed."""

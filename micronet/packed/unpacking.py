@@ -73,6 +73,7 @@ def _architecture(packed: PackedModel) -> nn.Module:
     """
     assert packed.spec is not None
     try:
+        models.check_known(packed.spec)
         with torch.device("meta"):  # a spec is a claim: nothing is allocated for one that does not fit
             claimed = models.build(packed.spec)
     except models.SpecError as error:

@@ -212,7 +212,7 @@ def _said(value: Any, other: Any) -> str:
 
 def _by_class(predicted: torch.Tensor, test: Split) -> dict[str, Any]:
     """The accuracy of each class and their mean where they are not CIFAR-10's, the mean also where they are uneven."""
-    found = class_accuracies(predicted, test.labels, test.classes or CLASSES)
+    found = class_accuracies(predicted, test.labels, test.classes)
     there = [accuracy for accuracy in found.values() if accuracy is not None]
     balanced = {"balanced_accuracy_percent": sum(there) / len(there)}
     if test.classes not in ((), CLASSES):
@@ -222,10 +222,14 @@ def _by_class(predicted: torch.Tensor, test: Split) -> dict[str, Any]:
 
 
 def class_accuracies(
-    predicted: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...] = CLASSES
+    predicted: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...] = ()
 ) -> dict[str, float | None]:
-    """Accuracy in percent of the images of each class, None where there is no image of it."""
+    """Accuracy in percent of the images of each class, None where there is no image of it.
+
+    Args:
+        classes: their names, in the order of the labels; CIFAR-10's where they are left out.
+    """
     return {
         name: 100.0 * float((predicted[labels == index] == index).float().mean()) if (labels == index).any() else None
-        for index, name in enumerate(classes)
+        for index, name in enumerate(classes or CLASSES)
     }

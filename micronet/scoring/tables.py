@@ -126,6 +126,30 @@ def score_table(rows: Iterable[Mapping[str, Any]], references: References | None
     return table
 
 
+def cost_table(rows: Iterable[Mapping[str, Any]], references: References) -> Table:
+    """What a network will cost, a row for each form of it."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"Cost of the untrained student ({relative_to(references)})"
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("network")
+    for column in ("parameters", "bits w/a", "bytes", "MACs", "deck", "challenge"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row["network"],
+            f"{row['parameters']:,}",
+            row["bits"],
+            f"{row['bytes']:,}",
+            _millions(row["macs"]),
+            f"{row['deck_score']:.4f}",
+            f"{row['challenge_score']:.4f}",
+        )
+    return table
+
+
 WORST = 10  # classes that a table names, of many
 
 

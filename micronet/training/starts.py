@@ -7,7 +7,7 @@ it (`weights_only=True`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import models
-from micronet.errors import MicronetError, shown
+from micronet.errors import shown
 from micronet.params import Start
 from micronet.training.checkpoint import CheckpointError, load
 
@@ -27,34 +27,35 @@ PICKLED = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how a f
 MOST_FAULTS = 20
 
 
-class StartError(MicronetError):
-    """Weights that cannot be gone on from. `faults` holds a line a fault, `key: reason`."""
-
-    exit_code = 2
+class StartError(CheckpointError):
+    """Weights that cannot be gone on from. `faults` holds a line a fault, each of them with the file."""
 
     def __init__(self, *faults: str):
         self.faults = [shown(fault) for fault in faults]
         super().__init__("\n".join(self.faults))
 
 
-def started(start: Start, spec: dict[str, Any]) -> nn.Module:
+def started(start: Start, spec: dict[str, Any], of: str = "student") -> nn.Module:
     """A model of the spec with the weights of a start, in eval mode, float32.
+
+    Args:
+        of: the params section, for messages.
 
     Raises:
         StartError: the file is missing, damaged or has another sha256; or its weights are not those of the spec, with a
             line for each that is missing, that there is one too many of, or that has another shape.
         SpecError: see `models.build`.
     """
-    path, where = Path(start.file), f"file: {shown(start.file, 120)}"
+    path, where = Path(start.file), shown(start.file, 120)
     if not path.is_file():
         fault = "is no file" if path.exists() else "there is no such checkpoint"
         raise StartError(f"{where}: {fault}; a checkpoint, or a state_dict as .safetensors, .pt or .pth, would work")
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != start.sha256:
-        raise StartError(f"{where}: its sha256 is {digest}, start.sha256 names another one")
+        raise StartError(f"{where}: its sha256 is {digest}, {of}.start.sha256 names another one")
     if _is_checkpoint(path):
-        return _of_checkpoint(path, spec)
+        return _of_checkpoint(path, spec, of)
     weights = _state(content, path, where)
     model = models.build(spec)
     _take(model, weights, where)
@@ -69,16 +70,15 @@ def _is_checkpoint(path: Path) -> bool:
         return False
 
 
-def _of_checkpoint(path: Path, spec: dict[str, Any]) -> nn.Module:
+def _of_checkpoint(path: Path, spec: dict[str, Any], of: str) -> nn.Module:
     try:
         found = load(path)
         if found.spec != models.normalise(spec):
-            raise CheckpointError(
-                f"{shown(path, 120)}: holds a model of {shown(found.spec, 120)}, which is not this one"
-            )
+            held = shown(found.spec, 120)
+            raise CheckpointError(f"{shown(path, 120)}: holds a model of {held}, which is not {of}.model")
         return found.model()
     except CheckpointError as error:
-        raise StartError(f"file: {error}") from None
+        raise StartError(str(error)) from None
 
 
 def _state(content: bytes, path: Path, where: str) -> dict[str, Tensor]:
@@ -128,3 +128,29 @@ def _take(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
         raise StartError(*wrong[:MOST_FAULTS], *([f"{where}: and {more} more do not fit"] if more > 0 else []))
     for name, value in weights.items():
         own[name].copy_(value)
+
+
+def fold_normalisation(
+    weights: Mapping[str, Tensor], first: str, mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Tensor]:
+    """The weights of a network that was trained on (pixel / 255 - mean) / std, for images of (pixel - 128) / 64.
+
+    Exact where the first layer, a convolution, has no padding: padding is 0 in either form, and means another grey.
+
+    Args:
+        weights: a state_dict.
+        first: the first convolution's name in it; it gets a bias, which the network's class must have.
+        mean, std: of each channel.
+
+    Raises:
+        StartError: there is no such convolution, or it has another number of channels.
+    """
+    weight = weights.get(f"{first}.weight")
+    if weight is None or weight.dim() != 4 or weight.shape[1] != len(mean) or len(mean) != len(std):
+        raise StartError(f"{shown(first, 80)}: is no convolution of {len(mean)} channels in these weights")
+    gain = torch.tensor([64 / 255 / each for each in std], dtype=torch.float64)
+    shift = torch.tensor([(128 / 255 - at) / each for at, each in zip(mean, std, strict=True)], dtype=torch.float64)
+    bias = weights.get(f"{first}.bias", torch.zeros(len(weight))).double()
+    bias = bias + torch.einsum("ochw,c->o", weight.double(), shift)
+    scaled = weight.double() * gain.reshape(1, -1, 1, 1)
+    return {**weights, f"{first}.weight": scaled.to(weight.dtype), f"{first}.bias": bias.to(weight.dtype)}

@@ -95,7 +95,10 @@ def test_a_start_must_be_there_with_the_bytes_that_its_digest_names(tmp_path):
     (foreign,) = found(("student.start", start))
     assert missing.startswith("student.start.file: ") and "there is no such checkpoint" in missing
     digest = hashlib.sha256(b"PK").hexdigest()
-    assert foreign == f"student.start.file: {start['file']}: its sha256 is {digest}, start.sha256 names another one"
+    assert (
+        foreign
+        == f"student.start.file: {start['file']}: its sha256 is {digest}, student.start.sha256 names another one"
+    )
 
 
 def test_whatever_a_network_raises_is_a_line(monkeypatch):
