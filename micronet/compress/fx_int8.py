@@ -60,13 +60,23 @@ def prepare_fx(model: nn.Module, image: tuple[int, int, int]) -> fx.GraphModule:
             qscheme=torch.per_tensor_affine,
         )
         prepared = prepare_qat_fx(
-            copy.deepcopy(model).train(),
+            _with_scales(copy.deepcopy(model)).train(),
             QConfigMapping().set_global(QConfig(activation=activation, weight=weight)),
             (torch.zeros(1, *image),),
             PrepareCustomConfig().set_non_traceable_module_classes([Interleave]),
         )
     prepared.meta["float_model"] = copy.deepcopy(model).eval()
     return prepared.train(model.training)
+
+
+def _with_scales(model: nn.Module) -> nn.Module:
+    """The model, whose norms all have a weight and a bias: FX graph mode's own convolutions with a norm need them."""
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and not norm.affine:
+            ones = torch.ones(norm.num_features)
+            norm.weight, norm.bias = (nn.Parameter(value, requires_grad=False) for value in (ones, 0 * ones))
+            norm.affine = True
+    return model
 
 
 def _fake_quantizers(prepared: nn.Module) -> list[Any]:
@@ -96,10 +106,10 @@ def trained_layer(prepared: fx.GraphModule, name: str) -> tuple[Tensor, Tensor |
     return module.weight.detach(), module.bias, getattr(module, "bn", None)
 
 
-def trained_norm(prepared: fx.GraphModule, name: str) -> nn.BatchNorm2d:
+def trained_norm(prepared: fx.GraphModule, name: str) -> nn.BatchNorm1d | nn.BatchNorm2d:
     """A batch norm that stands alone, or with its ReLU."""
     module: Any = prepared.get_submodule(name)
-    return module if isinstance(module, nn.BatchNorm2d) else module[0]
+    return module if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) else module[0]
 
 
 def observed_range(prepared: fx.GraphModule, names: list[str]) -> tuple[float, float]:
