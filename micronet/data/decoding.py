@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing.connection import wait
@@ -19,7 +19,7 @@ import numpy as np
 
 from micronet.data.pictures import Format, Unreadable, read
 
-TOGETHER = 32  # pictures of a task
+TOGETHER = 16  # pictures of a task
 FEW, FEW_BYTES = 1000, 1 << 24  # are decoded before other processes have started
 DIGEST_BYTES = 16
 
@@ -83,15 +83,24 @@ def _spread(tasks: Iterator[_Task], processes: int) -> Iterator[list[bytes | str
 
 
 def _in_order(tasks: Iterator[_Task], pool: Executor, ahead: int) -> Iterator[list[bytes | str]]:
-    waiting: deque[Future[list[bytes | str]]] = deque(pool.submit(_decode, task) for task in islice(tasks, ahead))
+    waiting: deque[Future[list[bytes | str]]] = deque()
+    _submit(pool, islice(tasks, ahead), waiting)
     while waiting:
         yield waiting.popleft().result()
-        waiting.extend(pool.submit(_decode, task) for task in islice(tasks, 1))
+        _submit(pool, islice(tasks, 1), waiting)
+
+
+def _submit(pool: Executor, tasks: Iterable[_Task], waiting: deque[Future[list[bytes | str]]]) -> None:
+    """Adds tasks. Processes that start meanwhile never hear of a Ctrl-C, which is for this one: it ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        waiting.extend(pool.submit(_decode, task) for task in tasks)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin() -> None:
-    """What a process does first: it leaves a Ctrl-C to the one that started it, and ends when that one is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What a process does first: it sees to it that it ends with the one that started it, even if that is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
