@@ -64,10 +64,15 @@ def references(
         return OF_CIFAR100
     if source not in ("mnist", "folder"):
         return OF_CIFAR10
-    ops = operations(teacher().to("meta"), image, weight_bits=16)
+    return of_network(teacher(), image, "the teacher in 16 bits")
+
+
+def of_network(network: nn.Module, image: tuple[int, int, int], name: str) -> References:
+    """A network in 16 bits as what others are compared with; it is moved to the device meta.
+
+    Raises:
+        ScoreError: it has no price.
+    """
+    ops = operations(network.to("meta"), image, weight_bits=16)
     deck, challenge = deck_score(ops), challenge_score(ops)
-    name = "the teacher in 16 bits"
-    return References(
-        Reference(name, deck.flops, deck.params),
-        Reference(name, challenge.ops, challenge.params),
-    )
+    return References(Reference(name, deck.flops, deck.params), Reference(name, challenge.ops, challenge.params))
