@@ -107,7 +107,7 @@ def price(model: PackedModule, passes: Sequence[float] = ONCE, references: Refer
         "challenge": asdict(challenge_score(ops, passes, for_challenge)),
         "macs": macs(ops),
         "nonzero_macs": nonzero_macs(ops),
-        "ptflops_macs": sum(cross_check_macs(network) for network in designed),
+        "ptflops_macs": sum(cross_check_macs(network, model.packed.image) for network in designed),
     }
 
 

@@ -40,7 +40,7 @@ def shrunk_recipe() -> dict[str, Any]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of the repository whose `.venv/bin/python` has torch or DVC already."""
-    for name in ("stages", "models", "micronet", "tools", "recipes", "networks"):
+    for name in ("stages", "models", "micronet", "tools", "recipes", "networks", "data/sample"):
         if (ROOT / name).exists():
             shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", "Makefile", "requirements.lock"):
