@@ -26,7 +26,7 @@ from tests.support.pictures import image_format, noise, write_picture
 from tests.support.places import ROOT
 
 NAMES = ("cat", "dog", "Katze [red] 猫")
-IMAGE = (1, 16, 16)
+IMAGE = (1, 24, 16)
 
 
 def packed(path: Path, *, names: tuple[str, ...] = NAMES, **changes) -> Path:
@@ -74,7 +74,7 @@ def float_shares(file: Path, pictures: list[str], fit: str) -> np.ndarray:
 @pytest.mark.parametrize("changes", [{}, {"flip_share": 0.5}, {"method": "half"}])
 def test_class_and_confidence_are_the_softmax_of_what_the_module_says(changes, tmp_path, pictures, capsys):
     file = packed(tmp_path / "m", **changes)
-    pictures += [str(write_picture(tmp_path / f"square{n}.png", noise(16, 16, n))) for n in range(6)]
+    pictures += [str(write_picture(tmp_path / f"square{n}.png", noise(24, 16, n))) for n in range(6)]
     shares = float_shares(file, pictures, "pad")
     found = answers(capsys, file, *pictures, "--top", "2")
     assert [answer["picture"] for answer in found] == pictures

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from micronet import params
 from micronet.scoring.challenge import challenge_score
-from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_score
 from micronet.scoring.records import CIFAR10, CIFAR100, Reference
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from micronet import params
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def of_network(network: nn.Module, image: tuple[int, int, int], name: str) -> Re
     Raises:
         ScoreError: it has no price.
     """
+    from micronet.scoring.counting import operations  # with torch, which tables do without
+
     ops = operations(network.to("meta"), image, weight_bits=16)
     deck, challenge = deck_score(ops), challenge_score(ops)
     return References(Reference(name, deck.flops, deck.params), Reference(name, challenge.ops, challenge.params))

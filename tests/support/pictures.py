@@ -10,8 +10,11 @@ import numpy as np
 from PIL import Image
 
 from micronet import params
+from micronet.data.datasets import CLASSES
 from micronet.data.formats import from_sheet, read_labels
 from tests.support.places import ROOT
+
+SAMPLE_CLASSES = ("bird", "cat", "dog", "horse")
 
 
 def image_format(height: int = 8, width: int = 8, **changes: Any) -> params.ImageFormat:
@@ -52,14 +55,13 @@ def picture_folder(root: Path, *, train: int = 4, test: int = 2, classes: tuple[
 
 
 def sample_folder(root: Path, *, width: int, height: int, suffix: str, grey: bool, train: int, test: int) -> Path:
-    """Four classes of the sample of CIFAR-10 as a folder of pictures; so many of each class and part."""
-    classes = ("airplane", "automobile", "bird", "cat")
+    """`SAMPLE_CLASSES` of the sample of CIFAR-10 as a folder of pictures; so many of each class and part."""
     for part, most in (("train", train), ("test", test)):
         place = ROOT / "data" / "sample"
         labels = read_labels((place / f"{part}_labels.json").read_bytes())
         records = from_sheet((place / f"{part}.png").read_bytes(), labels)
-        for label, name in enumerate(classes):
-            for number, record in enumerate(records[labels == label][:most]):
+        for name in SAMPLE_CLASSES:
+            for number, record in enumerate(records[labels == CLASSES.index(name)][:most]):
                 picture = Image.fromarray(record[1:].reshape(3, 32, 32).transpose(1, 2, 0).copy())
                 picture = picture.resize((width, height)).convert("L" if grey else "RGB")
                 write_picture(root / part / name / f"{number:03}{suffix}", np.asarray(picture))
