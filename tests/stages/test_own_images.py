@@ -79,7 +79,7 @@ def ran(said: str) -> list[str]:
 
 
 def test_every_command_of_the_guide_works_on_jpegs_of_64_x_48_pixels_under_dvc(checkout):
-    sample_folder(checkout / "pictures", width=64, height=48, suffix=".jpg", grey=False, train=12, test=6)
+    sample_folder(checkout / "data/pictures", width=64, height=48, suffix=".jpg", grey=False, train=12, test=6)
     use, check, repro, predict_folder, predict_one = COMMANDS
     assert shell(checkout, use) == "params.yaml is now recipes/folder.yaml\n"
     section = yaml.safe_load(SECTION)["data"]
@@ -94,14 +94,14 @@ def test_every_command_of_the_guide_works_on_jpegs_of_64_x_48_pixels_under_dvc(c
     assert metrics["test_images"] == 24 and metrics["train_images"] + metrics["validation_images"] == 48
     assert metrics["broken_images"] == metrics["duplicates_between_train_and_test"] == 0
     rows = re.findall(
-        r"^ ?pictures/test/cat/\d{3}\.jpg +(\w+) +\d+\.\d\d %", shell(checkout, predict_folder), re.MULTILINE
+        r"^ ?data/pictures/test/cat/\d{3}\.jpg +(\w+) +\d+\.\d\d %", shell(checkout, predict_folder), re.MULTILINE
     )
     assert len(rows) == 6 and set(rows) <= set(CLASSES)
     (answer,) = json.loads(shell(checkout, predict_one))
     assert answer["class"] in CLASSES and len(answer["top"]) == 2 and 0 < answer["confidence"] <= 1
 
     assert ran(shell(checkout, repro)) == []
-    shutil.copy(checkout / "pictures/test/cat/000.jpg", checkout / "pictures/train/cat/added.jpg")
+    shutil.copy(checkout / "data/pictures/test/cat/000.jpg", checkout / "data/pictures/train/cat/added.jpg")
     assert "pictures have changed" in shell(checkout, "make fresh"), "which is what make repro begins with"
     assert "prepare_data" in ran(shell(checkout, "python -m dvc repro --dry"))
     splits = json.loads((checkout / "data/manifest.json").read_text())["splits"]
