@@ -42,7 +42,7 @@ PRESENTATION = {
 STUDY_PRESENTATION = PRESENTATION | {"micronet/training/reporting.py", "studies/plan.py", "studies/sources.py"}
 
 
-def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: Path = ROOT) -> dict[str, str]:
+def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: Path | None = None) -> dict[str, str]:
     """A digest of each file that decides what some files compute: of those and of what they import, directly or not.
 
     An import inside a function counts as well. What a module imports by a computed name is not seen: the families of
@@ -51,6 +51,7 @@ def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: 
     Args:
         starts: absolute paths, or relative to the root.
         without: paths from the root that neither count nor are followed.
+        root: this repository's where it is left out.
 
     Returns:
         `{path from the root: digest}`, sorted.
@@ -58,6 +59,7 @@ def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: 
     Raises:
         MicronetError: a file that is no Python, its name and line.
     """
+    root = root or ROOT
     found: dict[str, str] = {}
     waiting = [root / start for start in starts]
     while waiting:

@@ -7,6 +7,7 @@ it (`weights_only=True`).
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def _state(content: bytes, path: Path, where: str) -> dict[str, Tensor]:
     """The weights in a file, by plain names. Raises `StartError`."""
     try:
         if content[:2] in PICKLED:
-            found: Any = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of a pickle that is newer than torch's own
+                found: Any = torch.load(path, map_location="cpu", weights_only=True)
         else:
             found = safetensors.torch.load(content)
     except Exception as error:  # whatever a damaged file makes either of them raise
