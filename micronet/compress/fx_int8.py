@@ -60,7 +60,7 @@ def prepare_fx(model: nn.Module, image: tuple[int, int, int]) -> fx.GraphModule:
             qscheme=torch.per_tensor_affine,
         )
         prepared = prepare_qat_fx(
-            _with_scales(copy.deepcopy(model)).train(),
+            _plain(copy.deepcopy(model)).train(),
             QConfigMapping().set_global(QConfig(activation=activation, weight=weight)),
             (torch.zeros(1, *image),),
             PrepareCustomConfig().set_non_traceable_module_classes([Interleave]),
@@ -69,13 +69,18 @@ def prepare_fx(model: nn.Module, image: tuple[int, int, int]) -> fx.GraphModule:
     return prepared.train(model.training)
 
 
-def _with_scales(model: nn.Module) -> nn.Module:
-    """The model, whose norms all have a weight and a bias: FX graph mode's own convolutions with a norm need them."""
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and not norm.affine:
-            ones = torch.ones(norm.num_features)
-            norm.weight, norm.bias = (nn.Parameter(value, requires_grad=False) for value in (ones, 0 * ones))
-            norm.affine = True
+def _plain(model: nn.Module) -> nn.Module:
+    """The model as FX graph mode's convolutions with a norm need it: every norm with a weight and a bias, and every
+    padding in numbers."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and not layer.affine:
+            ones = torch.ones(layer.num_features)
+            layer.weight, layer.bias = (nn.Parameter(value, requires_grad=False) for value in (ones, 0 * ones))
+            layer.affine = True
+        if isinstance(layer, nn.Conv2d) and isinstance(layer.padding, str):
+            whole = int(layer.padding == "same")
+            extents = zip(layer.kernel_size, layer.dilation, strict=True)
+            layer.padding = tuple(whole * gap * (size - 1) // 2 for size, gap in extents)
     return model
 
 

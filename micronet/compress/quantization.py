@@ -258,7 +258,10 @@ def _translate_layer(node: fx.Node, modules: dict[Any, Any], trained: fx.GraphMo
 
 
 def _translate_norm(node: fx.Node, modules: dict[Any, Any], trained: fx.GraphModule) -> None:
-    if kind(node.all_input_nodes[0], modules) != "conv":  # else it is folded into that
+    source, folded = node.all_input_nodes[0], None
+    if kind(source, modules) in ("conv", "linear"):
+        folded = fx_int8.trained_layer(trained, str(source.target))[2]
+    if folded is None:
         norm, found = modules[node.target], fx_int8.trained_norm(trained, str(node.target)).state_dict()
         norm.load_state_dict({key: found[key] for key in norm.state_dict()})
 
