@@ -61,6 +61,7 @@ TURNS = {  # by EXIF orientation, to what it should look like
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 ORIENTATION, PHOTOMETRIC = 0x0112, 262  # tags
 WHITE_IS_ZERO = 0
 
@@ -101,10 +102,10 @@ def read(file: Path | str | bytes, image: Format) -> np.ndarray:
             width, height = opened.size
             if width * height > MOST_PIXELS:
                 raise Unreadable(f"has {width} x {height} pixels, {MOST_PIXELS:,} are the most")
-            _skip_detail(opened, image)
+            reduced = _skip_detail(opened, image)
             with _mute() if opened.format == TIFF else nullcontext():
                 opened.load()
-            return _fitted(_plain(_turned(opened), image.channels), image)
+            return _fitted(_plain(_turned(opened), image.channels), image, reduced)
     except (Unreadable, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -165,13 +166,18 @@ def _mute() -> Iterator[None]:
         os.close(kept)
 
 
-def _skip_detail(opened: Image.Image, image: Format) -> None:
-    """Lets a JPEG decode to a half, a quarter or an eighth of its size where that is `GAP` times the result still."""
+def _skip_detail(opened: Image.Image, image: Format) -> float:
+    """Lets a JPEG decode to a half, a quarter or an eighth of its size where that is `GAP` times the result still.
+
+    Returns:
+        How many times smaller the picture is now.
+    """
     width, height = opened.size
     side = max(image.width, image.height)  # it may be turned later
     reduction = int(min(width, height) / (side * GAP))
     if reduction > 1:
         opened.draft(None, (width // reduction, height // reduction))  # other formats do nothing
+    return width / opened.size[0]
 
 
 def _turned(opened: Image.Image) -> Image.Image:
@@ -218,7 +224,7 @@ def _eight_bits(picture: Image.Image) -> np.ndarray:
     return grey
 
 
-def _fitted(picture: Image.Image, image: Format) -> np.ndarray:
+def _fitted(picture: Image.Image, image: Format, reduced: float) -> np.ndarray:
     """The picture in the wanted size, (C, H, W) uint8."""
     size = image.width, image.height
     if image.fit == "pad":
@@ -228,19 +234,24 @@ def _fitted(picture: Image.Image, image: Format) -> np.ndarray:
         picture = Image.new(picture.mode, size)
         picture.paste(small, ((size[0] - inside[0]) // 2, (size[1] - inside[1]) // 2))
     else:
-        box = (0, 0, *picture.size) if image.fit == "stretch" else _middle(picture.size, size)
+        box: Box = (0, 0, *picture.size) if image.fit == "stretch" else _middle(picture.size, size, reduced)
         picture = _resized(picture, size, box)
     pixels = np.asarray(picture).reshape(image.height, image.width, -1)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _middle(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The largest box in the middle of a picture that has the wanted proportions; of whole pixels, so it blurs none."""
-    scale = min(size[0] / wanted[0], size[1] / wanted[1])
-    width, height = (max(1, min(side, round(scale * goal))) for side, goal in zip(size, wanted, strict=True))
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return left, top, left + width, top + height
+def _middle(size: tuple[int, int], wanted: tuple[int, int], reduced: float) -> Box:
+    """The largest box in the middle of a picture that has the wanted proportions.
+
+    Its edges are whole pixels, which blurs none, of the picture before it was reduced so many times.
+    """
+    whole = [round(side * reduced) for side in size]
+    scale = min(whole[0] / wanted[0], whole[1] / wanted[1])
+    width, height = (max(1, min(side, round(scale * goal))) for side, goal in zip(whole, wanted, strict=True))
+    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    right, bottom = min((left + width) / reduced, size[0]), min((top + height) / reduced, size[1])
+    return left / reduced, top / reduced, right, bottom
 
 
-def _resized(picture: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
+def _resized(picture: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
     return picture.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=GAP)

@@ -193,12 +193,16 @@ def test_no_pixel_is_skipped_when_a_picture_is_made_smaller_and_no_edge_gets_a_h
     assert got.min() == 100 and got.max() == 200
 
 
-def test_a_large_jpeg_is_decoded_in_part_and_looks_the_same():
-    rows, columns = np.mgrid[0:1024, 0:768]
-    smooth = np.stack([rows % 256, columns % 256, (rows + columns) // 7], 2).astype(np.uint8)
-    picture = Image.fromarray(smooth).resize((768, 1024))
-    jpeg, png = (read(encoded(picture, form), image_format(32, 24)) for form in ("JPEG", "PNG"))
-    assert np.abs(jpeg.astype(int) - png).mean() < 2
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_large_jpeg_is_decoded_in_part_and_looks_the_same(fit, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(noise(15, 20)).resize((1000, 750))  # 1000 / 8 - 750 / 8 is odd
+    forms = (("JPEG", {"quality": 95, "subsampling": 0}), ("PNG", {}))
+    wanted = image_format(16, 16, fit=fit)
+    jpeg, png = (read(encoded(picture, form, exif=exif, **options), wanted).astype(int) for form, options in forms)
+    assert np.abs(jpeg - png).mean() < 2 and np.abs(jpeg - png).max() < 12
 
 
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header():
