@@ -96,7 +96,7 @@ accept: check unlock ## take the results that are there for those of today's cod
 demo: env ## run the whole pipeline from nothing on the small sample, in build/demo
 	@rm -rf build/demo
 	mkdir -p build/demo/data
-	cp -R .dvcignore dvc.yaml stages models micronet build/demo/
+	cp -R .dvcignore dvc.yaml stages models networks micronet build/demo/
 	cp -R data/sample build/demo/data/
 	cp recipes/demo.yaml build/demo/params.yaml
 	cd build/demo

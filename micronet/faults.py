@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from micronet.errors import shown
 
+UNIONS = ("of a name", "of a file")  # what pydantic puts into a key path for the form that a section has
 LONGEST_VALUE = 60  # characters of a value that a fault repeats, so that the reason beside it stays readable
 
 _REASONS = {
@@ -40,7 +41,7 @@ def said(value: Any) -> str:
 def _fault(error: Mapping[str, Any]) -> str:
     """One line for one pydantic error: key path, reason."""
     context, kind, got = error.get("ctx", {}), error["type"], said(error.get("input"))
-    tags = () if kind == "extra_forbidden" else ("constrained-int", "int", "literal['auto']")
+    tags = UNIONS if kind == "extra_forbidden" else (*UNIONS, "constrained-int", "int", "literal['auto']")
     where = shown(".".join(str(part) for part in error["loc"] if part not in tags), 2 * LONGEST_VALUE)
     if kind in _REASONS:
         reason = _REASONS[kind].format(**context, got=got)
@@ -54,10 +55,14 @@ def _fault(error: Mapping[str, Any]) -> str:
     return f"{where}: {reason}" if where else reason
 
 
-def faults(error: ValidationError) -> list[str]:
-    """One line a fault of a section, `key.path: reason`, in the words of this house."""
+def faults(error: ValidationError, *within: str) -> list[str]:
+    """One line a fault of a section, `key.path: reason`, in the words of this house.
+
+    Args:
+        within: the keys of the section that was checked.
+    """
     # A union's members each report: the literal's line says no more than the number's. Nor does a default that could
     # not be made of a setting say more than that setting's own line.
     items = [item for item in error.errors() if item["loc"][-1:] != ("literal['auto']",)]
     items = [item for item in items if item["type"] != "default_factory_not_called"]
-    return list(dict.fromkeys(_fault(item) for item in items))
+    return list(dict.fromkeys(_fault({**item, "loc": (*within, *item["loc"])}) for item in items))

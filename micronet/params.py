@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from micronet import reading
 from micronet.data_params import Data
@@ -132,26 +132,56 @@ class Model(Section):
         return self.model_dump(exclude_none=True)
 
 
-class Teacher(Section):
-    """The large model whose answers the student learns."""
+class OwnModel(Section):
+    """A network of the user's own: a class in a file of his, in `networks/`."""
 
-    model: Model
-    train: Train
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, serialize_by_alias=True)
+    file: Place = Field(description="such as my_net.py, in networks/")
+    kind: str = Field(alias="class", description="the name of the class, derived from torch.nn.Module")
+    settings: dict[str, Any] = Field(default_factory=dict, description="arguments of its constructor")
+
+    def spec(self) -> dict[str, Any]:
+        """The plain dict that `models.build` takes."""
+        return self.model_dump()
+
+
+def _form(model: Any) -> str:
+    """Which of the two forms of a model is meant."""
+    own = "file" in model if isinstance(model, dict) else isinstance(model, OwnModel)
+    return "of a file" if own else "of a name"
+
+
+AnyModel = Annotated[Annotated[Model, Tag("of a name")] | Annotated[OwnModel, Tag("of a file")], Discriminator(_form)]
 
 
 class Start(Section):
-    """A checkpoint of an earlier run whose weights training goes on from."""
+    """A checkpoint, or weights from elsewhere, that training goes on from."""
 
-    file: Place = Field(description="path from the folder that the stages run in, such as release/NAME.safetensors")
+    file: Place = Field(
+        description="path from the folder that the stages run in, such as release/NAME.safetensors; a checkpoint, or a "
+        "plain state_dict: .safetensors, .pt, .pth"
+    )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
         description="of the file: params that name another content run again"
     )
 
 
+class Teacher(Section):
+    """The large model whose answers the student learns."""
+
+    model: AnyModel
+    start: Start | None = Field(
+        default=None,
+        exclude_if=lambda start: start is None,
+        description="weights to go on from; epochs: 0 takes them as they are",
+    )
+    train: Train
+
+
 class Student(Section):
     """The small model, trained without a teacher: the baseline, and distillation's start."""
 
-    model: Model
+    model: AnyModel
     start: Start | None = Field(
         default=None,
         exclude_if=lambda start: start is None,
@@ -319,11 +349,24 @@ class Quantize(Taught):
         return self
 
 
+class Reference(Section):
+    """What the scores are relative to."""
+
+    operations: Annotated[float, Field(gt=0.0, le=1e15)] = Field(description="of 32 bits, for one image")
+    parameters: Annotated[float, Field(gt=0.0, le=1e12)] = Field(description="of 32 bits")
+
+
 class Score(Section):
     """The measurement on the test set."""
 
     batch_size: BatchSize = 500
     measure_path: bool = Field(default=True, description="measure every checkpoint of the path, not the last alone")
+    reference: Reference | None = Field(
+        default=None,
+        exclude_if=lambda reference: reference is None,
+        description="what the scores are relative to; by default CIFAR-10's and CIFAR-100's of the challenge, for "
+        "other data the teacher in 16 bits",
+    )
 
 
 class Params(Section):

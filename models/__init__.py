@@ -1,7 +1,8 @@
 """The architectures, a family a file, and `build(spec)`.
 
 A spec is a name (`"densenet_nano"`) or a dict with a name and settings of its own
-(`{"name": "densenet", "blocks": [6, 12, 24, 16], "growth_rate": 4}`). A family's file holds its settings, which derive
+(`{"name": "densenet", "blocks": [6, 12, 24, 16], "growth_rate": 4}`); or it names a file of the user's own, a class in
+it and its settings (`models.own`). A family's file holds its settings, which derive
 from `models.settings.Settings`, and its module behind them. No table lists the families: a new file is a new model.
 """
 
@@ -22,7 +23,8 @@ from pydantic import ValidationError
 
 from micronet.errors import shown
 from micronet.faults import LONGEST_VALUE, faults, said
-from models.settings import Settings, SpecError
+from models import own
+from models.settings import IMAGE, Settings, SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 # Five to ten times the largest networks for small images: 1 GB of weights, and training takes four times as much.
 MOST_PARAMETERS = 250_000_000
 
-__all__ = ["NAMED", "SpecError", "build", "check", "fit", "narrowed", "narrows", "normalise"]
+__all__ = ["NAMED", "SpecError", "build", "check", "check_known", "fit", "narrowed", "narrows", "normalise", "suited"]
 
 
 def _imports_torch(statement: ast.stmt) -> bool:
@@ -61,7 +63,8 @@ def _settings_in(path: Path) -> type[Settings] | None:
         return None
     if len(found) > 1:
         names = " and ".join(name for _, name in found)
-        raise SpecError(f"{names}: a family has one class of settings; derive parts of it from micronet.params.Section")
+        part = "micronet.sections.Section"
+        raise SpecError(f"{names}: a family has one class of settings; derive parts of it from {part}")
     ((place, name),) = found
     torch = next((at for at, statement in enumerate(statements) if _imports_torch(statement)), len(statements))
     if place > torch:
@@ -131,7 +134,7 @@ def _read(spec: str | dict[str, Any]) -> tuple[str, Settings]:
     if isinstance(spec, str):
         spec = {"name": spec}
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
-        raise SpecError(f"a model is a name, or a section with the key name (got {said(spec)})")
+        raise SpecError(f"a model is a name, or a section with the key name, or file (got {said(spec)})")
     name, named, (families, broken) = spec["name"], _named(), _files()
     if name in broken:
         raise broken[name]
@@ -152,7 +155,7 @@ def _with_keys(fault: str, name: str, settings: type[Settings]) -> str:
     """A fault; that of an unknown key with those that its section takes."""
     key, unknown, _ = fault.partition(": no such key")
     *sections, _ = key.split(".")
-    keys: dict[str, Any] = settings.model_fields
+    keys: dict[str, Any] = {key: field for key, field in settings.model_fields.items() if key != "image"}
     for part in sections:
         keys = getattr(keys[part].annotation, "model_fields", {}) if part in keys else {}
     there = "there are" if sections else f"{name} takes"
@@ -160,7 +163,7 @@ def _with_keys(fault: str, name: str, settings: type[Settings]) -> str:
 
 
 def _spec(family: str, settings: Settings) -> dict[str, Any]:
-    return {"name": family, **settings.model_dump()}
+    return {"name": family, **settings.model_dump(mode="json")}
 
 
 def normalise(spec: str | dict[str, Any]) -> dict[str, Any]:
@@ -169,16 +172,64 @@ def normalise(spec: str | dict[str, Any]) -> dict[str, Any]:
     Raises:
         SpecError: an unknown name or key, a wrong type, a value out of its range, settings that do not fit together.
     """
-    return _spec(*_read(spec))
+    return own.normalise(spec) if own.is_own(spec) else _spec(*_read(spec))  # type: ignore[arg-type]
+
+
+def suited(
+    spec: str | dict[str, Any], *, image: tuple[int, int, int] = IMAGE, classes: int, runs: bool = True
+) -> dict[str, Any]:
+    """The full spec of a network for these images, (C, H, W), and so many classes, where it says nothing of them.
+
+    A network of the user's own is told them where its constructor has arguments `image` and `classes`.
+
+    Args:
+        runs: whether a file of the user's own may be run for it, with torch, where its text does not tell.
+
+    Raises:
+        SpecError: see `normalise`; it says something else; or the images are too small for it.
+    """
+    facts = {"image": list(image), "classes": classes}
+    if own.is_own(spec):
+        return own.suited(spec, facts, runs=runs)  # type: ignore[arg-type]
+    family, settings = _read({"name": spec} if isinstance(spec, str) else spec)
+    said = settings.model_fields_set
+    fields = type(settings).model_fields
+    found = {key: _plain(getattr(settings, key)) for key in said}
+    wrong = [
+        f"{key}: must be {fact}, {_FACTS[key]} (got {found[key]})"
+        for key, fact in facts.items()
+        if key in found and found[key] != fact
+    ]
+    if wrong:
+        raise SpecError(*wrong)
+    return normalise({"name": family, **settings.model_dump(), **{key: facts[key] for key in facts if key in fields}})
+
+
+_FACTS = {"image": "the channels, height and width of the data's images", "classes": "the number of the data's labels"}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def check_known(spec: str | dict[str, Any]) -> None:
+    """Makes sure that a spec that a file of weights names, which anybody may have made, runs no code unasked.
+
+    Raises:
+        SpecError: it is of a file of the user's own that neither lies in `networks/` nor was built here before.
+    """
+    if own.is_own(spec) and not own.known(spec):  # type: ignore[arg-type]
+        file = shown(spec["file"], 100)  # type: ignore[index]
+        raise SpecError(f"file: {file} is run where models.build is given it; in networks/ it would be known here")
 
 
 def check(spec: str | dict[str, Any]) -> None:
-    """Everything that `build` would refuse, without building and without torch.
+    """Everything that `build` would refuse, without building and without torch; of a user's own file, what shows in it.
 
     Raises:
         SpecError: see `normalise`.
     """
-    _read(spec)
+    normalise(spec)
 
 
 @contextmanager
@@ -205,13 +256,20 @@ def _limited() -> Iterator[None]:
 
 
 def build(spec: str | dict[str, Any]) -> nn.Module:
-    """A new model with random weights for (N, 3, 32, 32) float images; logits (N, classes).
+    """A new model with random weights for (N, C, H, W) float images; logits (N, classes).
 
     `model.spec` is the full spec: `build(model.spec)` makes the same architecture.
 
     Raises:
-        SpecError: one line that says what is wrong with the spec, or that the model would have too many parameters.
+        SpecError: one line that says what is wrong with the spec or with a file of the user's own, or that the model
+            would have too many parameters.
     """
+    if own.is_own(spec):
+        full = normalise(spec)
+        with _limited():
+            network: Any = own.build(full)
+        network.spec = full
+        return network
     family, settings = _read(spec)
     # These settings are of the file's head, which knows no module; those of the whole file do.
     whole = getattr(importlib.import_module(f"{__name__}.{family}"), type(settings).__name__)
@@ -225,14 +283,16 @@ def fit(model: Any, images: Tensor) -> None:
     """Sets what an architecture takes from the data before it trains; most take nothing.
 
     Args:
-        images: normalised training images, (N, 3, 32, 32) float32; a few thousand are enough.
+        images: normalised training images, (N, C, H, W) float32; a few thousand are enough.
     """
-    if hasattr(model, "fit"):
+    if hasattr(model, "fit") and not own.is_own(getattr(model, "spec", None)):
         model.fit(images)
 
 
 def narrows(spec: str | dict[str, Any], wider: str | dict[str, Any]) -> bool:
     """Whether a model of `spec` can be made of a model of `wider`: it is the same, or the family can narrow itself."""
+    if own.is_own(spec) or own.is_own(wider):
+        return normalise(spec) == normalise(wider)
     (family, settings), (wider_family, wider_settings) = _read(spec), _read(wider)
     return family == wider_family and (settings == wider_settings or settings.narrows(wider_settings))
 

@@ -8,24 +8,30 @@ where the paper has GELU, which costs a CPU more than it gives here.
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from models.settings import Classes, PerStage, Settings, Width
+from models.settings import Classes, PerStage, Settings, Width, few_enough
 
 
 class ConvNetSettings(Settings):
     """What a convnet may be asked for."""
 
-    # The first convolution leaves a 31 x 31 map, the blocks 15, 7, 3 and 1.
-    widths: PerStage[Width] = Field(max_length=4, description="channels of each block; every block halves the map")
+    widths: PerStage[Width] = Field(description="channels of each block; every block halves the map")
     classes: Classes = Field(default=10, description="number of logits")
+
+    @field_validator("widths")
+    @classmethod
+    def _leave_a_map(cls, widths: list[int], info: ValidationInfo) -> list[int]:
+        # Of 32 x 32 pixels the first convolution leaves a 31 x 31 map, the blocks 15, 7, 3 and 1.
+        image = info.data.get("image")
+        return few_enough(widths, (min(image[1:]) - 1).bit_length() - 1 if image else 0, image)
 
     def build(self) -> ConvNet:
         return ConvNet(self)
 
     def narrows(self, wider: ConvNetSettings) -> bool:
-        """As many blocks, none of more channels."""
-        if self.classes != wider.classes or len(self.widths) != len(wider.widths):
+        """For the same images and classes, as many blocks, none of more channels."""
+        if (self.image, self.classes) != (wider.image, wider.classes) or len(self.widths) != len(wider.widths):
             return False
         return all(less <= more for less, more in zip(self.widths, wider.widths, strict=True))
 
@@ -35,7 +41,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PATCH = 2  # side of the whitened patches
-DIRECTIONS = 3 * PATCH**2
 REGULARISER = 5e-4  # added to each direction's variance: the least ones are noise
 LOGIT_SCALE = 1 / 9
 
@@ -70,26 +75,27 @@ class Block(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Images (N, 3, 32, 32) -> logits (N, classes)."""
+    """Images (N, *image) -> logits (N, classes)."""
 
     def __init__(self, settings: ConvNetSettings):
         super().__init__()
-        self.whiten = nn.Conv2d(3, 2 * DIRECTIONS, PATCH)  # frozen once `fit` has set it: (N, 24, 31, 31)
+        colours = settings.image[0]
+        channels = 2 * colours * PATCH**2  # of three colours: (N, 24, H - 1, W - 1)
+        self.whiten = nn.Conv2d(colours, channels, PATCH)  # frozen once `fit` has set it
         self.whiten.requires_grad_(False)
         self.blocks = nn.ModuleList()
-        channels = 2 * DIRECTIONS
         for width in settings.widths:
             self.blocks.append(Block(channels, width))
             channels = width
-        self.last_map = 31 >> len(settings.widths)
         self.classifier = nn.Linear(channels, settings.classes)
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Sets the whitening filters from normalised images (N, 3, H, W)."""
-        patches = F.unfold(images.float(), PATCH).transpose(1, 2).reshape(-1, DIRECTIONS).double()
+        """Sets the whitening filters from normalised images (N, C, H, W)."""
+        count = self.whiten.out_channels // 2
+        patches = F.unfold(images.float(), PATCH).transpose(1, 2).reshape(-1, count).double()
         variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
-        filters = (directions / (variances + REGULARISER).sqrt()).T.reshape(DIRECTIONS, 3, PATCH, PATCH)
+        filters = (directions / (variances + REGULARISER).sqrt()).T.reshape(count, -1, PATCH, PATCH)
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
         assert self.whiten.bias is not None
         self.whiten.bias.zero_()
@@ -130,4 +136,4 @@ class ConvNet(nn.Module):
         x = F.relu(self.whiten(x))
         for block in self.blocks:
             x = block(x)
-        return self.classifier(F.max_pool2d(x, self.last_map).flatten(1)) * LOGIT_SCALE
+        return self.classifier(F.max_pool2d(x, x.shape[2:]).flatten(1)) * LOGIT_SCALE

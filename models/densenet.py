@@ -1,4 +1,4 @@
-"""DenseNet-BC for 32 x 32 images. Huang et al. 2017, arXiv:1608.06993.
+"""DenseNet-BC for small images. Huang et al. 2017, arXiv:1608.06993.
 
 As in the slide deck that the project starts from: a 3x3 stem with 2k channels and no pooling, bottlenecks of
 4k channels, transitions that halve the channels. Differs from the paper in the grouped convolutions, which
@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from micronet.params import PositiveCount, Section
-from models.settings import Classes, Depth, PerStage, Settings
+from micronet.sections import PositiveCount, Section
+from models.settings import Classes, Depth, PerStage, Settings, few_enough
 
 
 class Groups(Section):
@@ -55,13 +55,20 @@ class DenseNetSettings(Settings):
     interleave: Interleaving = Interleaving()
     classes: Classes = Field(default=10, description="number of logits")
 
+    @field_validator("blocks")
+    @classmethod
+    def _leave_a_map(cls, blocks: list[int], info: ValidationInfo) -> list[int]:
+        # Between two blocks the map is halved and rounded down.
+        image = info.data.get("image")
+        return few_enough(blocks, min(image[1:]).bit_length() if image else 0, image)
+
     @model_validator(mode="after")
     def _groups_fit(self) -> DenseNetSettings:
         # A grouped convolution needs groups that divide both its channel counts, in every layer of its place.
         common = {
             "bottleneck": self.growth_rate,
             "transition": math.gcd(*(count for pair in self.transition_channels() for count in pair)),
-            "stem": math.gcd(3, 2 * self.growth_rate),
+            "stem": math.gcd(self.image[0], 2 * self.growth_rate),
         }
         for place, channels in common.items():
             wanted = getattr(self.groups, place)
@@ -133,25 +140,25 @@ class Transition(nn.Module):
 
 
 class Stem(nn.Module):
-    """(N, 3, H, W) -> (N, channels, H, W). No norm: the first layer's own one follows."""
+    """(N, colours, H, W) -> (N, channels, H, W). No norm: the first layer's own one follows."""
 
-    def __init__(self, channels: int, groups: int):
+    def __init__(self, colours: int, channels: int, groups: int):
         super().__init__()
-        # Three channels allow 3 groups or 1, and with one channel a group interleaved and contiguous are the same.
-        self.conv = nn.Conv2d(3, channels, 3, padding=1, groups=groups, bias=False)
+        # Three colours allow 3 groups or 1, and with one channel a group interleaved and contiguous are the same.
+        self.conv = nn.Conv2d(colours, channels, 3, padding=1, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
 
 
 class DenseNet(nn.Module):
-    """Images (N, 3, 32, 32) -> logits (N, classes)."""
+    """Images (N, *image) -> logits (N, classes)."""
 
     def __init__(self, settings: DenseNetSettings):
         super().__init__()
         growth_rate, groups, interleave = settings.growth_rate, settings.groups, settings.interleave
         channels = 2 * growth_rate
-        self.stem = Stem(channels, groups.stem)
+        self.stem = Stem(settings.image[0], channels, groups.stem)
         self.blocks = nn.ModuleList()
         self.transitions = nn.ModuleList()
         for index, layers in enumerate(settings.blocks):

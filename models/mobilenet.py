@@ -1,4 +1,4 @@
-"""Inverted residuals for 32 x 32 images: MobileNetV2, Sandler et al. 2018, arXiv:1801.04381.
+"""Inverted residuals for small images: MobileNetV2, Sandler et al. 2018, arXiv:1801.04381.
 
 Few multiply-accumulates for the accuracy: 1x1 convolutions widen the map, a depthwise 3x3 looks around, a 1x1
 convolution without a ReLU narrows it again. Plain ReLU stands where the paper has ReLU6: a quantizer clips anyway.
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
-from models.settings import Classes, Depth, PerStage, Settings, Width, as_many
+from models.settings import Classes, Depth, PerStage, Settings, Width, as_many, halvings
 
 Stride = Annotated[int, Field(ge=1, le=2)]
 Expansion = Annotated[int, Field(ge=1, le=16)]
@@ -52,6 +52,12 @@ class MobileNetSettings(Settings):
     def _consistent(self) -> MobileNetSettings:
         for key in ("widths", "strides", "expansion"):
             as_many(key, getattr(self, key), self.blocks)
+        most, halved = halvings(self.image), self.strides[1:].count(2)
+        if halved > most:
+            raise ValueError(
+                f"strides: must hold at most {most} twos behind the first stage, on images of "
+                f"{self.image[1]} x {self.image[2]} (got {halved})"
+            )
         return self
 
     def build(self) -> MobileNet:
@@ -86,11 +92,11 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """Images (N, 3, 32, 32) -> logits (N, classes)."""
+    """Images (N, *image) -> logits (N, classes)."""
 
     def __init__(self, settings: MobileNetSettings):
         super().__init__()
-        self.stem = nn.Conv2d(3, settings.stem, 3, settings.stem_stride, padding=1, bias=False)
+        self.stem = nn.Conv2d(settings.image[0], settings.stem, 3, settings.stem_stride, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(settings.stem)
         self.stages = nn.ModuleList()
         channels, stages = settings.stem, (settings.blocks, settings.widths, settings.strides, settings.expansion)

@@ -1,4 +1,4 @@
-"""ResNet for 32 x 32 images. He et al. 2016, arXiv:1512.03385.
+"""ResNet for small images. He et al. 2016, arXiv:1512.03385.
 
 Basic blocks, a 3x3 stem without pooling. Any widths and depths: [2, 2, 2, 2] with [64, 128, 256, 512] is the
 ResNet-18 that the MicroNet score is relative to. Where a block changes shape, the shortcut is a 1x1 convolution
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from models.settings import Classes, Depth, PerStage, Settings, Width, as_many
+from models.settings import Classes, Depth, PerStage, Settings, Width, as_many, few_enough, halvings
 
 
 class ResNetSettings(Settings):
@@ -26,6 +26,11 @@ class ResNetSettings(Settings):
     )
     widths: PerStage[Width] = Field(description="channels of each stage; the stem has the first stage's")
     classes: Classes = Field(default=10, description="number of logits")
+
+    @field_validator("blocks")
+    @classmethod
+    def _leave_a_map(cls, blocks: list[int], info: ValidationInfo) -> list[int]:
+        return few_enough(blocks, halvings(info.data.get("image")) + 1, info.data.get("image"))
 
     @model_validator(mode="after")
     def _consistent(self) -> ResNetSettings:
@@ -72,12 +77,12 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images (N, 3, 32, 32) -> logits (N, classes)."""
+    """Images (N, *image) -> logits (N, classes)."""
 
     def __init__(self, settings: ResNetSettings):
         super().__init__()
         channels = settings.widths[0]
-        self.stem = ConvNorm(3, channels, 3, 1)
+        self.stem = ConvNorm(settings.image[0], channels, 3, 1)
         self.stages = nn.ModuleList()
         for index, (depth, width) in enumerate(zip(settings.blocks, settings.widths, strict=True)):
             stage = nn.Sequential()

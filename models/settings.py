@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field
 
+from micronet.data_params import Side
 from micronet.errors import MicronetError, shown
-from micronet.params import Section
+from micronet.sections import Section
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,11 +22,16 @@ Width = Annotated[int, Field(ge=1, le=2048)]
 Depth = Annotated[int, Field(ge=1, le=64)]
 Classes = Annotated[int, Field(ge=1, le=10_000)]
 
-# Every stage but the first halves the 32 x 32 map, as a rule, so a seventh would have nothing to look at.
+# A map of 256 x 256, the largest, can be halved eight times; `few_enough` holds the stages against the image.
 PerStage = Annotated[
     list[Setting],
     BeforeValidator(lambda given: list(given) if isinstance(given, tuple) else given),
-    Field(min_length=1, max_length=6),
+    Field(min_length=1, max_length=9),
+]
+IMAGE: tuple[Literal[1, 3], int, int] = (3, 32, 32)  # that of CIFAR-10
+Image = Annotated[
+    tuple[Literal[1, 3], Side, Side],
+    BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
 ]
 
 
@@ -41,18 +48,43 @@ class Settings(Section):
 
     That class is the only one of the file whose base's name ends in `Settings`: by that the file is a family.
     A spec is the file's name and these settings: `{"name": "resnet", "blocks": [1], "widths": [8], "classes": 10}`.
-    `classes` must be one of them. A validator's `ValueError("key: reason")` is a fault of that key.
+    `classes` must be one of them; with `image` it comes from the data (`models.suited`). A validator's
+    `ValueError("key: reason")` is a fault of that key.
     """
+
+    image: Image = Field(
+        default=IMAGE,
+        exclude_if=lambda image: image == IMAGE,
+        description="channels, height and width of an image; left out of a spec where they are CIFAR-10's",
+    )
 
     NAMED: ClassVar[dict[str, dict[str, Any]]] = {}  # the family's well-known sizes, by names of their own
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """A new model of these settings with random weights: images (N, 3, 32, 32) float32 -> logits (N, classes)."""
+        """A new model of these settings with random weights: images (N, *image) float32 -> logits (N, classes)."""
 
     def narrows(self, wider: Self) -> bool:
         """Whether `narrowed(settings)` of a `wider` model, of the same family, makes one of these settings of it."""
         return False
+
+
+def few_enough(stages: list[Any], most: int, image: tuple[int, int, int] | None) -> list[Any]:
+    """The values of each stage. Raises ValueError where there are more stages than the image leaves room for, `most`.
+
+    Args:
+        image: None where it is at fault itself.
+    """
+    if image is not None and len(stages) > most:
+        images = "" if image == IMAGE else f" on images of {image[1]} x {image[2]}"
+        raise ValueError(f"must have at most {most} items{images} (got {len(stages)})")
+    return stages
+
+
+def halvings(image: tuple[int, int, int] | None) -> int:
+    """How often a convolution of stride 2 finds more than one pixel on the longer side, rounding up."""
+    _, height, width = image or IMAGE
+    return math.ceil(math.log2(max(height, width)))
 
 
 def as_many(key: str, values: list[Any], blocks: list[int]) -> None:

@@ -1,7 +1,8 @@
 """Checks params files whole, without running anything: exit code 2 and one line a fault.
 
 First what needs no torch. Then the networks are built, untrained, and held against the data, the quantizer, the
-prices and this machine, so that no stage finds out after hours what could be known at once.
+prices and this machine, so that no stage finds out after hours what could be known at once. Last, the student is packed
+untrained, and what it will cost is shown; not with --quiet, nor with --renew.
 
 With --renew a folder of pictures (data.source: folder) that has changed since it was prepared is prepared anew. DVC
 cannot see such a folder: what it sees is data/manifest.json, which another content changes.
@@ -21,8 +22,8 @@ from common import MANIFEST, validate
 from micronet.front import front, without_prompt
 
 
-def check(path: str, *, renew: bool = False) -> None:
-    """Raises `ParamsError` with every fault found, and `DataError` where pictures cannot be prepared anew."""
+def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
+    """Says what the student will cost. Raises `ParamsError` with every fault, `DataError` for pictures at fault."""
     loaded = validate(path)
     from consistency import inconsistencies
 
@@ -36,6 +37,12 @@ def check(path: str, *, renew: bool = False) -> None:
 
         if changed(loaded.data):
             prepare(loaded.data, MANIFEST, report=lambda line: print(f"check: {line}", file=sys.stderr))
+    if not (quiet or renew):
+        from costs import costs
+
+        from micronet.scoring.tables import cost_table, show
+
+        show(cost_table(*costs(loaded)))
 
 
 def main() -> int:
@@ -43,9 +50,10 @@ def main() -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("files", nargs="*", default=["params.yaml"], metavar="FILE", help="default: params.yaml")
+    parser.add_argument("--quiet", action="store_true", help="do not show what the student will cost")
     parser.add_argument("--renew", action="store_true", help="prepare a changed folder of pictures anew")
     given = parser.parse_args()
-    return max([front("check", partial(check, path, renew=given.renew)) for path in given.files])
+    return max([front("check", partial(check, path, quiet=given.quiet, renew=given.renew)) for path in given.files])
 
 
 if __name__ == "__main__":

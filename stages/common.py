@@ -8,6 +8,7 @@ imports stand inside functions, so that `--help` and a faulty params file are an
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,19 +20,25 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
+from micronet.errors import shown  # noqa: E402
 from micronet.front import front, without_prompt  # noqa: E402
 
 if TYPE_CHECKING:
+    from micronet.data.arrays import Description
     from micronet.training.reporting import Reporter
+    from models.settings import SpecError
 
 MANIFEST = Path("data/manifest.json")
 CHECKPOINTS = Path("checkpoints")
 METRICS = Path("metrics")
-LABELS = 10  # of every source of data
+_KEY = r"[a-z_][a-z0-9_.]*: "  # how a fault begins that is one of a key
 
 
 def validate(path: str | Path) -> parameters.Params:
-    """Reads a params file and checks it whole, the models' specs too. Raises `ParamsError`, a line a fault."""
+    """Reads a params file and checks it whole, the models' specs too. Raises `ParamsError`, a line a fault.
+
+    What only a folder of images that is not here could tell is not asked for: `check.py` does.
+    """
     tree = parameters.read_yaml(path)
     faults: list[str] = []
     loaded = None
@@ -39,37 +46,70 @@ def validate(path: str | Path) -> parameters.Params:
         loaded = parameters.parse(tree, path)
     except parameters.ParamsError as error:
         faults = list(error.faults)
-    faults += [f"{path}: {fault}" for fault in _model_faults(tree)]
+    description = _description(tree)
+    faults += [f"{path}: {fault}" for fault in _model_faults(tree, description)]
     if not faults and loaded is not None:
-        faults += [f"{path}: {fault}" for fault in _start_faults(loaded)]
+        faults += [f"{path}: {fault}" for fault in _start_faults(loaded, description)]
     if faults or loaded is None:
         raise parameters.ParamsError(faults)
     return loaded
 
 
-def _model_faults(tree: Any) -> Iterator[str]:
+def _description(tree: Any) -> Description | None:
+    """The data that a tree of params names; None where it names none, or where that cannot be read."""
+    from pydantic import ValidationError
+
+    from micronet.data.datasets import DataError, described
+
+    section = tree.get("data") if isinstance(tree, dict) else None
+    try:
+        return described(parameters.Data.model_validate(section))
+    except (ValidationError, DataError):
+        return None
+
+
+def suited(spec: dict[str, Any], data: Description | None) -> dict[str, Any]:
+    """The full spec of a model for the data, as far as that is known. Raises `SpecError`."""
+    import models
+
+    if data is None:
+        return models.normalise(spec)
+    return models.suited(spec, image=data.shape, classes=len(data.classes), runs=False)
+
+
+def model_faults(section: str, error: SpecError) -> list[str]:
+    """The faults of a section's model, each with its whole key."""
+    return [f"{section}.model{'.' if re.match(_KEY, fault) else ': '}{fault}" for fault in error.faults]
+
+
+def _model_faults(tree: Any, data: Description | None) -> Iterator[str]:
     """What is wrong with the models' specs, whatever else is."""
     import models
 
     for section in ("teacher", "student"):
         inner = tree.get(section) if isinstance(tree, dict) else None
         spec = inner.get("model") if isinstance(inner, dict) else None
-        if isinstance(spec, dict) and isinstance(spec.get("name"), str):
+        if isinstance(spec, dict) and (isinstance(spec.get("name"), str) or isinstance(spec.get("file"), str)):
             try:
-                classes = models.normalise(spec).get("classes", LABELS)
+                full = suited(spec, data)
             except models.SpecError as error:
-                yield from (f"{section}.model.{fault}" for fault in error.faults)
+                yield from model_faults(section, error)
                 continue
-            if classes != LABELS:
-                yield f"{section}.model.classes: must be {LABELS}, the number of the data's labels (got {classes})"
+            if "file" in full and not full["file"].startswith("networks/"):
+                place = shown(full["file"], 100)
+                yield (
+                    f"{section}.model.file: must lie in networks/, where dvc repro sees its changes (got {place}); "
+                    f"cp {place} networks/ would do"
+                )
 
 
-def _start_faults(params: parameters.Params) -> Iterator[str]:
+def _start_faults(params: parameters.Params, data: Description | None) -> Iterator[str]:
     """Why distillation cannot start as it is asked to."""
     import models
 
     if params.distill.start_from == "teacher":
-        if not models.narrows(params.student.model.spec(), params.teacher.model.spec()):
+        student, teacher = (suited(section.model.spec(), data) for section in (params.student, params.teacher))
+        if not models.narrows(student, teacher):
             needed = "teacher needs a student.model that is teacher.model, or a convnet of the same that is narrower"
             yield f"distill.start_from: {needed}"
 
@@ -123,5 +163,5 @@ def commit() -> str | None:
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     head = git("rev-parse", "--short=12", "HEAD")
-    changed = git("status", "--porcelain", "--", "stages", "models", "micronet", "dvc.yaml", "params.yaml")
+    changed = git("status", "--porcelain", "--", "stages", "models", "networks", "micronet", "dvc.yaml", "params.yaml")
     return f"{head}-dirty" if head and changed else head

@@ -7,88 +7,113 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from common import LABELS
-from train_student import started
+from common import model_faults
 
 import models
 from micronet.compress.quantization import prepare
-from micronet.errors import MicronetError, shown
+from micronet.data.arrays import Description
+from micronet.data.datasets import described
+from micronet.errors import MicronetError
 from micronet.packed.packing import rehearse
-from micronet.params import Params
+from micronet.params import Params, Student, Teacher
 from micronet.scoring.counting import operations
+from micronet.training.hardware import Machine
+from micronet.training.starts import StartError, started
+from micronet.training.trial import check_network, class_count
+from models import own
 
 if TYPE_CHECKING:
     from torch import nn
 
-IMAGE = (3, 32, 32)
 OF_THE_STUDENT = ("student", "distill", "prune", "retrain", "quantize")  # sections that train the student
 
 
 def inconsistencies(params: Params) -> list[str]:
-    """A line a fault, `key.path: reason`; none for params that every stage can work with."""
+    """A line a fault, `key.path: reason`; none for params that every stage can work with.
+
+    Raises:
+        DataError: the folder of images that they name cannot be read.
+    """
+    data = described(params.data)
     faults: list[str] = []
     if params.engine.device == "cuda" and not torch.cuda.is_available():
         faults.append("engine.device: cuda needs a GPU, and torch sees none here; cpu or auto would work")
     networks = {}
     for section in ("teacher", "student"):
-        with _told(f"{section}.model", faults):
-            networks[section] = _network(getattr(params, section).model.spec())
-    faults += _batches_of_one(params, networks)
-    with _told("quantize.method", faults):
+        with _told(f"{section}.model", faults, data):
+            networks[section] = _network(getattr(params, section), data)
+    faults += _batches_of_one(params, networks, data)
+    with _told("quantize.method", faults, data):
         if "student" in networks:
-            rehearse(prepare(networks["student"], params.quantize), params.quantize)
-    with _told("student.start.file", faults):
-        if params.student.start:
-            started(params.student.start, params.student.model.spec())
+            rehearse(prepare(networks["student"], params.quantize, data.shape), params.quantize)
+    for section in networks:
+        with _told(f"{section}.start", faults, data):
+            if start := getattr(params, section).start:
+                started(start, networks[section].spec, section)
     return faults
 
 
 @contextmanager
-def _told(key: str, faults: list[str]) -> Iterator[None]:
-    """Makes what goes wrong within a fault of that key. A family of the user's own can raise whatever it likes."""
+def _told(key: str, faults: list[str], data: Description) -> Iterator[None]:
+    """Makes what goes wrong within a fault of that key. A network of the user's own can raise whatever it likes."""
     try:
         yield
+    except models.SpecError as error:
+        faults += model_faults(key.split(".")[0], error)
+    except StartError as error:
+        faults += [f"{key}.file: {fault}" for fault in error.faults]
     except MicronetError as error:
         said = str(error)
         faults.append(said if said.startswith(f"{key.split('.')[0]}.") else f"{key}: {said}")
     except Exception as error:
-        said = shown(f"{type(error).__name__}: {' '.join(str(error).split())}", 200)
-        faults.append(f"{key}: does not work on {IMAGE[1]} x {IMAGE[2]} images: {said}")
+        _, height, width = data.shape
+        faults.append(f"{key}: does not work on {height} x {width} images: {own.reason(error)}")
 
 
-def _network(spec: dict) -> nn.Module:
+def _network(section: Teacher | Student, data: Description) -> Any:
     """The network, with zeros for weights: a quantizer finds its step for those at once. It runs and has a price.
 
     Not on the meta device, where torch loads its compiler, for two seconds, before it runs a ReLU.
     """
-    network = models.build(spec).eval()
+    classes = len(data.classes)
+    network: Any = models.build(models.suited(section.model.spec(), image=data.shape, classes=classes)).eval()
+    if own.is_own(network.spec) and section.train.epochs:
+        _learns(network, data)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-        shape = tuple(network(torch.zeros(1, *IMAGE)).shape)
-    if shape != (1, LABELS):
-        raise models.SpecError(f"gives {shape} for an image, {(1, LABELS)} would work")
-    operations(network)
+        logits = network(torch.zeros(1, *data.shape))
+    got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+    if got != (1, classes):
+        raise models.SpecError(f"gives {got} for an image, {(1, classes)} would work")
+    operations(network, data.shape)
     return network
 
 
-def _batches_of_one(params: Params, networks: dict[str, nn.Module]) -> Iterator[str]:
+def _learns(network: nn.Module, data: Description) -> None:
+    """Makes sure that a network can take a step of training. Raises `TrainingError`, `WeightsError`."""
+    check_network(network)
+    images = torch.zeros(2, *data.shape, dtype=torch.uint8)
+    class_count(network, images, Machine(torch.device("cpu"), autocast=False, channels_last=False), batch_size=2)
+
+
+def _batches_of_one(params: Params, networks: dict[str, nn.Module], data: Description) -> Iterator[str]:
     """Faults of sections that train a network on one image at a time which cannot: a norm has one value to average."""
     for section in ("teacher", *OF_THE_STUDENT):
         train, name = getattr(params, section).train, "teacher" if section == "teacher" else "student"
-        if train.batch_size == 1 and train.epochs and name in networks and not _trains_on_one(networks[name]):
+        if train.batch_size == 1 and train.epochs and name in networks and not _trains_on_one(networks[name], data):
             yield f"{section}.train.batch_size: must be >= 2, a batch norm of {name}.model sees a 1 x 1 map (got 1)"
 
 
-def _trains_on_one(network: nn.Module) -> bool:
+def _trains_on_one(network: nn.Module, data: Description) -> bool:
     """Whether a batch of one image can be normalised everywhere."""
     network.train()
     try:
         with torch.no_grad():
-            network(torch.zeros(1, *IMAGE))
+            network(torch.zeros(1, *data.shape))
     except ValueError:
         return False
     finally:

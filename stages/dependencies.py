@@ -42,7 +42,7 @@ PRESENTATION = {
 STUDY_PRESENTATION = PRESENTATION | {"micronet/training/reporting.py", "studies/plan.py", "studies/sources.py"}
 
 
-def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: Path = ROOT) -> dict[str, str]:
+def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: Path | None = None) -> dict[str, str]:
     """A digest of each file that decides what some files compute: of those and of what they import, directly or not.
 
     An import inside a function counts as well. What a module imports by a computed name is not seen: the families of
@@ -51,6 +51,7 @@ def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: 
     Args:
         starts: absolute paths, or relative to the root.
         without: paths from the root that neither count nor are followed.
+        root: this repository's where it is left out.
 
     Returns:
         `{path from the root: digest}`, sorted.
@@ -58,6 +59,7 @@ def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: 
     Raises:
         MicronetError: a file that is no Python, its name and line.
     """
+    root = root or ROOT
     found: dict[str, str] = {}
     waiting = [root / start for start in starts]
     while waiting:
@@ -82,10 +84,21 @@ def stage_digests(stage: str, params: Params) -> dict[str, str]:
 
 
 def families(*specs: dict[str, Any]) -> list[str]:
-    """The files of the architectures that these specs are of, each once. Raises `SpecError` as `models.build` does."""
-    import models
+    """The files of the architectures that these specs are of, each once; of a network of the user's own its own files.
 
-    return sorted({f"models/{models.normalise(spec)['name']}.py" for spec in specs})
+    Raises:
+        SpecError: as `models.normalise` does.
+    """
+    import models
+    from models import own
+
+    found: set[str] = set()
+    for spec in specs:
+        if own.is_own(spec):
+            found |= {path.relative_to(ROOT).as_posix() for path in own.files(spec)}
+        else:
+            found.add(f"models/{models.normalise(spec)['name']}.py")
+    return sorted(found)
 
 
 def digest(source: str) -> str:
@@ -167,8 +180,8 @@ def _modules(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-        assert node.level == 0, "relative imports are not followed; tests/test_house.py refuses them"
-        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if node.level == 0:  # tests/test_house.py refuses others here; in networks/ `families` follows them
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _files(module: str, root: Path) -> Iterator[Path]:

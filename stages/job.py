@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +15,7 @@ from common import CHECKPOINTS, MANIFEST, METRICS, commit, run
 from micronet import params as parameters
 
 if TYPE_CHECKING:
+    from micronet.data.arrays import Description
     from micronet.data.images import Split, SplitName
     from micronet.training.reporting import Reporter
 
@@ -38,6 +40,19 @@ class Job:
         from micronet.data.store import open_split
 
         return open_split(self.params.data, name, manifest_path=MANIFEST, report=self.reporter.say)
+
+    @cached_property
+    def data(self) -> Description:
+        """The shape of the images and the names of their classes."""
+        from micronet.data.datasets import described
+
+        return described(self.params.data)
+
+    def suited(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """The full spec of a model for this data. Raises `SpecError`."""
+        import models
+
+        return models.suited(spec, image=self.data.shape, classes=len(self.data.classes))
 
     def metrics(self, **values: Any) -> None:
         """Writes `metrics/STAGE.json`: flat, units in the keys."""

@@ -16,7 +16,7 @@ def work(job: TaughtJob) -> None:
     section = job.params.prune
     with job.resumable("prune", inputs=("teacher", "distilled")) as state:
         model = job.load("distilled").model().to(job.machine.device)
-        schedule = PruningSchedule(section, model)
+        schedule = PruningSchedule(section, model, job.data.shape)
         result = job.learn(model, section, state=state, constraint=schedule)
         zeros = zeros_wanted(section.amount, count_zeros(model)[1])
         job.save("pruned", model, result, "teacher", "student", "distill", "prune", zeros=zeros)

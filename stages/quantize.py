@@ -15,6 +15,8 @@ def work(job: TaughtJob) -> None:
 
     section, path = job.params.quantize, CHECKPOINTS / "quantized.safetensors"
     sections = ("teacher", "student", "distill", "prune", "retrain", "quantize")
+    image = job.params.data.image
+    fit = {"image_fit": image.fit} if image else {}  # micronet.predict brings pictures to their size in the same way
     with job.resumable("quantize", inputs=("teacher", "retrained")) as state:
         found = quantize(
             job.load("retrained").model(),
@@ -25,7 +27,8 @@ def work(job: TaughtJob) -> None:
             machine=lambda: job.machine,
             seed=job.seed,
             path=path,
-            metadata={"params_digest": job.params_digest(*sections)},
+            class_names=job.data.classes,
+            metadata={"params_digest": job.params_digest(*sections), **fit},
             evaluation_batch_size=job.params.engine.evaluation_batch_size,
         )
         packed, accuracy = found.packed, found.validation_accuracy_percent

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
 
@@ -17,13 +17,28 @@ from job import Job
 
 from micronet.errors import shown
 
+if TYPE_CHECKING:
+    from micronet.data.images import Split
+    from micronet.scoring.references import References
+
 PACKED = CHECKPOINTS / "quantized.safetensors"
 PATH_STAGES = ("teacher", "student", "distilled", "pruned", "retrained")
 MAKE = "python stages/score.py"
 SCORE, PATH = METRICS / "score.json", METRICS / "path.csv"
 
 
-def unpacked_row(job: Job, name: str, test: Any) -> dict[str, Any]:
+def references_of(job: Job) -> References:
+    """What the scores are relative to: what params say, what is usual for the data, or the teacher in 16 bits."""
+    import models
+    from micronet.scoring.references import references
+
+    def teacher() -> Any:
+        return models.build(job.suited(job.params.teacher.model.spec()))
+
+    return references(job.params.data.source, job.params.score.reference, teacher, job.data.shape)
+
+
+def unpacked_row(job: Job, name: str, test: Split, references: References) -> dict[str, Any]:
     """One checkpoint of the path, in float; its price is that of 16-bit weights."""
     from micronet.scoring.challenge import challenge_score
     from micronet.scoring.counting import operations
@@ -35,7 +50,7 @@ def unpacked_row(job: Job, name: str, test: Any) -> dict[str, Any]:
     from micronet.training.weights import count_nonzero
 
     model = load(CHECKPOINTS / f"{name}.safetensors").model()
-    ops = operations(model, weight_bits=16)
+    ops = operations(model, job.data.shape, weight_bits=16)
     accuracy = None
     if job.params.score.measure_path:
         _, accuracy = evaluate(model, test, machine(job.params.engine).exact(), job.params.score.batch_size)
@@ -44,8 +59,8 @@ def unpacked_row(job: Job, name: str, test: Any) -> dict[str, Any]:
         "test_accuracy_percent": accuracy,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "nonzero_parameters": count_nonzero(model),
-        "deck_score": deck_score(ops).score,
-        "challenge_score": challenge_score(ops).score,
+        "deck_score": deck_score(ops, reference=references.deck).score,
+        "challenge_score": challenge_score(ops, reference=references.challenge).score,
         "macs": macs(ops),
     }
 
@@ -97,18 +112,26 @@ def read_score() -> dict[str, Any]:
     return score
 
 
-def show(rows: list[dict[str, Any]], score: dict[str, Any], images: int) -> None:
+def show(rows: list[dict[str, Any]], score: dict[str, Any], test: Split, references: References) -> None:
     """The table of the path, and what was measured, on stdout."""
-    from micronet.scoring.tables import print_lines, score_table
+    from micronet.scoring.tables import class_table, print_lines, score_table
     from micronet.scoring.tables import show as show_table
 
-    show_table(score_table(rows))
+    show_table(score_table(rows, references))
+    if "class_accuracy_percent" in score:
+        counts = test.labels.bincount(minlength=len(test.classes)).tolist()
+        show_table(class_table(score["class_accuracy_percent"], dict(zip(test.classes, counts, strict=True))))
+    images = len(test)
     packed, accuracy = score["packed"], score["test_accuracy_percent"]
     challenge, deck = score["challenge"]["score"], score["deck"]["score"]
     lines = [
         f"{accuracy:.2f} % of {images:,} test images, measured now on {PACKED} read back",
         f"MicroNet score {challenge:.4f} under challenge rules, {deck:.4f} under deck rules",
     ]
+    if "balanced_accuracy_percent" in score:
+        lines.append(f"{score['balanced_accuracy_percent']:.2f} % is the mean of the classes, the balanced accuracy")
+    if "reference" in score:
+        lines.append(f"scores are relative to {references.name}")
     if score["flipped_images_percent"]:
         flipped = score["flipped_images_percent"]
         lines.append(f"{flipped:.2f} % of the images were seen mirrored too; both passes are charged")
@@ -132,18 +155,19 @@ def work(job: Job) -> int:
     claimed, path = (read_score(), read_path()) if job.flags.check else ({}, [])
     model = load_packed(PACKED)
     test = job.split("test")
-    score = measure(PACKED, model, test, job.params.score.batch_size)
+    references = references_of(job)
+    score = measure(PACKED, model, test, job.params.score.batch_size, references)
     if job.flags.check:
         lines = differences(claimed, score)
         for line in lines:
             print(f"{SCORE}: {shown(line)}", file=sys.stderr)
-        show(path[:-1] + [packed_row(model, score)], score, len(test))
+        show(path[:-1] + [packed_row(model, score)], score, test, references)
         return 1 if lines else 0
-    rows = [unpacked_row(job, name, test) for name in PATH_STAGES] + [packed_row(model, score)]
+    rows = [unpacked_row(job, name, test, references) for name in PATH_STAGES] + [packed_row(model, score)]
     write_json(SCORE, score)
     write_csv(PATH, list(rows[0]), rows)
     job.record_run(params_digest=job.params_digest("score"))
-    show(rows, score, len(test))
+    show(rows, score, test, references)
     return 0
 
 

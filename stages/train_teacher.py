@@ -1,4 +1,7 @@
-"""Trains the teacher, the large model whose answers the student learns."""
+"""Trains the teacher, the large model whose answers the student learns.
+
+With `teacher.start` it goes on from given weights instead of from random ones; `epochs: 0` takes them as they are.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,9 @@ from trainer import TrainingJob
 
 
 def work(job: TrainingJob) -> None:
-    section = job.params.teacher
     with job.resumable("teacher") as state:
-        model = job.new_model(section.model.spec())
-        result = job.train(model, section.train, state=state)
+        model = job.model("teacher")
+        result = job.train(model, job.params.teacher.train, state=state)
         job.save("teacher", model, result, "teacher")
 
 

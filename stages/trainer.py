@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from common import CHECKPOINTS, MANIFEST, METRICS
+from common import CHECKPOINTS, MANIFEST, METRICS, model_faults
 from dependencies import stage_digests
 from job import Job
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from micronet.training.sampling import Sampler
     from micronet.training.state import ResumeState
 
+Network = Literal["teacher", "student"]
 STATE = Path("run")
 FIT_IMAGES = 5000  # training images that a model may set itself from before it trains
 
@@ -45,6 +46,23 @@ class TrainingJob(Job):
     def seed(self) -> int:
         """A seed of this stage's own, so that two stages do not see the images in the same order."""
         return zlib.crc32(f"{self.params.seed} {self.stage}".encode())
+
+    def model(self, name: Network) -> nn.Module:
+        """The teacher or the student before it trains: with random weights, or those of its start.
+
+        Raises:
+            ParamsError: it cannot be built.
+            StartError: the weights of its start are not there or do not fit.
+        """
+        from micronet.training.starts import started
+        from models import SpecError
+
+        section = getattr(self.params, name)
+        try:
+            spec = self.suited(section.model.spec())
+            return started(section.start, spec, name) if section.start else self.new_model(spec)
+        except SpecError as error:
+            raise parameters.ParamsError(model_faults(name, error)) from None
 
     def new_model(self, spec: dict[str, Any]) -> nn.Module:
         """A model with random weights, the same for the same seed."""

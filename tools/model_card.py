@@ -67,13 +67,14 @@ def accuracies(model: PackedModule, test: Split, batch_size: int) -> dict[str, A
     from micronet.scoring.measurement import class_accuracies, predictions
 
     predicted = predictions(model, test, batch_size)
-    correct, by_class = int((predicted == test.labels).sum()), class_accuracies(predicted, test.labels)
+    correct, by_class = int((predicted == test.labels).sum()), class_accuracies(predicted, test.labels, test.classes)
+    known = {name: accuracy for name, accuracy in by_class.items() if accuracy is not None}
     return {
         "correct": correct,
         "interval": wilson(correct, len(test)),
         "by_class": by_class,
-        "worst": min(by_class, key=lambda name: by_class[name]),
-        "best": max(by_class, key=lambda name: by_class[name]),
+        "worst": min(known, key=lambda name: known[name]),
+        "best": max(known, key=lambda name: known[name]),
     }
 
 

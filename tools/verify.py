@@ -27,6 +27,7 @@ from _tool import (
     open_split,
     parameters,
     read_json,
+    references_of,
     training_digest,
 )
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from micronet.data.images import Split
     from micronet.packed.module import PackedModule
     from micronet.scoring.records import Operation
+    from micronet.scoring.references import References
 
 CLAIMS = METRICS / "score.json"
 
@@ -93,7 +95,11 @@ class Subject:
         """What score.json would hold."""
         from micronet.scoring.measurement import measure
 
-        return measure(self.path, self.model, self.test, self.params.score.batch_size)
+        return measure(self.path, self.model, self.test, self.params.score.batch_size, self.references)
+
+    @cached_property
+    def references(self) -> References:
+        return references_of(self.params)
 
 
 def open_subject(arguments: argparse.Namespace) -> Subject:
@@ -126,6 +132,7 @@ def check_structure(subject: Subject) -> Iterator[Finding]:
         raise ToolError(f"{said}: names no architecture, so its operations cannot be compared with one")
     try:
         for spec in packed.specs:
+            models.check_known(spec)
             models.check(spec)
     except models.SpecError as error:
         raise ToolError(f"{said}: names an architecture that cannot be built: {shown(error, SHOWN)}") from None
@@ -136,7 +143,7 @@ def check_storage(subject: Subject) -> Iterator[Finding]:
     from micronet.scoring.challenge import challenge_score
 
     packed, ops = subject.model.packed, subject.operations
-    price = challenge_score(ops, [1.0] * len(packed.networks))
+    price = challenge_score(ops, [1.0] * len(packed.networks), subject.references.challenge)
     stored = sum(op.storage_bits for op in ops if op.rules != "deck")
     text = f"{stored:,} bits in {len(ops)} operations are all of the payload's"
     yield same("storage_bits", stored, packed.payload_bits, text)
@@ -203,7 +210,7 @@ def check_counts(claimed: dict[str, Counts], measured: dict[str, Counts], images
 
 
 def check_logits(model: PackedModule, images: np.ndarray, strict: list[np.ndarray]) -> Finding:
-    """Logits of numpy and torch, and those of the reference's exact run. `images`: (N, 3, 32, 32) uint8.
+    """Logits of numpy and torch, and those of the reference's exact run. `images`: (N, C, H, W) uint8.
 
     Args:
         strict: the exact logits of each network, of the first images.
@@ -280,7 +287,7 @@ def print_measured(subject: Subject) -> None:
     measured, test = subject.measured, subject.test
     dataset = shown(read_json(MANIFEST, "python stages/prepare_data.py").get("dataset"), SHOWN)
     taken = passes(subject.model, test, subject.params.score.batch_size)
-    show(layer_table(subject.operations, str(subject.path), taken), wraps=True)
+    show(layer_table(subject.operations, str(subject.path), taken, subject.references), wraps=True)
     if len(taken) > 1:
         cascade = measured["cascade"]
         rows = zip(cascade["images_percent"], cascade["alone_test_accuracy_percent"], strict=True)
@@ -296,6 +303,8 @@ def print_measured(subject: Subject) -> None:
             f"{rules + ' score':<15} {part['score']:.6f} = {part[f'score_{kind}']:.6f} operations ({part[kind]:,.0f}) "
             f"+ {part['score_params']:.6f} parameters ({part['params']:,.0f})"
         )
+    if "reference" in measured:
+        print(f"relative to     {subject.references.name}")
     print(f"sha256          {measured['packed']['sha256']}")
 
 

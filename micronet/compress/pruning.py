@@ -132,7 +132,12 @@ def reachable(model: nn.Module, amount: float, layer_floor: float) -> None:
 
 
 def global_masks(
-    model: nn.Module, amount: float, *, layer_floor: float = 0.0, cost_exponent: float = 0.0
+    model: nn.Module,
+    amount: float,
+    *,
+    layer_floor: float = 0.0,
+    cost_exponent: float = 0.0,
+    image: tuple[int, int, int] = (3, 32, 32),
 ) -> dict[str, Tensor]:
     """The masks (True: kept) that zero the smallest weights of the whole network, by absolute value (L1).
 
@@ -143,13 +148,16 @@ def global_masks(
     Exactly `zeros_wanted(amount, all prunable weights)` weights are masked; ties go by position. Every layer keeps
     at least `layer_floor` of its weights, the largest, and at least one.
 
+    Args:
+        image: (C, H, W).
+
     Raises:
         PruningError: the floor leaves fewer weights to prune than the amount asks for, or a weight is not finite.
         WeightsError: the weights are not plain (see `micronet.training.weights.plain_weights`).
     """
     reachable(model, amount, layer_floor)
     layers = prunable(model)
-    uses = positions(model) if cost_exponent else {}
+    uses = positions(model, image) if cost_exponent else {}
     scores, protected = [], []
     for name, module in layers:
         score = module.weight.detach().abs().flatten().float()
@@ -211,14 +219,17 @@ class PruningSchedule:
     With `feedback` the gradient is that of the masked network, but the optimizer moves the weights behind the mask.
     """
 
-    def __init__(self, config: Prune, model: nn.Module):
+    def __init__(self, config: Prune, model: nn.Module, image: tuple[int, int, int] = (3, 32, 32)):
         """Prunes `model` as far as the method does before the first step.
+
+        Args:
+            image: (C, H, W) of what the model sees.
 
         Raises:
             PruningError: the amount cannot be reached, said before anything is trained.
         """
         reachable(model, config.amount, config.layer_floor)
-        self.config, self.method = config, METHODS[config.method]
+        self.config, self.method, self.image = config, METHODS[config.method], image
         self.masks: dict[str, Tensor] = {}
         self.hidden: dict[str, Tensor] = {}  # the weights behind the mask
         self.amount = 0.0
@@ -231,8 +242,8 @@ class PruningSchedule:
 
     def _renew(self, model: nn.Module, amount: float) -> None:
         self.amount = amount
-        config = self.config
-        self.masks = global_masks(model, amount, layer_floor=config.layer_floor, cost_exponent=config.cost_exponent)
+        floor, exponent = self.config.layer_floor, self.config.cost_exponent
+        self.masks = global_masks(model, amount, layer_floor=floor, cost_exponent=exponent, image=self.image)
         apply_masks(model, self.masks)
 
     @torch.no_grad()

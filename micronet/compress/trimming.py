@@ -45,7 +45,7 @@ def weight_prices(model: nn.Module, activation_bits: int) -> dict[str, float]:
     Its own code, of which a sign is left where the mask says that it is not 0 but -1 or 1, and one addition an output
     position.
     """
-    uses, prices = positions(model), {}
+    uses, prices = positions(model, getattr(model, "meta", {}).get("image", (3, 32, 32))), {}
     for name, module in prunable(model):
         quantizer = getattr(module, "quantizer", None)
         if isinstance(quantizer, LsqWeight) and module.weight.requires_grad:

@@ -29,10 +29,10 @@ FLOAT_ERROR = 1e-5  # of the size of a sum: what float32 makes of it in the netw
 HALF_ERROR = 2.0**-10  # of the size of a product: a weight and its gain are rounded to 11 bits each
 
 
-def made_up_images(count: int = IMAGES) -> Tensor:
-    """Noise, (count, 3, 32, 32) uint8, drawn without torch's own generator."""
+def made_up_images(image: tuple[int, int, int], count: int = IMAGES) -> Tensor:
+    """Noise, (count, C, H, W) uint8, drawn without torch's own generator."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator, device="cpu")
+    return torch.randint(0, 256, (count, *image), dtype=torch.uint8, generator=generator, device="cpu")
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def compare(
         prepared: on the CPU; it is looked at in eval mode, and stays in its own.
         made: the node of each step, and what one code of each channel is worth, (C,); steps in between have none.
         model: of one network, as it was read back.
-        images: (N, 3, 32, 32) uint8; the first ones are looked at.
+        images: (N, C, H, W) uint8; the first ones are looked at.
 
     Raises:
         PackError: names the first step whose values differ by more than its roundings explain.
@@ -65,17 +65,17 @@ def compare(
     rounded: dict[int, Tensor] = {}  # of steps in between, whose values the network does not have: what is explained
     for index, (step, runner) in enumerate(zip(model.steps, module.steps, strict=True)):
         given = [codes[value] for value in step.reads] if step.reads else [seen]
-        codes[index] = runner(*given)
-        got = codes[index]
-        if index not in made:
-            rounded[index] = _explained(runner, step, given, got.double()).expand(got.shape)
-            continue
-        node, worth = made[index]
-        each = torch.from_numpy(np.asarray(worth, np.float64)).reshape(-1, *(1,) * (got.dim() - 2))
-        wanted = real[node].double().reshape(got.shape) / each
-        explained = _explained(runner, step, given, wanted)
+        codes[index] = wanted = got = runner(*given)
+        if index in made:
+            node, worth = made[index]
+            each = torch.from_numpy(np.asarray(worth, np.float64)).reshape(-1, *(1,) * (got.dim() - 2))
+            wanted = real[node].double().reshape(got.shape) / each
+        explained = _explained(runner, step, given, wanted.double())
         if isinstance(step, Maximum) and step.inputs[0] in rounded:
-            explained = explained + F.max_pool2d(rounded[step.inputs[0]], step.kernel)
+            explained = explained + runner(rounded[step.inputs[0]])
+        if index not in made:
+            rounded[index] = explained.expand(got.shape)
+            continue
         _check(step, got.double(), wanted, explained)
         codes[index] = (wanted if module.in_floats else wanted.round()).to(got.dtype)
 

@@ -63,6 +63,8 @@ def join(models: Sequence[PackedModel]) -> bytes:
             raise PackError("a model in 16-bit floats has no integer logits to join")
         if (model.input_bits, model.classes) != (first.input_bits, first.classes):
             raise PackError("models that keep other bits of a pixel, or have other classes, cannot be joined")
+        if (model.image, model.class_names) != (first.image, first.class_names):
+            raise PackError("models of images of other shapes, or whose classes have other names, cannot be joined")
     steps: list[Step] = [first.steps[0]]
     for number, model in enumerate(models, 1):
         # The input is shared; what follows it moves behind the networks before.
@@ -72,7 +74,7 @@ def join(models: Sequence[PackedModel]) -> bytes:
         steps += [*moved[:-1], chosen(moved[-1], None if last else Choice(margin=1, bits=1, logit_shift=0))]
     specs = [model.spec for model in models]
     spec = None if None in specs else {"name": CASCADE, "networks": specs}
-    return encode(steps, spec, "integer", {})
+    return encode(steps, spec, "integer", {}, class_names=first.class_names)
 
 
 def _moved(step: Step, offset: int, name: str) -> Step:
@@ -93,7 +95,7 @@ class Cascade:
 
     Args:
         models: from the one that sees all images to the last.
-        images: (N, 3, 32, 32) uint8, not those of the test set.
+        images: (N, C, H, W) uint8, not those of the test set.
         labels: (N,) int64.
 
     Raises:
@@ -168,7 +170,8 @@ class Cascade:
         for end, margin, shift in zip(ends, tuning.margins, (*tuning.logit_shifts, None), strict=True):
             choice = Choice(margin=margin, bits=int(bit_length(margin)), logit_shift=shift)
             steps[end] = chosen(steps[end], choice if margin else None)
-        data = encode(steps, self.model.spec, "integer", dict(metadata or {}))
+        texts, names = dict(metadata or {}), self.model.class_names
+        data = encode(steps, self.model.spec, "integer", texts, class_names=names)
         model = decode(data)
         write_atomically(path, data)
         return model

@@ -23,13 +23,16 @@ from typing import Any
 
 import numpy as np
 
+from micronet.data.datasets import CLASSES
 from micronet.errors import shown
 from micronet.packed import checks
 from micronet.packed.bits import Reader
 from micronet.packed.errors import PackedFileError
 from micronet.packed.limits import (
+    MOST_CLASS_NAME,
     MOST_FILE_BYTES,
     MOST_HEADER_BYTES,
+    MOST_LOGIT_SCALE,
     MOST_STEPS,
     MOST_SUM,
     MOST_TABLE_BEYOND_FILE,
@@ -42,6 +45,8 @@ from micronet.packed.steps.outline import Plan
 
 VERSION = 3  # of a file of one network, and of how its operations are counted
 CASCADE_VERSION = 4  # of a file of several
+GENERAL_VERSION = 5  # of a file that says what the two before cannot: other images, classes, operations
+KNOWN = (VERSION, CASCADE_VERSION, GENERAL_VERSION)
 PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how files of torch.save begin
 MOST_NAME = 200  # characters of a step's name
 SHOWN_PATH = 100  # characters of a path in a message
@@ -52,13 +57,40 @@ def _digest(header: dict[str, Any], payload: bytes) -> str:
     return hashlib.sha256(body.encode() + b"\n" + payload).hexdigest()
 
 
-def encode(steps: Sequence[Step], spec: dict[str, Any] | None, arithmetic: str, metadata: dict[str, str]) -> bytes:
+def stored_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes as a file holds them: what is not printable is escaped, the middle of a long one cut."""
+    return tuple(shown(name, MOST_CLASS_NAME) for name in names)
+
+
+def implied_names(classes: int) -> tuple[str, ...]:
+    """The names of the classes of a file that has none: those of versions 3 and 4 were only ever made of CIFAR-10."""
+    return CLASSES if classes == len(CLASSES) else ()
+
+
+def encode(
+    steps: Sequence[Step],
+    spec: dict[str, Any] | None,
+    arithmetic: str,
+    metadata: dict[str, str],
+    *,
+    class_names: Sequence[str] = (),
+    logit_scale: float | None = None,
+) -> bytes:
     """The file's bytes; the same input gives the same bytes.
+
+    The oldest version that can say it is written: 3 for a network, 4 for several, of 32 x 32 images in three colours,
+    with CIFAR-10's classes or without names, and with the operations of these versions; they hold no scale.
 
     Args:
         arithmetic: integer, half.
         metadata: texts about the model's making.
+        class_names: in the order of the logits; none where they are not known.
+        logit_scale: what one unit of a logit is worth; None where nobody knows it.
     """
+    names = stored_names(class_names)
+    version = CASCADE_VERSION if len(networks(steps)) > 1 else VERSION
+    if max(step.since(steps) for step in steps) > VERSION or names not in ((), implied_names(steps[-1].shape[0])):
+        version = GENERAL_VERSION
     bits: list[np.ndarray] = []
     rows, at = [], 0
     for step in steps:
@@ -67,10 +99,14 @@ def encode(steps: Sequence[Step], spec: dict[str, Any] | None, arithmetic: str, 
         bits += fields
         at += sum(len(values) for values in fields)
     payload = np.packbits(np.concatenate(bits), bitorder="little").tobytes()
-    table = json.dumps({"arithmetic": arithmetic, "bits": at, "steps": rows}, separators=(",", ":"))
+    content: dict[str, Any] = {"arithmetic": arithmetic, "bits": at, "steps": rows}
+    if version == GENERAL_VERSION:
+        content |= {"classes": list(names)} if names else {}
+        content |= {"logit_scale": float(logit_scale)} if logit_scale is not None else {}
+    table = json.dumps(content, separators=(",", ":"))
     header: dict[str, Any] = {
         "format": "micronet-packed",
-        "version": CASCADE_VERSION if len(networks(steps)) > 1 else VERSION,
+        "version": version,
         "model": spec,
         "table": base64.b85encode(zlib.compress(table.encode(), 9)).decode(),
         "made": metadata,
@@ -131,8 +167,8 @@ def _open(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
         raise PackedFileError(
             "is a checkpoint of plain weights, not a packed model; `python stages/quantize.py` makes those"
         )
-    if header.get("version") not in (VERSION, CASCADE_VERSION) or type(header["version"]) is not int:
-        known = f"{VERSION} and {CASCADE_VERSION}"
+    if header.get("version") not in KNOWN or type(header["version"]) is not int:
+        known = f"{KNOWN[0]} to {KNOWN[-1]}"
         raise PackedFileError(f"has version {checks.shown(header.get('version'))}, this code reads {known}")
     payload = np.frombuffer(memoryview(data)[8 + length :], np.uint8)
     size = len(payload)
@@ -172,9 +208,13 @@ def _table(header: dict[str, Any], file_bytes: int) -> dict[str, Any]:
 
 def _check_networks(steps: list[Step], header: dict[str, Any]) -> None:
     """Checks what the networks of a file have to have in common, and that no sum of their logits can overflow."""
-    last = ends(steps)
-    if (len(last) > 1) != (header["version"] == CASCADE_VERSION):
-        raise PackedFileError(f"has {len(last)} networks, which version {header['version']} does not hold")
+    last, version = ends(steps), header["version"]
+    if version != GENERAL_VERSION and (len(last) > 1) != (version == CASCADE_VERSION):
+        raise PackedFileError(f"has {len(last)} networks, which version {version} does not hold")
+    newer = next((step for step in steps if step.since(steps) > version), None)
+    if newer is not None:
+        what = f"its {newer.op} {checks.shown(newer.name)}"
+        raise PackedFileError(f"{what} is of version {newer.since(steps)} of the format, the file says {version}")
     if len({end.shape for end in last}) > 1:
         raise PackedFileError("its networks have different numbers of classes")
     if len(last) > 1 and max(reaches(*edges) for edges in logit_ranges(steps)) >= MOST_SUM:
@@ -188,6 +228,31 @@ def _check_networks(steps: list[Step], header: dict[str, Any]) -> None:
         raise PackedFileError("its model spec does not name its networks")
     if len(named) != len(last) or (len(last) > 1) != several:
         raise PackedFileError(f"its model spec names {len(named)} networks, it has {len(last)}")
+
+
+def _class_names(table: dict[str, Any], version: int, classes: int) -> tuple[str, ...]:
+    """The names of the classes. Raises `PackedFileError`."""
+    if version != GENERAL_VERSION:
+        return implied_names(classes)
+    names = table.get("classes", [])
+    if not isinstance(names, list) or len(names) not in (0, classes):
+        said = len(names) if isinstance(names, list) else checks.shown(names)
+        raise PackedFileError(f"classes: must be {classes} names, one a logit, or none (got {said})")
+    for name in names:
+        if not isinstance(name, str) or not 1 <= len(name) <= MOST_CLASS_NAME or not name.isprintable():
+            most = f"a text of 1 to {MOST_CLASS_NAME} printable characters"
+            raise PackedFileError(f"classes: a name must be {most} (got {checks.shown(name)})")
+    return tuple(names)
+
+
+def _logit_scale(table: dict[str, Any], version: int) -> float | None:
+    """What one unit of a logit is worth. Raises `PackedFileError`."""
+    scale = table.get("logit_scale") if version == GENERAL_VERSION else None
+    if scale is None:
+        return None
+    if type(scale) not in (int, float) or not 1 / MOST_LOGIT_SCALE <= scale <= MOST_LOGIT_SCALE:
+        raise PackedFileError(f"logit_scale: must be a number above 0 (got {checks.shown(scale)})")
+    return float(scale)
 
 
 def decode(data: bytes) -> PackedModel:
@@ -223,6 +288,8 @@ def decode(data: bytes) -> PackedModel:
         payload_bits=reader.end,
         file_bytes=len(data),
         peak=plan.peak,
+        class_names=_class_names(table, header["version"], steps[-1].shape[0]),
+        logit_scale=_logit_scale(table, header["version"]),
     )
 
 

@@ -7,7 +7,7 @@ of the steps alone, before a weight is read or a map is made.
 
 from __future__ import annotations
 
-IMAGE = (3, 32, 32)
+IMAGE = (3, 32, 32)  # of the input whose row states no other shape
 EXACT_FLOAT32 = 1 << 24  # float32 holds every whole number below
 MOST_SUM = 1 << 31  # no accumulator reaches it
 MOST_REQUANTIZED = 1 << 52  # no requantization reaches it, so that float64 holds it exactly
@@ -25,7 +25,9 @@ MOST_DEPTH = 32  # of lists and objects in one another; a cascade's spec has 4
 MOST_STEPS = 4096
 MOST_NETWORKS = 16  # every one after the first is for the few images that are left
 MOST_CLASSES = 1 << 15  # ImageNet-21k has 21,841
-MOST_SIDE = 1024  # kernel, stride, padding
+MOST_SIDE = 1024  # kernel, stride, padding; of the image: channels, height, width
+MOST_CLASS_NAME = 255  # characters: what a file system lets a folder be called
+MOST_LOGIT_SCALE = 1e30  # and one over it: no product with a logit overflows
 
 # Of one image
 MOST_WEIGHTS = 1 << 26  # six ResNet-18; half a gigabyte in the floats that compute with them

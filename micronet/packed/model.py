@@ -26,6 +26,13 @@ class PackedModel:
     payload_bits: int
     file_bytes: int
     peak: int  # numbers that computing one image holds at most at one time
+    class_names: tuple[str, ...] = ()  # in the order of the logits; foreign text: `errors.shown` before anybody sees it
+    logit_scale: float | None = None  # what one unit of a logit is worth; None: the file does not say
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that it takes."""
+        return self.steps[0].shape
 
     @property
     def classes(self) -> int:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from micronet.data.images import normalise
 from micronet.errors import MicronetError, shown
 from micronet.packed.file import read
-from micronet.packed.limits import IMAGE
 from micronet.packed.margins import margin_of, margins
 from micronet.packed.model import PackedModel, joined, shifts
 from micronet.packed.runners import runner
@@ -34,7 +33,7 @@ class InputError(MicronetError):
 
 
 class PackedModule(nn.Module):
-    """A packed model as a module: normalised images (N, 3, 32, 32) -> logits (N, classes).
+    """A packed model as a module: normalised images (N, C, H, W) -> logits (N, classes).
 
     Images are floats, on the device of the module, and finite; `micronet.data.images.normalise` makes them of pixels.
     Whatever else is given is an `InputError`.
@@ -105,8 +104,9 @@ class PackedModule(nn.Module):
         """Raises `InputError`: no images that the networks can take."""
         if not isinstance(images, Tensor):
             raise InputError(f"a packed model takes a tensor of images, got a {type(images).__name__}")
-        if images.dim() != 4 or tuple(images.shape[1:]) != IMAGE:
-            raise InputError(f"a packed model takes images of (N, 3, 32, 32), got {shown(tuple(images.shape))}")
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.packed.image:
+            wanted = "({}, {}, {}, {})".format("N", *self.packed.image)
+            raise InputError(f"this packed model takes images of {wanted}, got {shown(tuple(images.shape))}")
         if not images.is_floating_point():
             raise InputError(
                 f"a packed model takes normalised images in floats, got {images.dtype}; "
@@ -137,7 +137,7 @@ def flip_margin(module: PackedModule, images: Tensor, share: float) -> int:
 
     Args:
         module: on the CPU, of two classes or more.
-        images: (N, 3, 32, 32) uint8, N > 0, not those of the test set. They are seen once, as they are.
+        images: (N, C, H, W) uint8, N > 0, not those of the test set. They are seen once, as they are.
         share: above 0, below 1; at least one image is below the margin.
 
     Raises:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -48,6 +49,7 @@ def quantize(
     seed: int,
     path: Path | None = None,
     metadata: Mapping[str, str] | None = None,
+    class_names: Sequence[str] = (),
     batch_norm_images: int = BATCH_NORM_IMAGES,
     evaluation_batch_size: int = 500,
 ) -> Quantized:
@@ -55,13 +57,14 @@ def quantize(
 
     Args:
         model: trained; its zeros stay zero. It is moved to the CPU.
-        images: of the training split, (N, 3, 32, 32) uint8: the first ones set the steps of the activations and, after
+        images: of the training split, (N, C, H, W) uint8: the first ones set the steps of the activations and, after
             the training, the statistics of the batch norms.
         train: trains the prepared network, in place, under a constraint.
         machine: where the file is measured. Asked for after the training only, as making one may set torch's threads,
             on which the last bits of a calibration depend.
         seed: of the crops that the batch norms see.
         path: where the packed file is kept, with its accuracy and `metadata` under its digest; None: nowhere.
+        class_names: in the order of the logits; the packed file holds them.
         batch_norm_images: of these so many are used; none when nothing was trained.
 
     Raises:
@@ -69,7 +72,8 @@ def quantize(
         TrimmingError: see `Trimming`.
     """
     model = model.cpu()  # the images that calibrate it are there
-    prepared = prepare(model, section)
+    channels, height, width = images.shape[1:]
+    prepared = prepare(model, section, (channels, height, width))
     constraint = Trimming(model, prepared, section) if section.trim else FixedMask(model)
     calibrate(prepared, images[: section.calibration_images])
     rehearse(prepared, section)
@@ -77,13 +81,15 @@ def quantize(
     prepared = prepared.cpu()
     if section.train.epochs:
         recalibrate_batch_norm(prepared, training_batches(images[:batch_norm_images], section.train.augment, seed))
+    told: dict[str, Any] = {"quantize": section, "images": validation.images, "seen": images}
+    told["class_names"] = class_names
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "packed"
-        packed = pack(prepared, trial, quantize=section, images=validation.images, seen=images)
+        packed = pack(prepared, trial, **told)
         exact = machine().exact()
         module = load_packed(trial).to(exact.device)
     accuracy = evaluate(module, validation, exact, evaluation_batch_size)[1]
     if path is not None:
         claims = {"validation_accuracy_percent": f"{accuracy:.4f}", **(metadata or {})}
-        packed = pack(prepared, path, quantize=section, images=validation.images, seen=images, metadata=claims)
+        packed = pack(prepared, path, **told, metadata=claims)
     return Quantized(prepared, packed, module, accuracy, training)

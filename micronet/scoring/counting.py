@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from micronet.compress.graph import IMAGE
 from micronet.packed.model import PackedModel
 from micronet.scoring.module_counts import Widths, module_operations
 from micronet.scoring.packed_counts import packed_operations
@@ -16,17 +17,19 @@ from micronet.scoring.records import Operation, ScoreError, macs
 
 def operations(
     model: Any,
+    image: tuple[int, int, int] = IMAGE,
     *,
     weight_bits: int = 16,
     activation_bits: int | None = None,
     accumulator_bits: int = 32,
     vector_bits: int | None = None,
 ) -> list[Operation]:
-    """The operations of one (3, 32, 32) image, in the order of the work.
+    """The operations of one image, in the order of the work.
 
     Args:
         model: a packed model or its module, whose zeros and widths are those of the file; or any other module, whose
             zeros are its real ones (on the meta device it counts as dense) and whose widths are the ones given here.
+        image: (C, H, W) of what a module reads; a packed model knows its own.
         weight_bits: of convolutions and linear layers.
         activation_bits: None is unquantized: 16 bits as long as the weights are not below 16 (the challenge's
             freebie for float models), 32 otherwise.
@@ -42,10 +45,10 @@ def operations(
     widths = Widths.assume(weight_bits, activation_bits, accumulator_bits, vector_bits)
     if not isinstance(model, nn.Module):
         raise ScoreError(f"a {type(model).__name__} has no price; a module has")
-    return module_operations(model, widths)
+    return module_operations(model, widths, image)
 
 
-def cross_check_macs(model: nn.Module) -> int:
+def cross_check_macs(model: nn.Module, image: tuple[int, int, int] = IMAGE) -> int:
     """The MACs of a module as ptflops counts them (backend aten, biases taken off).
 
     Raises:
@@ -53,10 +56,10 @@ def cross_check_macs(model: nn.Module) -> int:
     """
     from ptflops import get_model_complexity_info  # type: ignore[import-untyped]
 
-    ops = operations(model)
+    ops = operations(model, image)
     counted, _ = get_model_complexity_info(
         copy.deepcopy(model).eval(),
-        (3, 32, 32),
+        image,
         as_strings=False,
         print_per_layer_stat=False,
         backend="aten",

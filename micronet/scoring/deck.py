@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from micronet.scoring.records import ONCE, REFERENCE_OPERATIONS, REFERENCE_PARAMETERS, Operation, mean_of_images
+from micronet.scoring.records import CIFAR10, ONCE, Operation, Reference, mean_of_images
 
 
 @dataclass(frozen=True)
 class DeckScore:
-    """`flops` and `params` in 32-bit units, cut to whole numbers; scores relative to ResNet-18 at 16 bits."""
+    """`flops` and `params` in 32-bit units, cut to whole numbers; scores relative to a reference."""
 
     flops: int
     params: int
@@ -24,7 +24,7 @@ def deck_flops(op: Operation) -> int:
     """Operations of one record under deck rules, in integers so that no sum depends on rounding."""
     if op.rules == "challenge":
         return 0
-    inputs = op.kernel**2 * op.input_shape[0]
+    inputs = math.prod(op.kernel) * op.input_shape[0]
     if op.kind == "conv":
         each = inputs * op.weight_bits + 32 * (inputs - 1) + 32 * op.groups * op.bias
         return math.prod(op.output_shape) * each // (32 * op.groups)
@@ -40,7 +40,7 @@ def deck_bits(op: Operation) -> int:
     return op.weights * op.weight_bits + (op.norm_parameters + op.bias_parameters) * op.vector_bits
 
 
-def deck_score(ops: Sequence[Operation], passes: Sequence[float] = ONCE) -> DeckScore:
+def deck_score(ops: Sequence[Operation], passes: Sequence[float] = ONCE, reference: Reference = CIFAR10) -> DeckScore:
     """The score that the slide deck's 0.0357 is measured with.
 
     A weight of -1, 0 and 1 has 1 bit here, as the packed file stores it: that it has zeros is the sparsity's business.
@@ -49,10 +49,11 @@ def deck_score(ops: Sequence[Operation], passes: Sequence[float] = ONCE) -> Deck
 
     Args:
         passes: through each network, mean of the images.
+        reference: by default ResNet-18 at 16 bits.
     """
     flops = int(mean_of_images(ops, passes, deck_flops))
     weights, nonzeros = sum(op.weights for op in ops), sum(op.nonzeros for op in ops)
     bits = sum(deck_bits(op) for op in ops)
     params = bits * nonzeros // (32 * weights) if weights else bits // 32
-    score_flops, score_params = flops / REFERENCE_OPERATIONS, params / REFERENCE_PARAMETERS
+    score_flops, score_params = flops / reference.operations, params / reference.parameters
     return DeckScore(flops, params, score_flops, score_params, score_flops + score_params)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import models
 from micronet.data.datasets import CLASSES
@@ -23,7 +24,8 @@ from micronet.packed.steps.linear import chosen
 from micronet.scoring.challenge import challenge_score
 from micronet.scoring.counting import cross_check_macs, operations
 from micronet.scoring.deck import deck_score
-from micronet.scoring.records import ONCE, ScoreError, macs, nonzero_macs
+from micronet.scoring.records import CIFAR10, ONCE, ScoreError, macs, nonzero_macs
+from micronet.scoring.references import OF_CIFAR10, References
 
 SHOWN = 160  # characters of what a library says about a spec
 SHOWN_KEY = 70  # of a key of a claim, and of its value
@@ -37,15 +39,17 @@ def predictions(model: PackedModule, split: Split, batch_size: int = 500) -> tor
     Raises:
         ScoreError: the model has another number of classes than the dataset.
     """
-    _check_classes(model)
+    _check_classes(model, split)
     parts = [model(normalise(images)).argmax(1) for images in split.images.split(batch_size)]
     return torch.cat(parts)
 
 
-def _check_classes(model: PackedModule) -> None:
-    if model.packed.classes != len(CLASSES):
+def _check_classes(model: PackedModule, split: Split) -> None:
+    names = split.classes or CLASSES
+    if model.packed.classes != len(names):
+        data = "CIFAR-10" if names == CLASSES else "the data"
         raise ScoreError(
-            f"the packed model has {model.packed.classes} classes, CIFAR-10 has {len(CLASSES)}; "
+            f"the packed model has {model.packed.classes} classes, {data} has {len(names)}; "
             "it can be priced but not measured on this data"
         )
 
@@ -76,14 +80,16 @@ def plain(model: PackedModel) -> PackedModel:
         return replace(step, weights=replace(step.weights, factored=False, mask=mask))
 
     *steps, last = (unspared(step) for step in model.steps)
-    return decode(encode([*steps, chosen(last, None)], model.spec, model.arithmetic, {}))
+    steps = [*steps, chosen(last, None)]
+    return decode(encode(steps, model.spec, model.arithmetic, {}, class_names=model.class_names))
 
 
-def price(model: PackedModule, passes: Sequence[float] = ONCE) -> dict[str, Any]:
+def price(model: PackedModule, passes: Sequence[float] = ONCE, references: References | None = None) -> dict[str, Any]:
     """Both scores of a packed model, and the MACs of one pass of each network, which ptflops counts too.
 
     Args:
         passes: through each network, mean of the images.
+        references: what the scores are relative to; None is CIFAR-10's, of 100 classes CIFAR-100's for the challenge.
 
     Raises:
         ScoreError: ptflops counts other MACs for an architecture than we do, or the file names none that can be built.
@@ -92,30 +98,48 @@ def price(model: PackedModule, passes: Sequence[float] = ONCE) -> dict[str, Any]
     if model.packed.specs is None:
         raise ScoreError("the file names no architecture, so its operations cannot be compared with one")
     try:
-        with torch.device("meta"):  # a spec is a claim: nothing is allocated for it
-            designed = [models.build(spec) for spec in model.packed.specs]
+        designed = [_designed(spec) for spec in model.packed.specs]
     except models.SpecError as error:
         raise ScoreError(f"the file names no architecture that can be built: {shown(error, SHOWN)}") from None
+    for_deck, for_challenge = (references.deck, references.challenge) if references else (CIFAR10, None)
     return {
-        "deck": asdict(deck_score(ops, passes)),
-        "challenge": asdict(challenge_score(ops, passes)),
+        "deck": asdict(deck_score(ops, passes, for_deck)),
+        "challenge": asdict(challenge_score(ops, passes, for_challenge)),
         "macs": macs(ops),
         "nonzero_macs": nonzero_macs(ops),
-        "ptflops_macs": sum(cross_check_macs(network) for network in designed),
+        "ptflops_macs": sum(cross_check_macs(network, model.packed.image) for network in designed),
     }
 
 
-def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int = 500) -> dict[str, Any]:
+def _designed(spec: dict[str, Any]) -> nn.Module:
+    """The network of a spec, without values. Raises `SpecError`."""
+    models.check_known(spec)
+    if "file" in spec:
+        return models.build(spec).to("meta")
+    with torch.device("meta"):  # a spec is a claim: nothing is allocated for it
+        return models.build(spec)
+
+
+def measure(
+    path: Path | str,
+    model: PackedModule,
+    test: Split,
+    batch_size: int = 500,
+    references: References | None = None,
+) -> dict[str, Any]:
     """The content of `metrics/score.json`.
 
     `one_pass` is what the same file would be if every image took one pass of each network. `cascade`, where there are
-    several: the share of the images that each network sees, and its accuracy on all of them when it is alone.
+    several: the share of the images that each network sees, and its accuracy on all of them when it is alone. Of
+    other classes than CIFAR-10's also the accuracy of each, and their mean, the balanced accuracy; of another reference
+    what the scores are relative to.
 
     Args:
         path: the packed file that `model` was read from.
         test: the images that accuracy is measured on.
+        references: see `price`.
     """
-    _check_classes(model)
+    _check_classes(model, test)
     networks = len(model.packed.networks)
     looks = [model.look(normalise(images), all_networks=True) for images in test.images.split(batch_size)]
     answers, taken, one_pass = (
@@ -135,15 +159,18 @@ def measure(path: Path | str, model: PackedModule, test: Split, batch_size: int 
         "alone_test_accuracy_percent": [alone(network) for network in range(networks)],
     }
     ops, data, once = operations(model), content(path), ONCE * networks
+    for_deck, for_challenge = (references.deck, references.challenge) if references else (CIFAR10, None)
     return {
         "test_accuracy_percent": accuracy(answers),
         "flipped_images_percent": 100.0 * flipped / len(test),
-        **price(model, mean_passes(taken, networks)),
+        **_by_class(answers.argmax(1), test),
+        **({} if references is None or references == OF_CIFAR10 else {"reference": references.facts()}),
+        **price(model, mean_passes(taken, networks), references),
         "one_pass": {
             "test_accuracy_percent": accuracy(one_pass),
-            "deck_score": deck_score(ops, once).score,
-            "challenge_score": challenge_score(ops, once).score,
-            "plain_challenge_score": challenge_score(operations(plain(model.packed)), once).score,
+            "deck_score": deck_score(ops, once, for_deck).score,
+            "challenge_score": challenge_score(ops, once, for_challenge).score,
+            "plain_challenge_score": challenge_score(operations(plain(model.packed)), once, for_challenge).score,
         },
         **({"cascade": cascade} if networks > 1 else {}),
         "packed": {
@@ -183,8 +210,26 @@ def _said(value: Any, other: Any) -> str:
     return repr(told) if isinstance(value, str) and not isinstance(other, str) else told
 
 
-def class_accuracies(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Accuracy in percent of the images of each class."""
+def _by_class(predicted: torch.Tensor, test: Split) -> dict[str, Any]:
+    """The accuracy of each class and their mean where they are not CIFAR-10's, the mean also where they are uneven."""
+    found = class_accuracies(predicted, test.labels, test.classes)
+    there = [accuracy for accuracy in found.values() if accuracy is not None]
+    balanced = {"balanced_accuracy_percent": sum(there) / len(there)}
+    if test.classes not in ((), CLASSES):
+        return {**balanced, "class_accuracy_percent": found}
+    counts = torch.bincount(test.labels)
+    return balanced if (counts != counts[0]).any() else {}
+
+
+def class_accuracies(
+    predicted: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...] = ()
+) -> dict[str, float | None]:
+    """Accuracy in percent of the images of each class, None where there is no image of it.
+
+    Args:
+        classes: their names, in the order of the labels; CIFAR-10's where they are left out.
+    """
     return {
-        name: 100.0 * float((predicted[labels == index] == index).float().mean()) for index, name in enumerate(CLASSES)
+        name: 100.0 * float((predicted[labels == index] == index).float().mean()) if (labels == index).any() else None
+        for index, name in enumerate(classes or CLASSES)
     }

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from micronet.compress.errors import QuantizationError, UnknownOperation
 from micronet.compress.graph import Network, read
+from micronet.compress.maps import gives_logits
 from micronet.compress.spellings import Window
 from micronet.scoring.records import RELU_BITS, Operation, ScoreError
 
@@ -45,10 +46,10 @@ class Widths:
         return self.accumulator if self.quantized else self.activation
 
 
-def _read(model: nn.Module) -> Network:
+def _read(model: nn.Module, image: tuple[int, int, int]) -> Network:
     """The network's graph and shapes; no arithmetic, the model stays as it is."""
     try:
-        return read(model, shapes_alone=True)
+        return read(model, image=image, shapes_alone=True)
     except UnknownOperation as error:
         raise ScoreError(f"{error.place}: the operation {error.name} has no price here") from None
     except QuantizationError as error:
@@ -72,11 +73,9 @@ class _Work:
 def _weighted(work: _Work, layer: nn.Conv2d | nn.Linear, folded: bool, widths: Widths) -> Operation:
     """A convolution or linear layer; `folded`: the batch norm behind it becomes its scale and bias."""
     name, source, output = work.name, work.source, work.output
-    kernel, groups = 1, 1
+    kernel, groups = (1, 1), 1
     if isinstance(layer, nn.Conv2d):
-        if layer.kernel_size[0] != layer.kernel_size[1]:
-            raise ScoreError(f"{name}: only square kernels have a price (got {layer.kernel_size})")
-        kernel, groups = layer.kernel_size[0], layer.groups
+        kernel, groups = (layer.kernel_size[0], layer.kernel_size[1]), layer.groups
     elif len(source) != 1:
         raise ScoreError(f"{name}: a linear layer must see one vector an image (got {source})")
     if layer.weight.is_meta:
@@ -109,7 +108,7 @@ def _weighted(work: _Work, layer: nn.Conv2d | nn.Linear, folded: bool, widths: W
     )
 
 
-def _norm(work: _Work, layer: nn.BatchNorm2d, folded: bool, widths: Widths) -> Operation:
+def _norm(work: _Work, layer: nn.BatchNorm1d | nn.BatchNorm2d, folded: bool, widths: Widths) -> Operation:
     """A batch norm: a multiply-add an element, or nothing under challenge rules where it folds."""
     shape = work.output
     entries = sum(parameter.numel() for parameter in layer.parameters())
@@ -168,9 +167,9 @@ def _joined(window: Window, source: tuple[int, ...], output: tuple[int, ...]) ->
 class _Counter:
     """Walks a network and collects records. A method a kind of operation, which gives the name of its result."""
 
-    def __init__(self, model: nn.Module, widths: Widths):
+    def __init__(self, model: nn.Module, widths: Widths, image: tuple[int, int, int]):
         self.layers: dict[str, Any] = dict(model.named_modules())  # with the weights that the network's shapes lack
-        self.widths, self.network = widths, _read(model)
+        self.widths, self.network = widths, _read(model, image)
         self.ops: list[Operation] = []
         self.names: dict[fx.Node, str] = {}  # of what a node gives
         for node, found in self.network.calls.items():
@@ -208,19 +207,21 @@ class _Counter:
         users, work = list(node.users), self._work(node, str(node.target))
         folded = len(users) == 1 and self._kind(users[0]) == "norm"
         self.ops.append(_weighted(work, self.layers[work.name], folded, self.widths))
-        if self.widths.quantized:
-            # Sums become codes of the next layer. Logits need none: their order is the answer.
+        if self.widths.quantized:  # sums become codes of the next layer
             self.ops.append(_requantize(work.name, work.output, self.widths))
         return work.name
 
     def _linear(self, node: fx.Node) -> str:
+        """Logits need no codes: their order is the answer."""
+        if not gives_logits(node, self.network.calls):
+            return self._conv(node)
         work = self._work(node, str(node.target))
         self.ops.append(_weighted(work, self.layers[work.name], False, self.widths))
         return work.name
 
     def _norm(self, node: fx.Node) -> str:
         source, work = node.all_input_nodes[0], self._work(node, str(node.target))
-        folded = self._kind(source) == "conv" and len(source.users) == 1
+        folded = self._kind(source) in ("conv", "linear") and len(source.users) == 1
         self.ops.append(_norm(work, self.layers[work.name], folded, self.widths))
         return work.name
 
@@ -266,9 +267,9 @@ class _Counter:
         return self._add_op(work, "affine", multiplications=((self.widths.sum_product, work.elements),))
 
 
-def module_operations(model: nn.Module, widths: Widths) -> list[Operation]:
-    """The operations of one image, in the order of the work. Raises `ScoreError`: something has no price."""
-    ops = _Counter(model, widths).ops
+def module_operations(model: nn.Module, widths: Widths, image: tuple[int, int, int]) -> list[Operation]:
+    """The operations of one image (C, H, W), in the order of the work. Raises `ScoreError`: something has no price."""
+    ops = _Counter(model, widths, image).ops
     counted = sum(op.weights + op.norm_parameters + op.bias_parameters for op in ops)
     total = sum(parameter.numel() for parameter in model.parameters())
     if counted != total:

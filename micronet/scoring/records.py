@@ -9,10 +9,23 @@ from typing import Literal
 
 from micronet.errors import MicronetError
 
-# ResNet-18 for CIFAR-10 at 16 bits (deck rules), and the challenge's own WideResNet-28-10 for CIFAR-100.
+# ResNet-18 for CIFAR-10 at 16 bits (deck rules).
 REFERENCE_OPERATIONS, REFERENCE_PARAMETERS = 834_362_880, 5_586_981
 ONCE = (1.0,)  # a network that sees every image once
 RELU_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a score is relative to: operations and parameters in 32-bit units."""
+
+    name: str
+    operations: float
+    parameters: float
+
+
+CIFAR10 = Reference("a ResNet-18 in 16 bits", REFERENCE_OPERATIONS, REFERENCE_PARAMETERS)
+CIFAR100 = Reference("the challenge's WideResNet-28-10", 10_490_000_000, 36_500_000)
 
 
 class ScoreError(MicronetError):
@@ -27,7 +40,7 @@ class Operation:
     kind: Literal["conv", "linear", "batch_norm", "relu", "add", "pool", "affine", "requantize"]
     output_shape: tuple[int, ...]  # (C, H, W) or (C,)
     input_shape: tuple[int, ...]
-    kernel: int = 1
+    kernel: tuple[int, int] = (1, 1)
     groups: int = 1
     bias: bool = False  # as designed: a folded batch norm does not set it
     weights: int = 0  # conv, linear: entries of the dense weight

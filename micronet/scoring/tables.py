@@ -14,7 +14,8 @@ from micronet.errors import shown
 from micronet.files import FileError, reason
 from micronet.scoring.challenge import challenge_ops, challenge_reference, challenge_score
 from micronet.scoring.deck import deck_bits, deck_flops, deck_score
-from micronet.scoring.records import ONCE, REFERENCE_OPERATIONS, Operation, macs
+from micronet.scoring.records import ONCE, Operation, macs
+from micronet.scoring.references import OF_CIFAR10, References
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,13 +91,21 @@ def _number(count: float) -> str:
     return f"{count:,.0f}" if count else ""
 
 
-def score_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+def relative_to(references: References | None) -> str:
+    """What scores mean, for the title of a table."""
+    if references in (None, OF_CIFAR10):
+        return "lower is better; the deck's group: 0.0357"
+    assert references is not None
+    return f"lower is better; relative to {references.name}"
+
+
+def score_table(rows: Iterable[Mapping[str, Any]], references: References | None = None) -> Table:
     """The stages of the path as a table. `rows`: the columns of `metrics/path.csv`, None where not measured."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    title = "Test accuracy, MicroNet score (lower is better; the deck's group: 0.0357)"
+    title = f"Test accuracy, MicroNet score ({relative_to(references)})"
     # fits 80 columns up to 99 million parameters
     table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("stage")
@@ -117,7 +126,59 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def layer_table(ops: Sequence[Operation], title: str, passes: Sequence[float] = ONCE) -> Table:
+def cost_table(rows: Iterable[Mapping[str, Any]], references: References) -> Table:
+    """What a network will cost, a row for each form of it."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"Cost of the untrained student ({relative_to(references)})"
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("network")
+    for column in ("parameters", "bits w/a", "bytes", "MACs", "deck", "challenge"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row["network"],
+            f"{row['parameters']:,}",
+            row["bits"],
+            f"{row['bytes']:,}",
+            _millions(row["macs"]),
+            f"{row['deck_score']:.4f}",
+            f"{row['challenge_score']:.4f}",
+        )
+    return table
+
+
+WORST = 10  # classes that a table names, of many
+
+
+def class_table(accuracies: Mapping[str, float | None], images: Mapping[str, int]) -> Table:
+    """The accuracy of each class in percent; of more than `WORST` classes the worst ones.
+
+    Args:
+        accuracies: None of a class without test images.
+        images: how many of each class were measured.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    ranked = sorted(accuracies.items(), key=lambda item: 101.0 if item[1] is None else item[1])
+    title = "Accuracy of each class" if len(ranked) <= WORST else f"The worst {WORST} of {len(ranked)} classes"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class")
+    for column in ("accuracy", "test images"):
+        table.add_column(column, justify="right")
+    for name, accuracy in ranked[:WORST]:
+        said = "-" if accuracy is None else f"{accuracy:.2f} %"
+        table.add_row(Text(shown(name, 40)), said, f"{images[name]:,}")
+    return table
+
+
+def layer_table(
+    ops: Sequence[Operation], title: str, passes: Sequence[float] = ONCE, references: References | None = None
+) -> Table:
     """Every operation as a row: shape, widths, counts of one pass, storage, its share of either score.
 
     Args:
@@ -127,8 +188,9 @@ def layer_table(ops: Sequence[Operation], title: str, passes: Sequence[float] = 
     from rich.table import Table
     from rich.text import Text
 
-    deck, challenge = deck_score(ops, passes), challenge_score(ops, passes)
-    reference_ops, reference_params = challenge_reference(ops)
+    for_deck = references.deck if references else OF_CIFAR10.deck
+    for_challenge = references.challenge if references else challenge_reference(ops)
+    deck, challenge = deck_score(ops, passes, for_deck), challenge_score(ops, passes, for_challenge)
     all_bits = sum(deck_bits(op) for op in ops)
     table = Table(title=Text(shown(title)), box=box.SIMPLE_HEAD)
     table.add_column("operation", no_wrap=True)
@@ -137,10 +199,11 @@ def layer_table(ops: Sequence[Operation], title: str, passes: Sequence[float] = 
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for op in ops:
-        deck_share = passes[op.network] * deck_flops(op) / REFERENCE_OPERATIONS
+        deck_share = passes[op.network] * deck_flops(op) / for_deck.operations
         deck_share += deck.score_params * deck_bits(op) / all_bits if all_bits else 0.0
         stored = 0 if op.rules == "deck" else op.storage_bits
-        challenge_share = passes[op.network] * challenge_ops(op) / reference_ops + stored / 32 / reference_params
+        challenge_share = passes[op.network] * challenge_ops(op) / for_challenge.operations
+        challenge_share += stored / 32 / for_challenge.parameters
         done = op if op.rules != "deck" else replace(op, multiplications=(), additions=())
         table.add_row(
             Text(shown(op.name, 80)),

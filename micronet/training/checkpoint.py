@@ -69,11 +69,11 @@ class Checkpoint:
     def model(self) -> nn.Module:
         """The model in eval mode with these weights, float32. Raises `CheckpointError` when they do not fit."""
         try:
+            models.check_known(self.spec)
             shapes = _shapes(self.spec)
             wrong = _differences(self.weights, shapes) if shapes is not None else None
             if wrong:
-                family = shown(self.spec["name"], 60)
-                raise CheckpointError(f"the weights are of another architecture than {family}: {wrong}")
+                raise CheckpointError(f"the weights are of another architecture than {_kind(self.spec)}: {wrong}")
             model = models.build(self.spec)
         except models.SpecError as error:
             raise CheckpointError(f"the checkpoint's model cannot be built: {shown(error, 240)}") from None
@@ -81,11 +81,15 @@ class Checkpoint:
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            family = shown(self.spec["name"], 60)
             raise CheckpointError(
-                f"the weights are of another architecture than {family}: {shown(_line(error), 180)}"
+                f"the weights are of another architecture than {_kind(self.spec)}: {shown(_line(error), 180)}"
             ) from None
         return model.eval()
+
+
+def _kind(spec: dict[str, Any]) -> str:
+    """What a model is called in a message."""
+    return shown(spec["name"] if "name" in spec else f"{spec.get('class')} of {spec.get('file')}", 60)
 
 
 def _line(error: Exception) -> str:
@@ -108,6 +112,9 @@ def _shapes(spec: dict[str, Any]) -> dict[str, Tensor] | None:
     Raises:
         SpecError: see `models.build`.
     """
+    if "file" in spec:  # it may need real numbers
+        with torch.random.fork_rng(devices=[]):
+            return models.build(spec).state_dict()
     try:
         with torch.device("meta"), _NothingDrawn():
             return models.build(spec).state_dict()

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from micronet.data.datasets import SHAPE
 from micronet.errors import MicronetError, shown
 
 # What computes a tensor from others before every forward pass: where its hook is defined, what makes the tensor plain.
@@ -93,8 +92,8 @@ def count_nonzero(model: nn.Module) -> int:
     return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
 
 
-def positions(model: nn.Module) -> dict[str, int]:
-    """How often one (3, 32, 32) image uses a weight of each prunable layer: the height times the width of its output.
+def positions(model: nn.Module, image: tuple[int, int, int] = (3, 32, 32)) -> dict[str, int]:
+    """How often one image, (C, H, W), uses a weight of each prunable layer: the height times the width of its output.
 
     Weights of a linear layer are used once; those of a layer that is called twice, or shares them, as often as all
     calls together. Nothing is computed, and the model stays as it is.
@@ -115,5 +114,5 @@ def positions(model: nn.Module) -> dict[str, int]:
         name = first[id(layer.weight)]
         module.register_forward_hook(lambda _module, _inputs, output, name=name: count(name, output))
     with torch.no_grad():
-        shadow(torch.zeros(1, *SHAPE, device="meta"))
+        shadow(torch.zeros(1, *image, device="meta"))
     return found

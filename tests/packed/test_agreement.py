@@ -108,8 +108,8 @@ def test_the_first_step_that_computes_something_else_is_named(place, tmp_path, m
     calibrate(prepared, IMAGES)
     encode = packing.encode
 
-    def encode_wrong(steps, *rest):
-        return encode([wrong(step) if step.name == place else step for step in steps], *rest)
+    def encode_wrong(steps, *rest, **named):
+        return encode([wrong(step) if step.name == place else step for step in steps], *rest, **named)
 
     monkeypatch.setattr(packing, "encode", encode_wrong)
     with pytest.raises(PackError, match=f"^{place}: the packed model computes something else than the network"):

@@ -17,7 +17,7 @@ from tests.support.places import ROOT
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository in which the pipeline ran once under DVC, from nothing."""
     folder = tmp_path_factory.mktemp("finished")
-    for name in ("stages", "models", "micronet", "data/sample"):
+    for name in ("stages", "models", "networks", "micronet", "data/sample"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)

@@ -18,7 +18,7 @@ from tests.support.pipeline import STAGES as ORDER
 from tests.support.places import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-NOT_STAGES = {"common", "dependencies", "job", "trainer", "taught", "check", "consistency"}
+NOT_STAGES = {"common", "dependencies", "job", "trainer", "taught", "check", "consistency", "costs"}
 
 CHECKPOINTS = {  # what each stage reads
     "prepare_data": (),
@@ -84,13 +84,13 @@ def test_no_script_stands_in_the_way_of_a_module_of_python():
 def test_the_first_stage_names_the_code_of_every_other_from_the_folders_and_the_networks():
     assert list(ARCHITECTURES) == ORDER
     code = STAGES["code"]
-    assert code["deps"] == ["micronet", "models", "params.yaml", "stages"]
+    assert code["deps"] == ["micronet", "models", "networks", "params.yaml", "stages"]
     assert list(outputs("code", "outs")) == [f"code/{stage}.json" for stage in ORDER]
     assert set(code) == {"cmd", "deps", "outs"}
 
 
 def test_the_first_stage_checks_the_params_before_dvc_removes_any_output():
-    assert STAGES["code"]["cmd"] == "python stages/check.py && python stages/code_digests.py"
+    assert STAGES["code"]["cmd"] == "python stages/check.py --quiet && python stages/code_digests.py"
     assert all(settings["persist"] for settings in outputs("code", "outs").values()), "else they are what it removes"
     assert all(f"code/{stage}.json" in STAGES[stage]["deps"] for stage in ORDER)
 

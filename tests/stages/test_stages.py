@@ -21,6 +21,7 @@ import safetensors
 from micronet import params
 from micronet.training.checkpoint import CheckpointError
 from micronet.training.reporting import Reporter
+from micronet.training.starts import started
 from stages import common
 from tests.support.pipeline import (
     CURVE,
@@ -253,10 +254,7 @@ def test_a_student_goes_on_from_a_checkpoint_that_the_params_name(prepared, pipe
     assert done.stderr.startswith("train_student: gone: there is no such checkpoint")
 
 
-def test_a_start_of_other_bytes_or_of_another_network_is_refused(pipeline, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "stages"))
-    from train_student import started
-
+def test_a_start_of_other_bytes_or_of_another_network_is_refused(pipeline):
     path = pipeline / "checkpoints/student.safetensors"
     sha256, spec = hashlib.sha256(path.read_bytes()).hexdigest(), shrunk()["student"]["model"]
     started(params.Start(file=str(path), sha256=sha256), spec)

@@ -177,7 +177,7 @@ def test_a_run_that_is_killed_is_recorded_and_retry_forgets_failures_only(folder
 
 
 def test_a_variant_that_fails_is_reported_and_the_others_finish(folder):
-    for name in ("stages", "models", "micronet", "data/sample"):
+    for name in ("stages", "models", "networks", "micronet", "data/sample"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("plan.py", "run.py", "collect.py", "sources.py"):
         shutil.copy(ROOT / "studies" / name, folder / "studies")

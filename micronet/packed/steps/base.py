@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -12,6 +12,8 @@ from micronet.packed import checks
 from micronet.packed.bits import Reader
 from micronet.packed.errors import PackedFileError
 from micronet.packed.steps.outline import Outline, Plan
+
+PLAIN, GEOMETRY = 3, 5  # versions of the format: the first, and that with images and windows of any shape
 
 Storage = tuple[tuple[str, int], ...]
 """(field, bits) in the order of the payload."""
@@ -35,6 +37,10 @@ class Step:
     low: np.ndarray  # lowest code of each output channel, (C,) int32; of a linear step: the logits'
     high: np.ndarray
     storage: Storage = ()
+
+    def since(self, steps: Sequence[Step]) -> int:
+        """The first version of the format that can say what this step is, one of `steps`."""
+        return PLAIN
 
     @property
     def reads(self) -> tuple[int, ...]:

@@ -1,0 +1,424 @@
+"""Pictures of one's own in a folder a class: what there is, whether it has changed, and all of it as arrays.
+
+    DATA.PATH/{train,test}/CLASS/**    or, with `data.test_share`,    DATA.PATH/CLASS/**
+
+Classes are the folders' names, sorted by their code points as torchvision's ImageFolder does. Folders inside of a class
+are walked. What is hidden, or what systems leave in folders, is passed over; other files that are no pictures, and
+links that lead out of the folder, are left out and said. Nothing depends on the order in which a disk lists its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from micronet.data.arrays import Arrays, DataError, Description
+from micronet.data.decoding import DIGEST_BYTES, decode
+from micronet.data.pictures import SUFFIXES
+from micronet.data.progress import Report, progress_bar, silent
+from micronet.data.splits import chosen
+from micronet.errors import shown
+from micronet.files import reason
+
+if TYPE_CHECKING:
+    from micronet import params
+
+NAME = "folder"  # of the dataset, whatever it is
+PARTS = ("train", "test")
+LEFT_BY_SYSTEMS = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"))
+MOST_NAME = 100  # characters of a class's name, which tables show
+MOST_SHOWN = 10  # of what is named one by one
+PATH = 80  # characters of the folder's own path in a message
+
+
+class Picture(NamedTuple):
+    """A picture of a folder."""
+
+    name: str  # its path in the folder
+    label: int
+    size: int  # bytes
+    modified: int  # nanoseconds
+
+
+@dataclass
+class Listing:
+    """What a folder of pictures holds."""
+
+    root: Path
+    real: str  # without links
+    said: str  # as it is named in messages
+    places: dict[str, str] = field(default_factory=dict)  # the folder of each part, in the root: "" for all in one
+    classes: tuple[str, ...] = ()
+    pictures: dict[str, list[Picture]] = field(default_factory=dict)  # of each part
+    others: Counter[str] = field(default_factory=Counter)  # files that are no pictures, by suffix
+    links: list[str] = field(default_factory=list)  # that lead out of the folder, to nothing, or in a circle
+    beside: list[str] = field(default_factory=list)  # folders beside train/ and test/
+
+
+def class_names(config: params.Data) -> tuple[str, ...]:
+    """The classes of a folder in the order of their labels; no picture is looked at.
+
+    Raises:
+        DataError: there is no such folder, it is of another form, has fewer than two classes, other ones in train/ than
+            in test/, or names that cannot be told from one another or shown.
+    """
+    return _classes_listed(config).classes
+
+
+def scan(config: params.Data) -> str:
+    """A digest of the names, sizes and times of change of all pictures, in hexadecimal digits: whether one changed.
+
+    Raises:
+        DataError: as `class_names`.
+    """
+    listing = _listed(config)
+    found = hashlib.sha256(repr(listing.classes).encode())
+    for part, pictures in listing.pictures.items():
+        for picture in pictures:
+            found.update(repr((part, *picture)).encode())
+    return found.hexdigest()
+
+
+def read(config: params.Data, place: Path, report: Report = silent) -> tuple[Arrays, Description, dict[str, Any]]:
+    """Decodes all pictures, over all cores.
+
+    Args:
+        place: a folder for the pixels, which the arrays map into memory: as long as they are used it must stay.
+        report: takes a line at a time on what is left out, cannot be read, or is there twice.
+
+    Returns:
+        The arrays, in the order of the classes and, of each, of the pictures' paths; what they are; and facts for the
+        metrics, `broken_images` and the like.
+
+    Raises:
+        DataError: as `class_names`; a class without pictures in a part, or more broken ones than `data.most_broken`.
+    """
+    assert config.image is not None  # the params say so
+    listing = _listed(config)
+    _refuse_empty_classes(listing, listing.pictures, "has no pictures: put some in, or take the folder away")
+    _say_what_is_there(listing, report)
+    parts = {
+        part: _decoded(listing, pictures, place / f"{part}_images.bin", config.image, f"decoding {part}", report)
+        for part, pictures in _shared_out(config, listing).items()
+    }
+    train, test = parts["train"], parts["test"]
+    _check_broken(listing, [*train.broken, *test.broken], config.most_broken, report)
+    _refuse_empty_classes(listing, {part: found.pictures for part, found in parts.items()}, "has none that can be read")
+    facts = {
+        "broken_images": len(train.broken) + len(test.broken),
+        **_duplicates(train.digests, test.digests, report),
+        "other_files": listing.others.total(),
+        "links_left_out": len(listing.links),
+    }
+    shape = (config.image.channels, config.image.height, config.image.width)
+    arrays = Arrays(train.images, train.labels(listing.classes), test.images, test.labels(listing.classes))
+    return arrays, Description(NAME, shape, listing.classes), facts
+
+
+def pictures_in(folder: Path, report: Report = silent) -> list[Path]:
+    """The pictures below any folder, in the order of their paths; links are followed as in a folder of classes.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    listing = Listing(folder, os.path.realpath(folder), shown(folder, PATH))
+    found = [folder / picture.name for picture in sorted(_pictures(listing, "", 0))]
+    _say_links(listing, report)
+    return found
+
+
+# What there is
+
+
+def _opened(config: params.Data) -> Listing:
+    """The folder that the params name. Raises `DataError`: there is none."""
+    said = shown(config.path, PATH)
+    try:
+        root = Path(config.path or "").expanduser()
+        mode = root.stat().st_mode
+    except FileNotFoundError:
+        where = "" if root.is_absolute() else f" in {shown(Path.cwd(), PATH)}"
+        raise DataError(f"{said}: there is no such folder{where}; data.path names the one of the pictures") from None
+    except (OSError, RuntimeError, ValueError) as error:  # a home that there is not, a zero byte
+        raise DataError(f"{said}: {reason(error)}") from None
+    if not stat.S_ISDIR(mode):
+        raise DataError(f"{said}: is no folder; data.path names the one of the pictures")
+    return Listing(root, os.path.realpath(root), said)
+
+
+def _classes_listed(config: params.Data) -> Listing:
+    """The classes of a folder, checked; its pictures are not listed yet."""
+    listing = _opened(config)
+    there = _folders(listing, "")
+    if config.test_share is None:
+        if any(part not in there for part in PARTS):
+            found = f" (it has {_named(there)})" if there else ""
+            raise DataError(
+                f"{listing.said}: has no train/ and test/{found}; data.test_share, 0.2 say, keeps a share of each "
+                "class for testing where the classes lie in the folder itself"
+            )
+        listing.places = {part: part for part in PARTS}
+        listing.beside = [name for name in there if name not in PARTS]
+    else:
+        if all(part in there for part in PARTS):
+            raise DataError(f"{listing.said}: has train/ and test/, so data.test_share must be left out")
+        listing.places = {"": ""}
+    classes = {part: there if part == "" else _folders(listing, place) for part, place in listing.places.items()}
+    for part, names in classes.items():
+        _check_classes(f"{listing.said}/{part}".rstrip("/"), names)
+    first, last = list(classes.values())[0], list(classes.values())[-1]
+    if first != last:
+        apart = " and ".join(filter(None, (_only(first, last, "train"), _only(last, first, "test"))))
+        raise DataError(f"{listing.said}: train/ and test/ must have the same classes: {apart}")
+    listing.classes = tuple(first)
+    return listing
+
+
+def _check_classes(said: str, names: list[str]) -> None:
+    """Raises `DataError`: names that are no classes."""
+    if not names:
+        raise DataError(f"{said}: has no folders; it must have one for each class, with the pictures of it inside")
+    seen: dict[str, str] = {}
+    for name in names:
+        if not name.isprintable() or len(name) > MOST_NAME:
+            raise DataError(
+                f"{said}: the class folder {shown(name, 60)} needs another name: "
+                f"of UTF-8, printable, at most {MOST_NAME} characters"
+            )
+        twin = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if twin != name:
+            raise DataError(
+                f"{said}: the class folders {ascii(twin)[:62]} and {ascii(name)[:62]} differ in case or Unicode form "
+                "alone, which other systems take for one; rename or join them"
+            )
+    if len(names) == 1:
+        raise DataError(f"{said}: has one class, {shown(names[0], 60)}; there must be two or more")
+
+
+def _only(names: Iterable[str], others: Iterable[str], part: str) -> str:
+    """Says which of the names are not among the others."""
+    alone = sorted(set(names) - set(others))
+    return f"{_named(alone)} only in {part}/" if alone else ""
+
+
+def _named(names: Sequence[str], most: int = 4) -> str:
+    """Names for a line, of which the first few are enough."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shown(name, 24) for name in names[:most]) + more
+
+
+def _listed(config: params.Data) -> Listing:
+    """All pictures of a folder."""
+    listing = _classes_listed(config)
+    for part, place in listing.places.items():
+        listing.pictures[part] = [
+            picture
+            for label, name in enumerate(listing.classes)
+            for picture in sorted(_pictures(listing, os.path.join(place, name), label))
+        ]
+        for entry in _entries(listing, place):
+            if _kind(listing, entry, place, ()) == "file":
+                _count_other(listing, entry.name)  # in no class
+    return listing
+
+
+def _folders(listing: Listing, place: str) -> list[str]:
+    """The names of the folders in a folder, sorted."""
+    return [entry.name for entry in _entries(listing, place) if _kind(listing, entry, place, ()) == "folder"]
+
+
+def _entries(listing: Listing, place: str) -> list[os.DirEntry[str]]:
+    """What a folder holds that is not hidden, sorted by name. Raises `DataError`."""
+    try:
+        with os.scandir(listing.root / place) as entries:
+            found = [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in LEFT_BY_SYSTEMS]
+    except OSError as error:
+        raise DataError(f"{shown(listing.root / place, 2 * PATH)}: {reason(error)}") from None
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _kind(listing: Listing, entry: os.DirEntry[str], place: str, above: tuple[str, ...]) -> str | None:
+    """`folder`, `file`, or `special`; None for a link that is not followed, which is kept in the listing.
+
+    Args:
+        above: the folders that the walk is in, without links.
+    """
+    try:
+        if entry.is_symlink():
+            target = os.path.realpath(entry.path)
+            inside = target.startswith(os.path.join(listing.real, ""))
+            circle = any(os.path.join(one, "").startswith(os.path.join(target, "")) for one in above)
+            if not inside or circle or not os.path.exists(target):
+                name = os.path.join(place, entry.name)
+                listing.links += [name] if name not in listing.links else []
+                return None
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "special"
+    except OSError as error:
+        raise DataError(f"{shown(entry.path, 2 * PATH)}: {reason(error)}") from None
+
+
+def _pictures(listing: Listing, place: str, label: int, above: tuple[str, ...] = ()) -> Iterator[Picture]:
+    """The pictures below a folder of a class, in no order of use."""
+    waiting = [(place, (*above, os.path.realpath(listing.root / place)))]
+    while waiting:
+        place, above = waiting.pop()
+        for entry in _entries(listing, place):
+            name, kind = os.path.join(place, entry.name), _kind(listing, entry, place, above)
+            if kind == "folder":
+                waiting.append((name, (*above, os.path.realpath(entry.path))))
+            elif kind == "file" and os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                try:
+                    state = entry.stat()
+                except OSError as error:
+                    raise DataError(f"{shown(entry.path, 2 * PATH)}: {reason(error)}") from None
+                yield Picture(name, label, state.st_size, state.st_mtime_ns)
+            elif kind is not None:
+                _count_other(listing, entry.name)
+
+
+def _count_other(listing: Listing, name: str) -> None:
+    listing.others[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
+
+
+def _say_what_is_there(listing: Listing, report: Report) -> None:
+    """How many pictures there are, and what is left out."""
+    for part, pictures in listing.pictures.items():
+        sizes = Counter(picture.label for picture in pictures)
+        least, most = min(sizes.values()), max(sizes.values())
+        each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        where = f"{listing.said}/{part}".rstrip("/")
+        report(f"{where}: {len(pictures):,} pictures of {len(listing.classes)} classes, {each} of each")
+    if listing.beside:
+        report(f"{listing.said}: left out what is beside train/ and test/: {_named(listing.beside)}")
+    if listing.others:
+        kinds = ", ".join(f"{count} {shown(kind, 20)}" for kind, count in listing.others.most_common(5))
+        report(f"{listing.said}: left out {listing.others.total()} files that are no pictures in a class ({kinds})")
+    _say_links(listing, report)
+
+
+def _say_links(listing: Listing, report: Report) -> None:
+    if listing.links:
+        named = _named(listing.links, MOST_SHOWN)
+        report(f"{listing.said}: left out {len(listing.links)} links out of it, to nothing or in a circle: {named}")
+
+
+def _refuse_empty_classes(listing: Listing, parts: dict[str, list[Picture]], fault: str) -> None:
+    """Raises `DataError`: a class without pictures."""
+    for part, pictures in parts.items():
+        there = {picture.label for picture in pictures}
+        empty = [name for label, name in enumerate(listing.classes) if label not in there]
+        if empty:
+            where = f"{listing.said}/{part}".rstrip("/")
+            more = f" ({len(empty)} classes are so)" if len(empty) > 1 else ""
+            raise DataError(f"{where}: class {shown(empty[0], 60)} {fault}{more}")
+
+
+# All of it as arrays
+
+
+def _shared_out(config: params.Data, listing: Listing) -> dict[str, list[Picture]]:
+    """The pictures of train and test. Raises `DataError`: a class has too few."""
+    if config.test_share is None:
+        return listing.pictures
+    pictures = listing.pictures[""]
+    labels = np.array([picture.label for picture in pictures])
+    tested = np.zeros(len(pictures), bool)
+    tested[chosen(labels, config.test_share, config.seed, classes=listing.classes, key="data.test_share")] = True
+    return {
+        part: [picture for picture, is_tested in zip(pictures, tested, strict=True) if is_tested == (part == "test")]
+        for part in PARTS
+    }
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """The pictures of a part that can be read, in their order, and those that cannot."""
+
+    pictures: list[Picture]
+    images: np.ndarray  # (N, C*H*W) uint8, mapped from disk
+    digests: np.ndarray  # (N,) of the pixels
+    broken: list[tuple[str, str]]  # names and reasons
+
+    def labels(self, classes: Sequence[str]) -> np.ndarray:
+        """(N,) of the smallest unsigned integers that hold them."""
+        return np.array([picture.label for picture in self.pictures], np.min_scalar_type(len(classes) - 1))
+
+
+def _decoded(
+    listing: Listing, pictures: list[Picture], file: Path, image: params.ImageFormat, title: str, report: Report
+) -> _Decoded:
+    """Decodes the pictures of a part into a file. Raises `DataError`: that does not work."""
+    names, size = [picture.name for picture in pictures], sum(picture.size for picture in pictures)
+    row = image.channels * image.height * image.width
+    try:
+        with progress_bar(title, len(names), "pictures", report) as update:
+            found = decode(listing.root, names, file, image, size=size, update=update)
+        kept = [number for number, result in enumerate(found) if isinstance(result, bytes)]
+        _keep_rows(file, row, kept)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be written: {reason(error)}") from None
+    except BrokenProcessPool:
+        raise DataError(f"{listing.said}: a process that decodes was killed; more memory would work") from None
+    return _Decoded(
+        [pictures[number] for number in kept],
+        np.memmap(file, np.uint8, "r", shape=(len(kept), row)) if kept else np.empty((0, row), np.uint8),
+        np.array([result for result in found if isinstance(result, bytes)], f"V{DIGEST_BYTES}"),
+        [(name, result) for name, result in zip(names, found, strict=True) if isinstance(result, str)],
+    )
+
+
+def _keep_rows(file: Path, row: int, kept: Sequence[int]) -> None:
+    """Leaves of a file of rows of so many bytes those with these numbers, which rise."""
+    with open(file, "r+b") as pixels:
+        for to, number in enumerate(kept):
+            if to != number:
+                pixels.seek(number * row)
+                content = pixels.read(row)
+                pixels.seek(to * row)
+                pixels.write(content)
+        pixels.truncate(len(kept) * row)
+
+
+def _check_broken(listing: Listing, broken: list[tuple[str, str]], most: int, report: Report) -> None:
+    """Names the pictures that cannot be read. Raises `DataError`: there are more of them than there may be."""
+    for name, why in broken[:MOST_SHOWN]:
+        report(f"{shown(name, 2 * PATH)}: {why}")
+    if not broken:
+        return
+    if len(broken) <= most:
+        report(f"{listing.said}: left out {len(broken)} pictures that cannot be read (data.most_broken: {most})")
+        return
+    said = f"{listing.said}: {len(broken)} cannot be read, data.most_broken allows {most}; mend or remove them"
+    named = _named_within([name for name, _ in broken[:MOST_SHOWN]], len(broken), 250 - len(said))
+    raise DataError(f"{said}: {named}")
+
+
+def _named_within(names: Sequence[str], count: int, most: int) -> str:
+    """As many of the names as fit into so many characters, and how many others there are."""
+    texts = [shown(name, 60) for name in names]
+    while len(texts) > 1 and len(", ".join(texts)) > most:
+        texts.pop()
+    rest = count - len(texts)
+    return ", ".join(texts) + (f" and {rest} more" if rest else "")
+
+
+def _duplicates(train: np.ndarray, test: np.ndarray, report: Report) -> dict[str, int]:
+    """How many pictures are there twice, for the metrics, by the digests of their pixels, (N,) each."""
+    known = np.unique(train)
+    both = int(np.isin(test, known).sum())
+    within = len(train) - len(known)
+    if both:
+        report(f"{both} test pictures have the pixels of a training picture: what they measure is memory")
+    if within:
+        report(f"{within} training pictures have the pixels of another one")
+    return {"duplicates_between_train_and_test": both, "duplicates_within_train": within}

@@ -1,0 +1,257 @@
+"""Pictures in whatever file as pixels of one size: read with Pillow, of which nothing is shown but a reason in a line.
+
+What a picture becomes does not depend on the machine, only on the version of Pillow:
+
+- the first frame or page, turned as its EXIF orientation says;
+- 16-bit values by their upper byte, floats in 0..1 as shares of white; colour profiles are not applied;
+- what is transparent lies on white, as a page shows it;
+- grey by ITU-R 601 luma, where one channel is asked for;
+- resampled by a triangle as wide as a pixel of the result, as torchvision does to what networks train on: nothing is
+  skipped, and an edge gets no halo as with a Lanczos filter, which clips there.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from micronet.errors import MicronetError, shown
+
+TIFF = TiffImagePlugin.TiffImageFile.format
+FORMATS = (  # Pillow knows more, some of which start other programs
+    PngImagePlugin.PngImageFile.format,
+    JpegImagePlugin.JpegImageFile.format,
+    WebPImagePlugin.WebPImageFile.format,
+    BmpImagePlugin.BmpImageFile.format,
+    GifImagePlugin.GifImageFile.format,
+    TIFF,
+)
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff")
+)  # in lower case
+MOST_PIXELS = 100_000_000  # 12 times a large photo; less than a gigabyte while it is decoded
+MOST_BYTES = 1 << 28
+GAP = 3.0  # a picture may be reduced by whole numbers before it is resampled, to so many times its size: not visible
+WHITE = (255, 255, 255, 255)
+TURNS = {  # by EXIF orientation, to what it should look like
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+ORIENTATION, PHOTOMETRIC = 0x0112, 262  # tags
+WHITE_IS_ZERO = 0
+
+
+class Unreadable(MicronetError):
+    """A file is no picture that can be read; why, in a few words."""
+
+
+class Format(Protocol):
+    """What pictures become, as `params.ImageFormat` says it."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def channels(self) -> Literal[1, 3]: ...
+    @property
+    def fit(self) -> Literal["stretch", "crop", "pad"]: ...
+
+
+def read(file: Path | str | bytes, image: Format) -> np.ndarray:
+    """A picture as pixels, (C, H, W) uint8.
+
+    Args:
+        file: a path, or the content of a file.
+        image: `fit` says how another shape comes to this one: `stretch` changes its proportions, `crop` keeps the
+            largest part of its middle that has the right ones, `pad` keeps all and adds black on two sides.
+
+    Raises:
+        Unreadable: it is no picture, damaged, or larger than `MOST_PIXELS` or `MOST_BYTES`.
+    """
+    content = file if isinstance(file, bytes) else _content(file)
+    if not content:
+        raise Unreadable("is empty")
+    try:
+        with _quiet(), Image.open(io.BytesIO(content), formats=FORMATS) as opened:  # the header alone
+            width, height = opened.size
+            if width * height > MOST_PIXELS:
+                raise Unreadable(f"has {width} x {height} pixels, {MOST_PIXELS:,} are the most")
+            reduced = _skip_detail(opened, image)
+            with _mute() if opened.format == TIFF else nullcontext():
+                opened.load()
+            return _fitted(_plain(_turned(opened), image.channels), image, reduced)
+    except (Unreadable, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise Unreadable("is no picture in PNG, JPEG, WebP, BMP, GIF or TIFF") from None
+    except Image.DecompressionBombError:
+        raise Unreadable(f"has too many pixels, {MOST_PIXELS:,} are the most") from None
+    except Exception as error:  # whatever a damaged picture makes Pillow raise
+        raise Unreadable(f"is damaged ({shown(error, 80) or type(error).__name__})") from None
+
+
+def _content(path: Path | str) -> bytes:
+    """The bytes of a file. Raises `Unreadable`: missing, too large, a pipe, a device."""
+    try:
+        # Opening a pipe waits for who writes to it unless it is told not to.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise Unreadable("is no regular file")
+            content = file.read(MOST_BYTES + 1) if state.st_size <= MOST_BYTES else None
+    except (OSError, ValueError) as error:  # a zero byte in a name
+        raise Unreadable(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if content is None or len(content) > MOST_BYTES:
+        raise Unreadable(f"is larger than {MOST_BYTES:,} bytes")
+    return content
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what Pillow warns of and logs from the terminal: a file must not write there."""
+    logger = logging.getLogger("PIL")
+    before = logger.propagate
+    nobody = logging.NullHandler()
+    logger.addHandler(nobody)
+    logger.propagate = False
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.propagate = before
+        logger.removeHandler(nobody)
+
+
+@contextmanager
+def _mute() -> Iterator[None]:
+    """Keeps from the terminal what libtiff says of a file: it writes to the process's stderr, past Python."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed: there is nowhere to write
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _skip_detail(opened: Image.Image, image: Format) -> float:
+    """Lets a JPEG decode to a half, a quarter or an eighth of its size where that is `GAP` times the result still.
+
+    Returns:
+        How many times smaller the picture is now.
+    """
+    width, height = opened.size
+    side = max(image.width, image.height)  # it may be turned later
+    reduction = int(min(width, height) / (side * GAP))
+    if reduction > 1:
+        opened.draft(None, (width // reduction, height // reduction))  # other formats do nothing
+    return width / opened.size[0]
+
+
+def _turned(opened: Image.Image) -> Image.Image:
+    """The picture as it is meant to be seen. What of EXIF is damaged says nothing."""
+    try:
+        turn = TURNS.get(opened.getexif().get(ORIENTATION, 1))
+    except Exception:  # whatever damaged EXIF makes Pillow raise; the pixels are there
+        turn = None
+    return opened if turn is None else opened.transpose(turn)
+
+
+def _plain(picture: Image.Image, channels: int) -> Image.Image:
+    """The picture in 8 bits, grey or RGB, nothing of it transparent."""
+    mode = "L" if channels == 1 else "RGB"
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = Image.fromarray(_eight_bits(picture))
+    elif picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, WHITE), picture)
+    elif picture.mode == "P":
+        picture = picture.convert("RGB")
+    try:
+        return picture if picture.mode == mode else picture.convert(mode)
+    except ValueError:
+        raise Unreadable(f"has colours in {picture.mode}, which are not read; in RGB they would be") from None
+
+
+def _eight_bits(picture: Image.Image) -> np.ndarray:
+    """Grey of 16 or more bits a pixel as (H, W) uint8. Pillow's own conversion clips it. Raises `Unreadable`."""
+    values = np.asarray(picture)
+    if picture.mode == "F":
+        if not (np.isfinite(values).all() and values.min() >= 0.0 and values.max() <= 1.0):
+            raise Unreadable("holds floats outside of 0 to 1; in 8 or 16 bits it can be read")
+        return np.rint(values * 255.0).astype(np.uint8)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise Unreadable("holds whole numbers outside of 0 to 65,535; in 8 or 16 bits it can be read")
+    # The upper byte, as Pillow takes it of 16-bit colours.
+    grey = (values >> 8).astype(np.uint8)
+    if getattr(picture, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    key = picture.info.get("transparency")
+    if isinstance(key, int):
+        grey = np.where(values == key, np.uint8(255), grey)
+    return grey
+
+
+def _fitted(picture: Image.Image, image: Format, reduced: float) -> np.ndarray:
+    """The picture in the wanted size, (C, H, W) uint8."""
+    size = image.width, image.height
+    if image.fit == "pad":
+        scale = min(size[0] / picture.width, size[1] / picture.height)
+        inside = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        small = _resized(picture, inside, (0, 0, *picture.size))
+        picture = Image.new(picture.mode, size)
+        picture.paste(small, ((size[0] - inside[0]) // 2, (size[1] - inside[1]) // 2))
+    else:
+        box: Box = (0, 0, *picture.size) if image.fit == "stretch" else _middle(picture.size, size, reduced)
+        picture = _resized(picture, size, box)
+    pixels = np.asarray(picture).reshape(image.height, image.width, -1)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _middle(size: tuple[int, int], wanted: tuple[int, int], reduced: float) -> Box:
+    """The largest box in the middle of a picture that has the wanted proportions.
+
+    Its edges are whole pixels, which blurs none, of the picture before it was reduced so many times.
+    """
+    whole = [round(side * reduced) for side in size]
+    scale = min(whole[0] / wanted[0], whole[1] / wanted[1])
+    width, height = (max(1, min(side, round(scale * goal))) for side, goal in zip(whole, wanted, strict=True))
+    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    right, bottom = min((left + width) / reduced, size[0]), min((top + height) / reduced, size[1])
+    return left / reduced, top / reduced, right, bottom
+
+
+def _resized(picture: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
+    return picture.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=GAP)

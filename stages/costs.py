@@ -1,0 +1,85 @@
+"""What a student will cost before anybody trains it: packed untrained, as it would be quantized.
+
+`check.py` alone imports this: no stage's result depends on it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models
+from micronet.compress.calibration import calibrate
+from micronet.compress.pruning import apply_masks, global_masks
+from micronet.compress.quantization import prepare
+from micronet.data.arrays import Description
+from micronet.data.datasets import described
+from micronet.packed.packing import pack
+from micronet.params import Params
+from micronet.scoring.challenge import challenge_score
+from micronet.scoring.counting import operations
+from micronet.scoring.deck import deck_score
+from micronet.scoring.records import macs
+from micronet.scoring.references import References, references
+
+IMAGES = 32  # random ones that set the ranges
+
+
+def costs(params: Params) -> tuple[list[dict[str, Any]], References]:
+    """Rows for `scoring.tables.cost_table`, and what their scores are relative to.
+
+    The weights are random and the smallest of them zero, `prune.amount`; `trim` takes more away in training, and which
+    codes appear changes too, so the packed row is an estimate. Nothing is drawn from torch's own generators.
+
+    Raises:
+        MicronetError: the student cannot be built, priced or packed.
+    """
+    data = described(params.data)
+    against = references(
+        params.data.source, params.score.reference, lambda: _built(params, "teacher", data), data.shape
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        student = _built(params, "student", data).eval()
+    weights = sum(parameter.numel() for parameter in student.parameters())
+    ops = operations(student, data.shape, weight_bits=16)
+    rows = [_row("student, 16 bits", weights, ops, against, weights * 16 / 8, "16")]
+    prune, quantize = params.prune, params.quantize.model_copy(update={"flip_share": 0.0})
+    if prune.amount:
+        masks = global_masks(
+            student,
+            prune.amount,
+            layer_floor=prune.layer_floor,
+            cost_exponent=prune.cost_exponent,
+            image=data.shape,
+        )
+        apply_masks(student, masks)
+    prepared = prepare(student, quantize, data.shape)
+    generator = torch.Generator().manual_seed(0)
+    calibrate(prepared, torch.randint(0, 256, (IMAGES, *data.shape), generator=generator, dtype=torch.uint8))
+    with tempfile.TemporaryDirectory() as folder:
+        packed = pack(prepared, Path(folder) / "packed", quantize=quantize, class_names=data.classes)
+    bits = "16" if quantize.method == "half" else f"{quantize.weight_bits}/{quantize.activation_bits}"
+    name = f"packed, {100 * packed.zero_weights / max(1, packed.weights):.0f} % zeros"
+    rows.append(_row(name, packed.nonzero_parameters, operations(packed), against, packed.file_bytes, bits))
+    return rows, against
+
+
+def _built(params: Params, section: str, data: Description) -> Any:
+    spec = getattr(params, section).model.spec()
+    return models.build(models.suited(spec, image=data.shape, classes=len(data.classes)))
+
+
+def _row(name: str, parameters: int, ops: Any, against: References, size: float, bits: str) -> dict[str, Any]:
+    return {
+        "network": name,
+        "parameters": parameters,
+        "bits": bits,
+        "bytes": int(size),
+        "macs": macs(ops),
+        "deck_score": deck_score(ops, reference=against.deck).score,
+        "challenge_score": challenge_score(ops, reference=against.challenge).score,
+    }

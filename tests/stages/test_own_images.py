@@ -1,0 +1,122 @@
+"""Pictures of one's own, from their folder to a packed file: docs/your-images.md, command by command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from micronet import params, predict
+from micronet.packed.file import read
+from tests.support import warm
+from tests.support.pictures import SAMPLE_CLASSES as CLASSES
+from tests.support.pictures import sample_folder
+from tests.support.pipeline import ENVIRONMENT, LIMIT, STAGES, succeed, write_params
+from tests.support.places import ROOT
+
+GUIDE = (ROOT / "docs/your-images.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
+(SECTION,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def shrunk_recipe() -> dict[str, Any]:
+    """The recipe as it stands, with smaller networks and short trainings, on one thread."""
+    tree = params.read_yaml(ROOT / "recipes/folder.yaml")
+    tree["engine"] = {"device": "cpu", "precision": "fp32", "threads": 1}
+    for stage in ("teacher", "student"):
+        tree[stage]["model"] = {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]}
+    for stage in ("teacher", "student", "distill", "prune", "retrain", "quantize"):
+        tree[stage]["train"] |= {"epochs": 1, "batch_size": 16}
+    return tree
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the repository whose `.venv/bin/python` has torch or DVC already."""
+    for name in ("stages", "models", "micronet", "tools", "recipes", "networks", "data/sample"):
+        if (ROOT / name).exists():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", "Makefile", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "recipes/demo.yaml", tmp_path / "params.yaml")
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    with_torch, with_dvc = warm.folder() / "python", warm.folder("dvc") / "python"
+    python.write_text(f'#!/bin/sh\n[ "$1 $2" = "-m dvc" ] && exec "{with_dvc}" "$@"\nexec "{with_torch}" "$@"\n')
+    python.chmod(0o755)
+    shutil.copy(ROOT / "requirements.lock", tmp_path / ".venv/installed.lock")
+    shell(tmp_path, ".venv/bin/python -m dvc init --no-scm -q")
+    return tmp_path
+
+
+def shell(folder: Path, command: str) -> str:
+    """What a command says that somebody types in a folder, and that succeeds."""
+    path = f"{folder}/.venv/bin{os.pathsep}{ENVIRONMENT['PATH']}"
+    ours = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(("MAKE", "MFLAGS", "GIT_"))}
+    environment = {name: value for name, value in ours.items() if name not in ("RECIPE", "FILE", "VENV", "PYTHON")}
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=environment | {"PATH": path, "DVC_NO_ANALYTICS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def ran(said: str) -> list[str]:
+    """The stages that `dvc repro` ran."""
+    return re.findall(r"^Running stage '(\w+)'", said, re.MULTILINE)
+
+
+def test_every_command_of_the_guide_works_on_jpegs_of_64_x_48_pixels_under_dvc(checkout):
+    sample_folder(checkout / "data/pictures", width=64, height=48, suffix=".jpg", grey=False, train=12, test=6)
+    use, check, repro, predict_folder, predict_one = COMMANDS
+    assert shell(checkout, use) == "params.yaml is now recipes/folder.yaml\n"
+    section = yaml.safe_load(SECTION)["data"]
+    assert set(section) < set(params.read_yaml(checkout / "params.yaml")["data"]), "the keys are in the recipe"
+    write_params(checkout, shrunk_recipe() | {"data": section})
+    shell(checkout, check)
+    assert ran(shell(checkout, repro)) == ["code", *STAGES]
+    packed = read(checkout / "checkpoints/quantized.safetensors")
+    assert (packed.image, packed.class_names) == ((3, 48, 64), CLASSES)
+    assert packed.metadata[predict.FIT] == "crop"
+    metrics = json.loads((checkout / "metrics/prepare_data.json").read_text())
+    assert metrics["test_images"] == 24 and metrics["train_images"] + metrics["validation_images"] == 48
+    assert metrics["broken_images"] == metrics["duplicates_between_train_and_test"] == 0
+    rows = re.findall(
+        r"^ ?data/pictures/test/cat/\d{3}\.jpg +(\w+) +\d+\.\d\d %", shell(checkout, predict_folder), re.MULTILINE
+    )
+    assert len(rows) == 6 and set(rows) <= set(CLASSES)
+    (answer,) = json.loads(shell(checkout, predict_one))
+    assert answer["class"] in CLASSES and len(answer["top"]) == 2 and 0 < answer["confidence"] <= 1
+
+    assert ran(shell(checkout, repro)) == []
+    shutil.copy(checkout / "data/pictures/test/cat/000.jpg", checkout / "data/pictures/train/cat/added.jpg")
+    assert "pictures have changed" in shell(checkout, "make fresh"), "which is what make repro begins with"
+    assert "prepare_data" in ran(shell(checkout, "python -m dvc repro --dry"))
+    splits = json.loads((checkout / "data/manifest.json").read_text())["splits"]
+    assert splits["train"]["images"] + splits["validation"]["images"] == 49
+
+
+def test_grey_pictures_of_28_x_28_pixels_go_through_all_stages_without_dvc(tmp_path):
+    sample_folder(tmp_path / "own", width=28, height=28, suffix=".png", grey=True, train=10, test=5)
+    tree = shrunk_recipe()
+    image = {"height": 28, "width": 28, "channels": 1, "fit": "pad"}
+    tree["data"] |= {"path": "own", "image": image, "most_broken": 1}
+    (tmp_path / "own/train/bird/000.png").write_text("no picture")
+    write_params(tmp_path, tree)
+    succeed(tmp_path, *STAGES)
+    packed = read(tmp_path / "checkpoints/quantized.safetensors")
+    assert (packed.image, packed.class_names, packed.metadata[predict.FIT]) == ((1, 28, 28), CLASSES, "pad")
+    assert json.loads((tmp_path / "metrics/prepare_data.json").read_text())["broken_images"] == 1
+    assert json.loads((tmp_path / "metrics/score.json").read_text())["test_accuracy_percent"] > 0

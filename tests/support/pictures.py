@@ -1,0 +1,68 @@
+"""Pictures in memory and folders of them, as people have them on their disks."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from micronet import params
+from micronet.data.datasets import CLASSES
+from micronet.data.formats import from_sheet, read_labels
+from tests.support.places import ROOT
+
+SAMPLE_CLASSES = ("bird", "cat", "dog", "horse")
+
+
+def image_format(height: int = 8, width: int = 8, **changes: Any) -> params.ImageFormat:
+    """What pictures become; small where a test says nothing."""
+    return params.ImageFormat(height=height, width=width, **changes)
+
+
+def encoded(picture: Image.Image | np.ndarray, form: str = "PNG", **options: Any) -> bytes:
+    """A picture, or pixels of one as (H, W) or (H, W, 3), as the content of a file."""
+    content = io.BytesIO()
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    picture.save(content, form, **options)
+    return content.getvalue()
+
+
+def noise(height: int = 8, width: int = 8, seed: int = 0, channels: int = 3) -> np.ndarray:
+    """(H, W, C) uint8, or (H, W) of one channel; every pixel drawn from all values."""
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_picture(path: Path, picture: np.ndarray, **options: Any) -> Path:
+    """Writes a picture in the format that its name says, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, **options)
+    return path
+
+
+def picture_folder(root: Path, *, train: int = 4, test: int = 2, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    """`root/{train,test}/CLASS/NUMBER.png`, 10 x 8 pixels of noise, no two the same."""
+    seed = 0
+    for part, count in (("train", train), ("test", test)):
+        for name in classes:
+            for number in range(count):
+                write_picture(root / part / name / f"{number}.png", noise(10, 8, seed))
+                seed += 1
+    return root
+
+
+def sample_folder(root: Path, *, width: int, height: int, suffix: str, grey: bool, train: int, test: int) -> Path:
+    """`SAMPLE_CLASSES` of the sample of CIFAR-10 as a folder of pictures; so many of each class and part."""
+    for part, most in (("train", train), ("test", test)):
+        place = ROOT / "data" / "sample"
+        labels = read_labels((place / f"{part}_labels.json").read_bytes())
+        records = from_sheet((place / f"{part}.png").read_bytes(), labels)
+        for name in SAMPLE_CLASSES:
+            for number, record in enumerate(records[labels == CLASSES.index(name)][:most]):
+                picture = Image.fromarray(record[1:].reshape(3, 32, 32).transpose(1, 2, 0).copy())
+                picture = picture.resize((width, height)).convert("L" if grey else "RGB")
+                write_picture(root / part / name / f"{number:03}{suffix}", np.asarray(picture))
+    return root
