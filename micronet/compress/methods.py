@@ -31,10 +31,14 @@ class Integers:
         """The quantizer behind a ReLU, or of a result that goes on without one (`signed`)."""
         return LsqActivation(SIGNED_BITS if signed else self.section.activation_bits, signed)
 
-    def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool) -> nn.Module:
-        """The quantizer of a layer's weight; `edge`: it is the first or the last one."""
+    def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool, logits: bool) -> nn.Module:
+        """The quantizer of a layer's weight.
+
+        Args:
+            edge: it is the first or the last one.
+            logits: it gives the logits, which are compared: they have one scale.
+        """
         bits = self.section.layer_bits.get(name, self._weight_bits(edge))
-        logits = isinstance(layer, nn.Linear)  # which are compared: they have one scale
         if bits == 1:
             return BinaryWeight(layer.weight, per_tensor=logits)
         frozen = not layer.weight.requires_grad
@@ -63,7 +67,7 @@ class Half:
     def activation(self, signed: bool) -> nn.Module:
         return FloatActivation(signed)
 
-    def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool) -> nn.Module:
+    def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool, logits: bool) -> nn.Module:
         return HalfWeight()
 
 

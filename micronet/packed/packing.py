@@ -8,16 +8,18 @@ channels before it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from micronet.compress.maps import gives_logits
 from micronet.compress.operations import Call, packable
 from micronet.compress.quantization import finish
 from micronet.compress.quantizers import FloatActivation
+from micronet.compress.spellings import Window
 from micronet.files import write_atomically
 from micronet.packed.agreement import compare, made_up_images
 from micronet.packed.errors import PackError
@@ -26,80 +28,16 @@ from micronet.packed.fixed_point import Added, float_weights, requantization, st
 from micronet.packed.limits import MOST_LOGIT_SCALE
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule, flip_margin
+from micronet.packed.pending import Pending, Value, gain_and_offset, not_finite, numbers, ordered, uniform
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
 from micronet.packed.steps.affine import interleave
 from micronet.packed.steps.base import joined_ranges, vector
-from micronet.packed.steps.conv import sum_size
+from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.linear import Choice, chosen
 from micronet.packed.steps.scaling import FloatScaling, Residual, Scaling
 from micronet.packed.steps.weights import Weights
 from micronet.packed.widths import bit_length
 from micronet.params import Quantize
-
-
-@dataclass(frozen=True)
-class _Value:
-    """A value of the packed model: the step that makes it, and what one code of each channel is worth."""
-
-    index: int
-    scale: np.ndarray  # (C,) float64
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """gain * source + offset + residual, not yet requantized. Vectors: an entry an output channel, float64.
-
-    `maximum` is the side of the windows of which only the greatest value goes on. It is taken of the sums, so that one
-    of a window is requantized; `of_codes` where a norm or an addition stands before it.
-    """
-
-    name: str
-    source: _Value
-    layer: nn.Conv2d | None
-    gain: np.ndarray
-    offset: np.ndarray
-    norm: bool = False
-    residual: _Value | None = None
-    maximum: int = 1
-    of_codes: bool = False
-
-    @classmethod
-    def plain(cls, name: str, source: _Value, **fields: Any) -> _Pending:
-        """A value as it is."""
-        channels = len(source.scale)
-        return cls(name, source, None, np.ones(channels), np.zeros(channels), **fields)
-
-    @property
-    def window(self) -> int:
-        """Side of the windows of sums."""
-        return 1 if self.of_codes or self.layer is None else self.maximum
-
-
-def _vector(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().double().cpu().numpy()
-
-
-def _norm(layer: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
-    """A batch norm in eval mode as gain and offset."""
-    assert layer.running_mean is not None and layer.running_var is not None  # compress.operations refuses others
-    gain = _vector(layer.weight) / np.sqrt(_vector(layer.running_var) + layer.eps)
-    return gain, _vector(layer.bias) - _vector(layer.running_mean) * gain
-
-
-def _not_finite(name: str) -> str:
-    return f"{name}: a weight, norm or step is not finite; a training run that diverged cannot be packed"
-
-
-def _uniform(value: _Value, name: str) -> float:
-    if np.ptp(value.scale) > 0:
-        raise PackError(f"{name}: reads maps of different scales at once; a batch norm and ReLU between would work")
-    return float(value.scale[0])
-
-
-def _ordered(scaling: Scaling, order: np.ndarray) -> Scaling:
-    """The scaling of the same channels in another order."""
-    keys = [key for key in ("multiplier", "shift", "bias") if getattr(scaling, key, None) is not None]
-    return replace(scaling, **{key: getattr(scaling, key)[order] for key in keys})
 
 
 class _Packer:
@@ -114,8 +52,8 @@ class _Packer:
         self.factored_sums, self.half = factored_sums, half
         self.steps: list[Step] = []
         self.logit_scale: float | None = None
-        self.values: dict[fx.Node, _Value] = {}
-        self.pending: dict[fx.Node, _Pending] = {}
+        self.values: dict[fx.Node, Value] = {}
+        self.pending: dict[fx.Node, Pending] = {}
         self.logits: dict[fx.Node, float] = {}  # what one unit is worth
         # The node whose values a step makes, the last where several are the same, and what its codes are worth.
         self.made: dict[int, tuple[fx.Node, np.ndarray]] = {}
@@ -125,16 +63,16 @@ class _Packer:
             if node in self.values:
                 self.made[self.values[node].index] = node, self.values[node].scale
 
-    def _emit(self, scale: np.ndarray, step: Step) -> _Value:
+    def _emit(self, scale: np.ndarray, step: Step) -> Value:
         self.steps.append(step)
-        return _Value(len(self.steps) - 1, scale)
+        return Value(len(self.steps) - 1, scale)
 
-    def _value(self, node: fx.Node, user: fx.Node) -> _Value:
+    def _value(self, node: fx.Node, user: fx.Node) -> Value:
         if node not in self.values:
             raise PackError(f"{user.name}: reads {node.name}, which is not quantized; compress.prepare does that")
         return self.values[node]
 
-    def _step_of(self, value: _Value) -> Step:
+    def _step_of(self, value: Value) -> Step:
         return self.steps[value.index]
 
     # Steps that have no arithmetic
@@ -181,55 +119,50 @@ class _Packer:
         order = interleave(step.shape[0], groups)
         if isinstance(step, Conv):
             weights = replace(step.weights, codes=step.weights.codes[order])
-            self.steps[value.index] = replace(step, weights=weights, scaling=_ordered(step.scaling, order))
+            self.steps[value.index] = replace(step, weights=weights, scaling=ordered(step.scaling, order))
         else:
-            self.steps[value.index] = replace(step, order=groups, scaling=_ordered(step.scaling, order))
-        self.values[node] = _Value(value.index, value.scale[order])
+            self.steps[value.index] = replace(step, order=groups, scaling=ordered(step.scaling, order))
+        self.values[node] = Value(value.index, value.scale[order])
 
     # Sums
 
-    def _pool(self, node: fx.Node, kernel: int, divisor: int | None = None) -> None:
+    def _pool(self, node: fx.Node, geometry: Geometry, divisor: int | None = None) -> None:
         value = self._value(node.all_input_nodes[0], node)
-        source = self._step_of(value)
-        scale = value.scale if self.half else value.scale / kernel**2  # a mean of floats, a sum of codes
-        pool = self._emit(scale, Pool.over(source, value.index, kernel, node.name))
-        self.values[node] = pool if divisor is None else self._worth(pool, kernel**2 / divisor, node.name)
+        source, area = self._step_of(value), geometry.area
+        scale = value.scale if self.half else value.scale / area  # a mean of floats, a sum of codes
+        pool = self._emit(scale, Pool.over(source, value.index, geometry, node.name))
+        self.values[node] = pool if divisor is None else self._worth(pool, area / divisor, node.name)
 
     def _average(self, node: fx.Node) -> None:
         window = self.calls[node].settings
-        self._pool(node, window.kernel[0], window.divisor)
+        self._pool(node, _geometry(window), window.divisor)
 
     def _mean(self, node: fx.Node) -> None:
-        self._pool(node, self._step_of(self._value(node.all_input_nodes[0], node)).shape[1])
+        _, height, width = self._step_of(self._value(node.all_input_nodes[0], node)).shape
+        self._pool(node, Geometry.tiles((height, width)))
 
     # Maxima
 
     def _maximum(self, node: fx.Node) -> None:
-        kernel, source = self.calls[node].settings.kernel[0], node.all_input_nodes[0]
+        geometry, source = _geometry(self.calls[node].settings), node.all_input_nodes[0]
         if source in self.pending:
-            before = self.pending[source]
-            of_codes = self.half or before.norm or before.residual is not None
-            if before.maximum > 1 and of_codes != before.of_codes:
-                raise PackError(f"{node.name}: follows another maximum and a norm; a ReLU between would work")
-            self.pending[node] = replace(before, maximum=before.maximum * kernel, of_codes=of_codes)
+            self.pending[node] = self.pending[source].greatest(geometry, self.half)
         else:
-            self.values[node] = self._greatest(self._value(source, node), kernel, node.name)
+            self.values[node] = self._greatest(self._value(source, node), geometry, node.name)
 
-    def _greatest(self, value: _Value, kernel: int, name: str) -> _Value:
+    def _greatest(self, value: Value, geometry: Geometry, name: str) -> Value:
         """The greatest code of each window."""
-        return self._emit(value.scale, Maximum.over(self._step_of(value), value.index, kernel, name))
+        return self._emit(value.scale, Maximum.over(self._step_of(value), value.index, geometry, name))
 
     # Results on the way to a requantization
 
     def _conv(self, node: fx.Node) -> None:
-        layer = self.modules[node.target]
-        offset = np.zeros(layer.out_channels) if layer.bias is None else _vector(layer.bias)
-        source = self._value(node.all_input_nodes[0], node)
-        self.pending[node] = _Pending(str(node.target), source, layer, np.ones(layer.out_channels), offset)
+        source, geometry = self._value(node.all_input_nodes[0], node), _geometry(self.calls[node].settings)
+        self.pending[node] = Pending.of_layer(str(node.target), source, self.modules[node.target], geometry)
 
     def _norm(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
-        gain, offset = _norm(self.modules[node.target])
+        gain, offset = gain_and_offset(self.modules[node.target])
         if source in self.pending and not self.pending[source].norm and self.pending[source].residual is None:
             before = self.pending[source]
             if before.of_codes and (gain < 0).any():
@@ -239,7 +172,7 @@ class _Packer:
                 )
             self.pending[node] = replace(before, gain=gain, offset=before.offset * gain + offset, norm=True)
         else:
-            self.pending[node] = _Pending(str(node.target), self._value(source, node), None, gain, offset, norm=True)
+            self.pending[node] = Pending(str(node.target), self._value(source, node), None, gain, offset, norm=True)
 
     def _scale(self, node: fx.Node) -> None:
         """A factor goes into the gain of what is not yet requantized, or into what a code is worth."""
@@ -252,14 +185,14 @@ class _Packer:
         elif factor > 0:
             self.values[node] = self._worth(self._value(source, node), factor, node.name)
         else:
-            plain = _Pending.plain(node.name, self._value(source, node))
+            plain = Pending.plain(node.name, self._value(source, node))
             self.pending[node] = replace(plain, gain=plain.gain * factor)
 
-    def _worth(self, value: _Value, factor: float, name: str) -> _Value:
+    def _worth(self, value: Value, factor: float, name: str) -> Value:
         """The same codes, each worth so many times as much. A float is worth itself, so floats are multiplied."""
         if not self.half:
-            return _Value(value.index, value.scale * factor)
-        plain = _Pending.plain(name, value)
+            return Value(value.index, value.scale * factor)
+        plain = Pending.plain(name, value)
         step = self._float_step(replace(plain, gain=plain.gain * factor), FloatActivation(signed=True))
         return self._emit(value.scale, step)
 
@@ -271,7 +204,7 @@ class _Packer:
                 raise PackError(f"{node.name}: adds to a maximum of floats; lsq, or a ReLU between would work")
             self.pending[node] = replace(self.pending[main], residual=other)
         else:
-            self.pending[node] = _Pending.plain(node.name, self._value(main, node), residual=other)
+            self.pending[node] = Pending.plain(node.name, self._value(main, node), residual=other)
 
     def _relu(self, node: fx.Node) -> None:
         raise PackError(f"{node.name}: a ReLU without a quantizer; compress.prepare puts one there")
@@ -281,35 +214,35 @@ class _Packer:
         if source in self.pending:
             pending = self.pending[source]
         else:
-            pending = _Pending.plain(source.name, self._value(source, node))
+            pending = Pending.plain(source.name, self._value(source, node))
         scale = 1.0 if self.half else float(quantizer.step.detach())
         step = self._float_step(pending, quantizer) if self.half else self._integer_step(pending, quantizer, scale)
         value = self._emit(np.full(len(pending.gain), scale), step)
-        if pending.maximum > pending.window:
-            value = self._greatest(value, pending.maximum, f"{pending.name}.max")
+        for geometry in pending.of_codes:
+            value = self._greatest(value, geometry, f"{pending.name}.max")
         self.values[node] = value
 
-    def _step(self, pending: _Pending, weights: Weights | None, scaling: Scaling) -> Step:
+    def _step(self, pending: Pending, weights: Weights | None, scaling: Scaling) -> Step:
         """The convolution, or the scaling of its own, that the pending result is."""
-        source, layer, channels = self._step_of(pending.source), pending.layer, len(pending.gain)
+        source, geometry, channels = self._step_of(pending.source), pending.geometry, len(pending.gain)
         low, high = (vector(edge, channels) for edge in scaling.edges)
         common: dict[str, Any] = {"name": pending.name, "inputs": (pending.source.index,), "low": low, "high": high}
-        if layer is None or weights is None:
+        if geometry is None or weights is None:
             return Affine(**common, shape=source.shape, scaling=scaling)
-        kernel, stride, padding = layer.kernel_size[0], layer.stride[0], cast(int, layer.padding[0])
-        height, width = (side // pending.window for side in sum_size(source, kernel, stride, padding))
-        geometry: dict[str, Any] = {"stride": stride, "padding": padding, "window": pending.window}
-        return Conv(**common, **geometry, shape=(channels, height, width), weights=weights, scaling=scaling)
+        height, width = (side // pending.window for side in geometry.size(source.shape))
+        common |= {"stride": geometry.stride, "padding": geometry.padding, "dilation": geometry.dilation}
+        common |= {"window": pending.window, "shape": (channels, height, width)}
+        return Conv(**common, weights=weights, scaling=scaling)
 
-    def _float_step(self, pending: _Pending, quantizer: Any) -> Step:
+    def _float_step(self, pending: Pending, quantizer: Any) -> Step:
         weights = multiplier = None
         with np.errstate(over="ignore"):
             bias = pending.offset.astype(np.float16)
             if pending.layer is None:
                 multiplier = pending.gain.astype(np.float16)
             else:
-                weight = _vector(pending.layer.weight) * pending.gain[:, None, None, None]
-                weights = float_weights(weight, pending.layer.groups)
+                weight = pending.kernels(numbers(pending.layer.weight)) * pending.gain[:, None, None, None]
+                weights = float_weights(weight, pending.groups)
         arrays = {"weight": None if weights is None else weights.codes, "multiplier": multiplier, "bias": bias}
         for key, array in arrays.items():
             if array is not None and not np.isfinite(array).all():
@@ -325,13 +258,13 @@ class _Packer:
         )
         return self._step(pending, weights, scaling)
 
-    def _weights(self, name: str, codes: Tensor, groups: int, source: Step) -> Weights:
-        weights = stored_weights(codes.cpu().numpy(), groups, source, self.factored_sums)
+    def _weights(self, name: str, codes: np.ndarray, groups: int, source: Step) -> Weights:
+        weights = stored_weights(codes, groups, source, self.factored_sums)
         if weights is None:
             raise PackError(f"{name}: its sums need more than 32 bits; fewer weight or activation bits would work")
         return weights
 
-    def _integer_step(self, pending: _Pending, quantizer: Any, scale: float) -> Step:
+    def _integer_step(self, pending: Pending, quantizer: Any, scale: float) -> Step:
         source, name, weights = self._step_of(pending.source), pending.name, None
         if pending.layer is None:
             low, high = source.low.astype(np.int64), source.high.astype(np.int64)
@@ -339,16 +272,16 @@ class _Packer:
         else:
             layer: Any = pending.layer
             codes, weight_scale = layer.quantizer.codes(layer.weight)
-            weights = self._weights(name, codes, layer.groups, source)
+            weights = self._weights(name, pending.kernels(codes.cpu().numpy()), pending.groups, source)
             sums = weights.sums(source)
             low, high = sums.low, sums.high
-            gain = pending.gain * _vector(weight_scale) * _uniform(pending.source, name) / scale
+            gain = pending.gain * numbers(weight_scale) * uniform(pending.source, name) / scale
         gain, offset = np.where(high > low, gain, 0.0), pending.offset / scale
         if not (np.isfinite(gain).all() and np.isfinite(offset).all()):
-            raise PackError(_not_finite(name))
+            raise PackError(not_finite(name))
         added = None
         if pending.residual is not None:
-            ratio = _uniform(pending.residual, name) / scale
+            ratio = uniform(pending.residual, name) / scale
             added = Added(pending.residual.index, self._step_of(pending.residual), ratio)
         scaling = requantization(
             gain,
@@ -368,21 +301,27 @@ class _Packer:
         layer, name = self.modules[node.target], str(node.target)
         value = self._value(node.all_input_nodes[0], node)
         source = self._step_of(value)
-        bias = np.zeros(layer.out_features) if layer.bias is None else _vector(layer.bias)
-        if not (np.isfinite(bias).all() and np.isfinite(_vector(layer.weight)).all()):
+        if not gives_logits(node, self.calls):
+            _, height, width = source.shape
+            self.pending[node] = Pending.of_layer(name, value, layer, Geometry((height, width)))
+            return
+        shape = (layer.out_features, *(source.shape if source.shape[1:] != (1, 1) else source.shape[:1]))
+        bias = np.zeros(layer.out_features) if layer.bias is None else numbers(layer.bias)
+        if not (np.isfinite(bias).all() and np.isfinite(numbers(layer.weight)).all()):
             raise PackError(f"{name}: a weight or bias is not finite; a training run that diverged cannot be packed")
         if self.half:
-            weights, biases, bits = float_weights(_vector(layer.weight), 1), bias.astype(np.float16), 16
+            weights = float_weights(numbers(layer.weight).reshape(shape), 1)
+            biases, bits = bias.astype(np.float16), 16
             worth = 1.0
         else:
             codes, weight_scale = layer.quantizer.codes(layer.weight)
             if float(weight_scale.max()) != float(weight_scale.min()):
                 raise PackError(f"{name}: logits of different scales cannot be compared; a scale a tensor would work")
-            weights = self._weights(name, codes, 1, source)
-            worth = float(weight_scale[0]) * _uniform(value, name)
+            weights = self._weights(name, codes.cpu().numpy().reshape(shape), 1, source)
+            worth = float(weight_scale[0]) * uniform(value, name)
             bias = bias / worth
             if not np.isfinite(bias).all():
-                raise PackError(_not_finite(name))
+                raise PackError(not_finite(name))
             biases = np.rint(bias).astype(np.int64)
             bits = width_of(biases)
         zero = vector(0, layer.out_features)
@@ -404,6 +343,11 @@ class _Packer:
         """The steps end in its logits: `prepare` makes sure of that."""
         scale = self.logits[node.all_input_nodes[0]]
         self.logit_scale = scale if 1 / MOST_LOGIT_SCALE <= scale <= MOST_LOGIT_SCALE else None
+
+
+def _geometry(window: Window) -> Geometry:
+    """Where the windows of a layer lie."""
+    return Geometry(window.kernel, window.stride, window.padding, window.dilation)
 
 
 def _packed(prepared: fx.GraphModule, quantize: Quantize) -> tuple[_Packer, fx.GraphModule]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
@@ -19,6 +20,7 @@ from micronet.packed.file import decode, encode
 from micronet.packed.model import PackedModel
 from micronet.packed.packing import pack
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
+from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.linear import Choice
 from micronet.packed.steps.scaling import Requantization, Residual, in_integers
 from micronet.packed.steps.weights import Weights
@@ -63,6 +65,11 @@ def hand_made(*steps: Step) -> PackedModel:
     return decode(encode([Input.of(8), *steps], None, "integer", {}))
 
 
+def tiles(side: int) -> Geometry:
+    """Square windows one beside the other."""
+    return Geometry.tiles((side, side))
+
+
 def vector(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int64)
 
@@ -73,7 +80,7 @@ def weights(codes: np.ndarray, input_range: tuple[np.ndarray, np.ndarray], facto
     bits, mask = weight_storage(codes)
     found = Weights(codes=codes, bits=bits, mask=mask, factored=factored)
     low, high = (np.asarray(side, np.int64) for side in input_range)
-    reading = Pool(name="", inputs=(0,), shape=source.shape, low=low, high=high, kernel=1)
+    reading = Pool(name="", inputs=(0,), shape=source.shape, low=low, high=high, geometry=tiles(1))
     return Weights(
         codes=codes, bits=bits, mask=mask, factored=factored, accumulator_bits=int(found.sums(reading).bits.max())
     )
@@ -143,12 +150,12 @@ def pool(source: int, channels: int, high: int = 15, kernel: int = 32) -> Pool:
     side = 32 // kernel
     edges = np.zeros(channels, np.int32), np.full(channels, high * kernel**2, np.int32)
     shape = (channels, side, side)
-    return Pool(name="pool", inputs=(source,), shape=shape, low=edges[0], high=edges[1], kernel=kernel)
+    return Pool(name="pool", inputs=(source,), shape=shape, low=edges[0], high=edges[1], geometry=tiles(kernel))
 
 
 def tiny_files() -> list[bytes]:
     """Small files that between them have every operation: of one network, of one with a flip margin, of two."""
-    few = replace(conv([[3, 0, -2], [1, 1, 0], [0, 0, 0], [-3, 2, 1]], name="stem", **PER_CHANNEL), stride=8)
+    few = replace(conv([[3, 0, -2], [1, 1, 0], [0, 0, 0], [-3, 2, 1]], name="stem", **PER_CHANNEL), stride=(8, 8))
     few = replace(few, shape=(4, 4, 4))
     codes = np.zeros(4), np.full(4, 15)
     added = Residual(value=1, multiplier=3, bits=3, fraction=2)
@@ -170,7 +177,7 @@ def tiny_files() -> list[bytes]:
         scaling=replace(in_integers(few), norm=True),
         order=2,
     )
-    greatest = Maximum(name="maximum3", inputs=(3,), shape=(4, 2, 2), low=mixed.low, high=mixed.high, kernel=2)
+    greatest = Maximum(name="maximum3", inputs=(3,), shape=(4, 2, 2), low=mixed.low, high=mixed.high, geometry=tiles(2))
     both = Concat(
         name="concat4", inputs=(4, 4), shape=(8, 2, 2), low=np.zeros(8, np.int32), high=np.full(8, 15, np.int32)
     )
@@ -184,7 +191,30 @@ def tiny_files() -> list[bytes]:
     one = encode([Input.of(8), *steps, last], spec, "integer", made)
     sure = replace(last, choice=Choice(margin=40, bits=6))
     flipping = encode([Input.of(8), *steps, sure], spec, "integer", made)
-    return [one, flipping, join([decode(one), decode(flipping)])]
+    return [one, flipping, join([decode(one), decode(flipping)]), general_file()]
+
+
+def general_file() -> bytes:
+    """A small file of what version 5 added: an image, names, a scale and windows of other shapes, a linear on a map."""
+    image = Input.of(6, (1, 9, 12))
+    across = np.array([[[[1, 0, -2, 3]]], [[[-1, 2, 0, 0]]]], np.int8)
+    stem = weights(across, (image.low, image.high))
+    pixels_to_codes = {"multiplier": vector(3, -2), "multiplier_bits": 3, "shift": vector(4, 4), "bias_fraction": 3}
+    scaling = Requantization(code_bits=4, signed=True, bias=vector(4, 40), bias_bits=7, **pixels_to_codes)
+    codes = np.full(2, -7, np.int32), np.full(2, 7, np.int32)
+    edges: dict[str, Any] = {"low": codes[0], "high": codes[1]}
+    placed: dict[str, Any] = {"stride": (2, 1), "padding": (1, 3), "dilation": (1, 2)}
+    first = Conv(name="stem", inputs=(0,), shape=(2, 6, 12), weights=stem, scaling=scaling, **placed, **edges)
+    greatest = Maximum.over(first, 1, Geometry((3, 2), (2, 1), (1, 1)), "maximum2")
+    summed = Pool.over(greatest, 2, Geometry((2, 3), (1, 2), (0, 1)), "pool3")
+    row = list(range(-3, 4)) * (math.prod(summed.shape) // 7 + 1)
+    whole = np.array([row[: math.prod(summed.shape)]], np.int8).reshape(1, *summed.shape)
+    both = weights(np.concatenate([whole, -whole, whole[:, ::-1]]), (summed.low, summed.high))
+    last = replace(linear([[1], [1], [1]], [5, -7, 0], 3, (np.zeros(1), np.ones(1))), weights=both)
+    made = {"stage": "quantize", "image.fit": "crop"}
+    spec = {"file": "net.py", "class": "Net", "settings": {"width": 2}}
+    steps = [image, first, greatest, summed, last]
+    return encode(steps, spec, "integer", made, class_names=("Katze", "a b", "\u732b"), logit_scale=0.03125)
 
 
 PER_CHANNEL = {

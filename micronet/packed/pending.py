@@ -1,0 +1,102 @@
+"""What the packer holds of a value until the step that makes it is known: real gains and offsets, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from micronet.packed.errors import PackError
+from micronet.packed.steps.geometry import Geometry
+from micronet.packed.steps.scaling import Scaling
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of the packed model: the step that makes it, and what one code of each channel is worth."""
+
+    index: int
+    scale: np.ndarray  # (C,) float64
+
+
+@dataclass(frozen=True)
+class Pending:
+    """gain * source + offset + residual, not yet requantized. Vectors: an entry an output channel, float64."""
+
+    name: str
+    source: Value
+    layer: nn.Conv2d | nn.Linear | None
+    gain: np.ndarray
+    offset: np.ndarray
+    norm: bool = False
+    residual: Value | None = None
+    geometry: Geometry | None = None  # of the layer
+    # Of windows only the greatest value goes on: of sums, so that one of a window is requantized, and of the codes.
+    window: int = 1  # side of the windows of sums
+    of_codes: tuple[Geometry, ...] = ()
+
+    @classmethod
+    def plain(cls, name: str, source: Value, **fields: Any) -> Pending:
+        """A value as it is."""
+        channels = len(source.scale)
+        return cls(name, source, None, np.ones(channels), np.zeros(channels), **fields)
+
+    @classmethod
+    def of_layer(cls, name: str, source: Value, layer: nn.Conv2d | nn.Linear, geometry: Geometry) -> Pending:
+        """A convolution, or a linear layer as one."""
+        bias = np.zeros(len(layer.weight)) if layer.bias is None else numbers(layer.bias)
+        return cls(name, source, layer, np.ones(len(layer.weight)), bias, geometry=geometry)
+
+    @property
+    def groups(self) -> int:
+        """Of the layer."""
+        return self.layer.groups if isinstance(self.layer, nn.Conv2d) else 1
+
+    def kernels(self, weight: np.ndarray) -> np.ndarray:
+        """The layer's weight, or its codes, as those of a convolution: (O, I / groups, height, width)."""
+        assert self.geometry is not None
+        return weight.reshape(len(weight), -1, *self.geometry.kernel)
+
+    def greatest(self, geometry: Geometry, half: bool) -> Pending:
+        """The greatest value of each window."""
+        if geometry == Geometry.tiles((1, 1)):
+            return self
+        scaled = self.layer is None or self.norm or self.residual is not None
+        if half or scaled or self.of_codes or self.window > 1 or not (geometry.apart and geometry.square):
+            return replace(self, of_codes=(*self.of_codes, geometry))
+        return replace(self, window=geometry.kernel[0])
+
+
+def numbers(tensor: Tensor) -> np.ndarray:
+    """A tensor in float64."""
+    return tensor.detach().double().cpu().numpy()
+
+
+def gain_and_offset(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
+    """A batch norm in eval mode."""
+    assert layer.running_mean is not None and layer.running_var is not None  # compress.operations refuses others
+    gain = 1 / np.sqrt(numbers(layer.running_var) + layer.eps)
+    if not layer.affine:
+        return gain, -numbers(layer.running_mean) * gain
+    gain = numbers(layer.weight) / np.sqrt(numbers(layer.running_var) + layer.eps)
+    return gain, numbers(layer.bias) - numbers(layer.running_mean) * gain
+
+
+def not_finite(name: str) -> str:
+    """What is said of a layer with such a number."""
+    return f"{name}: a weight, norm or step is not finite; a training run that diverged cannot be packed"
+
+
+def uniform(value: Value, name: str) -> float:
+    """What a code of every channel is worth. Raises `PackError`: they differ."""
+    if np.ptp(value.scale) > 0:
+        raise PackError(f"{name}: reads maps of different scales at once; a batch norm and ReLU between would work")
+    return float(value.scale[0])
+
+
+def ordered(scaling: Scaling, order: np.ndarray) -> Scaling:
+    """The scaling of the same channels in another order."""
+    keys = [key for key in ("multiplier", "shift", "bias") if getattr(scaling, key, None) is not None]
+    return replace(scaling, **{key: getattr(scaling, key)[order] for key in keys})
