@@ -56,6 +56,10 @@ lock: env ## resolve pyproject.toml into requirements.lock again, at the newest 
 		--universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 		--output-file requirements.lock
 
+.PHONY: doctor
+doctor: env ## say whether Python, params, data and cache are right, and what mends them
+	@"$(PY)" tools/doctor.py $(ARGS)
+
 # --- pipeline ---
 
 # DVC whose Python is taken away ends with a traceback, or as if all were well.

@@ -19,10 +19,9 @@ HERE = Path(__file__).resolve().parent
 PER_CLASS = {"train": 100, "test": 50}
 
 
-def main(path: str | None) -> None:
+def main(path: str | None, out: Path = HERE) -> None:
     sys.path.insert(0, str(HERE.parents[1]))
-    import torch
-    from torchvision.io import write_png
+    from PIL import Image
 
     from micronet import params
     from micronet.data.datasets import CLASSES
@@ -35,9 +34,9 @@ def main(path: str | None) -> None:
         first = [np.flatnonzero(labels == label)[:share] for label in range(len(CLASSES))]
         indices = np.sort(np.concatenate(first))
         images, labels = images[indices], labels[indices]
-        sheet = torch.from_numpy(images).reshape(-1, 3, 1024).permute(1, 0, 2).contiguous()
-        write_png(sheet, str(HERE / f"{name}.png"), compression_level=9)
-        (HERE / f"{name}_labels.json").write_text(json.dumps(labels.tolist(), separators=(",", ":")) + "\n")
+        sheet = np.ascontiguousarray(images.reshape(-1, 3, 1024).transpose(0, 2, 1))
+        Image.fromarray(sheet).save(out / f"{name}.png", compress_level=9)
+        (out / f"{name}_labels.json").write_text(json.dumps(labels.tolist(), separators=(",", ":")) + "\n")
         for kind, array in (("images", images), ("labels", labels)):
             print(f'    {name}_{kind}_sha256="{hashlib.sha256(np.ascontiguousarray(array)).hexdigest()}",')
 

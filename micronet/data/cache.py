@@ -69,6 +69,16 @@ def kept(
         yield found
 
 
+def cache_size() -> int:
+    """The bytes of all files that are kept."""
+    folder, total = cache_folder(), 0
+    for place, _, names in os.walk(folder) if folder else ():
+        for name in names:
+            with suppress(OSError):  # gone between listing and looking
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
+
+
 def is_kept(files: Iterable[str]) -> bool:
     """Whether files of these names are in the cache; nothing is compared."""
     folder = cache_folder()

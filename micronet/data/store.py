@@ -307,6 +307,17 @@ def prepare(config: params.Data, manifest_path: Path | str = MANIFEST, report: R
     return metrics | marker.get("facts", {})
 
 
+def folder_fault(config: params.Data, manifest: dict[str, Any]) -> str | None:
+    """Why the prepared folder is not what a manifest says, by the sizes of its files; None when it is."""
+    return _fault(Path(config.folder), manifest, ())
+
+
+def facts(config: params.Data) -> dict[str, Any]:
+    """What was found in the folder of pictures when it was prepared; nothing for other sources."""
+    marker = read_marker(Path(config.folder) / MARKER)
+    return marker.get("facts", {}) if marker else {}
+
+
 def source_of(config: params.Data) -> str | None:
     """Which source served the prepared folder (`path`, `npm`, `sample`, ...), None before it is there."""
     marker = read_marker(Path(config.folder) / MARKER)

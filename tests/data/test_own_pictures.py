@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,11 @@ from micronet.data.arrays import Arrays, DataError, Description
 from micronet.data.datasets import described
 from micronet.data.pieces import Joined
 from micronet.data.store import MARKER, _mapped, changed, open_split, prepare
+from tests.support.places import ROOT
+
+sys.path.insert(0, str(ROOT / "stages"))
+
+import check  # noqa: E402 - it stands among the stage scripts
 
 
 @dataclass
@@ -145,6 +150,23 @@ def test_a_changed_folder_is_noticed_and_prepared_anew(config, found, tmp_path):
     prepare(config, tmp_path / "m.json", lines.append)
     assert "have changed: rebuilding" in lines[0] and (tmp_path / "m.json").read_bytes() != before
     assert len(open_split(config, "train", tmp_path / "m.json")) == 17 and found.reads == 2
+
+
+def test_the_check_before_dvc_prepares_a_changed_folder_anew_and_nothing_else(config, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    networks = ModuleType("consistency")
+    networks.inconsistencies = lambda loaded: []
+    monkeypatch.setitem(sys.modules, "consistency", networks)
+    monkeypatch.setattr(check, "validate", lambda path: SimpleNamespace(data=config))
+    check.check("params.yaml", renew=True)
+    assert found.reads == 0, "the pipeline does that"
+    prepare(config, "data/manifest.json")
+    before = Path("data/manifest.json").read_bytes()
+    check.check("params.yaml", renew=True)
+    assert found.reads == 1
+    found.state = "another"
+    check.check("params.yaml", renew=True)
+    assert found.reads == 2 and Path("data/manifest.json").read_bytes() != before
 
 
 def test_a_folder_that_is_gone_leaves_what_was_prepared_of_it(config, found, tmp_path):

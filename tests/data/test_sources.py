@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import lzma
@@ -275,3 +276,13 @@ def test_a_changed_sample_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SAMPLE_FOLDER", tmp_path)
     with pytest.raises(DataError, match="test_labels are not cifar10-sample's"):
         fetch(params.Data(source="sample", validation_size=200))
+
+
+def test_the_sample_is_made_of_the_whole_again_with_the_same_pixels(official, records, tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("make_sample", SAMPLE_FOLDER / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(str(write_form(tmp_path / "files", records, "binary")), out=tmp_path)
+    assert SAMPLE.train_images_sha256 in capsys.readouterr().out
+    monkeypatch.setattr(sources, "SAMPLE_FOLDER", tmp_path)
+    fetch(params.Data(source="sample", validation_size=200))
