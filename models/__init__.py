@@ -12,11 +12,11 @@ import ast
 import importlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -129,8 +129,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _read(spec: str | dict[str, Any]) -> tuple[str, Settings]:
-    """A spec's family and its checked settings. Raises `SpecError`."""
+def _read(spec: str | dict[str, Any], facts: Mapping[str, Any] = MappingProxyType({})) -> tuple[str, Settings]:
+    """A spec's family and its checked settings, those of `facts` where it says nothing. Raises `SpecError`."""
     if isinstance(spec, str):
         spec = {"name": spec}
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
@@ -142,8 +142,9 @@ def _read(spec: str | dict[str, Any]) -> tuple[str, Settings]:
         raise SpecError(
             f"name: there is no model {shown(name, LONGEST_VALUE)!r} (there are {', '.join([*named, *families])})"
         )
-    given = {**named.get(name, {}), **spec}
     family = named[name]["name"] if name in named else name
+    known = {key: fact for key, fact in facts.items() if key in families[family].model_fields}
+    given = {**known, **named.get(name, {}), **spec}
     del given["name"]
     try:
         return family, families[family].model_validate(given)
@@ -191,10 +192,8 @@ def suited(
     facts = {"image": list(image), "classes": classes}
     if own.is_own(spec):
         return own.suited(spec, facts, runs=runs)  # type: ignore[arg-type]
-    family, settings = _read({"name": spec} if isinstance(spec, str) else spec)
-    said = settings.model_fields_set
-    fields = type(settings).model_fields
-    found = {key: _plain(getattr(settings, key)) for key in said}
+    family, settings = _read(spec, facts)
+    found = {key: _plain(getattr(settings, key)) for key in facts if key in type(settings).model_fields}
     wrong = [
         f"{key}: must be {fact}, {_FACTS[key]} (got {found[key]})"
         for key, fact in facts.items()
@@ -202,7 +201,7 @@ def suited(
     ]
     if wrong:
         raise SpecError(*wrong)
-    return normalise({"name": family, **settings.model_dump(), **{key: facts[key] for key in facts if key in fields}})
+    return _spec(family, settings)
 
 
 _FACTS = {"image": "the channels, height and width of the data's images", "classes": "the number of the data's labels"}

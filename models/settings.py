@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from micronet.data_params import Side
 from micronet.errors import MicronetError, shown
@@ -28,9 +28,17 @@ PerStage = Annotated[
     BeforeValidator(lambda given: list(given) if isinstance(given, tuple) else given),
     Field(min_length=1, max_length=9),
 ]
-IMAGE: tuple[Literal[1, 3], int, int] = (3, 32, 32)  # that of CIFAR-10
+
+
+def _colours(channels: int) -> int:
+    if channels not in (1, 3):
+        raise ValueError(f"must be 1 or 3 (got {channels})")
+    return channels
+
+
+IMAGE: tuple[int, int, int] = (3, 32, 32)  # that of CIFAR-10
 Image = Annotated[
-    tuple[Literal[1, 3], Side, Side],
+    tuple[Annotated[int, AfterValidator(_colours)], Side, Side],
     BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
 ]
 

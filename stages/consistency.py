@@ -80,8 +80,6 @@ def _network(section: Teacher | Student, data: Description) -> Any:
     """
     classes = len(data.classes)
     network: Any = models.build(models.suited(section.model.spec(), image=data.shape, classes=classes)).eval()
-    if own.is_own(network.spec) and section.train.epochs:
-        _learns(network, data)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
@@ -90,6 +88,8 @@ def _network(section: Teacher | Student, data: Description) -> Any:
     if got != (1, classes):
         raise models.SpecError(f"gives {got} for an image, {(1, classes)} would work")
     operations(network, data.shape)
+    if own.is_own(network.spec) and section.train.epochs:
+        _learns(network, data)
     return network
 
 

@@ -229,7 +229,8 @@ def class_accuracies(
     Args:
         classes: their names, in the order of the labels; CIFAR-10's where they are left out.
     """
+    of_class = [predicted[labels == index] == index for index in range(len(classes or CLASSES))]
     return {
-        name: 100.0 * float((predicted[labels == index] == index).float().mean()) if (labels == index).any() else None
-        for index, name in enumerate(classes or CLASSES)
+        name: 100.0 * int(correct.sum()) / len(correct) if len(correct) else None
+        for name, correct in zip(classes or CLASSES, of_class, strict=True)
     }

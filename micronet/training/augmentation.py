@@ -82,14 +82,14 @@ def augment(
     """Augments and normalises a batch, on the images' own device.
 
     Args:
-        images: (N, 3, H, W) uint8.
+        images: (N, C, H, W) uint8.
         labels: (N,) int64.
         config: what is switched on.
         generator: the only source of random numbers, on the CPU or on the images' device.
         classes: how many the network tells apart; only mixed targets need it.
 
     Returns:
-        Images, (N, 3, H, W) float32, normalised, channels-last; and targets: the labels as they are, or, when
+        Images, (N, C, H, W) float32, normalised, channels-last; and targets: the labels as they are, or, when
         mixup or CutMix is on, (N, classes) float32 of which every row sums to 1.
     """
     count, device, size = len(images), images.device, (images.shape[2], images.shape[3])

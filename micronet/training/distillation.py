@@ -119,7 +119,7 @@ class Views:
         return Views(self.rows.to(device), self.columns.to(device), self.mirrored.to(device), self.padding)
 
     def show(self, images: Tensor, view: Tensor | int, indices: Tensor | slice) -> Tensor:
-        """(N, 3, 32, 32) float32, normalised: a view of each of images (N, 3, 32, 32) uint8, which are `indices`."""
+        """(N, C, H, W) float32, normalised: a view of each of images (N, C, H, W) uint8, which are `indices`."""
         rows, columns = self.rows[view, indices].long(), self.columns[view, indices].long()
         return normalise(crop_and_flip(images, rows, columns, self.mirrored[view, indices], self.padding))
 

@@ -16,12 +16,12 @@ from micronet.training.augmentation import augment
 class Batch:
     """What one step trains on."""
 
-    images: Tensor  # (N, 3, 32, 32) float32, augmented and normalised
+    images: Tensor  # (N, C, H, W) float32, augmented and normalised
     targets: Tensor  # (N,) int64, or (N, classes) float32 where images are mixed
     answers: Tensor | None = None  # (N, classes) float32, the teacher's logits, where they were computed before
 
 
-# All images (M, 3, 32, 32) uint8, all labels (M,), a batch's indices (N,), a generator -> the batch.
+# All images (M, C, H, W) uint8, all labels (M,), a batch's indices (N,), a generator -> the batch.
 Sampler = Callable[[Tensor, Tensor, Tensor, torch.Generator], Batch]
 
 

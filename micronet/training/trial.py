@@ -18,7 +18,7 @@ class TrainingError(MicronetError):
 
 
 def check_split(split: Split, name: str) -> None:
-    """Makes sure that a split is one: images (N, 3, H, W) uint8 with a label each, (N,) whole numbers.
+    """Makes sure that a split is one: images (N, C, H, W) uint8 with a label each, (N,) whole numbers.
 
     Args:
         name: what a message calls it, `training` or `validation`.
@@ -29,7 +29,7 @@ def check_split(split: Split, name: str) -> None:
     images, labels = split.images, split.labels
     if images.dim() != 4 or images.dtype != torch.uint8:
         got = f"{images.dtype} of {tuple(images.shape)}"
-        raise TrainingError(f"the {name} images must be (N, 3, 32, 32) of torch.uint8, as they are stored (got {got})")
+        raise TrainingError(f"the {name} images must be (N, C, H, W) of torch.uint8, as they are stored (got {got})")
     if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
         got = f"{labels.dtype} of {tuple(labels.shape)}"
         raise TrainingError(f"the {name} labels must be one whole number for each of {len(images)} images (got {got})")
@@ -65,7 +65,7 @@ def class_count(model: nn.Module, images: Tensor, machine: Machine, *, batch_siz
     """How many classes a network tells apart. A copy of it sees one image or two, as it would in a step.
 
     Args:
-        images: (N, 3, H, W) uint8.
+        images: (N, C, H, W) uint8.
         batch_size: of a step: 1 is tried as 1.
         trains: whether it is to be trained, or measured alone.
 

@@ -135,8 +135,8 @@ def test_no_batch_of_one_is_left_at_the_end_of_an_epoch():
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (split(normalise(random_images(4))), "images must be (N, 3, 32, 32) of torch.uint8"),
-        (split(random_images(4)[0], torch.zeros(3).long()), "images must be (N, 3, 32, 32) of torch.uint8"),
+        (split(normalise(random_images(4))), "images must be (N, C, H, W) of torch.uint8"),
+        (split(random_images(4)[0], torch.zeros(3).long()), "images must be (N, C, H, W) of torch.uint8"),
         (split(random_images(4), torch.zeros(3).long()), "labels must be one whole number for each of 4 images"),
         (split(random_images(4), torch.zeros(4, 10)), "labels must be one whole number for each of 4 images"),
         (split(random_images(4), torch.zeros(4)), "labels must be one whole number for each of 4 images"),
