@@ -7,7 +7,7 @@ with a batch norm (the paper's option B).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -21,6 +21,11 @@ class ResNetSettings(Settings):
         "resnet18": {"blocks": [2, 2, 2, 2], "widths": [64, 128, 256, 512]},
     }
 
+    stem_stride: Annotated[int, Field(ge=1, le=2)] = Field(
+        default=1,
+        exclude_if=lambda stride: stride == 1,
+        description="2 halves the map before the first block sees it",
+    )
     blocks: PerStage[Depth] = Field(
         description="basic blocks of each stage; the first block of every stage but the first halves the map"
     )
@@ -30,7 +35,8 @@ class ResNetSettings(Settings):
     @field_validator("blocks")
     @classmethod
     def _leave_a_map(cls, blocks: list[int], info: ValidationInfo) -> list[int]:
-        return few_enough(blocks, halvings(info.data.get("image")) + 1, info.data.get("image"))
+        image = info.data.get("image")
+        return few_enough(blocks, halvings(image) + 2 - info.data.get("stem_stride", 1), image)
 
     @model_validator(mode="after")
     def _consistent(self) -> ResNetSettings:
@@ -82,7 +88,7 @@ class ResNet(nn.Module):
     def __init__(self, settings: ResNetSettings):
         super().__init__()
         channels = settings.widths[0]
-        self.stem = ConvNorm(settings.image[0], channels, 3, 1)
+        self.stem = ConvNorm(settings.image[0], channels, 3, settings.stem_stride)
         self.stages = nn.ModuleList()
         for index, (depth, width) in enumerate(zip(settings.blocks, settings.widths, strict=True)):
             stage = nn.Sequential()
