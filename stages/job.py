@@ -48,12 +48,6 @@ class Job:
 
         return described(self.params.data)
 
-    def suited(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """The full spec of a model for this data. Raises `SpecError`."""
-        import models
-
-        return models.suited(spec, image=self.data.shape, classes=len(self.data.classes))
-
     def metrics(self, **values: Any) -> None:
         """Writes `metrics/STAGE.json`: flat, units in the keys."""
         from micronet.files import write_json

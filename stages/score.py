@@ -33,7 +33,8 @@ def references_of(job: Job) -> References:
     from micronet.scoring.references import references
 
     def teacher() -> Any:
-        return models.build(job.suited(job.params.teacher.model.spec()))
+        spec = job.params.teacher.model.spec()
+        return models.build(models.suited(spec, image=job.data.shape, classes=len(job.data.classes)))
 
     return references(job.params.data.source, job.params.score.reference, teacher, job.data.shape)
 

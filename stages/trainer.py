@@ -54,14 +54,14 @@ class TrainingJob(Job):
             ParamsError: it cannot be built.
             StartError: the weights of its start are not there or do not fit.
         """
+        import models
         from micronet.training.starts import started
-        from models import SpecError
 
-        section = getattr(self.params, name)
+        section, data = getattr(self.params, name), self.data
         try:
-            spec = self.suited(section.model.spec())
+            spec = models.suited(section.model.spec(), image=data.shape, classes=len(data.classes))
             return started(section.start, spec, name) if section.start else self.new_model(spec)
-        except SpecError as error:
+        except models.SpecError as error:
             raise parameters.ParamsError(model_faults(name, error)) from None
 
     def new_model(self, spec: dict[str, Any]) -> nn.Module:
