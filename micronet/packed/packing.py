@@ -8,14 +8,17 @@ channels before it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from micronet.compress.functions import Ends, Function
+from micronet.compress.fusing import origin_name
 from micronet.compress.operations import Call, packable
+from micronet.compress.pointwise import computed
 from micronet.compress.quantization import finish
 from micronet.compress.quantizers import FloatActivation
 from micronet.files import write_atomically
@@ -23,83 +26,21 @@ from micronet.packed.agreement import compare, made_up_images
 from micronet.packed.errors import PackError
 from micronet.packed.file import decode, encode
 from micronet.packed.fixed_point import Added, float_weights, requantization, stored_weights, width_of
-from micronet.packed.limits import MOST_LOGIT_SCALE
+from micronet.packed.limits import MOST_LOGIT_SCALE, MOST_SUM
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule, flip_margin
-from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
+from micronet.packed.pending import OfOneValue, Pending, Value, norm_line, not_finite, ordered, real, table_of, uniform
+from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step
 from micronet.packed.steps.affine import interleave
-from micronet.packed.steps.base import joined_ranges, vector
+from micronet.packed.steps.base import joined_ranges, reaches, vector
 from micronet.packed.steps.conv import sum_size
 from micronet.packed.steps.linear import Choice, chosen
+from micronet.packed.steps.product import products
 from micronet.packed.steps.scaling import FloatScaling, Residual, Scaling
+from micronet.packed.steps.table import Applied
 from micronet.packed.steps.weights import Weights
 from micronet.packed.widths import bit_length
 from micronet.params import Quantize
-
-
-@dataclass(frozen=True)
-class _Value:
-    """A value of the packed model: the step that makes it, and what one code of each channel is worth."""
-
-    index: int
-    scale: np.ndarray  # (C,) float64
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """gain * source + offset + residual, not yet requantized. Vectors: an entry an output channel, float64.
-
-    `maximum` is the side of the windows of which only the greatest value goes on. It is taken of the sums, so that one
-    of a window is requantized; `of_codes` where a norm or an addition stands before it.
-    """
-
-    name: str
-    source: _Value
-    layer: nn.Conv2d | None
-    gain: np.ndarray
-    offset: np.ndarray
-    norm: bool = False
-    residual: _Value | None = None
-    maximum: int = 1
-    of_codes: bool = False
-
-    @classmethod
-    def plain(cls, name: str, source: _Value, **fields: Any) -> _Pending:
-        """A value as it is."""
-        channels = len(source.scale)
-        return cls(name, source, None, np.ones(channels), np.zeros(channels), **fields)
-
-    @property
-    def window(self) -> int:
-        """Side of the windows of sums."""
-        return 1 if self.of_codes or self.layer is None else self.maximum
-
-
-def _vector(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().double().cpu().numpy()
-
-
-def _norm(layer: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
-    """A batch norm in eval mode as gain and offset."""
-    assert layer.running_mean is not None and layer.running_var is not None  # compress.operations refuses others
-    gain = _vector(layer.weight) / np.sqrt(_vector(layer.running_var) + layer.eps)
-    return gain, _vector(layer.bias) - _vector(layer.running_mean) * gain
-
-
-def _not_finite(name: str) -> str:
-    return f"{name}: a weight, norm or step is not finite; a training run that diverged cannot be packed"
-
-
-def _uniform(value: _Value, name: str) -> float:
-    if np.ptp(value.scale) > 0:
-        raise PackError(f"{name}: reads maps of different scales at once; a batch norm and ReLU between would work")
-    return float(value.scale[0])
-
-
-def _ordered(scaling: Scaling, order: np.ndarray) -> Scaling:
-    """The scaling of the same channels in another order."""
-    keys = [key for key in ("multiplier", "shift", "bias") if getattr(scaling, key, None) is not None]
-    return replace(scaling, **{key: getattr(scaling, key)[order] for key in keys})
 
 
 class _Packer:
@@ -114,8 +55,8 @@ class _Packer:
         self.factored_sums, self.half = factored_sums, half
         self.steps: list[Step] = []
         self.logit_scale: float | None = None
-        self.values: dict[fx.Node, _Value] = {}
-        self.pending: dict[fx.Node, _Pending] = {}
+        self.values: dict[fx.Node, Value] = {}
+        self.pending: dict[fx.Node, Pending] = {}
         self.logits: dict[fx.Node, float] = {}  # what one unit is worth
         # The node whose values a step makes, the last where several are the same, and what its codes are worth.
         self.made: dict[int, tuple[fx.Node, np.ndarray]] = {}
@@ -125,16 +66,16 @@ class _Packer:
             if node in self.values:
                 self.made[self.values[node].index] = node, self.values[node].scale
 
-    def _emit(self, scale: np.ndarray, step: Step) -> _Value:
+    def _emit(self, scale: np.ndarray, step: Step) -> Value:
         self.steps.append(step)
-        return _Value(len(self.steps) - 1, scale)
+        return Value(len(self.steps) - 1, scale)
 
-    def _value(self, node: fx.Node, user: fx.Node) -> _Value:
+    def _value(self, node: fx.Node, user: fx.Node) -> Value:
         if node not in self.values:
             raise PackError(f"{user.name}: reads {node.name}, which is not quantized; compress.prepare does that")
         return self.values[node]
 
-    def _step_of(self, value: _Value) -> Step:
+    def _step_of(self, value: Value) -> Step:
         return self.steps[value.index]
 
     # Steps that have no arithmetic
@@ -181,10 +122,10 @@ class _Packer:
         order = interleave(step.shape[0], groups)
         if isinstance(step, Conv):
             weights = replace(step.weights, codes=step.weights.codes[order])
-            self.steps[value.index] = replace(step, weights=weights, scaling=_ordered(step.scaling, order))
+            self.steps[value.index] = replace(step, weights=weights, scaling=ordered(step.scaling, order))
         else:
-            self.steps[value.index] = replace(step, order=groups, scaling=_ordered(step.scaling, order))
-        self.values[node] = _Value(value.index, value.scale[order])
+            self.steps[value.index] = replace(step, order=groups, scaling=ordered(step.scaling, order))
+        self.values[node] = Value(value.index, value.scale[order])
 
     # Sums
 
@@ -215,7 +156,7 @@ class _Packer:
         else:
             self.values[node] = self._greatest(self._value(source, node), kernel, node.name)
 
-    def _greatest(self, value: _Value, kernel: int, name: str) -> _Value:
+    def _greatest(self, value: Value, kernel: int, name: str) -> Value:
         """The greatest code of each window."""
         return self._emit(value.scale, Maximum.over(self._step_of(value), value.index, kernel, name))
 
@@ -223,13 +164,13 @@ class _Packer:
 
     def _conv(self, node: fx.Node) -> None:
         layer = self.modules[node.target]
-        offset = np.zeros(layer.out_channels) if layer.bias is None else _vector(layer.bias)
+        offset = np.zeros(layer.out_channels) if layer.bias is None else real(layer.bias)
         source = self._value(node.all_input_nodes[0], node)
-        self.pending[node] = _Pending(str(node.target), source, layer, np.ones(layer.out_channels), offset)
+        self.pending[node] = Pending(str(node.target), source, layer, np.ones(layer.out_channels), offset)
 
     def _norm(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
-        gain, offset = _norm(self.modules[node.target])
+        gain, offset = norm_line(self.modules[node.target])
         if source in self.pending and not self.pending[source].norm and self.pending[source].residual is None:
             before = self.pending[source]
             if before.of_codes and (gain < 0).any():
@@ -239,7 +180,7 @@ class _Packer:
                 )
             self.pending[node] = replace(before, gain=gain, offset=before.offset * gain + offset, norm=True)
         else:
-            self.pending[node] = _Pending(str(node.target), self._value(source, node), None, gain, offset, norm=True)
+            self.pending[node] = Pending(str(node.target), self._value(source, node), None, gain, offset, norm=True)
 
     def _scale(self, node: fx.Node) -> None:
         """A factor goes into the gain of what is not yet requantized, or into what a code is worth."""
@@ -248,18 +189,79 @@ class _Packer:
             self.logits[node] = self.logits[source] * factor
         elif source in self.pending:
             before = self.pending[source]
+            if before.function is not None:
+                self.pending[node] = replace(before, function=before.function.then(lambda x: x * factor))
+                return
             self.pending[node] = replace(before, gain=before.gain * factor, offset=before.offset * factor)
         elif factor > 0:
             self.values[node] = self._worth(self._value(source, node), factor, node.name)
         else:
-            plain = _Pending.plain(node.name, self._value(source, node))
+            plain = Pending.plain(node.name, self._value(source, node))
             self.pending[node] = replace(plain, gain=plain.gain * factor)
 
-    def _worth(self, value: _Value, factor: float, name: str) -> _Value:
+    def _shift(self, node: fx.Node) -> None:
+        """A number goes into the offset of what is not yet requantized."""
+        source, offset = node.all_input_nodes[0], self.calls[node].settings.offset
+        if source in self.logits:  # whose order it leaves
+            self.logits[node] = self.logits[source]
+            return
+        before = self.pending.get(source) or Pending.plain(node.name, self._value(source, node))
+        if before.function is not None:
+            self.pending[node] = replace(before, function=before.function.then(lambda x: x + offset))
+        else:
+            self.pending[node] = replace(before, offset=before.offset + offset)
+
+    def _product(self, node: fx.Node) -> None:
+        first, second = (self._value(source, node) for source in self.calls[node].inputs)
+        self.pending[node] = Pending.plain(node.name, first, factor=second)
+
+    def _slopes(self, node: fx.Node) -> None:
+        """What a PReLU adds: a gain a channel."""
+        plain = Pending.plain(str(node.target), self._value(node.all_input_nodes[0], node))
+        slopes = np.broadcast_to(real(self.modules[node.target].weight), plain.gain.shape)
+        self.pending[node] = replace(plain, gain=1 - slopes)
+
+    # Functions of one value
+
+    def _function(self, node: fx.Node) -> None:
+        named: Function | None = self.calls[node].settings
+        if self.half:
+            assert named is not None  # whose operations stay apart
+
+            def compute(x: Tensor) -> Tensor:
+                return computed(named, x)
+        else:
+            compute = self.modules[node.target]
+        self._apply(node, OfOneValue(compute, named))
+
+    def _prelu(self, node: fx.Node) -> None:
+        """Of one slope; it is no constant, so that a file of floats has it as a gain."""
+        self._apply(node, OfOneValue(self.modules[node.target]))
+
+    def _clamp(self, node: fx.Node) -> None:
+        """In floats alone; codes have ends."""
+        ends: Ends = self.calls[node].settings
+        most = float(np.finfo(np.float16).max)
+        low, high = (default if end is None else end for end, default in ((ends.low, -most), (ends.high, most)))
+        named = Function("clamp", (low, high))
+        self._apply(node, OfOneValue(lambda x: computed(named, x), named))
+
+    def _apply(self, node: fx.Node, function: OfOneValue) -> None:
+        plain = Pending.plain(origin_name(node), self._value(node.all_input_nodes[0], node))
+        self.pending[node] = replace(plain, function=function)
+
+    def _table(self, pending: Pending, quantizer: Any) -> Step:
+        """A table of codes; in a file of floats the function's name."""
+        source, function = self._step_of(pending.source), pending.function
+        if self.half and function is not None and function.named is not None:
+            return Applied.of(source, pending.source.index, function.named, pending.name)
+        return table_of(pending, source, quantizer)
+
+    def _worth(self, value: Value, factor: float, name: str) -> Value:
         """The same codes, each worth so many times as much. A float is worth itself, so floats are multiplied."""
         if not self.half:
-            return _Value(value.index, value.scale * factor)
-        plain = _Pending.plain(name, value)
+            return Value(value.index, value.scale * factor)
+        plain = Pending.plain(name, value)
         step = self._float_step(replace(plain, gain=plain.gain * factor), FloatActivation(signed=True))
         return self._emit(value.scale, step)
 
@@ -271,7 +273,7 @@ class _Packer:
                 raise PackError(f"{node.name}: adds to a maximum of floats; lsq, or a ReLU between would work")
             self.pending[node] = replace(self.pending[main], residual=other)
         else:
-            self.pending[node] = _Pending.plain(node.name, self._value(main, node), residual=other)
+            self.pending[node] = Pending.plain(node.name, self._value(main, node), residual=other)
 
     def _relu(self, node: fx.Node) -> None:
         raise PackError(f"{node.name}: a ReLU without a quantizer; compress.prepare puts one there")
@@ -281,19 +283,25 @@ class _Packer:
         if source in self.pending:
             pending = self.pending[source]
         else:
-            pending = _Pending.plain(source.name, self._value(source, node))
-        scale = 1.0 if self.half else float(quantizer.step.detach())
-        step = self._float_step(pending, quantizer) if self.half else self._integer_step(pending, quantizer, scale)
+            pending = Pending.plain(source.name, self._value(source, node))
+        scale = 1.0 if self.half else float(quantizer.worth.detach())
+        if pending.function is not None:
+            step = self._table(pending, quantizer)
+        else:
+            step = self._float_step(pending, quantizer) if self.half else self._integer_step(pending, quantizer, scale)
         value = self._emit(np.full(len(pending.gain), scale), step)
         if pending.maximum > pending.window:
             value = self._greatest(value, pending.maximum, f"{pending.name}.max")
         self.values[node] = value
 
-    def _step(self, pending: _Pending, weights: Weights | None, scaling: Scaling) -> Step:
+    def _step(self, pending: Pending, weights: Weights | None, scaling: Scaling) -> Step:
         """The convolution, or the scaling of its own, that the pending result is."""
         source, layer, channels = self._step_of(pending.source), pending.layer, len(pending.gain)
         low, high = (vector(edge, channels) for edge in scaling.edges)
         common: dict[str, Any] = {"name": pending.name, "inputs": (pending.source.index,), "low": low, "high": high}
+        if pending.factor is not None:
+            both = (pending.source.index, pending.factor.index)
+            return Product(**common | {"inputs": both}, shape=source.shape, scaling=scaling)
         if layer is None or weights is None:
             return Affine(**common, shape=source.shape, scaling=scaling)
         kernel, stride, padding = layer.kernel_size[0], layer.stride[0], cast(int, layer.padding[0])
@@ -301,14 +309,14 @@ class _Packer:
         geometry: dict[str, Any] = {"stride": stride, "padding": padding, "window": pending.window}
         return Conv(**common, **geometry, shape=(channels, height, width), weights=weights, scaling=scaling)
 
-    def _float_step(self, pending: _Pending, quantizer: Any) -> Step:
+    def _float_step(self, pending: Pending, quantizer: Any) -> Step:
         weights = multiplier = None
         with np.errstate(over="ignore"):
             bias = pending.offset.astype(np.float16)
             if pending.layer is None:
                 multiplier = pending.gain.astype(np.float16)
             else:
-                weight = _vector(pending.layer.weight) * pending.gain[:, None, None, None]
+                weight = real(pending.layer.weight) * pending.gain[:, None, None, None]
                 weights = float_weights(weight, pending.layer.groups)
         arrays = {"weight": None if weights is None else weights.codes, "multiplier": multiplier, "bias": bias}
         for key, array in arrays.items():
@@ -331,9 +339,14 @@ class _Packer:
             raise PackError(f"{name}: its sums need more than 32 bits; fewer weight or activation bits would work")
         return weights
 
-    def _integer_step(self, pending: _Pending, quantizer: Any, scale: float) -> Step:
+    def _integer_step(self, pending: Pending, quantizer: Any, scale: float) -> Step:
         source, name, weights = self._step_of(pending.source), pending.name, None
-        if pending.layer is None:
+        if pending.factor is not None:
+            low, high = products(source, self._step_of(pending.factor))
+            if reaches(low, high) >= MOST_SUM:
+                raise PackError(f"{name}: its products need more than 32 bits; a ReLU before either side would work")
+            gain = pending.gain * pending.source.scale * pending.factor.scale / scale
+        elif pending.layer is None:
             low, high = source.low.astype(np.int64), source.high.astype(np.int64)
             gain = pending.gain * pending.source.scale / scale
         else:
@@ -342,25 +355,27 @@ class _Packer:
             weights = self._weights(name, codes, layer.groups, source)
             sums = weights.sums(source)
             low, high = sums.low, sums.high
-            gain = pending.gain * _vector(weight_scale) * _uniform(pending.source, name) / scale
+            gain = pending.gain * real(weight_scale) * uniform(pending.source, name) / scale
         gain, offset = np.where(high > low, gain, 0.0), pending.offset / scale
         if not (np.isfinite(gain).all() and np.isfinite(offset).all()):
-            raise PackError(_not_finite(name))
+            raise PackError(not_finite(name))
         added = None
         if pending.residual is not None:
-            ratio = _uniform(pending.residual, name) / scale
+            ratio = uniform(pending.residual, name) / scale
             added = Added(pending.residual.index, self._step_of(pending.residual), ratio)
+        edges = quantizer.edges
         scaling = requantization(
             gain,
             offset,
             (low, high),
-            (quantizer.low, quantizer.high),
+            edges,
             self.multiplier_limit,
             added,
             code_bits=quantizer.bits,
             signed=quantizer.signed,
             relu=quantizer.relu,
             norm=pending.norm,
+            ends=None if edges == (quantizer.low, quantizer.high) else edges,
         )
         return self._step(pending, weights, scaling)
 
@@ -368,21 +383,21 @@ class _Packer:
         layer, name = self.modules[node.target], str(node.target)
         value = self._value(node.all_input_nodes[0], node)
         source = self._step_of(value)
-        bias = np.zeros(layer.out_features) if layer.bias is None else _vector(layer.bias)
-        if not (np.isfinite(bias).all() and np.isfinite(_vector(layer.weight)).all()):
+        bias = np.zeros(layer.out_features) if layer.bias is None else real(layer.bias)
+        if not (np.isfinite(bias).all() and np.isfinite(real(layer.weight)).all()):
             raise PackError(f"{name}: a weight or bias is not finite; a training run that diverged cannot be packed")
         if self.half:
-            weights, biases, bits = float_weights(_vector(layer.weight), 1), bias.astype(np.float16), 16
+            weights, biases, bits = float_weights(real(layer.weight), 1), bias.astype(np.float16), 16
             worth = 1.0
         else:
             codes, weight_scale = layer.quantizer.codes(layer.weight)
             if float(weight_scale.max()) != float(weight_scale.min()):
                 raise PackError(f"{name}: logits of different scales cannot be compared; a scale a tensor would work")
             weights = self._weights(name, codes, 1, source)
-            worth = float(weight_scale[0]) * _uniform(value, name)
+            worth = float(weight_scale[0]) * uniform(value, name)
             bias = bias / worth
             if not np.isfinite(bias).all():
-                raise PackError(_not_finite(name))
+                raise PackError(not_finite(name))
             biases = np.rint(bias).astype(np.int64)
             bits = width_of(biases)
         zero = vector(0, layer.out_features)

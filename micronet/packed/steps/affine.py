@@ -30,6 +30,10 @@ class Affine(Step):
         return interleave(self.shape[0], self.order)
 
     @property
+    def version(self) -> int:
+        return self.scaling.version
+
+    @property
     def reads(self) -> tuple[int, ...]:
         return (*self.inputs, *self.scaling.reads)
 

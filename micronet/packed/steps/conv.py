@@ -35,6 +35,10 @@ class Conv(Step):
         return self.weights.codes.shape[2]
 
     @property
+    def version(self) -> int:
+        return self.scaling.version
+
+    @property
     def reads(self) -> tuple[int, ...]:
         return (*self.inputs, *self.scaling.reads)
 
