@@ -150,9 +150,10 @@ def softplus(input: Any, beta: Any = 1, threshold: Any = 20) -> Read:
 
 
 def power(input: Any, exponent: Any) -> Read:
+    read = Read((_value(input),))
     if isinstance(exponent, bool) or exponent not in range(2, 9):
         raise Refusal("the exponent is no whole number from 2 to 8, one of these would work")
-    return Read((_value(input),), Function("power", (float(exponent),)))
+    return read._replace(settings=Function("power", (float(exponent),)))
 
 
 def relu6(input: Any, inplace: bool = False) -> Read:
