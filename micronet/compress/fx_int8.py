@@ -60,13 +60,28 @@ def prepare_fx(model: nn.Module, image: tuple[int, int, int]) -> fx.GraphModule:
             qscheme=torch.per_tensor_affine,
         )
         prepared = prepare_qat_fx(
-            copy.deepcopy(model).train(),
+            _plain(copy.deepcopy(model)).train(),
             QConfigMapping().set_global(QConfig(activation=activation, weight=weight)),
             (torch.zeros(1, *image),),
             PrepareCustomConfig().set_non_traceable_module_classes([Interleave]),
         )
     prepared.meta["float_model"] = copy.deepcopy(model).eval()
     return prepared.train(model.training)
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model as FX graph mode's convolutions with a norm need it: every norm with a weight and a bias, and every
+    padding in numbers."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and not layer.affine:
+            ones = torch.ones(layer.num_features)
+            layer.weight, layer.bias = (nn.Parameter(value, requires_grad=False) for value in (ones, 0 * ones))
+            layer.affine = True
+        if isinstance(layer, nn.Conv2d) and isinstance(layer.padding, str):
+            whole = int(layer.padding == "same")
+            extents = zip(layer.kernel_size, layer.dilation, strict=True)
+            layer.padding = tuple(whole * gap * (size - 1) // 2 for size, gap in extents)
+    return model
 
 
 def _fake_quantizers(prepared: nn.Module) -> list[Any]:
@@ -96,10 +111,10 @@ def trained_layer(prepared: fx.GraphModule, name: str) -> tuple[Tensor, Tensor |
     return module.weight.detach(), module.bias, getattr(module, "bn", None)
 
 
-def trained_norm(prepared: fx.GraphModule, name: str) -> nn.BatchNorm2d:
+def trained_norm(prepared: fx.GraphModule, name: str) -> nn.BatchNorm1d | nn.BatchNorm2d:
     """A batch norm that stands alone, or with its ReLU."""
     module: Any = prepared.get_submodule(name)
-    return module if isinstance(module, nn.BatchNorm2d) else module[0]
+    return module if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) else module[0]
 
 
 def observed_range(prepared: fx.GraphModule, names: list[str]) -> tuple[float, float]:

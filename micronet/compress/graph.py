@@ -22,9 +22,9 @@ from torch import Tensor, fx, nn
 from micronet.compress.errors import QuantizationError
 from micronet.compress.operations import Call, call
 from micronet.compress.pointwise import TORCH
+from micronet.compress.tracing import Tracer, place_of
 from micronet.errors import MicronetError, shown
 from micronet.training.weights import plain_weights
-from models.layers import Interleave
 
 IMAGE = (3, 32, 32)
 BATCH = 7  # images that shapes are taken from: no other dimension is likely to be as long
@@ -51,93 +51,6 @@ class Network:
     image: tuple[int, int, int]  # (C, H, W) of what it reads
     calls: dict[fx.Node, Call]  # in their order
     shapes: dict[fx.Node, tuple[int, ...]]  # of what they give for one image: (C, H, W) or (C,)
-
-
-class _Proxy(fx.Proxy):
-    """A value while tracing, which knows its shape: numbers, but for that of the images.
-
-    `y += x` writes into `y`; torch's own proxy takes it for `y = y + x`.
-    """
-
-    tracer: Tracer
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        value = self.tracer.values.get(self.node)
-        if not isinstance(value, Tensor):
-            raise AttributeError("shape")  # fx makes a node of it
-        images = self.tracer.create_proxy("call_method", "size", (self, 0), {})
-        return (images, *value.shape[1:])
-
-    def size(self, dim: int | None = None) -> Any:
-        return self.shape if dim is None else self.shape[dim]
-
-    def dim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def __iadd__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
-
-
-class Tracer(fx.Tracer):
-    """Traces a network into operations of the table; an `Interleave` is one.
-
-    Args:
-        twin: a copy of the network, which computes what it is traced with: `values` then holds what every node gives.
-        images: (N, C, H, W), which an operation in place may change.
-    """
-
-    def __init__(self, twin: nn.Module | None = None, images: Tensor | None = None):
-        super().__init__()
-        self.twin, self.images, self.values = twin, images, dict[fx.Node, Any]()
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Interleave) or super().is_leaf_module(m, module_qualified_name)
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-    def create_node(self, *arguments: Any, **named: Any) -> fx.Node:
-        node = super().create_node(*arguments, **named)
-        if self.twin is not None and node.op != "output":
-            self.values[node] = self._value(node, self.twin)
-        return node
-
-    def _value(self, node: fx.Node, twin: nn.Module) -> Any:
-        """What a node gives. Raises `QuantizationError` where its layer cannot take what comes to it."""
-        if node.op == "placeholder":
-            return self.images
-        if node.op == "get_attr":
-            return operator.attrgetter(str(node.target))(twin)
-        args: Any = fx.map_arg(node.args, self.values.__getitem__)
-        kwargs: Any = fx.map_arg(node.kwargs, self.values.__getitem__)
-        try:
-            with torch.no_grad():
-                if node.op == "call_function":
-                    return node.target(*args, **kwargs)  # type: ignore[operator]
-                if node.op == "call_method":
-                    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-                module = twin.get_submodule(str(node.target))
-                return type(module).forward(module, *args, **kwargs)  # a call of a module would be traced
-        except Exception as error:  # whatever torch says to a map that does not fit
-            call(node, dict(twin.named_modules()))  # what nobody knows is called that
-            values = (self.values[source] for source in node.all_input_nodes)
-            comes = " and ".join(str(tuple(value.shape[1:])) for value in values if isinstance(value, Tensor))
-            reason = shown(str(error).partition("\n")[0], 150)
-            raise QuantizationError(f"{_place(node)}: cannot take what comes to it, {comes}: {reason}") from None
 
 
 def read(model: nn.Module, *, image: tuple[int, int, int] = IMAGE, shapes_alone: bool = False) -> Network:
@@ -260,10 +173,6 @@ def _compare(got: Tensor, wanted: Tensor, name: str) -> None:
         )
 
 
-def _place(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else node.name
-
-
 class _Reader:
     """Brings a traced graph into the form of `read`. A kind that has several forms has a method of its name."""
 
@@ -321,7 +230,7 @@ class _Reader:
                 if value.dim() not in (2, 4) or len(value) != BATCH:
                     shape = ", ".join(["N", *map(str, value.shape[1:])]) if len(value) == BATCH else str(value.shape)
                     raise QuantizationError(
-                        f"{_place(node)}: gives ({shape}), maps (N, C, H, W) or vectors (N, C) would work"
+                        f"{place_of(node)}: gives ({shape}), maps (N, C, H, W) or vectors (N, C) would work"
                     )
 
     def _erase(self, node: fx.Node, becomes: fx.Node) -> None:
@@ -348,7 +257,7 @@ class _Reader:
             late = [user for user in other.users if before[user] > before[node]]
             if late and other is not written:
                 raise QuantizationError(
-                    f"{found.place}: writes into memory that {_place(late[0])} reads later by another name, "
+                    f"{found.place}: writes into memory that {place_of(late[0])} reads later by another name, "
                     "an operation that is not in place would work"
                 )
             for user in late:
@@ -397,11 +306,29 @@ class _Reader:
 
     def _settle_mean(self, node: fx.Node, found: Call) -> None:
         (source,), given = found.inputs, found.settings.dimensions
-        if self.values[source].dim() != 4 or (given and sorted(dim % 4 for dim in given) != [2, 3]):
-            raise QuantizationError(f"{found.place}: only a mean over height and width is known, dimensions (2, 3)")
+        self._check_whole_map(found)
         if given:
             named = {"keepdim": True} if found.settings.keeps else {}
             self._function(node, torch.mean, source, (2, 3), **named)
+
+    def _check_whole_map(self, found: Call) -> None:
+        (source,), given = found.inputs, found.settings.dimensions
+        if self.values[source].dim() != 4 or (given and sorted(dim % 4 for dim in given) != [2, 3]):
+            what = "maximum" if found.kind == "global_maximum" else found.kind
+            raise QuantizationError(f"{found.place}: only a {what} over height and width is known, dimensions (2, 3)")
+
+    def _settle_global_maximum(self, node: fx.Node, found: Call) -> None:
+        """The maximum of windows that cover the map."""
+        (source,) = found.inputs
+        self._check_whole_map(found)
+        sides = tuple(self.values[source].shape[2:])
+        if found.settings.keeps:
+            self._function(node, F.max_pool2d, source, sides)
+            return
+        with self.graph.inserting_before(node):
+            greatest = self.graph.call_function(F.max_pool2d, (source, sides))
+        self.values[greatest] = self.values[node][:, :, None, None]
+        self._function(node, torch.flatten, greatest, 1)
 
     def _settle_flatten(self, node: fx.Node, found: Call) -> None:
         (source,) = found.inputs
@@ -410,6 +337,8 @@ class _Reader:
             self._erase(node, source)
         elif after == (BATCH, before[1:].numel()):
             self._function(node, torch.flatten, source, 1)
+        elif after == (*before, 1, 1):
+            self._function(node, torch.reshape, source, (-1, *after[1:]))
         else:
             raise QuantizationError(
                 f"{found.place}: makes {tuple(after[1:])} of {tuple(before[1:])}, which is not known; "
@@ -478,7 +407,7 @@ class _Reader:
             if node.users:
                 user = next(iter(node.users))
                 raise QuantizationError(
-                    f"{_place(user)}: computes with {node.name}, a number of images; another number would work"
+                    f"{place_of(user)}: computes with {node.name}, a number of images; another number would work"
                 )
             self.graph.erase_node(node)
 

@@ -51,10 +51,14 @@ class Integers:
         """The quantizer of what is cut off at two ends."""
         return LsqActivation(self.section.activation_bits, ends.low != 0, relu=True, ends=ends)
 
-    def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool) -> nn.Module:
-        """The quantizer of a layer's weight; `edge`: it is the first or the last one."""
+    def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool, logits: bool) -> nn.Module:
+        """The quantizer of a layer's weight.
+
+        Args:
+            edge: it is the first or the last one.
+            logits: it gives the logits, which are compared: they have one scale.
+        """
         bits = self.section.layer_bits.get(name, self._weight_bits(edge))
-        logits = isinstance(layer, nn.Linear)  # which are compared: they have one scale
         if bits == 1:
             return BinaryWeight(layer.weight, per_tensor=logits)
         frozen = not layer.weight.requires_grad
@@ -96,7 +100,7 @@ class Half:
         """Floats have no code range whose ends these could be: they are cut off by a function."""
         return FloatActivation(signed=True)
 
-    def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool) -> nn.Module:
+    def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool, logits: bool) -> nn.Module:
         return HalfWeight()
 
 

@@ -77,30 +77,22 @@ class Call:
 
 
 def _of_a_convolution(_read: Read, _node: fx.Node, module: Any) -> str | None:
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        return "this padding cannot be packed, a number of zeros would work"
-    if module.dilation != (1, 1):
-        return "a dilated convolution cannot be packed, dilation 1 would work"
-    for what in ("kernel_size", "stride", "padding"):
-        height, width = getattr(module, what)
-        if height != width:
-            return f"a {what} of {height} x {width} cannot be packed, a square one would work"
+    if module.padding_mode != "zeros":
+        return f"padding_mode={module.padding_mode!r} cannot be packed, 'zeros' would work"
+    extents = zip(module.kernel_size, module.dilation, strict=True)
+    if module.padding == "same" and any(gap * (size - 1) % 2 for size, gap in extents):
+        return "padding='same' of an even kernel pads one side more, an odd kernel or a number would work"
     return None
 
 
 def _of_a_norm(_read: Read, _node: fx.Node, module: Any) -> str | None:
-    if module.running_mean is None or module.weight is None:
-        return "a batch norm cannot be packed without statistics and affine=True"
+    if module.running_mean is None:
+        return "a batch norm cannot be packed without statistics, track_running_stats=True would work"
     return None
 
 
 def _of_a_pool(read: Read, _node: fx.Node, _module: Any) -> str | None:
-    height, width = read.settings.kernel
-    if not read.settings.apart:
-        return "a pool with overlap, padding or dilation cannot be packed, stride = kernel would work"
-    if height != width:
-        return f"a pool of {height} x {width} cannot be packed, a square one would work"
-    return None
+    return None if read.settings.dilation == (1, 1) else "a dilated pool cannot be packed, dilation 1 would work"
 
 
 def _of_ends(read: Read, _node: fx.Node, _module: Any) -> str | None:
@@ -191,14 +183,25 @@ OPERATIONS = (
     Operation("output", opcode="output"),
     Operation(
         "conv",
-        (Spelling(spellings.reads, modules=(nn.Conv2d, QuantizedConv2d)),),
+        (
+            Spelling(
+                spellings.convolution,
+                modules=(nn.Conv2d, QuantizedConv2d),
+                attributes=("kernel_size", "stride", "padding", "dilation", "padding_mode"),
+            ),
+        ),
         refusal=_of_a_convolution,
         followers=("norm", "maximum", "add", *_ENDS, "scale", "shift", "identity"),
     ),
-    Operation("linear", (Spelling(spellings.reads, modules=(nn.Linear, QuantizedLinear)),)),
+    # One that the logits do not come from is a convolution whose kernel covers the map.
+    Operation(
+        "linear",
+        (Spelling(spellings.reads, modules=(nn.Linear, QuantizedLinear)),),
+        followers=("norm", "add", *_ENDS, "scale", "shift", "identity"),
+    ),
     Operation(
         "norm",
-        (Spelling(spellings.reads, modules=(nn.BatchNorm2d,)),),
+        (Spelling(spellings.reads, modules=(nn.BatchNorm2d, nn.BatchNorm1d)),),
         refusal=_of_a_norm,
         followers=("maximum", "add", *_ENDS, "scale", "shift", "identity"),
     ),
@@ -256,6 +259,19 @@ OPERATIONS = (
         refusal=_of_a_pool,
         followers=("norm", *_ENDS, "identity"),
     ),
+    # A maximum whose windows cover the map: `compress.graph` makes it one.
+    Operation(
+        "global_maximum",
+        (
+            Spelling(spellings.greatest, (torch.amax,), ("amax",)),
+            Spelling(
+                spellings.global_maximum,
+                (F.adaptive_max_pool2d,),
+                modules=(nn.AdaptiveMaxPool2d,),
+                attributes=("output_size", "return_indices"),
+            ),
+        ),
+    ),
     Operation(
         "mean",
         (
@@ -279,6 +295,7 @@ OPERATIONS = (
                 attributes=("start_dim", "end_dim"),
             ),
             Spelling(spellings.reshape, (torch.reshape, torch.squeeze), ("view", "reshape", "squeeze")),
+            Spelling(spellings.indexed, (operator.getitem,)),
         ),
     ),
     Operation("interleave", (Spelling(spellings.reads, modules=(Interleave,)),)),
@@ -325,8 +342,8 @@ OPERATIONS = (
 )
 
 WOULD_WORK = (
-    "conv2d, batch_norm2d, +, *, relu, hardswish and other activations, cat, avg_pool2d, max_pool2d, mean over (2, 3), "
-    "Interleave and a last linear would work"
+    "conv2d, batch_norm, +, *, relu, hardswish and other activations, cat, avg_pool2d, max_pool2d, mean or amax over "
+    "(2, 3), Interleave, flatten, linear would work"
 )
 
 _SPELLED = {

@@ -24,6 +24,7 @@ from micronet.compress import fx_int8
 from micronet.compress.errors import QuantizationError
 from micronet.compress.fusing import fuse, origin_name
 from micronet.compress.graph import IMAGE, Network, read
+from micronet.compress.maps import gives_logits, maps_of
 from micronet.compress.methods import METHODS
 from micronet.compress.operations import OPERATIONS, kind, packable
 from micronet.compress.pointwise import SlopesBelow, never_negative
@@ -79,6 +80,7 @@ class _Rewriter:
         self.modules: dict[Any, Any] = dict(self.prepared.named_modules())  # by target; any attributes
         self.calls = {node: packable(node, self.modules) for node in self.graph.nodes}
         self.shapes = dict(network.shapes)
+        maps_of(self.calls, self.shapes)  # which refuses what has none
         self.real: dict[fx.Node, _Real] = {}
         self.logits: set[fx.Node] = set()
 
@@ -100,12 +102,14 @@ class _Rewriter:
     def _weights(self) -> None:
         """Gives every layer a weight quantizer."""
         layers = [found.place for found in self.calls.values() if found.kind in ("conv", "linear")]
+        ends = {found.place for node, found in self.calls.items() if self._ends(node)}
         for name in self.quantize.layer_bits:
             if name not in layers:
                 known = ", ".join(layers)
                 raise QuantizationError(f"quantize.layer_bits: there is no layer {name!r} (there are {known})")
         for name in layers:
-            quantizer = self.method.weight(name, self.modules[name], edge=name in (layers[0], layers[-1]))
+            edge, logits = name in (layers[0], layers[-1]), name in ends
+            quantizer = self.method.weight(name, self.modules[name], edge=edge, logits=logits)
             parent, _, leaf = name.rpartition(".")
             setattr(self.prepared.get_submodule(parent), leaf, _quantized(self.modules[name], quantizer))
 
@@ -230,45 +234,38 @@ class _Rewriter:
         elif scale.settings.factor <= 0:
             self.real[node] = _Real(scale.operation.followers)
 
-    def _visit_linear(self, node: fx.Node) -> None:
-        users = [self.calls[user].kind for user in node.users]
-        if self._source(node)[1:] != (1, 1) or users not in (["output"], ["scale"]):
-            self._refuse(node, "a linear layer packs as the last one, behind a global average")
-        self.logits.add(node)
+    def _ends(self, node: fx.Node) -> bool:
+        return self.calls[node].kind == "linear" and gives_logits(node, self.calls)
 
-    def _source(self, node: fx.Node) -> tuple[int, ...]:
-        """The shape of what a node reads, with a height and a width."""
-        return (*self.shapes[node.all_input_nodes[0]], 1, 1)[:3]
+    def _visit_linear(self, node: fx.Node) -> None:
+        source = self.shapes[node.all_input_nodes[0]]
+        if len(source) > 1:
+            self._refuse(node, f"a linear layer packs on vectors, not on maps {source}; a flatten before would work")
+        if self._ends(node):
+            self.logits.add(node)
+        else:
+            self.real[node] = _Real(self.calls[node].operation.followers)
 
     def _visit_average(self, node: fx.Node) -> None:
-        (kernel, _), (_, height, width) = self.calls[node].settings.kernel, self._source(node)
-        if height % kernel or width % kernel:
-            self._refuse(node, f"a pool of {kernel} on {height} x {width} cannot be packed, a divisor would work")
-
-    def _visit_mean(self, node: fx.Node) -> None:
-        _, height, width = self._source(node)
-        if height != width:
-            self._refuse(node, f"a mean of {height} x {width} cannot be packed, that of a square map would work")
-
-    def _visit_flatten(self, node: fx.Node) -> None:
-        _, height, width = self._source(node)
-        if (height, width) != (1, 1):
-            self._refuse(node, f"flattens {height} x {width}, which cannot be packed; a global average would work")
+        if self.shapes[node][1:] != self.calls[node].settings.size(self.shapes[node.all_input_nodes[0]][1:]):
+            self._refuse(node, "windows that the edge cuts cannot be packed, ceil_mode=False would work")
 
     def _visit_output(self, node: fx.Node) -> None:
         if node.args[0] not in self.logits:
-            raise QuantizationError("the model does not end in a linear layer, one behind a global average would work")
+            raise QuantizationError("the model does not end in a linear layer; one that gives (N, classes) would work")
 
     def _refuse(self, node: fx.Node, reason: str) -> NoReturn:
         raise QuantizationError(f"{self.calls[node].place}: {reason}")
 
     def _visit_maximum(self, node: fx.Node) -> None:
-        window, (_, height, width) = self.calls[node].settings, self._source(node)
-        if window.ceil_mode and (height % window.kernel[0] or width % window.kernel[0]):
-            self._refuse(node, "windows that the edge cuts cannot be packed, ceil_mode=False would work")
+        self._visit_average(node)
+        window = self.calls[node].settings
         before = self.real.pop(node.all_input_nodes[0], None)
         if before is not None:
             own = self.calls[node].operation.followers
+            if not window.apart or window.kernel[0] != window.kernel[1]:
+                # Such windows are taken of codes, and what a norm of negative gain makes of them turns their order.
+                own = tuple(name for name in own if name != "norm")
             self.real[node] = _Real(tuple(name for name in before.followers if name in own), before.kernel)
 
     def _visit_add(self, node: fx.Node) -> None:
@@ -334,12 +331,17 @@ def _translate_layer(node: fx.Node, modules: dict[Any, Any], trained: fx.GraphMo
     if folded is not None:
         assert folded.running_mean is not None and folded.running_var is not None
         gain = folded.weight / torch.sqrt(folded.running_var + folded.eps)
-        weight = weight * gain.reshape(-1, 1, 1, 1)
+        weight = weight * gain.reshape(-1, *(1,) * (weight.dim() - 1))
+        bias = None if bias is None else bias * gain
         after = modules[next(iter(node.users)).target]
-        after.weight.fill_(1.0)
-        after.running_mean.zero_()
+        offset = folded.bias - folded.running_mean * gain
         after.running_var.fill_(1.0 - after.eps)
-        after.bias.copy_(folded.bias - folded.running_mean * gain)
+        if after.affine:
+            after.weight.fill_(1.0)
+            after.running_mean.zero_()
+            after.bias.copy_(offset)
+        else:
+            after.running_mean.copy_(-offset)
     layer.weight.copy_(weight)
     if bias is not None:
         layer.bias.copy_(bias)
@@ -347,8 +349,12 @@ def _translate_layer(node: fx.Node, modules: dict[Any, Any], trained: fx.GraphMo
 
 
 def _translate_norm(node: fx.Node, modules: dict[Any, Any], trained: fx.GraphModule) -> None:
-    if kind(node.all_input_nodes[0], modules) != "conv":  # else it is folded into that
-        modules[node.target].load_state_dict(fx_int8.trained_norm(trained, str(node.target)).state_dict())
+    source, folded = node.all_input_nodes[0], None
+    if kind(source, modules) in ("conv", "linear"):
+        folded = fx_int8.trained_layer(trained, str(source.target))[2]
+    if folded is None:
+        norm, found = modules[node.target], fx_int8.trained_norm(trained, str(node.target)).state_dict()
+        norm.load_state_dict({key: found[key] for key in norm.state_dict()})
 
 
 def _translate_activation(node: fx.Node, modules: dict[Any, Any], trained: fx.GraphModule) -> None:

@@ -31,7 +31,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Window:
-    """The windows of a pool. Height and width each."""
+    """The windows of a pool or convolution. Height and width each."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -44,6 +44,15 @@ class Window:
     def apart(self) -> bool:
         """Whether each value of the map is in one window at most, and none is beyond its edge."""
         return self.stride == self.kernel and self.padding == (0, 0) and self.dilation == (1, 1)
+
+    def size(self, sides: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of the whole windows over a map of this height and width."""
+        each = zip(sides, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        height, width = (
+            (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for side, kernel, stride, padding, dilation in each
+        )
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -218,6 +227,18 @@ def concat(tensors: Any, dim: Any = 0) -> Read:
     return Read(tuple(_value(tensor, "one of the list") for tensor in tensors), Concat(dim))
 
 
+def convolution(
+    input: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, padding_mode: str = "zeros"
+) -> Read:
+    """Of a padding that is a word, and not the same on either side: half of it."""
+    kernel, gaps = _pair(kernel_size, "kernel_size"), _pair(dilation, "dilation")
+    if isinstance(padding, str):
+        extents = [step * (size - 1) if padding == "same" else 0 for size, step in zip(kernel, gaps, strict=True)]
+        padding = tuple(extent // 2 for extent in extents)
+    window = Window(kernel, _pair(stride, "stride"), _pair(padding, "padding"), gaps)
+    return Read((_value(input),), window)
+
+
 def average(
     input: Any,
     kernel_size: Any,
@@ -265,9 +286,19 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = Non
     if dtype is not None:
         raise Refusal(f"dtype={dtype} is not known, None would work")
     dims = (dim,) if isinstance(dim, int) else dim
-    if not isinstance(dims, list | tuple) or not all(type(each) is int for each in dims):
+    if not isinstance(dims, list | tuple) or not dims or not all(type(each) is int for each in dims):
         raise Refusal(f"dim={dim} is not known, the height and width of a map, (2, 3), would work")
     return Read((_value(input),), Mean(tuple(dims), bool(keepdim)))
+
+
+def greatest(input: Any, dim: Any = None, keepdim: bool = False) -> Read:
+    return mean(input, dim, keepdim)
+
+
+def global_maximum(input: Any, output_size: Any, return_indices: bool = False) -> Read:
+    if return_indices:
+        raise Refusal("return_indices=True is not known, False would work")
+    return global_average(input, output_size)
 
 
 def global_average(input: Any, output_size: Any) -> Read:
@@ -278,6 +309,13 @@ def global_average(input: Any, output_size: Any) -> Read:
 
 def reshape(input: Any, *shape: Any, **named: Any) -> Read:
     """Any shape: `compress.graph` looks at what becomes of maps of known shapes."""
+    return Read((_value(input),))
+
+
+def indexed(input: Any, index: Any) -> Read:
+    whole = (slice(None), slice(None), None, None)
+    if index not in (whole, (..., None, None)):
+        raise Refusal("a part of a value is not known, a vector as a map, [:, :, None, None], would work")
     return Read((_value(input),))
 
 

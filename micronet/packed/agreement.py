@@ -66,17 +66,17 @@ def compare(
     rounded: dict[int, Tensor] = {}  # of steps in between, whose values the network does not have: what is explained
     for index, (step, runner) in enumerate(zip(model.steps, module.steps, strict=True)):
         given = [codes[value] for value in step.reads] if step.reads else [seen]
-        codes[index] = runner(*given)
-        got = codes[index]
-        if index not in made:
-            rounded[index] = _explained(runner, step, given, got.double()).expand(got.shape)
-            continue
-        node, worth = made[index]
-        each = torch.from_numpy(np.asarray(worth, np.float64)).reshape(-1, *(1,) * (got.dim() - 2))
-        wanted = real[node].double().reshape(got.shape) / each
-        explained = _explained(runner, step, given, wanted)
+        codes[index] = wanted = got = runner(*given)
+        if index in made:
+            node, worth = made[index]
+            each = torch.from_numpy(np.asarray(worth, np.float64)).reshape(-1, *(1,) * (got.dim() - 2))
+            wanted = real[node].double().reshape(got.shape) / each
+        explained = _explained(runner, step, given, wanted.double())
         if isinstance(step, Maximum) and step.inputs[0] in rounded:
-            explained = explained + F.max_pool2d(rounded[step.inputs[0]], step.kernel)
+            explained = explained + runner(rounded[step.inputs[0]])
+        if index not in made:
+            rounded[index] = explained.expand(got.shape)
+            continue
         _check(step, got.double(), wanted, explained)
         codes[index] = (wanted if module.in_floats else wanted.round()).to(got.dtype)
 

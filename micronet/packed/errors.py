@@ -12,3 +12,7 @@ class PackError(QuantizationError):
 
 class PackedFileError(MicronetError, ValueError):
     """A file that is no packed model, or a damaged one: one line that says what is wrong with it."""
+
+
+class InferenceError(MicronetError):
+    """The reference cannot run on this, or found a sum outside of its proven width: one line."""

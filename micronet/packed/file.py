@@ -89,7 +89,7 @@ def encode(
     """
     names = stored_names(class_names)
     version = CASCADE_VERSION if len(networks(steps)) > 1 else VERSION
-    if max(step.version for step in steps) > VERSION or names not in ((), implied_names(steps[-1].shape[0])):
+    if max(step.since(steps) for step in steps) > VERSION or names not in ((), implied_names(steps[-1].shape[0])):
         version = GENERAL_VERSION
     bits: list[np.ndarray] = []
     rows, at = [], 0
@@ -211,10 +211,10 @@ def _check_networks(steps: list[Step], header: dict[str, Any]) -> None:
     last, version = ends(steps), header["version"]
     if version != GENERAL_VERSION and (len(last) > 1) != (version == CASCADE_VERSION):
         raise PackedFileError(f"has {len(last)} networks, which version {version} does not hold")
-    newer = next((step for step in steps if step.version > version), None)
+    newer = next((step for step in steps if step.since(steps) > version), None)
     if newer is not None:
         what = f"its {newer.op} {checks.shown(newer.name)}"
-        raise PackedFileError(f"{what} is of version {newer.version} of the format, the file says {version}")
+        raise PackedFileError(f"{what} is of version {newer.since(steps)} of the format, the file says {version}")
     if len({end.shape for end in last}) > 1:
         raise PackedFileError("its networks have different numbers of classes")
     if len(last) > 1 and max(reaches(*edges) for edges in logit_ranges(steps)) >= MOST_SUM:

@@ -10,17 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from torch import Tensor, fx
 
 from micronet.compress.functions import Ends, Function
 from micronet.compress.fusing import origin_name
+from micronet.compress.maps import gives_logits
 from micronet.compress.operations import Call, packable
 from micronet.compress.pointwise import computed
 from micronet.compress.quantization import finish
 from micronet.compress.quantizers import FloatActivation
+from micronet.compress.spellings import Window
 from micronet.files import write_atomically
 from micronet.packed.agreement import compare, made_up_images
 from micronet.packed.errors import PackError
@@ -29,11 +31,21 @@ from micronet.packed.fixed_point import Added, float_weights, requantization, st
 from micronet.packed.limits import MOST_LOGIT_SCALE, MOST_SUM
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule, flip_margin
-from micronet.packed.pending import OfOneValue, Pending, Value, norm_line, not_finite, ordered, real, table_of, uniform
+from micronet.packed.pending import (
+    OfOneValue,
+    Pending,
+    Value,
+    gain_and_offset,
+    not_finite,
+    numbers,
+    ordered,
+    table_of,
+    uniform,
+)
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step
 from micronet.packed.steps.affine import interleave
 from micronet.packed.steps.base import joined_ranges, reaches, vector
-from micronet.packed.steps.conv import sum_size
+from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.linear import Choice, chosen
 from micronet.packed.steps.product import products
 from micronet.packed.steps.scaling import FloatScaling, Residual, Scaling
@@ -129,48 +141,43 @@ class _Packer:
 
     # Sums
 
-    def _pool(self, node: fx.Node, kernel: int, divisor: int | None = None) -> None:
+    def _pool(self, node: fx.Node, geometry: Geometry, divisor: int | None = None) -> None:
         value = self._value(node.all_input_nodes[0], node)
-        source = self._step_of(value)
-        scale = value.scale if self.half else value.scale / kernel**2  # a mean of floats, a sum of codes
-        pool = self._emit(scale, Pool.over(source, value.index, kernel, node.name))
-        self.values[node] = pool if divisor is None else self._worth(pool, kernel**2 / divisor, node.name)
+        source, area = self._step_of(value), geometry.area
+        scale = value.scale if self.half else value.scale / area  # a mean of floats, a sum of codes
+        pool = self._emit(scale, Pool.over(source, value.index, geometry, node.name))
+        self.values[node] = pool if divisor is None else self._worth(pool, area / divisor, node.name)
 
     def _average(self, node: fx.Node) -> None:
         window = self.calls[node].settings
-        self._pool(node, window.kernel[0], window.divisor)
+        self._pool(node, _geometry(window), window.divisor)
 
     def _mean(self, node: fx.Node) -> None:
-        self._pool(node, self._step_of(self._value(node.all_input_nodes[0], node)).shape[1])
+        _, height, width = self._step_of(self._value(node.all_input_nodes[0], node)).shape
+        self._pool(node, Geometry.tiles((height, width)))
 
     # Maxima
 
     def _maximum(self, node: fx.Node) -> None:
-        kernel, source = self.calls[node].settings.kernel[0], node.all_input_nodes[0]
+        geometry, source = _geometry(self.calls[node].settings), node.all_input_nodes[0]
         if source in self.pending:
-            before = self.pending[source]
-            of_codes = self.half or before.norm or before.residual is not None
-            if before.maximum > 1 and of_codes != before.of_codes:
-                raise PackError(f"{node.name}: follows another maximum and a norm; a ReLU between would work")
-            self.pending[node] = replace(before, maximum=before.maximum * kernel, of_codes=of_codes)
+            self.pending[node] = self.pending[source].greatest(geometry, self.half)
         else:
-            self.values[node] = self._greatest(self._value(source, node), kernel, node.name)
+            self.values[node] = self._greatest(self._value(source, node), geometry, node.name)
 
-    def _greatest(self, value: Value, kernel: int, name: str) -> Value:
+    def _greatest(self, value: Value, geometry: Geometry, name: str) -> Value:
         """The greatest code of each window."""
-        return self._emit(value.scale, Maximum.over(self._step_of(value), value.index, kernel, name))
+        return self._emit(value.scale, Maximum.over(self._step_of(value), value.index, geometry, name))
 
     # Results on the way to a requantization
 
     def _conv(self, node: fx.Node) -> None:
-        layer = self.modules[node.target]
-        offset = np.zeros(layer.out_channels) if layer.bias is None else real(layer.bias)
-        source = self._value(node.all_input_nodes[0], node)
-        self.pending[node] = Pending(str(node.target), source, layer, np.ones(layer.out_channels), offset)
+        source, geometry = self._value(node.all_input_nodes[0], node), _geometry(self.calls[node].settings)
+        self.pending[node] = Pending.of_layer(str(node.target), source, self.modules[node.target], geometry)
 
     def _norm(self, node: fx.Node) -> None:
         source = node.all_input_nodes[0]
-        gain, offset = norm_line(self.modules[node.target])
+        gain, offset = gain_and_offset(self.modules[node.target])
         if source in self.pending and not self.pending[source].norm and self.pending[source].residual is None:
             before = self.pending[source]
             if before.of_codes and (gain < 0).any():
@@ -191,8 +198,8 @@ class _Packer:
             before = self.pending[source]
             if before.function is not None:
                 self.pending[node] = replace(before, function=before.function.then(lambda x: x * factor))
-                return
-            self.pending[node] = replace(before, gain=before.gain * factor, offset=before.offset * factor)
+            else:
+                self.pending[node] = replace(before, gain=before.gain * factor, offset=before.offset * factor)
         elif factor > 0:
             self.values[node] = self._worth(self._value(source, node), factor, node.name)
         else:
@@ -218,24 +225,20 @@ class _Packer:
     def _slopes(self, node: fx.Node) -> None:
         """What a PReLU adds: a gain a channel."""
         plain = Pending.plain(str(node.target), self._value(node.all_input_nodes[0], node))
-        slopes = np.broadcast_to(real(self.modules[node.target].weight), plain.gain.shape)
+        slopes = np.broadcast_to(numbers(self.modules[node.target].weight), plain.gain.shape)
         self.pending[node] = replace(plain, gain=1 - slopes)
 
     # Functions of one value
 
     def _function(self, node: fx.Node) -> None:
         named: Function | None = self.calls[node].settings
-        if self.half:
-            assert named is not None  # whose operations stay apart
-
-            def compute(x: Tensor) -> Tensor:
-                return computed(named, x)
+        if named is None:  # made of several
+            self._apply(node, OfOneValue(self.modules[node.target]))
         else:
-            compute = self.modules[node.target]
-        self._apply(node, OfOneValue(compute, named))
+            self._apply(node, OfOneValue(lambda x: computed(named, x), named))
 
     def _prelu(self, node: fx.Node) -> None:
-        """Of one slope; it is no constant, so that a file of floats has it as a gain."""
+        """Of one slope, in integers; a file of floats has it as a gain."""
         self._apply(node, OfOneValue(self.modules[node.target]))
 
     def _clamp(self, node: fx.Node) -> None:
@@ -290,24 +293,24 @@ class _Packer:
         else:
             step = self._float_step(pending, quantizer) if self.half else self._integer_step(pending, quantizer, scale)
         value = self._emit(np.full(len(pending.gain), scale), step)
-        if pending.maximum > pending.window:
-            value = self._greatest(value, pending.maximum, f"{pending.name}.max")
+        for geometry in pending.of_codes:
+            value = self._greatest(value, geometry, f"{pending.name}.max")
         self.values[node] = value
 
     def _step(self, pending: Pending, weights: Weights | None, scaling: Scaling) -> Step:
         """The convolution, or the scaling of its own, that the pending result is."""
-        source, layer, channels = self._step_of(pending.source), pending.layer, len(pending.gain)
+        source, geometry, channels = self._step_of(pending.source), pending.geometry, len(pending.gain)
         low, high = (vector(edge, channels) for edge in scaling.edges)
         common: dict[str, Any] = {"name": pending.name, "inputs": (pending.source.index,), "low": low, "high": high}
         if pending.factor is not None:
-            both = (pending.source.index, pending.factor.index)
-            return Product(**common | {"inputs": both}, shape=source.shape, scaling=scaling)
-        if layer is None or weights is None:
+            common["inputs"] = pending.source.index, pending.factor.index
+            return Product(**common, shape=source.shape, scaling=scaling)
+        if geometry is None or weights is None:
             return Affine(**common, shape=source.shape, scaling=scaling)
-        kernel, stride, padding = layer.kernel_size[0], layer.stride[0], cast(int, layer.padding[0])
-        height, width = (side // pending.window for side in sum_size(source, kernel, stride, padding))
-        geometry: dict[str, Any] = {"stride": stride, "padding": padding, "window": pending.window}
-        return Conv(**common, **geometry, shape=(channels, height, width), weights=weights, scaling=scaling)
+        height, width = (side // pending.window for side in geometry.size(source.shape))
+        common |= {"stride": geometry.stride, "padding": geometry.padding, "dilation": geometry.dilation}
+        common |= {"window": pending.window, "shape": (channels, height, width)}
+        return Conv(**common, weights=weights, scaling=scaling)
 
     def _float_step(self, pending: Pending, quantizer: Any) -> Step:
         weights = multiplier = None
@@ -316,8 +319,8 @@ class _Packer:
             if pending.layer is None:
                 multiplier = pending.gain.astype(np.float16)
             else:
-                weight = real(pending.layer.weight) * pending.gain[:, None, None, None]
-                weights = float_weights(weight, pending.layer.groups)
+                weight = pending.kernels(numbers(pending.layer.weight)) * pending.gain[:, None, None, None]
+                weights = float_weights(weight, pending.groups)
         arrays = {"weight": None if weights is None else weights.codes, "multiplier": multiplier, "bias": bias}
         for key, array in arrays.items():
             if array is not None and not np.isfinite(array).all():
@@ -333,8 +336,8 @@ class _Packer:
         )
         return self._step(pending, weights, scaling)
 
-    def _weights(self, name: str, codes: Tensor, groups: int, source: Step) -> Weights:
-        weights = stored_weights(codes.cpu().numpy(), groups, source, self.factored_sums)
+    def _weights(self, name: str, codes: np.ndarray, groups: int, source: Step) -> Weights:
+        weights = stored_weights(codes, groups, source, self.factored_sums)
         if weights is None:
             raise PackError(f"{name}: its sums need more than 32 bits; fewer weight or activation bits would work")
         return weights
@@ -352,10 +355,10 @@ class _Packer:
         else:
             layer: Any = pending.layer
             codes, weight_scale = layer.quantizer.codes(layer.weight)
-            weights = self._weights(name, codes, layer.groups, source)
+            weights = self._weights(name, pending.kernels(codes.cpu().numpy()), pending.groups, source)
             sums = weights.sums(source)
             low, high = sums.low, sums.high
-            gain = pending.gain * real(weight_scale) * uniform(pending.source, name) / scale
+            gain = pending.gain * numbers(weight_scale) * uniform(pending.source, name) / scale
         gain, offset = np.where(high > low, gain, 0.0), pending.offset / scale
         if not (np.isfinite(gain).all() and np.isfinite(offset).all()):
             raise PackError(not_finite(name))
@@ -363,19 +366,18 @@ class _Packer:
         if pending.residual is not None:
             ratio = uniform(pending.residual, name) / scale
             added = Added(pending.residual.index, self._step_of(pending.residual), ratio)
-        edges = quantizer.edges
         scaling = requantization(
             gain,
             offset,
             (low, high),
-            edges,
+            quantizer.edges,
             self.multiplier_limit,
             added,
             code_bits=quantizer.bits,
             signed=quantizer.signed,
             relu=quantizer.relu,
             norm=pending.norm,
-            ends=None if edges == (quantizer.low, quantizer.high) else edges,
+            ends=None if quantizer.edges == (quantizer.low, quantizer.high) else quantizer.edges,
         )
         return self._step(pending, weights, scaling)
 
@@ -383,17 +385,23 @@ class _Packer:
         layer, name = self.modules[node.target], str(node.target)
         value = self._value(node.all_input_nodes[0], node)
         source = self._step_of(value)
-        bias = np.zeros(layer.out_features) if layer.bias is None else real(layer.bias)
-        if not (np.isfinite(bias).all() and np.isfinite(real(layer.weight)).all()):
+        if not gives_logits(node, self.calls):
+            _, height, width = source.shape
+            self.pending[node] = Pending.of_layer(name, value, layer, Geometry((height, width)))
+            return
+        shape = (layer.out_features, *(source.shape if source.shape[1:] != (1, 1) else source.shape[:1]))
+        bias = np.zeros(layer.out_features) if layer.bias is None else numbers(layer.bias)
+        if not (np.isfinite(bias).all() and np.isfinite(numbers(layer.weight)).all()):
             raise PackError(f"{name}: a weight or bias is not finite; a training run that diverged cannot be packed")
         if self.half:
-            weights, biases, bits = float_weights(real(layer.weight), 1), bias.astype(np.float16), 16
+            weights = float_weights(numbers(layer.weight).reshape(shape), 1)
+            biases, bits = bias.astype(np.float16), 16
             worth = 1.0
         else:
             codes, weight_scale = layer.quantizer.codes(layer.weight)
             if float(weight_scale.max()) != float(weight_scale.min()):
                 raise PackError(f"{name}: logits of different scales cannot be compared; a scale a tensor would work")
-            weights = self._weights(name, codes, 1, source)
+            weights = self._weights(name, codes.cpu().numpy().reshape(shape), 1, source)
             worth = float(weight_scale[0]) * uniform(value, name)
             bias = bias / worth
             if not np.isfinite(bias).all():
@@ -419,6 +427,11 @@ class _Packer:
         """The steps end in its logits: `prepare` makes sure of that."""
         scale = self.logits[node.all_input_nodes[0]]
         self.logit_scale = scale if 1 / MOST_LOGIT_SCALE <= scale <= MOST_LOGIT_SCALE else None
+
+
+def _geometry(window: Window) -> Geometry:
+    """Where the windows of a layer lie."""
+    return Geometry(window.kernel, window.stride, window.padding, window.dilation)
 
 
 def _packed(prepared: fx.GraphModule, quantize: Quantize) -> tuple[_Packer, fx.GraphModule]:

@@ -1,4 +1,4 @@
-"""What stands between a traced network and the steps of its packed file: values, and results on the way to one."""
+"""What the packer holds of a value until the step that makes it is known: real gains and offsets, in float64."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from micronet.compress.functions import Function
 from micronet.packed.errors import PackError
 from micronet.packed.limits import MOST_ENTRIES
 from micronet.packed.steps import Step, Table
+from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.scaling import Scaling
 from micronet.packed.steps.table import reach
 
@@ -40,22 +41,20 @@ class OfOneValue:
 
 @dataclass(frozen=True)
 class Pending:
-    """gain * source + offset + residual, not yet requantized. Vectors: an entry an output channel, float64.
-
-    `maximum` is the side of the windows of which only the greatest value goes on. It is taken of the sums, so that one
-    of a window is requantized; `of_codes` where a norm or an addition stands before it.
-    """
+    """gain * source + offset + residual, not yet requantized. Vectors: an entry an output channel, float64."""
 
     name: str
     source: Value
-    layer: nn.Conv2d | None
+    layer: nn.Conv2d | nn.Linear | None
     gain: np.ndarray
     offset: np.ndarray
     norm: bool = False
     residual: Value | None = None
-    maximum: int = 1
-    of_codes: bool = False
-    factor: Value | None = None  # gain * source * factor, of a product of two values
+    geometry: Geometry | None = None  # of the layer
+    # Of windows only the greatest value goes on: of sums, so that one of a window is requantized, and of the codes.
+    window: int = 1  # side of the windows of sums
+    of_codes: tuple[Geometry, ...] = ()
+    factor: Value | None = None  # gain * source * factor + .., of a product of two values
     function: OfOneValue | None = None  # of the source, in the place of gain and offset
 
     @classmethod
@@ -64,28 +63,54 @@ class Pending:
         channels = len(source.scale)
         return cls(name, source, None, np.ones(channels), np.zeros(channels), **fields)
 
+    @classmethod
+    def of_layer(cls, name: str, source: Value, layer: nn.Conv2d | nn.Linear, geometry: Geometry) -> Pending:
+        """A convolution, or a linear layer as one."""
+        bias = np.zeros(len(layer.weight)) if layer.bias is None else numbers(layer.bias)
+        return cls(name, source, layer, np.ones(len(layer.weight)), bias, geometry=geometry)
+
     @property
-    def window(self) -> int:
-        """Side of the windows of sums."""
-        return 1 if self.of_codes or self.layer is None else self.maximum
+    def groups(self) -> int:
+        """Of the layer."""
+        return self.layer.groups if isinstance(self.layer, nn.Conv2d) else 1
+
+    def kernels(self, weight: np.ndarray) -> np.ndarray:
+        """The layer's weight, or its codes, as those of a convolution: (O, I / groups, height, width)."""
+        assert self.geometry is not None
+        return weight.reshape(len(weight), -1, *self.geometry.kernel)
+
+    def greatest(self, geometry: Geometry, half: bool) -> Pending:
+        """The greatest value of each window."""
+        if geometry == Geometry.tiles((1, 1)):
+            return self
+        scaled = self.layer is None or self.norm or self.residual is not None
+        if half or scaled or self.of_codes or self.window > 1 or not (geometry.apart and geometry.square):
+            return replace(self, of_codes=(*self.of_codes, geometry))
+        return replace(self, window=geometry.kernel[0])
 
 
-def real(tensor: Tensor) -> np.ndarray:
+def numbers(tensor: Tensor) -> np.ndarray:
+    """A tensor in float64."""
     return tensor.detach().double().cpu().numpy()
 
 
-def norm_line(layer: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
-    """A batch norm in eval mode as gain and offset."""
+def gain_and_offset(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
+    """A batch norm in eval mode."""
     assert layer.running_mean is not None and layer.running_var is not None  # compress.operations refuses others
-    gain = real(layer.weight) / np.sqrt(real(layer.running_var) + layer.eps)
-    return gain, real(layer.bias) - real(layer.running_mean) * gain
+    gain = 1 / np.sqrt(numbers(layer.running_var) + layer.eps)
+    if not layer.affine:
+        return gain, -numbers(layer.running_mean) * gain
+    gain = numbers(layer.weight) / np.sqrt(numbers(layer.running_var) + layer.eps)
+    return gain, numbers(layer.bias) - numbers(layer.running_mean) * gain
 
 
 def not_finite(name: str) -> str:
+    """What is said of a layer with such a number."""
     return f"{name}: a weight, norm or step is not finite; a training run that diverged cannot be packed"
 
 
 def uniform(value: Value, name: str) -> float:
+    """What a code of every channel is worth. Raises `PackError`: they differ."""
     if np.ptp(value.scale) > 0:
         raise PackError(f"{name}: reads maps of different scales at once; a batch norm and ReLU between would work")
     return float(value.scale[0])
@@ -99,7 +124,7 @@ def ordered(scaling: Scaling, order: np.ndarray) -> Scaling:
 
 @torch.no_grad()
 def table_of(pending: Pending, source: Step, quantizer: Any) -> Table:
-    """What the network makes of each code of the source, in codes of the quantizer."""
+    """What the network makes of each code of the source, in codes of the quantizer. Raises `PackError`."""
     assert pending.function is not None
     first, last = reach(source)
     if last - first >= MOST_ENTRIES:

@@ -8,65 +8,29 @@ and the counts those that `scoring.packed_counts` derives from the codes without
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import singledispatch
 
 import numpy as np
 
-from micronet.errors import MicronetError, shown
-from micronet.packed.arithmetic import factors
+from micronet.errors import shown
+from micronet.packed.errors import InferenceError
 from micronet.packed.limits import EXACT_FLOAT32
 from micronet.packed.model import PackedModel, ends, joined, logit_ranges, shifts
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step, Table
 from micronet.packed.steps.base import reaches
+from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.outline import last_uses
+from micronet.packed.steps.pool import Window
 from micronet.packed.steps.product import products
 from micronet.packed.steps.scaling import Requantization, in_integers
 from micronet.packed.steps.weights import Weights
-from micronet.packed.widths import addition_width, code_width, product_range, signed_width
+from micronet.packed.sums import Counts, Witness, earlier
+from micronet.packed.widths import code_width, product_range, signed_width
 
+NO_CODE = np.iinfo(np.int32).min  # lower than any code
 RELU_BITS = LOOKUP_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width; a lookup is no less
-
-
-class InferenceError(MicronetError):
-    """The reference cannot run on this, or found a sum outside of its proven width: one line."""
-
-
-@dataclass
-class Counts:
-    """Multiplications and additions of one step for one image: {bits: count}."""
-
-    name: str
-    multiplications: Counter[int] = field(default_factory=Counter)
-    additions: Counter[int] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class _Sum:
-    """A partial sum at every position, and the range that is proven for it."""
-
-    values: np.ndarray
-    low: int
-    high: int
-
-    @property
-    def bits(self) -> int:
-        return int(code_width(self.low, self.high))
-
-    def bits_with(self, other: _Sum) -> int:
-        """Of an addition of both."""
-        return int(addition_width(self.low, self.high, other.low, other.high))
-
-    def checked(self, name: str) -> _Sum:
-        if self.values.size and not self.low <= int(self.values.min()) <= int(self.values.max()) <= self.high:
-            raise InferenceError(f"{name}: a partial sum lies outside of [{self.low}, {self.high}], its proven range")
-        return self
-
-    def times(self, factor: int) -> _Sum:
-        low, high = sorted((self.low * factor, self.high * factor))
-        return _Sum(self.values * factor, low, high)
 
 
 # What steps compute
@@ -98,14 +62,12 @@ def _(step: Concat, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
 
 @_compute.register
 def _(step: Pool, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
-    channels, height, width = step.shape
-    windows = inputs[0].reshape(len(inputs[0]), channels, height, step.kernel, width, step.kernel)
-    return windows.sum(axis=(3, 5), dtype=np.int32)
+    return _windows(inputs[0], step.geometry, 0).sum(axis=(4, 5), dtype=np.int32)
 
 
 @_compute.register
 def _(step: Maximum, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
-    return _greatest(inputs[0], step.kernel)
+    return _windows(inputs[0], step.geometry, NO_CODE).max(axis=(4, 5))
 
 
 @_compute.register
@@ -115,7 +77,8 @@ def _(step: Conv, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
     _check_range(step, source, sums)
     rows, height, width = step.sum_shape(source)
     sums = sums.reshape(rows, len(inputs[0]), height, width).transpose(1, 0, 2, 3)
-    sums = _greatest(sums, step.window) if step.window > 1 else sums
+    if step.window > 1:
+        sums = _windows(sums, Geometry.tiles((step.window, step.window)), 0).max(axis=(4, 5))
     return _requantized(sums, in_integers(step), inputs[1:])
 
 
@@ -155,18 +118,22 @@ def _check_range(step: Conv | Linear, source: Step, sums: np.ndarray) -> None:
 
 def _columns(x: np.ndarray, step: Conv) -> np.ndarray:
     """The inputs of each output: (N, C, H, W) -> (groups, taps, N * H' * W')."""
-    kernel, stride, padding = step.kernel, step.stride, step.padding
-    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
-    columns = windows.transpose(1, 4, 5, 0, 2, 3)  # C, k, k, N, H', W'
+    columns = _windows(x, step.geometry, 0).transpose(1, 4, 5, 0, 2, 3)  # C, kernel, N, H', W'
     return columns.reshape(step.weights.groups, -1, math.prod(columns.shape[3:]))
 
 
-def _greatest(x: np.ndarray, side: int) -> np.ndarray:
-    """(N, C, H, W) -> (N, C, H // side, W // side): the greatest number of each window."""
-    height, width = x.shape[2] // side, x.shape[3] // side
-    inside = x[:, :, : height * side, : width * side]
-    return inside.reshape(*x.shape[:2], height, side, width, side).max(axis=(3, 5))
+def _windows(x: np.ndarray, geometry: Geometry, padding: int) -> np.ndarray:
+    """The windows on maps: (N, C, H, W) -> (N, C, H', W', height of the kernel, width), a view if nothing is padded.
+
+    Args:
+        padding: the number beyond the edges of a map.
+    """
+    if geometry.padding != (0, 0):
+        sides = ((side, side) for side in geometry.padding)
+        x = np.pad(x, ((0, 0), (0, 0), *sides), constant_values=padding)
+    windows = np.lib.stride_tricks.sliding_window_view(x, geometry.extent, axis=(2, 3))
+    (down, right), (below, beside) = geometry.stride, geometry.dilation
+    return windows[:, :, ::down, ::right, ::below, ::beside]
 
 
 def _requantized(sums: np.ndarray, scaling: Requantization, residual: list[np.ndarray]) -> np.ndarray:
@@ -186,119 +153,18 @@ def _fast_dot_products(weights: Weights, source: Step, columns: np.ndarray) -> n
     return total
 
 
-# What steps take, number by number
-
-
-class _Witness:
-    """Sums dot products in the order that the file states, and counts, for one of some images."""
-
-    def __init__(self, images: int, name: str):
-        self.images, self.counts = images, Counts(name)
-
-    def dot_products(self, weights: Weights, source: Step, columns: np.ndarray) -> np.ndarray:
-        """(O, N * H' * W') int64."""
-        rows, sums = weights.rows, weights.sums(source)
-        total = np.zeros((len(rows), columns.shape[2]), np.int64)
-        earlier = _earlier(rows, len(rows) // weights.groups)
-        for row, codes in enumerate(rows):
-            group = row // (len(rows) // weights.groups)
-            taps = np.flatnonzero(codes)
-            if not len(taps):
-                continue
-            if weights.factored and earlier[row] < row:
-                same = np.array_equal(codes, rows[earlier[row]])
-                total[row] = total[earlier[row]] if same else -total[earlier[row]]
-                continue
-            inputs = columns[group][taps].astype(np.int64)
-            channels = group * weights.codes.shape[1] + taps // (len(codes) // weights.codes.shape[1])
-            ranges = zip(source.low[channels].tolist(), source.high[channels].tolist(), strict=True)
-            read = [_Sum(x, low, high).checked(self.counts.name) for x, (low, high) in zip(inputs, ranges, strict=True)]
-            if weights.factored:
-                total[row] = self.factored(codes[taps].astype(np.int64), read, weights.bits)
-            else:
-                width = max(weights.bits, int(code_width(source.low, source.high).max()))
-                self.counts.multiplications[width] += inputs.size // self.images
-                total[row] = self.running(codes[taps, None].astype(np.int64) * inputs, int(sums.bits[row]))
-        return total
-
-    def running(self, products: np.ndarray, bits: int) -> np.ndarray:
-        """Sums (taps, positions) one tap after the other in an accumulator of `bits`."""
-        total = products[0].copy()
-        self._fits(total, bits)
-        for product in products[1:]:
-            total += product
-            self._fits(total, bits)
-            self.counts.additions[bits] += total.size // self.images
-        return total
-
-    def factored(self, row: np.ndarray, inputs: list[_Sum], weight_bits: int) -> np.ndarray:
-        """One output channel: `row`: codes of its taps; `inputs`: what each tap reads."""
-        terms = []
-        for magnitude, *sides in factors(row):
-            taps = ([inputs[tap] for tap in side] for side in sides)
-            plus, minus = (self.tree(side) if side else None for side in taps)
-            factor = magnitude
-            if plus and minus:
-                values = plus.values - minus.values
-                term = _Sum(values, plus.low - minus.high, plus.high - minus.low).checked(self.counts.name)
-                self._add(plus.bits_with(minus), values)
-            elif plus:
-                term = plus
-            else:
-                assert minus is not None
-                term, factor = minus, -magnitude
-            if factor != 1:
-                self.counts.multiplications[max(weight_bits, term.bits)] += term.values.size // self.images
-            terms.append(term.times(factor))
-        return self.tree(terms).values
-
-    def tree(self, nodes: list[_Sum]) -> _Sum:
-        """Adds neighbours, level by level."""
-        while len(nodes) > 1:
-            level = []
-            for left, right in zip(nodes[::2], nodes[1::2], strict=False):
-                both = _Sum(left.values + right.values, left.low + right.low, left.high + right.high)
-                level.append(both.checked(self.counts.name))
-                self._add(left.bits_with(right), left.values)
-            nodes = level + (nodes[-1:] if len(nodes) % 2 else [])
-        return nodes[0]
-
-    def _add(self, bits: int, values: np.ndarray) -> None:
-        self.counts.additions[bits] += values.size // self.images
-
-    def _fits(self, values: np.ndarray, bits: int) -> None:
-        if values.size and not -(1 << (bits - 1)) <= int(values.min()) <= int(values.max()) < 1 << (bits - 1):
-            raise InferenceError(f"{self.counts.name}: a partial sum does not fit the {bits} bits proven for it")
-
-
-def _earlier(rows: np.ndarray, each: int) -> list[int]:
-    """The first row of the same group, of `each` rows, with these codes or all their negatives."""
-    first: dict[tuple[int, bytes], int] = {}
-    found = []
-    for row, codes in enumerate(rows.astype(np.int64)):
-        group = row // each
-        known = min(first.get((group, codes.tobytes()), row), first.get((group, (-codes).tobytes()), row))
-        first.setdefault((group, codes.tobytes()), row)
-        found.append(known)
-    return found
-
-
 @singledispatch
 def _count_rest(step: Step, steps: tuple[Step, ...], counts: Counts) -> None:
     """Counts what a step takes for one image beside its dot products; most take nothing."""
 
 
 @_count_rest.register
-def _(step: Pool, steps: tuple[Step, ...], counts: Counts) -> None:
+def _(step: Window, steps: tuple[Step, ...], counts: Counts) -> None:
+    # A comparison is a subtraction of which the sign counts; there is nothing to do with what lies beyond the map.
+    on_the_map = np.ones((1, 1, *steps[step.inputs[0]].shape[1:]), np.int64)
+    held = _windows(on_the_map, step.geometry, 0).sum(axis=(4, 5))
     for low, high in zip(step.low.tolist(), step.high.tolist(), strict=True):
-        counts.additions[int(code_width(low, high))] += (step.kernel**2 - 1) * math.prod(step.shape[1:])
-
-
-@_count_rest.register
-def _(step: Maximum, steps: tuple[Step, ...], counts: Counts) -> None:
-    # a comparison is a subtraction of which the sign counts
-    for low, high in zip(step.low.tolist(), step.high.tolist(), strict=True):
-        counts.additions[int(code_width(low, high))] += (step.kernel**2 - 1) * math.prod(step.shape[1:])
+        counts.additions[int(code_width(low, high))] += int((held - 1).sum())
 
 
 @_count_rest.register
@@ -312,8 +178,8 @@ def _(step: Conv, steps: tuple[Step, ...], counts: Counts) -> None:
     if step.weights.factored and step.window == 1:
         magnitudes = np.abs(in_integers(step).multiplier).tolist()
         known: dict[tuple[int, int], int] = {}
-        earlier = _earlier(rows, len(rows) // step.weights.groups)
-        first = [known.setdefault(key, row) for row, key in enumerate(zip(earlier, magnitudes, strict=True))]
+        before = earlier(rows, len(rows) // step.weights.groups)
+        first = [known.setdefault(key, row) for row, key in enumerate(zip(before, magnitudes, strict=True))]
     _count_requantization(step, steps, (sums.low, sums.high), sums.bits.tolist(), live, first, counts)
 
 
@@ -454,7 +320,7 @@ def witness(model: PackedModel, images: np.ndarray, *, network: int = 0) -> tupl
     counters: list[Counts] = []
 
     def compute(step: Step, inputs: list[np.ndarray]) -> np.ndarray:
-        one = _Witness(len(images), step.name)
+        one = Witness(len(images), step.name)
         counters.append(one.counts)
         _count_rest(step, model.steps, one.counts)
         return _compute(step, inputs, _Context(model.steps, one.dot_products))

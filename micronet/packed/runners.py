@@ -16,6 +16,8 @@ from micronet.compress.pointwise import computed
 from micronet.packed.limits import EXACT_FLOAT32
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step, Table
 from micronet.packed.steps.base import reaches
+from micronet.packed.steps.geometry import Pair
+from micronet.packed.steps.pool import Window
 from micronet.packed.steps.scaling import FloatScaling, Requantization, Scaling
 from micronet.packed.steps.table import Applied
 
@@ -71,18 +73,23 @@ class RunConcat(nn.Module):
         return torch.cat(inputs, 1)
 
 
+def _windows(step: Window) -> tuple[Pair, Pair, Pair]:
+    """Kernel, stride and padding, as torch's pools take them."""
+    return step.geometry.kernel, step.geometry.stride, step.geometry.padding
+
+
 @runner.register(Pool)
 class RunPool(nn.Module):
     """Sums of codes; means of floats."""
 
     def __init__(self, step: Pool, half: bool):
         super().__init__()
-        self.kernel, self.divisor = step.kernel, None if half else 1
+        self.windows, self.divisor = _windows(step), None if half else 1
         self.wide = not half and reaches(step.low, step.high) >= EXACT_FLOAT32
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.double() if self.wide else x
-        return F.avg_pool2d(x, self.kernel, divisor_override=self.divisor)
+        return F.avg_pool2d(x, *self.windows, divisor_override=self.divisor)
 
 
 @runner.register(Maximum)
@@ -91,10 +98,10 @@ class RunMaximum(nn.Module):
 
     def __init__(self, step: Maximum, half: bool):
         super().__init__()
-        self.kernel = step.kernel
+        self.windows = _windows(step)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x, self.kernel)
+        return F.max_pool2d(x, *self.windows)
 
 
 @runner.register(Conv)
@@ -104,7 +111,7 @@ class RunConv(nn.Module):
     def __init__(self, step: Conv, half: bool):
         super().__init__()
         self.weight = _constant(step.weights.codes, np.float32)
-        self.geometry = step.stride, step.padding, 1, step.weights.groups
+        self.geometry = step.stride, step.padding, step.dilation, step.weights.groups
         self.window = step.window
         self.wide = step.weights.accumulator_bits > EXACT_SUM_BITS and not half
         self.scaling = scaler(step.scaling)
@@ -184,7 +191,7 @@ class RunLinear(nn.Module):
     def __init__(self, step: Linear, half: bool):
         super().__init__()
         self.dtype = torch.float32 if half else torch.float64
-        self.weight = _constant(step.weights.codes, np.float32)
+        self.weight = _constant(step.weights.rows, np.float32)
         bias = torch.from_numpy(step.bias.astype(np.float32 if half else np.float64))
         self.bias = nn.Buffer(bias, persistent=False)
 

@@ -38,7 +38,7 @@ def unpack(packed: PackedModel, images: Tensor, labels: Tensor) -> nn.Module:
     Args:
         packed: one network whose convolutions are each followed by a batch norm of its own, as those of a MobileNet
             or a ResNet are.
-        images: (N, 3, 32, 32) uint8, training images that the batch norms' statistics are measured on.
+        images: (N, C, H, W) uint8, training images that the batch norms' statistics are measured on.
         labels: (N,) int64, with which the scale of the logits is found: integers have none.
 
     Raises:
@@ -51,7 +51,7 @@ def unpack(packed: PackedModel, images: Tensor, labels: Tensor) -> nn.Module:
     worth: dict[int, float] = {0: PIXEL_SCALE}
     for index, step in enumerate(packed.steps[1:], 1):
         if isinstance(step, Pool):
-            worth[index] = worth[step.inputs[0]] / step.kernel**2
+            worth[index] = worth[step.inputs[0]] / step.geometry.area
         elif isinstance(step, Conv) and step.name in norms and step.window == 1:
             worth[index] = _restore(_layer(model, step.name, nn.Conv2d), norms[step.name], step, worth)
         elif isinstance(step, Linear):
@@ -84,8 +84,9 @@ def _architecture(packed: PackedModel) -> nn.Module:
     }
     steps = [step for step in packed.steps if isinstance(step, Conv | Linear)]
     for step in steps:
-        if layers.get(step.name, step.weights.codes.shape) != step.weights.codes.shape:
-            sizes = f"{step.weights.codes.shape} in its step, {layers[step.name]} in the file's spec"
+        shape = step.weights.rows.shape if isinstance(step, Linear) else step.weights.codes.shape
+        if layers.get(step.name, shape) != shape:
+            sizes = f"{shape} in its step, {layers[step.name]} in the file's spec"
             raise UnpackError(f"{shown(step.name, SHOWN_NAME)}: has a weight of {sizes}")
     missing = layers.keys() - {step.name for step in steps}
     if missing or len(steps) > len(layers):
@@ -126,7 +127,7 @@ def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Conv, worth: dict[int
     else:  # the network adds both sides as they are
         scale = worth[scaling.residual.value] * 2.0**scaling.residual.fraction / scaling.residual.multiplier
     codes = torch.from_numpy(step.weights.codes.astype(np.float64))
-    deviation = (2.0 / (codes.shape[1] * step.kernel**2)) ** 0.5  # as weights start out: He et al. 2015
+    deviation = (2.0 / (codes.shape[1] * step.geometry.area)) ** 0.5  # as weights start out: He et al. 2015
     unit = deviation / float(codes.square().mean().sqrt().clamp(min=1e-9))
     layer.weight.copy_((codes * unit).float())
     gain = scaling.multiplier / 2.0**scaling.shift * scale / (worth[step.inputs[0]] * unit)

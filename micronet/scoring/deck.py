@@ -24,7 +24,7 @@ def deck_flops(op: Operation) -> int:
     """Operations of one record under deck rules, in integers so that no sum depends on rounding."""
     if op.rules == "challenge":
         return 0
-    inputs = op.kernel**2 * op.input_shape[0]
+    inputs = math.prod(op.kernel) * op.input_shape[0]
     if op.kind == "conv":
         each = inputs * op.weight_bits + 32 * (inputs - 1) + 32 * op.groups * op.bias
         return math.prod(op.output_shape) * each // (32 * op.groups)

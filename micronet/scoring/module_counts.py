@@ -11,6 +11,7 @@ from torch import fx, nn
 from micronet.compress.errors import QuantizationError, UnknownOperation
 from micronet.compress.fusing import fuse, origin_name
 from micronet.compress.graph import Network, read
+from micronet.compress.maps import gives_logits
 from micronet.compress.spellings import Window
 from micronet.scoring.records import LOOKUP_BITS, RELU_BITS, Operation, ScoreError
 
@@ -74,11 +75,9 @@ class _Work:
 def _weighted(work: _Work, layer: nn.Conv2d | nn.Linear, folded: bool, widths: Widths) -> Operation:
     """A convolution or linear layer; `folded`: the batch norm behind it becomes its scale and bias."""
     name, source, output = work.name, work.source, work.output
-    kernel, groups = 1, 1
+    kernel, groups = (1, 1), 1
     if isinstance(layer, nn.Conv2d):
-        if layer.kernel_size[0] != layer.kernel_size[1]:
-            raise ScoreError(f"{name}: only square kernels have a price (got {layer.kernel_size})")
-        kernel, groups = layer.kernel_size[0], layer.groups
+        kernel, groups = (layer.kernel_size[0], layer.kernel_size[1]), layer.groups
     elif len(source) != 1:
         raise ScoreError(f"{name}: a linear layer must see one vector an image (got {source})")
     if layer.weight.is_meta:
@@ -111,7 +110,7 @@ def _weighted(work: _Work, layer: nn.Conv2d | nn.Linear, folded: bool, widths: W
     )
 
 
-def _norm(work: _Work, layer: nn.BatchNorm2d, folded: bool, widths: Widths) -> Operation:
+def _norm(work: _Work, layer: nn.BatchNorm1d | nn.BatchNorm2d, folded: bool, widths: Widths) -> Operation:
     """A batch norm: a multiply-add an element, or nothing under challenge rules where it folds."""
     shape = work.output
     entries = sum(parameter.numel() for parameter in layer.parameters())
@@ -212,19 +211,21 @@ class _Counter:
         users, work = list(node.users), self._work(node, str(node.target))
         folded = len(users) == 1 and self._kind(users[0]) == "norm"
         self.ops.append(_weighted(work, self.layers[work.name], folded, self.widths))
-        if self.widths.quantized:
-            # Sums become codes of the next layer. Logits need none: their order is the answer.
+        if self.widths.quantized:  # sums become codes of the next layer
             self.ops.append(_requantize(work.name, work.output, self.widths))
         return work.name
 
     def _linear(self, node: fx.Node) -> str:
+        """Logits need no codes: their order is the answer."""
+        if not gives_logits(node, self.network.calls):
+            return self._conv(node)
         work = self._work(node, str(node.target))
         self.ops.append(_weighted(work, self.layers[work.name], False, self.widths))
         return work.name
 
     def _norm(self, node: fx.Node) -> str:
         source, work = node.all_input_nodes[0], self._work(node, str(node.target))
-        folded = self._kind(source) == "conv" and len(source.users) == 1
+        folded = self._kind(source) in ("conv", "linear") and len(source.users) == 1
         self.ops.append(_norm(work, self.layers[work.name], folded, self.widths))
         return work.name
 

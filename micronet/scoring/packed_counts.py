@@ -81,24 +81,29 @@ def _records(step: Step, model: PackedModel) -> list[Operation]:
 @_records.register
 def _(step: Pool, model: PackedModel) -> list[Operation]:
     work, source = _Work(), model.steps[step.inputs[0]]
-    times, elements = step.kernel**2 - 1, math.prod(step.shape)
+    times, elements = _joined(step, source), math.prod(step.shape)
     if model.arithmetic == "half":
-        work.additions[SUM_BITS] += times * elements
+        work.additions[SUM_BITS] += times * step.shape[0]
         work.multiplications[HALF_BITS] += elements
     else:
-        work.add(code_width(step.low, step.high), times * math.prod(step.shape[1:]))
+        work.add(code_width(step.low, step.high), times)
     return [work.on(_window_record(step, source, model))]
 
 
 @_records.register
 def _(step: Maximum, model: PackedModel) -> list[Operation]:
     work, source = _Work(), model.steps[step.inputs[0]]
-    times = step.kernel**2 - 1  # a comparison is a subtraction's sign
+    times = _joined(step, source)  # a comparison is a subtraction's sign
     if model.arithmetic == "half":
-        work.additions[HALF_BITS] += times * math.prod(step.shape)
+        work.additions[HALF_BITS] += times * step.shape[0]
     else:
-        work.add(code_width(source.low, source.high), times * math.prod(step.shape[1:]))
+        work.add(code_width(source.low, source.high), times)
     return [work.on(_window_record(step, source, model))]
+
+
+def _joined(step: Window, source: Step) -> int:
+    """Additions or comparisons of one channel: a window joins what it holds, and nothing beyond the map."""
+    return step.geometry.held(source.shape) - math.prod(step.shape[1:])
 
 
 def _window_record(step: Window, source: Step, model: PackedModel) -> Operation:
@@ -111,7 +116,9 @@ def _(step: Conv, model: PackedModel) -> list[Operation]:
     source = model.steps[step.inputs[0]]
     sum_shape = step.sum_shape(source)
     sums = _dot_products(step, source, sum_shape, model)
-    conv = Operation(step.name, "conv", sum_shape, source.shape, kernel=step.kernel, groups=step.weights.groups)
+    conv = Operation(
+        step.name, "conv", sum_shape, source.shape, kernel=step.geometry.kernel, groups=step.weights.groups
+    )
     records = [sums.on(_weighted(conv, step, source, model))]
     if step.window > 1:
         compared = _Work()
@@ -169,7 +176,8 @@ def _(step: Linear, model: PackedModel) -> list[Operation]:
         work.additions[SUM_BITS] += int(live.sum())
     else:
         work.add(np.maximum(step.weights.sums(source).bits, signed_width(step.bias, step.bias))[live], 1)
-    linear = Operation(step.name, "linear", classes, inputs, bias=True, bias_parameters=step.shape[0])
+    kernel = source.shape[1:]
+    linear = Operation(step.name, "linear", classes, inputs, kernel, bias=True, bias_parameters=step.shape[0])
     linear = replace(_weighted(linear, step, source, model), vector_bits=step.bias_bits)
     records = [work.on(replace(linear, storage_bits=linear.storage_bits + step.stored("bias")))]
     if step.choice is not None:

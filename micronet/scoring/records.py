@@ -28,7 +28,7 @@ class Operation:
     kind: Literal["conv", "linear", "batch_norm", "relu", "add", "pool", "affine", "requantize", "product", "function"]
     output_shape: tuple[int, ...]  # (C, H, W) or (C,)
     input_shape: tuple[int, ...]
-    kernel: int = 1
+    kernel: tuple[int, int] = (1, 1)
     groups: int = 1
     bias: bool = False  # as designed: a folded batch norm does not set it
     weights: int = 0  # conv, linear: entries of the dense weight

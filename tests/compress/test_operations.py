@@ -12,9 +12,9 @@ from torch import nn
 
 from micronet.compress import methods
 from micronet.compress.errors import QuantizationError
-from micronet.compress.graph import Tracer
 from micronet.compress.operations import OPERATIONS, packable
 from micronet.compress.quantization import prepare
+from micronet.compress.tracing import Tracer
 from micronet.params import Quantize
 from models.layers import Interleave
 from tests.support.configs import quantize_config
@@ -64,6 +64,15 @@ def kinds(model: nn.Module) -> list[str]:
         (Calls(lambda _, x: F.adaptive_avg_pool2d(x, 1)), "mean"),
         (Calls(lambda _, x: torch.mean(x, (2, 3))), "mean"),
         (Calls(lambda _, x: x.mean((2, 3))), "mean"),
+        (through(nn.Conv2d(3, 4, (3, 5), (2, 1), "valid", (1, 2))), "conv"),
+        (through(nn.Conv2d(3, 4, (2, 3), padding="same", dilation=2)), "conv"),
+        (through(nn.BatchNorm1d(3, affine=False)), "norm"),
+        (through(nn.MaxPool2d((3, 2), 2, padding=1)), "maximum"),
+        (Calls(lambda _, x: F.avg_pool2d(x, 3, (2, 1), 1)), "average"),
+        (through(nn.AdaptiveMaxPool2d(1)), "global_maximum"),
+        (Calls(lambda _, x: x.amax((2, 3), keepdim=True)), "global_maximum"),
+        (Calls(lambda _, x: torch.amax(x, dim=[-1, -2])), "global_maximum"),
+        (Calls(lambda _, x: F.adaptive_max_pool2d(x, (1, 1))), "global_maximum"),
         (through(nn.Flatten()), "flatten"),
         (Calls(lambda _, x: torch.flatten(x, 1)), "flatten"),
         (Calls(lambda _, x: x.flatten(1)), "flatten"),
@@ -119,10 +128,15 @@ def test_kinds_have_one_entry_each_and_only_kinds_follow():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (through(nn.Conv2d(3, 4, 3, padding="same")), "layer: this padding cannot be packed, a number of zeros"),
-        (through(nn.Conv2d(3, 4, 3, padding_mode="reflect")), "layer: this padding cannot be packed"),
-        (through(nn.Conv2d(3, 4, 3, dilation=2)), "layer: a dilated convolution cannot be packed, dilation 1"),
-        (through(nn.BatchNorm2d(3, affine=False)), "layer: a batch norm cannot be packed without"),
+        (through(nn.Conv2d(3, 4, (3, 4), padding="same")), "layer: padding='same' of an even kernel pads one side"),
+        (
+            through(nn.Conv2d(3, 4, 3, padding_mode="reflect")),
+            "layer: padding_mode='reflect' cannot be packed",
+        ),
+        (Calls(lambda _, x: x.mean(())), r"mean: mean: dim=\(\) is not known"),
+        (Calls(lambda _, x: x.amax()), r"amax: amax: dim=None is not known"),
+        (through(nn.AdaptiveMaxPool2d(2)), "layer: AdaptiveMaxPool2d: output_size=2 is not known, 1 would work"),
+        (through(nn.AdaptiveMaxPool2d(1, True)), "layer: AdaptiveMaxPool2d: return_indices=True is not known"),
         (through(nn.BatchNorm2d(3, track_running_stats=False)), "layer: a batch norm cannot be packed without"),
         (Calls(lambda _, x: x + float("inf")), "add: add: what is added is no finite number"),
         (Calls(lambda _, x: x - "1"), "sub: sub: what is added is no finite number"),
@@ -136,9 +150,7 @@ def test_kinds_have_one_entry_each_and_only_kinds_follow():
         (Calls(lambda _, x: x / 0), "truediv: truediv: divides by what is no number, or by 0"),
         (Calls(lambda _, x: 1 / x), "truediv: truediv: divides by what is no number"),
         (Calls(lambda _, x: torch.div(x, 2, rounding_mode="floor")), "div: div: rounding_mode='floor' is not known"),
-        (Calls(lambda _, x: F.avg_pool2d(x, 2, 1)), "avg_pool2d: a pool with overlap, padding or dilation"),
-        (through(nn.MaxPool2d(3, 2, padding=1)), "layer: a pool with overlap, padding or dilation"),
-        (Calls(lambda _, x: F.max_pool2d(x, 2, dilation=2)), "max_pool2d: a pool with overlap, padding or dilation"),
+        (Calls(lambda _, x: F.max_pool2d(x, 2, dilation=2)), "max_pool2d: a dilated pool cannot be packed, dilation 1"),
         (
             Calls(lambda _, x: F.avg_pool2d(x, 2, padding=1, count_include_pad=False)),
             "avg_pool2d: avg_pool2d: count_include_pad=False is not known where there is a padding",

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from micronet.data.images import normalise
+from micronet.packed.errors import InferenceError
 from micronet.packed.file import decode, encode
 from micronet.packed.model import PackedModel
 from micronet.packed.module import InputError, PackedModule, flip_margin
-from micronet.packed.reference import InferenceError, predict, run, witness
+from micronet.packed.reference import predict, run, witness
 from micronet.packed.steps import Input
 from micronet.scoring.counting import operations
 from tests.support.images import random_images
@@ -115,7 +116,7 @@ def test_sums_of_a_pool_beyond_what_float32_holds_are_exact():
     while 255 * side * side < 1 << 24:
         side += 8
         step = conv([[1]], len(grown), name=f"conv{len(grown)}", input_range=edges, **full)
-        step = replace(step, weights=replace(step.weights, codes=codes, mask=()), padding=8, shape=(1, side, side))
+        step = replace(step, weights=replace(step.weights, codes=codes, mask=()), padding=(8, 8), shape=(1, side, side))
         grown.append(step)
     pooled = pool(len(grown), 1, 255, side)
     last = linear([[1], [-1]], [3, 0], len(grown) + 1, (np.zeros(1), np.full(1, 255 * side * side)))

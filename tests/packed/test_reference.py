@@ -19,11 +19,13 @@ import models
 from micronet.data.images import normalise
 from micronet.packed import file
 from micronet.packed.arithmetic import earlier_products, earlier_rows, work
+from micronet.packed.errors import InferenceError
 from micronet.packed.model import PackedModel
 from micronet.packed.module import load_packed
-from micronet.packed.reference import InferenceError, _Sum, _Witness, margins, predict, run, witness
+from micronet.packed.reference import margins, predict, run, witness
 from micronet.packed.steps.linear import Choice
 from micronet.packed.steps.scaling import Residual
+from micronet.packed.sums import PartialSum, Witness
 from micronet.scoring.challenge import challenge_ops, challenge_score
 from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_score
@@ -305,8 +307,8 @@ def test_a_factored_sum_is_the_dot_product_and_its_work_is_counted(codes, few, s
     taps = np.flatnonzero(row)
     if not len(taps):
         return
-    one = _Witness(1, "conv")
-    read = [_Sum(inputs[tap], int(ends[0, tap]), int(ends[1, tap])) for tap in taps]
+    one = Witness(1, "conv")
+    read = [PartialSum(inputs[tap], int(ends[0, tap]), int(ends[1, tap])) for tap in taps]
     assert one.factored(row[taps], read, 3) == [row @ inputs]
     assert (one.counts.multiplications, one.counts.additions) == work(row[None].astype(np.int8), 1, *ends, 3, True)
     assert one.counts.additions.total() == len(taps) - 1
@@ -318,10 +320,10 @@ def test_a_factored_sum_is_the_dot_product_and_its_work_is_counted(codes, few, s
 
 def test_a_sum_that_leaves_its_proven_width_is_noticed():
     with pytest.raises(InferenceError, match="does not fit the 3 bits"):
-        _Witness(1, "conv").running(np.array([[3], [1]]), 3)
-    parts = [_Sum(np.array([value]), 0, high) for value, high in ((3, 3), (2, 1))]
+        Witness(1, "conv").running(np.array([[3], [1]]), 3)
+    parts = [PartialSum(np.array([value]), 0, high) for value, high in ((3, 3), (2, 1))]
     with pytest.raises(InferenceError, match=r"lies outside of \[0, 4\]"):
-        _Witness(1, "conv").tree(parts)
+        Witness(1, "conv").tree(parts)
 
 
 def test_a_half_model_is_refused(tmp_path):

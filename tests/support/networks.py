@@ -47,9 +47,10 @@ class Net(nn.Module):
 def settled(model: nn.Module, images: Tensor) -> nn.Module:
     """The network with norms of other scales than 1, whose statistics are those of images (N, 3, 32, 32) uint8."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.uniform_(0.5, 1.5)
-            module.bias.normal_(0, 0.3)
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            if module.affine:
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.3)
             module.momentum = None
     model.train()
     for _ in range(2):

@@ -19,6 +19,7 @@ from micronet.packed.file import decode, encode
 from micronet.packed.model import PackedModel
 from micronet.packed.packing import pack
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
+from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.linear import Choice
 from micronet.packed.steps.scaling import Requantization, Residual, in_integers
 from micronet.packed.steps.weights import Weights
@@ -63,6 +64,11 @@ def hand_made(*steps: Step) -> PackedModel:
     return decode(encode([Input.of(8), *steps], None, "integer", {}))
 
 
+def tiles(side: int) -> Geometry:
+    """Square windows one beside the other."""
+    return Geometry.tiles((side, side))
+
+
 def vector(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int64)
 
@@ -73,7 +79,7 @@ def weights(codes: np.ndarray, input_range: tuple[np.ndarray, np.ndarray], facto
     bits, mask = weight_storage(codes)
     found = Weights(codes=codes, bits=bits, mask=mask, factored=factored)
     low, high = (np.asarray(side, np.int64) for side in input_range)
-    reading = Pool(name="", inputs=(0,), shape=source.shape, low=low, high=high, kernel=1)
+    reading = Pool(name="", inputs=(0,), shape=source.shape, low=low, high=high, geometry=tiles(1))
     return Weights(
         codes=codes, bits=bits, mask=mask, factored=factored, accumulator_bits=int(found.sums(reading).bits.max())
     )
@@ -143,12 +149,12 @@ def pool(source: int, channels: int, high: int = 15, kernel: int = 32) -> Pool:
     side = 32 // kernel
     edges = np.zeros(channels, np.int32), np.full(channels, high * kernel**2, np.int32)
     shape = (channels, side, side)
-    return Pool(name="pool", inputs=(source,), shape=shape, low=edges[0], high=edges[1], kernel=kernel)
+    return Pool(name="pool", inputs=(source,), shape=shape, low=edges[0], high=edges[1], geometry=tiles(kernel))
 
 
 def tiny_files() -> list[bytes]:
     """Small files that between them have every operation: of one network, of one with a flip margin, of two."""
-    few = replace(conv([[3, 0, -2], [1, 1, 0], [0, 0, 0], [-3, 2, 1]], name="stem", **PER_CHANNEL), stride=8)
+    few = replace(conv([[3, 0, -2], [1, 1, 0], [0, 0, 0], [-3, 2, 1]], name="stem", **PER_CHANNEL), stride=(8, 8))
     few = replace(few, shape=(4, 4, 4))
     codes = np.zeros(4), np.full(4, 15)
     added = Residual(value=1, multiplier=3, bits=3, fraction=2)
@@ -170,7 +176,7 @@ def tiny_files() -> list[bytes]:
         scaling=replace(in_integers(few), norm=True),
         order=2,
     )
-    greatest = Maximum(name="maximum3", inputs=(3,), shape=(4, 2, 2), low=mixed.low, high=mixed.high, kernel=2)
+    greatest = Maximum(name="maximum3", inputs=(3,), shape=(4, 2, 2), low=mixed.low, high=mixed.high, geometry=tiles(2))
     both = Concat(
         name="concat4", inputs=(4, 4), shape=(8, 2, 2), low=np.zeros(8, np.int32), high=np.full(8, 15, np.int32)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -39,9 +39,8 @@ class Step:
     high: np.ndarray
     storage: Storage = ()
 
-    @property
-    def version(self) -> int:
-        """The least version of the format that can say what this step is."""
+    def since(self, steps: Sequence[Step]) -> int:
+        """The first version of the format that can say what this step is, one of `steps`."""
         return PLAIN
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -29,9 +30,8 @@ class Input(Step):
         edges = np.full(image[0], low, np.int32), np.full(image[0], high, np.int32)
         return cls(name=name, inputs=(), shape=image, low=edges[0], high=edges[1], code_bits=code_bits)
 
-    @property
-    def version(self) -> int:
-        return super().version if self.shape == IMAGE else GEOMETRY
+    def since(self, steps: Sequence[Step]) -> int:
+        return super().since(steps) if self.shape == IMAGE else GEOMETRY
 
     def row(self, at: int) -> dict[str, Any]:
         shape = {} if self.shape == IMAGE else {"shape": list(self.shape)}

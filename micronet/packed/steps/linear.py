@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -12,7 +13,7 @@ from micronet.packed import checks
 from micronet.packed.bits import half_bits, to_bits
 from micronet.packed.errors import PackedFileError
 from micronet.packed.limits import MOST_CLASSES, MOST_SUM, SHIFT_BITS
-from micronet.packed.steps.base import Place, Step, reaches, vector
+from micronet.packed.steps.base import GEOMETRY, Place, Step, reaches, vector
 from micronet.packed.steps.outline import Outline, Plan
 from micronet.packed.steps.scaling import read_floats, read_integers, read_widths
 from micronet.packed.steps.weights import Weights, outline_weight
@@ -32,14 +33,17 @@ class Choice:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Linear(Step):
-    """Logits: dot products and biases. `low` and `high` are their range."""
+    """Logits: dot products of a whole map and biases. `low` and `high` are their range."""
 
     op: ClassVar[str] = "linear"
 
-    weights: Weights
+    weights: Weights  # (classes, C, H, W), of a map of 1 x 1 (classes, C)
     bias: np.ndarray  # (C,) int64; half: float16
     bias_bits: int
     choice: Choice | None = None
+
+    def since(self, steps: Sequence[Step]) -> int:
+        return super().since(steps) if self.weights.codes.ndim == 2 else GEOMETRY
 
     @property
     def margin(self) -> int:
@@ -73,9 +77,10 @@ class Linear(Step):
     @classmethod
     def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
         index, source = plan.source(row)
-        shape = outline_weight(row, plan, source[0], 2)
-        if source[1:] != (1, 1) or shape[1] != source[0]:
-            raise PackedFileError(f"a linear step on a map of {source[1]} x {source[2]}")
+        whole = () if source[1:] == (1, 1) else source[1:]
+        shape = outline_weight(row, plan, source[0], 2 + len(whole))
+        if shape[1:] != (source[0], *whole):
+            raise PackedFileError(f"a linear step of {checks.shown(list(shape[1:]))} on a map of {source}")
         if shape[0] > MOST_CLASSES:
             raise PackedFileError(f"has {checks.shown(shape[0])} classes, {MOST_CLASSES} are the most")
         weights = math.prod(shape)

@@ -3,87 +3,99 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from micronet.packed import checks
 from micronet.packed.errors import PackedFileError
-from micronet.packed.limits import MOST_SIDE, MOST_SUM
-from micronet.packed.steps.base import Place, Step, reaches
+from micronet.packed.limits import MOST_SUM
+from micronet.packed.steps.base import GEOMETRY, Place, Step, reaches
+from micronet.packed.steps.geometry import Geometry, read_pair, said
 from micronet.packed.steps.outline import Outline, Plan, Shape
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Window(Step):
-    """A step over square windows without overlap; `kernel` is their side and stride."""
+    """A step over windows of a map, whose places follow one another."""
 
-    kernel: int
+    geometry: Geometry
+
+    def since(self, steps: Sequence[Step]) -> int:
+        return super().since(steps) if self.geometry.apart and self.geometry.square else GEOMETRY
 
     def row(self, at: int) -> dict[str, Any]:
-        return super().row(at) | {"kernel": self.kernel}
+        geometry = self.geometry
+        stride = {} if geometry.stride == geometry.kernel else {"stride": said(geometry.stride)}
+        padding = {} if geometry.padding == (0, 0) else {"padding": said(geometry.padding)}
+        return super().row(at) | {"kernel": said(geometry.kernel)} | stride | padding
 
     @classmethod
-    def shape_over(cls, shape: Shape, kernel: int) -> Shape:
-        """(C, H, W) behind windows of this side."""
-        channels, height, width = shape
-        return channels, height // kernel, width // kernel
+    def shape_over(cls, shape: Shape, geometry: Geometry) -> Shape:
+        """(C, H, W) behind windows over a map of this shape."""
+        return shape[0], *geometry.size(shape)
 
     @classmethod
-    def outline_over(cls, index: int, shape: Shape, kernel: int) -> Outline:
-        """Of windows of this side over value `index`, of this shape."""
-        return Outline(shape=cls.shape_over(shape, kernel), inputs=(index,), operations=math.prod(shape))
-
-    @classmethod
-    def over(cls, source: Step, index: int, kernel: int, name: str) -> Self:
+    def over(cls, source: Step, index: int, geometry: Geometry, name: str) -> Self:
         """The windows over value `index`, which `source` makes."""
         raise NotImplementedError
 
     @classmethod
+    def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
+        index, shape = plan.source(row)
+        geometry = _geometry(row)
+        if any(2 * padding > kernel for padding, kernel in zip(geometry.padding, geometry.kernel, strict=True)):
+            raise PackedFileError(f"a padding of {geometry.padding}, half of the kernel {geometry.kernel} is the most")
+        made = cls.shape_over(shape, geometry)
+        if min(made) < 1:
+            raise PackedFileError(f"a kernel of {geometry.kernel} is larger than its map of {shape[1:]}")
+        return Outline(
+            shape=made,
+            inputs=(index,),
+            operations=max(math.prod(shape), math.prod(made) * geometry.area),
+            largest=0 if geometry.padding == (0, 0) else geometry.padded(shape),
+        )
+
+    @classmethod
     def read(cls, row: dict[str, Any], place: Place) -> Self:
-        return cls.over(place.source, place.outline.inputs[0], row["kernel"], place.name)
+        return cls.over(place.source, place.outline.inputs[0], _geometry(row), place.name)
+
+
+def _geometry(row: dict[str, Any]) -> Geometry:
+    """What a row says of its windows."""
+    kernel = read_pair(row, "kernel", 1)
+    return Geometry(kernel, read_pair(row, "stride", 1, kernel), read_pair(row, "padding", 0, (0, 0)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pool(Window):
-    """The sum over each window, which divides the map; the division is in the multipliers of what reads it."""
+    """The sum over each window, padding counts as code 0; the division is in the multipliers of what reads it."""
 
     op: ClassVar[str] = "pool"
 
+    def since(self, steps: Sequence[Step]) -> int:
+        return super().since(steps) if self.geometry.fills(steps[self.inputs[0]].shape) else GEOMETRY
+
     @classmethod
-    def over(cls, source: Step, index: int, kernel: int, name: str) -> Self:
+    def over(cls, source: Step, index: int, geometry: Geometry, name: str) -> Self:
         """The pool of value `index`, which `source` makes."""
-        low, high = (np.asarray(side, np.int64) * kernel**2 for side in (source.low, source.high))
+        low, high = (np.asarray(side, np.int64) * geometry.area for side in (source.low, source.high))
         if reaches(low, high) >= MOST_SUM:
             raise PackedFileError("a pool's sums need more than 32 bits")
         edges = low.astype(np.int32), high.astype(np.int32)
-        shape = cls.shape_over(source.shape, kernel)
-        return cls(name=name, inputs=(index,), shape=shape, low=edges[0], high=edges[1], kernel=kernel)
-
-    @classmethod
-    def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
-        index, shape = plan.source(row)
-        kernel = checks.whole(row.get("kernel"), 1, MOST_SIDE, "kernel")
-        if shape[1] % kernel or shape[2] % kernel:
-            raise PackedFileError(f"a pool of {kernel} does not divide a map of {shape[1]} x {shape[2]}")
-        return cls.outline_over(index, shape, kernel)
+        shape = cls.shape_over(source.shape, geometry)
+        return cls(name=name, inputs=(index,), shape=shape, low=edges[0], high=edges[1], geometry=geometry)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Maximum(Window):
-    """The greatest code of each window. Rows and columns that fill no whole window are left out."""
+    """The greatest code of each window; padding is none."""
 
     op: ClassVar[str] = "maximum"
 
     @classmethod
-    def over(cls, source: Step, index: int, kernel: int, name: str) -> Self:
+    def over(cls, source: Step, index: int, geometry: Geometry, name: str) -> Self:
         """The maxima of value `index`, which `source` makes."""
-        shape = cls.shape_over(source.shape, kernel)
-        return cls(name=name, inputs=(index,), shape=shape, low=source.low, high=source.high, kernel=kernel)
-
-    @classmethod
-    def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
-        index, shape = plan.source(row)
-        kernel = checks.whole(row.get("kernel"), 1, min(*shape[1:], MOST_SIDE), "kernel")
-        return cls.outline_over(index, shape, kernel)
+        shape = cls.shape_over(source.shape, geometry)
+        return cls(name=name, inputs=(index,), shape=shape, low=source.low, high=source.high, geometry=geometry)

@@ -1,0 +1,61 @@
+"""What a flattened value is of: a network's vectors as the maps that the packed model holds in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import fx
+
+from micronet.compress.errors import QuantizationError
+from micronet.compress.operations import Call
+
+Map = tuple[int, int, int]
+
+
+def maps_of(calls: Mapping[fx.Node, Call], shapes: Mapping[fx.Node, tuple[int, ...]]) -> dict[fx.Node, Map]:
+    """The map (C, H, W) of every value: of a vector that which it is flattened from, (C, 1, 1) where there is none.
+
+    Args:
+        shapes: of what the nodes give for one image, (C, H, W) or (C,).
+
+    Raises:
+        QuantizationError: vectors of different maps are joined, or a norm has a scale for every place of a map.
+    """
+    found: dict[fx.Node, Map] = {}
+    for node, read in calls.items():
+        if read.kind != "output":
+            found[node] = _map_of(read, shapes[node], [found[source] for source in read.inputs])
+    return found
+
+
+def _map_of(read: Call, shape: tuple[int, ...], sources: list[Map]) -> Map:
+    if len(shape) == 3:
+        return shape[0], shape[1], shape[2]
+    if read.kind in ("mean", "linear") or not sources:
+        return shape[0], 1, 1
+    height, width = sources[0][1:]
+    joined = sources if read.kind != "concat" else [source[1:] for source in sources]
+    if len(set(joined)) > 1:
+        shapes = " and ".join(map(str, sources[:2]))
+        raise QuantizationError(
+            f"{read.place}: joins what {shapes} were flattened to, which cannot be packed; "
+            "maps of one size, or a global pool before each flatten, would work"
+        )
+    if read.kind == "norm" and (height, width) != (1, 1):
+        raise QuantizationError(
+            f"{read.place}: a batch norm of a flattened map of {height} x {width} cannot be packed; "
+            "one of the map's channels before the flatten, or behind the linear layer, would work"
+        )
+    return shape[0] // (height * width), height, width
+
+
+def gives_logits(node: fx.Node, calls: Mapping[fx.Node, Call]) -> bool:
+    """Whether nothing but a scale stands between a linear layer and the network's result."""
+    while len(node.users) == 1:
+        (user,) = node.users
+        if calls[user].kind == "output":
+            return True
+        if calls[user].kind not in ("scale", "shift"):
+            return False
+        node = user
+    return False

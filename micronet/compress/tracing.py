@@ -1,0 +1,106 @@
+"""Traces a network into operations, with the value of each at hand."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from micronet.compress.errors import QuantizationError
+from micronet.compress.operations import call
+from micronet.errors import shown
+from models.layers import Interleave
+
+
+class _Proxy(fx.Proxy):
+    """A value while tracing, which knows its shape: numbers, but for that of the images.
+
+    `y += x` writes into `y`; torch's own proxy takes it for `y = y + x`.
+    """
+
+    tracer: Tracer
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        value = self.tracer.values.get(self.node)
+        if not isinstance(value, Tensor):
+            raise AttributeError("shape")  # fx makes a node of it
+        images = self.tracer.create_proxy("call_method", "size", (self, 0), {})
+        return (images, *value.shape[1:])
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
+class Tracer(fx.Tracer):
+    """Traces a network into operations of the table; an `Interleave` is one.
+
+    Args:
+        twin: a copy of the network, which computes what it is traced with: `values` then holds what every node gives.
+        images: (N, C, H, W), which an operation in place may change.
+    """
+
+    def __init__(self, twin: nn.Module | None = None, images: Tensor | None = None):
+        super().__init__()
+        self.twin, self.images, self.values = twin, images, dict[fx.Node, Any]()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Interleave) or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_node(self, *arguments: Any, **named: Any) -> fx.Node:
+        node = super().create_node(*arguments, **named)
+        if self.twin is not None and node.op != "output":
+            self.values[node] = self._value(node, self.twin)
+        return node
+
+    def _value(self, node: fx.Node, twin: nn.Module) -> Any:
+        """What a node gives. Raises `QuantizationError` where its layer cannot take what comes to it."""
+        if node.op == "placeholder":
+            return self.images
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(twin)
+        args: Any = fx.map_arg(node.args, self.values.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, self.values.__getitem__)
+        try:
+            with torch.no_grad():
+                if node.op == "call_function":
+                    return node.target(*args, **kwargs)  # type: ignore[operator]
+                if node.op == "call_method":
+                    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                module = twin.get_submodule(str(node.target))
+                return type(module).forward(module, *args, **kwargs)  # a call of a module would be traced
+        except Exception as error:  # whatever torch says to a map that does not fit
+            call(node, dict(twin.named_modules()))  # what nobody knows is called that
+            values = (self.values[source] for source in node.all_input_nodes)
+            comes = " and ".join(str(tuple(value.shape[1:])) for value in values if isinstance(value, Tensor))
+            reason = shown(str(error).partition("\n")[0], 150)
+            raise QuantizationError(f"{place_of(node)}: cannot take what comes to it, {comes}: {reason}") from None
+
+
+def place_of(node: fx.Node) -> str:
+    """What a node is called in a message."""
+    return str(node.target) if node.op == "call_module" else node.name
