@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 
 import numpy as np
@@ -11,20 +12,26 @@ import safetensors
 import safetensors.torch
 import torch
 
+from micronet.compress.calibration import calibrate
+from micronet.compress.quantization import prepare
 from micronet.packed.errors import PackedFileError
 from micronet.packed.file import decode, encode, read
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
+from micronet.packed.reference import predict
 from micronet.packed.steps import Conv
 from micronet.packed.steps.scaling import Requantization
 from tests.support.configs import quantize_config
-from tests.support.hostile import resigned
+from tests.support.generated_shapes import network
+from tests.support.hostile import opened, resigned
+from tests.support.images import random_images
 from tests.support.models import CONVNET, GROUPED_DENSENET, MOBILENET, RESNET
-from tests.support.packed import IMAGES, prepared_model, same
+from tests.support.networks import settled
+from tests.support.packed import IMAGES, general_file, prepared_model, same, tiny_files
 from tests.support.places import ROOT
 
 FORMAT = (ROOT / "docs/format.md").read_text(encoding="utf-8")
-DECODER, EXAMPLE = re.findall(r"```python\n(.*?)```", FORMAT, re.DOTALL)
+DECODER, STEPS, EXAMPLE = re.findall(r"```python\n(.*?)```", FORMAT, re.DOTALL)
 
 
 def test_the_worked_example_of_the_document_holds():
@@ -121,6 +128,49 @@ def test_the_documents_decoder_reads_a_cascade(joined):
     assert [step.get("logit_shift") for step in found] == [end.logit_shift for end in model.ends]
     for step, other in zip(steps, model.steps, strict=True):
         assert not hasattr(other, "weights") or np.array_equal(step["weight"], other.weights.codes)
+
+
+def documented(data: bytes, images: np.ndarray) -> list[list[int]]:
+    """The logits of images (N, C, H, W) as the document's own lines compute them."""
+    scope: dict = {}
+    exec(DECODER + STEPS, scope)
+    steps = scope["decode"](data)[0]
+    return [scope["logits"](steps, image).tolist() for image in images]
+
+
+def test_the_documents_steps_compute_the_logits_of_every_operation(small, windowed):
+    general = general_file()
+    tiny = tiny_files()[0]
+    for data in (small.read_bytes(), windowed.read_bytes(), tiny, general):
+        model = decode(data)
+        images = np.random.default_rng(0).integers(0, 256, (2, *model.image)).astype(np.uint8)
+        assert documented(data, images) == predict(model, images).tolist()
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_the_documents_steps_compute_networks_of_any_shape(number, tmp_path):
+    chance = random.Random(number)
+    model, image = network(chance)
+    images = random_images(4, image=image)
+    quantize = quantize_config(weight_bits=4, activation_bits=4)
+    prepared = prepare(settled(model, images), quantize, image).eval()
+    calibrate(prepared, images)
+    packed = pack(prepared, tmp_path / "m", quantize=quantize)
+    assert documented((tmp_path / "m").read_bytes(), images.numpy()) == predict(packed, images.numpy()).tolist()
+
+
+def test_a_small_file_of_version_5_is_written_and_read_as_it_stands():
+    data = general_file()
+    model = decode(data)
+    assert opened(data)[0]["version"] == 5
+    assert (model.image, model.class_names, model.logit_scale) == ((1, 9, 12), ("Katze", "a b", "\u732b"), 0.03125)
+    rows = opened(data)[1]["steps"]
+    assert rows[0]["shape"] == [1, 9, 12] and rows[1]["shape"] == [2, 1, 1, 4]
+    assert (rows[1]["stride"], rows[1]["padding"], rows[1]["dilation"]) == ([2, 1], [1, 3], [1, 2])
+    assert rows[2] == {"op": "maximum", "from": [1], "kernel": [3, 2], "stride": [2, 1], "padding": 1}
+    assert rows[3] == {"op": "pool", "from": [2], "kernel": [2, 3], "stride": [1, 2], "padding": [0, 1]}
+    described = {"class_names": model.class_names, "logit_scale": model.logit_scale}
+    assert encode(model.steps, model.spec, model.arithmetic, model.metadata, **described) == data
 
 
 # Refusals

@@ -27,6 +27,7 @@ from micronet.scoring.counting import operations
 from micronet.scoring.records import macs
 from tests.support.configs import quantize_config
 from tests.support.hostile import opened, resigned
+from tests.support.images import random_images
 from tests.support.packed import conv, linear, pool, tiles, tiny_files
 
 NAMES = ("Katze", "großer Hund", "\u732b", "a b", "x" * 255)
@@ -45,9 +46,8 @@ class Small(nn.Module):
         return self.classifier(F.relu(self.conv(x)).mean((2, 3))) * self.scale
 
 
-def pixels(image: tuple[int, int, int], count: int = 12) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, *image), generator=generator, dtype=torch.uint8)
+def pixels(image: tuple[int, int, int]) -> torch.Tensor:
+    return random_images(12, image=image)
 
 
 def packed(path, image=(3, 32, 32), classes=5, quantize=QUANTIZE, scale=1.0, **named):

@@ -33,7 +33,6 @@ from tests.support.images import random_images
 from tests.support.packed import counted
 from tests.support.trying import outcomes
 
-IMAGE = random_images(1, 7)
 LONGEST = 300  # characters of a refusal
 ODD_TEXTS = ["\x1b[2J", "[/a]", "[red]x", "\udc80", "a\nb", "\u202egnp", "x" * 1_000_000, ":star:", "", "nan", "0x10"]
 ODD = [-1, 0, 1, 2, 3, 16, 2**16, 2**31, 2**63, 10**30, 10**4200, 1.5, 1e999, float("nan"), None, True, False]
@@ -140,8 +139,11 @@ def _number(header: dict[str, Any], table: dict[str, Any], payload: bytearray, d
     row = draw.choice(table["steps"])
     if draw.random() < 0.4:
         usual = {"stride": 2, "padding": 1, "window": 2, "groups": 2, "order": 2, "relu": 1, "norm": 1, "kernel": 2}
-        key = draw.choice([*usual, "add", "mask", "flip"])
-        row[key] = usual.get(key, {"add": [0, 4], "mask": [2], "flip": 3}.get(key))
+        key = draw.choice([*usual, "add", "mask", "flip", "dilation"])
+        row[key] = usual.get(key, {"add": [0, 4], "mask": [2], "flip": 3, "dilation": 2}.get(key))
+        if key in ("stride", "padding", "kernel", "dilation"):
+            pairs = [row[key], [draw.randint(0, 3), draw.randint(0, 3)], [draw.randint(1, 3)] * draw.randint(1, 3)]
+            row[key] = draw.choice(pairs)
         return
     numbers = [(holder, key) for holder, key in _leaves(row) if type(holder[key]) is int]
     holder, key = draw.choice(numbers)
@@ -161,7 +163,8 @@ def _row(header: dict[str, Any], table: dict[str, Any], payload: bytearray, draw
         steps[here], steps[there] = steps[there], steps[here]
     elif how == "insert":
         width = draw.choice([1, 2, 4])
-        new = draw.choice([{"op": "maximum", "kernel": width}, {"op": "pool", "kernel": width}, {"op": "concat"}])
+        windows = {"kernel": draw.choice([width, [width, 1]]), **draw.choice([{}, {"stride": 1}, {"padding": [0, 1]}])}
+        new = draw.choice([{"op": "maximum"} | windows, {"op": "pool"} | windows, {"op": "concat"}])
         steps.insert(here, new | {"from": [max(0, here - 1)] * (draw.choice([1, 2]) if new["op"] == "concat" else 1)})
     else:
         steps[here]["name"] = draw.choice([steps[there].get("name"), *ODD_TEXTS])
@@ -183,8 +186,14 @@ def _bits(header: dict[str, Any], table: dict[str, Any], payload: bytearray, dra
 
 def _header(header: dict[str, Any], table: dict[str, Any], payload: bytearray, draw: random.Random) -> None:
     """What the file says about itself."""
-    how = draw.choice(["made", "model", "any", "arithmetic"])
-    if how == "made":
+    how = draw.choice(["made", "model", "any", "arithmetic", "version", "classes", "logit_scale"])
+    if how == "version":
+        header["version"] = draw.choice([3, 4, 5])
+    elif how == "classes":
+        table["classes"] = [draw.choice([*ODD_TEXTS, "a", "b"]) for _ in range(draw.choice([3, 3, 3, 0, 1]))]
+    elif how == "logit_scale":
+        table["logit_scale"] = draw.choice(ODD)
+    elif how == "made":
         header["made"][draw.choice(["validation_accuracy_percent", *ODD_TEXTS])] = draw.choice([*ODD_TEXTS, *ODD])
     elif how == "model":
         holder, key = draw.choice(_leaves(header["model"]))
@@ -251,11 +260,14 @@ def tried(data: bytes, count: bool = False) -> str:
     ops, once = operations(model), [1.0] * len(model.networks)
     assert sum(op.storage_bits for op in ops if op.rules != "deck") == model.payload_bits
     assert challenge_score(ops, once).score >= 0 and deck_score(ops, once).score >= 0
-    logits = PackedModule(model)(normalise(IMAGE)).numpy()
+    assert model.class_names == () or len(model.class_names) == model.classes
+    assert all(name.isprintable() for name in model.class_names)
+    pixels = random_images(1, 7, model.image)
+    logits = PackedModule(model)(normalise(pixels)).numpy()
     assert logits.shape == (1, model.classes)
     if model.arithmetic == "half":
         return "run in floats"
-    assert np.array_equal(predict(model, IMAGE.numpy()), logits)
+    assert np.array_equal(predict(model, pixels.numpy()), logits)
     if count:
         _count(model)
     return "run in integers"
@@ -264,7 +276,7 @@ def tried(data: bytes, count: bool = False) -> str:
 def _count(model: PackedModel) -> None:
     found: dict[str, tuple[Counter[int], Counter[int]]] = {}
     for network in range(len(model.networks)):
-        for each in witness(model, IMAGE.numpy(), network=network)[1]:
+        for each in witness(model, random_images(1, 7, model.image).numpy(), network=network)[1]:
             pair = found.setdefault(each.name, (Counter(), Counter()))
             pair[0].update(each.multiplications)
             pair[1].update(each.additions)

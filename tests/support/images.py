@@ -8,10 +8,10 @@ from torch import Tensor
 from micronet.data.images import Split
 
 
-def random_images(count: int, seed: int = 0) -> Tensor:
-    """(N, 3, 32, 32) uint8, every pixel drawn from all values."""
+def random_images(count: int, seed: int = 0, image: tuple[int, int, int] = (3, 32, 32)) -> Tensor:
+    """(N, C, H, W) uint8, every pixel drawn from all values."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return torch.randint(0, 256, (count, *image), generator=generator, dtype=torch.uint8)
 
 
 def random_labels(count: int, seed: int = 0) -> Tensor:

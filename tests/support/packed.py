@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
@@ -190,7 +191,30 @@ def tiny_files() -> list[bytes]:
     one = encode([Input.of(8), *steps, last], spec, "integer", made)
     sure = replace(last, choice=Choice(margin=40, bits=6))
     flipping = encode([Input.of(8), *steps, sure], spec, "integer", made)
-    return [one, flipping, join([decode(one), decode(flipping)])]
+    return [one, flipping, join([decode(one), decode(flipping)]), general_file()]
+
+
+def general_file() -> bytes:
+    """A small file of what version 5 added: an image, names, a scale and windows of other shapes, a linear on a map."""
+    image = Input.of(6, (1, 9, 12))
+    across = np.array([[[[1, 0, -2, 3]]], [[[-1, 2, 0, 0]]]], np.int8)
+    stem = weights(across, (image.low, image.high))
+    pixels_to_codes = {"multiplier": vector(3, -2), "multiplier_bits": 3, "shift": vector(4, 4), "bias_fraction": 3}
+    scaling = Requantization(code_bits=4, signed=True, bias=vector(4, 40), bias_bits=7, **pixels_to_codes)
+    codes = np.full(2, -7, np.int32), np.full(2, 7, np.int32)
+    edges: dict[str, Any] = {"low": codes[0], "high": codes[1]}
+    placed: dict[str, Any] = {"stride": (2, 1), "padding": (1, 3), "dilation": (1, 2)}
+    first = Conv(name="stem", inputs=(0,), shape=(2, 6, 12), weights=stem, scaling=scaling, **placed, **edges)
+    greatest = Maximum.over(first, 1, Geometry((3, 2), (2, 1), (1, 1)), "maximum2")
+    summed = Pool.over(greatest, 2, Geometry((2, 3), (1, 2), (0, 1)), "pool3")
+    row = list(range(-3, 4)) * (math.prod(summed.shape) // 7 + 1)
+    whole = np.array([row[: math.prod(summed.shape)]], np.int8).reshape(1, *summed.shape)
+    both = weights(np.concatenate([whole, -whole, whole[:, ::-1]]), (summed.low, summed.high))
+    last = replace(linear([[1], [1], [1]], [5, -7, 0], 3, (np.zeros(1), np.ones(1))), weights=both)
+    made = {"stage": "quantize", "image.fit": "crop"}
+    spec = {"file": "net.py", "class": "Net", "settings": {"width": 2}}
+    steps = [image, first, greatest, summed, last]
+    return encode(steps, spec, "integer", made, class_names=("Katze", "a b", "\u732b"), logit_scale=0.03125)
 
 
 PER_CHANNEL = {
