@@ -106,7 +106,8 @@ class Applied(Step):
 
     def row(self, at: int) -> dict[str, Any]:
         head = {"op": self.op, "name": self.name, "from": list(self.inputs)}
-        return head | {"function": self.function.name, "at": at}
+        constants = {"constants": len(self.function.constants)} if self.function.constants else {}
+        return head | {"function": self.function.name} | constants | {"at": at}
 
     def fields(self) -> list[np.ndarray]:
         return [half_bits(array) for array in self.arrays]
@@ -131,6 +132,7 @@ class Applied(Step):
         known = FUNCTIONS.get(name) if isinstance(name, str) else None
         if known is None:
             raise PackedFileError(f"there is no function {checks.shown(name)}")
+        checks.whole(row.get("constants", 0), known.constants, known.constants, "constants")
         numbers = place.reader.numbers(known.constants, 16, signed=False).astype(np.uint16).view(np.float16)
         function = Function(str(name), tuple(float(number) for number in numbers))
         if not function.defined:
