@@ -103,7 +103,7 @@ def main() -> int:
     arguments = parser.parse_args()
     import torch
 
-    from tests.support import generated_networks, generated_params, hostile, packed
+    from tests.support import generated_networks, generated_params, generated_shapes, hostile, packed
 
     torch.set_num_threads(1)
     share = arguments.share
@@ -115,6 +115,7 @@ def main() -> int:
         "packed_tiny": summary(hostile.main(round(10_000 * share), tiny, 1), "packed"),
         "packed_released": summary(hostile.main(round(1000 * share), released, 1), "packed"),
         "networks": summary(generated_networks.main(round(1000 * share), 1), "networks"),
+        "shapes": summary(generated_shapes.main(max(1, round(200 * share)), 1), "networks"),
         "stages": staged(max(1, round(STAGED * share))),
         "kills": killed(max(1, round(KILLS * share))),
     }

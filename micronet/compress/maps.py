@@ -1,8 +1,9 @@
-"""What a flattened value is of: a network's vectors as the maps that the packed model holds in their place."""
+"""Values of a network as the packed model holds them: the map that a vector is of, what its codes are worth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 from torch import fx
 
@@ -59,3 +60,45 @@ def gives_logits(node: fx.Node, calls: Mapping[fx.Node, Call]) -> bool:
             return False
         node = user
     return False
+
+
+Worth = tuple[fx.Node, float] | None
+"""What a code of every channel is worth: the node whose quantizer says so, and a factor. None: channels differ."""
+
+
+def worth_of(
+    node: fx.Node, calls: Mapping[fx.Node, Call], shapes: Mapping[fx.Node, tuple[int, ...]], known: dict[fx.Node, Worth]
+) -> Worth:
+    """What the codes of a value are worth.
+
+    Args:
+        calls: of a network whose quantizers, which these do not know, stand behind what they quantize.
+        shapes: of what nodes give for one image, quantizers too.
+        known: what was found before, and is now.
+    """
+    if node not in known:
+        found, worth = calls.get(node), (node, 1.0)
+        if found is None or found.kind not in _SAME_CODES:
+            return worth
+        each = {worth_of(source, calls, shapes, known) for source in node.all_input_nodes}
+        one = each.pop()
+        if one is not None and not each:
+            factor = _SAME_CODES[found.kind](found, shapes[node.all_input_nodes[0]])
+            known[node] = one[0], one[1] * factor
+        else:
+            known[node] = None
+    return known[node]
+
+
+def _of_average(found: Call, _source: tuple[int, ...]) -> float:
+    window = found.settings
+    return 1 / (window.divisor or math.prod(window.kernel))
+
+
+# Kinds whose result has the codes that they read, or sums of them: by how much one is worth more.
+_SAME_CODES: dict[str, Callable[[Call, tuple[int, ...]], float]] = {
+    **dict.fromkeys(("concat", "maximum", "flatten", "identity", "interleave"), lambda _found, _source: 1.0),
+    "average": _of_average,
+    "mean": lambda _found, source: 1 / math.prod(source[1:]),
+    "scale": lambda found, _source: found.settings.factor,
+}

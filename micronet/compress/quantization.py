@@ -24,7 +24,7 @@ from micronet.compress import fx_int8
 from micronet.compress.errors import QuantizationError
 from micronet.compress.fusing import fuse, origin_name
 from micronet.compress.graph import IMAGE, Network, read
-from micronet.compress.maps import gives_logits, maps_of
+from micronet.compress.maps import Worth, gives_logits, maps_of, worth_of
 from micronet.compress.methods import METHODS
 from micronet.compress.operations import OPERATIONS, kind, packable
 from micronet.compress.pointwise import SlopesBelow, never_negative
@@ -81,6 +81,7 @@ class _Rewriter:
         self.calls = {node: packable(node, self.modules) for node in self.graph.nodes}
         self.shapes = dict(network.shapes)
         maps_of(self.calls, self.shapes)  # which refuses what has none
+        self.worths: dict[fx.Node, Worth] = {}
         self.real: dict[fx.Node, _Real] = {}
         self.logits: set[fx.Node] = set()
 
@@ -140,12 +141,25 @@ class _Rewriter:
         node.args = (source,)
         self.shapes[node] = self.shapes[source]
 
+    def _same_worth(self, source: fx.Node, user: fx.Node) -> None:
+        """Lets a dot product, or an addition, read codes of one scale: those of a concatenation may have several."""
+        worth = worth_of(source, self.calls, self.shapes, self.worths)
+        if self.quantize.method == "half" or worth is not None:
+            return
+        name = f"activations.{user.name}_input"
+        self.prepared.add_submodule(name, self.method.activation(signed=True))
+        with self.graph.inserting_before(user):
+            quantized = self.graph.call_module(name, (source,))
+        user.replace_input_with(source, quantized)
+        self.shapes[quantized] = self.shapes[source]
+
     def _visit_input(self, node: fx.Node) -> None:
         quantizer = self.method.image()
         if quantizer is not None:
             self._call(node, "image", quantizer, node)
 
     def _visit_conv(self, node: fx.Node) -> None:
+        self._same_worth(node.all_input_nodes[0], node)
         self.real[node] = _Real(self.calls[node].operation.followers, self.modules[node.target].kernel_size)
 
     def _visit_norm(self, node: fx.Node) -> None:
@@ -241,6 +255,7 @@ class _Rewriter:
         source = self.shapes[node.all_input_nodes[0]]
         if len(source) > 1:
             self._refuse(node, f"a linear layer packs on vectors, not on maps {source}; a flatten before would work")
+        self._same_worth(node.all_input_nodes[0], node)
         if self._ends(node):
             self.logits.add(node)
         else:
@@ -270,6 +285,9 @@ class _Rewriter:
 
     def _visit_add(self, node: fx.Node) -> None:
         waiting = [value for value in node.all_input_nodes if value in self.real]
+        if len(waiting) < 2:
+            main = next(iter(waiting), node.all_input_nodes[0])
+            self._same_worth(next(value for value in node.all_input_nodes if value is not main), node)
         if len(waiting) == 2:
             # The projection of the shortcut is the smaller kernel; else the second operand.
             first, second = waiting
