@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -24,8 +25,7 @@ class Product(Step):
 
     scaling: Scaling
 
-    @property
-    def version(self) -> int:
+    def since(self, steps: Sequence[Step]) -> int:
         return ACTIVATIONS
 
     @property

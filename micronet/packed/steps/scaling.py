@@ -56,8 +56,8 @@ class Scaling:
         raise NotImplementedError
 
     @property
-    def version(self) -> int:
-        """The least version of the format that can say it."""
+    def since(self) -> int:
+        """The first version of the format that can say it."""
         return PLAIN if self.ends is None else ACTIVATIONS
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -47,8 +48,7 @@ class Table(Step):
             signed=low < 0,
         )
 
-    @property
-    def version(self) -> int:
+    def since(self, steps: Sequence[Step]) -> int:
         return ACTIVATIONS
 
     @property
@@ -96,8 +96,7 @@ class Applied(Step):
 
     function: Function
 
-    @property
-    def version(self) -> int:
+    def since(self, steps: Sequence[Step]) -> int:
         return ACTIVATIONS
 
     @property
