@@ -123,8 +123,9 @@ class LeNet(nn.Module):
         return self.fc(self.hidden(torch.flatten(self.features(x), 1)))
 
 
-@pytest.mark.parametrize("method", ["lsq", "half", "binary_connect", "fx_int8"])
-@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(
+    ("method", "norm"), [("lsq", False), ("lsq", True), ("half", True), ("binary_connect", True), ("fx_int8", True)]
+)
 def test_lenet_packs_with_its_hidden_layers_as_convolutions_that_cover_their_map(method, norm, tmp_path):
     quantize = quantize_config(method=method, multiplier_bits=14, weight_bits=1 if method == "binary_connect" else 8)
     if method == "half":
@@ -330,7 +331,7 @@ def test_windows_that_are_none_are_refused(index, changed, message):
         decode(resigned(general_file(), lambda header, table, payload: table["steps"][index].update(changed)))
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(strategies.integers(0, 2**32))
 def test_a_random_network_of_any_shape_is_the_same_in_numpy_in_torch_and_in_floats(seed):
     assert compared(random.Random(seed)) in ("packed in integers", "packed in floats", "refused")

@@ -56,8 +56,10 @@ def packed(path, image=(3, 32, 32), classes=5, quantize=QUANTIZE, scale=1.0, **n
     return prepared, pack(prepared, path, quantize=quantize, **named)
 
 
-@pytest.mark.parametrize("image", [(1, 28, 28), (3, 64, 48), (1, 8, 256), (3, 9, 8)])
-@pytest.mark.parametrize("method", ["lsq", "half", "fx_int8"])
+@pytest.mark.parametrize(
+    ("method", "image"),
+    [("lsq", (1, 28, 28)), ("lsq", (3, 64, 48)), ("lsq", (1, 8, 256)), ("half", (3, 9, 8)), ("fx_int8", (1, 28, 20))],
+)
 def test_a_network_of_images_of_any_shape_is_packed_with_it_and_computes_what_it_did(image, method, tmp_path):
     quantize = quantize_config(method=method, multiplier_bits=14)
     prepared, model = packed(tmp_path / "m", image, quantize=quantize)

@@ -182,7 +182,7 @@ def compared(chance: random.Random, count: bool = False) -> str:
     assert packed.image == image and packed.logit_scale is not None
     if method.method == "half":
         spread = (wanted - wanted.mean(0)).norm()
-        assert (logits - wanted).norm() <= HALF_APART * spread + 1e-3 * wanted.norm(), "floats of 16 bits differ"
+        assert (logits - wanted).norm() <= HALF_APART * spread + 1e-2 * wanted.norm(), "floats of 16 bits differ"
         return "packed in floats"
     assert torch.equal(torch.from_numpy(predict(packed, images.numpy())), logits), "two readers, two answers"
     _close(logits * packed.logit_scale, prepared(normalise(images)).double())

@@ -211,7 +211,7 @@ def general_file() -> bytes:
     whole = np.array([row[: math.prod(summed.shape)]], np.int8).reshape(1, *summed.shape)
     both = weights(np.concatenate([whole, -whole, whole[:, ::-1]]), (summed.low, summed.high))
     last = replace(linear([[1], [1], [1]], [5, -7, 0], 3, (np.zeros(1), np.ones(1))), weights=both)
-    made = {"stage": "quantize", "image.fit": "crop"}
+    made = {"stage": "quantize", "image_fit": "crop"}
     spec = {"file": "net.py", "class": "Net", "settings": {"width": 2}}
     steps = [image, first, greatest, summed, last]
     return encode(steps, spec, "integer", made, class_names=("Katze", "a b", "\u732b"), logit_scale=0.03125)
