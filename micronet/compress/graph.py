@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from micronet.compress.errors import QuantizationError
 from micronet.compress.operations import Call, call
+from micronet.compress.pointwise import TORCH
 from micronet.compress.tracing import Tracer, place_of
 from micronet.errors import MicronetError, shown
 from micronet.training.weights import plain_weights
@@ -261,7 +262,7 @@ class _Reader:
                 )
             for user in late:
                 user.replace_input_with(other, node)
-        self._in_a_newplace_of(node, found)
+        self._in_a_new_place(node, found)
 
     def _memory(self, node: fx.Node) -> fx.Node:
         """The node whose memory a node's value may be. What was made in place before has one of its own."""
@@ -272,9 +273,11 @@ class _Reader:
             node = found.inputs[0]
         return node
 
-    def _in_a_newplace_of(self, node: fx.Node, found: Call) -> None:
+    def _in_a_new_place(self, node: fx.Node, found: Call) -> None:
         """Makes an operation that writes into its input one that does not."""
-        if found.module is not None:
+        if found.kind in ("function", "clamp"):
+            self._settle(node, found)
+        elif found.module is not None:
             found.module.inplace = False
         elif node.op == "call_method":
             node.target = str(node.target).removesuffix("_")
@@ -342,8 +345,47 @@ class _Reader:
                 "a vector would work"
             )
 
+    def _settle_function(self, node: fx.Node, found: Call) -> None:
+        function = found.settings
+        if function is not None:
+            torch_function, told = TORCH[function.name]
+            self._function(node, torch_function, found.inputs[0], *function.constants, **told)
+
+    def _settle_clamp(self, node: fx.Node, found: Call) -> None:
+        (source,), ends = found.inputs, found.settings
+        if (ends.low, ends.high) == (0, None):
+            self._function(node, F.relu, source)
+        elif (ends.low, ends.high) == (None, None):
+            self._erase(node, source)
+        else:
+            self._function(node, torch.clamp, source, ends.low, ends.high)
+
+    def _settle_shift(self, node: fx.Node, found: Call) -> None:
+        (source,), line = found.inputs, found.settings
+        if line.factor != 1:
+            with self.graph.inserting_before(node):
+                product = self.graph.call_function(operator.mul, (source, line.factor))
+            self.values[product], source = self.values[source], product
+        self._function(node, operator.add, source, line.offset)
+
+    def _settle_product(self, node: fx.Node, found: Call) -> None:
+        """The map comes first, what it is multiplied with, of its shape or a number a channel, second."""
+        if set(found.inputs) & set(self.numbers):
+            return
+        first, second = sorted(found.inputs, key=lambda value: -self.values[value].numel())
+        shape, other = self.values[first].shape, self.values[second].shape
+        if other not in (shape, (*shape[:2], *(1,) * (len(shape) - 2))):
+            shapes = " and ".join(str(tuple(each[1:])) for each in (shape, other))
+            raise QuantizationError(
+                f"{found.place}: multiplies {shapes}, which is not known; two of one shape, or a map and one number a "
+                "channel would work"
+            )
+        self._function(node, operator.mul, first, second)
+
     def _settle_add(self, node: fx.Node, found: Call) -> None:
         (first, second), alpha = found.inputs, found.settings.alpha
+        if set(found.inputs) & set(self.numbers):
+            return
         if self.values[first].shape != self.values[second].shape:
             shapes = " and ".join(str(tuple(self.values[value].shape[1:])) for value in (first, second))
             raise QuantizationError(f"{found.place}: adds {shapes}, which is not known; two of one shape would work")

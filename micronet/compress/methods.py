@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from micronet.compress.functions import Ends
 from micronet.compress.quantizers import (
     BinaryWeight,
     FloatActivation,
@@ -30,6 +31,25 @@ class Integers:
     def activation(self, signed: bool) -> nn.Module:
         """The quantizer behind a ReLU, or of a result that goes on without one (`signed`)."""
         return LsqActivation(SIGNED_BITS if signed else self.section.activation_bits, signed)
+
+    def argument(self) -> nn.Module:
+        """The quantizer of what a function of one value is given, all of whose codes its table has an entry for.
+
+        A quarter of a step of the function's own codes, so that a 4-bit activation has a table of 63 entries, not 255.
+        """
+        return LsqActivation(min(SIGNED_BITS, self.section.activation_bits + 2), signed=True)
+
+    def result(self, signed: bool) -> nn.Module:
+        """The quantizer of what a function of one value gives."""
+        return LsqActivation(self.section.activation_bits, signed, relu=False)
+
+    def part(self) -> nn.Module:
+        """The quantizer of one side of a signed result, as fine as that."""
+        return LsqActivation(SIGNED_BITS, signed=False)
+
+    def cut(self, ends: Ends) -> nn.Module:
+        """The quantizer of what is cut off at two ends."""
+        return LsqActivation(self.section.activation_bits, ends.low != 0, relu=True, ends=ends)
 
     def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool, logits: bool) -> nn.Module:
         """The quantizer of a layer's weight.
@@ -66,6 +86,19 @@ class Half:
 
     def activation(self, signed: bool) -> nn.Module:
         return FloatActivation(signed)
+
+    def argument(self) -> nn.Module:
+        return FloatActivation(signed=True)
+
+    def result(self, signed: bool) -> nn.Module:
+        return FloatActivation(signed=True)
+
+    def part(self) -> nn.Module:
+        return FloatActivation(signed=False)
+
+    def cut(self, ends: Ends) -> nn.Module:
+        """Floats have no code range whose ends these could be: they are cut off by a function."""
+        return FloatActivation(signed=True)
 
     def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool, logits: bool) -> nn.Module:
         return HalfWeight()

@@ -19,6 +19,8 @@ from torch import fx, nn
 
 from micronet.compress import spellings
 from micronet.compress.errors import QuantizationError, UnknownOperation
+from micronet.compress.functions import Ends
+from micronet.compress.pointwise import Pointwise, SlopesBelow
 from micronet.compress.quantizers import ACTIVATIONS, InputCodes, QuantizedConv2d, QuantizedLinear
 from micronet.compress.spellings import Read, Refusal
 from models.layers import Interleave
@@ -93,6 +95,89 @@ def _of_a_pool(read: Read, _node: fx.Node, _module: Any) -> str | None:
     return None if read.settings.dilation == (1, 1) else "a dilated pool cannot be packed, dilation 1 would work"
 
 
+def _of_ends(read: Read, _node: fx.Node, _module: Any) -> str | None:
+    ends: Ends = read.settings
+    if not ends.bounded:
+        return f"a range from {ends.low} to {ends.high} cannot be packed, one that holds 0 and more would work"
+    return None
+
+
+# Activation functions
+
+
+def _plain(name: str, *functions: Callable, methods: tuple[str, ...] = (), module: type[nn.Module]) -> Spelling:
+    """The spelling of a function without arguments; what ends in `_` writes into its input."""
+    in_place: list[Callable | str] = [call for call in functions if call.__name__.endswith("_")]
+    in_place += [name for name in methods if name.endswith("_")]
+    attributes = ("inplace",) if "inplace" in inspect.signature(module).parameters else ()
+    return Spelling(spellings.plain(name), functions, methods, (module,), attributes, tuple(in_place))
+
+
+_ENDS = ("relu", "clamp")  # they end a step of the packed model: its code range
+_FUNCTIONS = (
+    _plain("sigmoid", torch.sigmoid, F.sigmoid, torch.sigmoid_, methods=("sigmoid", "sigmoid_"), module=nn.Sigmoid),
+    _plain("tanh", torch.tanh, F.tanh, torch.tanh_, methods=("tanh", "tanh_"), module=nn.Tanh),
+    _plain("silu", F.silu, module=nn.SiLU),
+    _plain("mish", F.mish, module=nn.Mish),
+    _plain("hard_sigmoid", F.hardsigmoid, module=nn.Hardsigmoid),
+    _plain("hard_swish", F.hardswish, module=nn.Hardswish),
+    _plain("selu", F.selu, torch.selu, torch.selu_, module=nn.SELU),
+    Spelling(spellings.plain("erf"), (torch.erf, torch.special.erf), ("erf", "erf_"), writes=("erf_",)),
+    Spelling(spellings.plain("abs"), (torch.abs, operator.abs), ("abs", "abs_"), writes=("abs_",)),
+    Spelling(spellings.plain("sigmoid"), (torch.special.expit,)),
+    Spelling(spellings.gelu, (F.gelu,), modules=(nn.GELU,), attributes=("approximate",)),
+    Spelling(spellings.softplus, (F.softplus,), modules=(nn.Softplus,), attributes=("beta", "threshold")),
+    Spelling(
+        spellings.leaky_relu,
+        (F.leaky_relu, F.leaky_relu_),
+        modules=(nn.LeakyReLU,),
+        attributes=("negative_slope", "inplace"),
+        writes=(F.leaky_relu_,),
+    ),
+    Spelling(spellings.elu, (F.elu, F.elu_), modules=(nn.ELU,), attributes=("alpha", "inplace"), writes=(F.elu_,)),
+    Spelling(
+        spellings.celu,
+        (F.celu, torch.celu, torch.celu_),
+        modules=(nn.CELU,),
+        attributes=("alpha", "inplace"),
+        writes=(torch.celu_,),
+    ),
+    Spelling(
+        spellings.power, (operator.pow, operator.ipow, torch.pow), ("pow", "pow_"), writes=(operator.ipow, "pow_")
+    ),
+    Spelling(lambda input: spellings.power(input, 2), (torch.square,), ("square", "square_"), writes=("square_",)),
+)
+_CLAMPS = (
+    Spelling(spellings.relu6, (F.relu6,)),
+    Spelling(
+        spellings.hardtanh,
+        (F.hardtanh, F.hardtanh_),
+        modules=(nn.Hardtanh, nn.ReLU6),
+        attributes=("min_val", "max_val", "inplace"),
+        writes=(F.hardtanh_,),
+    ),
+    Spelling(
+        spellings.clamp,
+        (torch.clamp, torch.clip, torch.clamp_, torch.clip_),
+        ("clamp", "clip", "clamp_", "clip_"),
+        writes=(torch.clamp_, torch.clip_, "clamp_", "clip_"),
+    ),
+    Spelling(
+        spellings.clamp_min,
+        (torch.clamp_min, torch.clamp_min_),
+        ("clamp_min", "clamp_min_"),
+        writes=(torch.clamp_min_, "clamp_min_"),
+    ),
+    Spelling(
+        spellings.clamp_max,
+        (torch.clamp_max, torch.clamp_max_),
+        ("clamp_max", "clamp_max_"),
+        writes=(torch.clamp_max_, "clamp_max_"),
+    ),
+)
+# Made by a rewriter, or by `fuse`: what it computes is known to the module.
+_FUSED = Spelling(spellings.reads, modules=(Pointwise,))
+
 OPERATIONS = (
     Operation("input", opcode="placeholder"),
     Operation("output", opcode="output"),
@@ -106,19 +191,19 @@ OPERATIONS = (
             ),
         ),
         refusal=_of_a_convolution,
-        followers=("norm", "maximum", "add", "relu", "scale", "identity"),
+        followers=("norm", "maximum", "add", *_ENDS, "scale", "shift", "identity"),
     ),
     # One that the logits do not come from is a convolution whose kernel covers the map.
     Operation(
         "linear",
         (Spelling(spellings.reads, modules=(nn.Linear, QuantizedLinear)),),
-        followers=("norm", "add", "relu", "scale", "identity"),
+        followers=("norm", "add", *_ENDS, "scale", "shift", "identity"),
     ),
     Operation(
         "norm",
         (Spelling(spellings.reads, modules=(nn.BatchNorm2d, nn.BatchNorm1d)),),
         refusal=_of_a_norm,
-        followers=("maximum", "add", "relu", "scale", "identity"),
+        followers=("maximum", "add", *_ENDS, "scale", "shift", "identity"),
     ),
     Operation(
         "add",
@@ -133,7 +218,7 @@ OPERATIONS = (
                 writes=(operator.isub, "sub_"),
             ),
         ),
-        followers=("maximum", "relu", "identity"),
+        followers=("maximum", *_ENDS, "identity"),
     ),
     Operation(
         "relu",
@@ -172,7 +257,7 @@ OPERATIONS = (
             ),
         ),
         refusal=_of_a_pool,
-        followers=("norm", "relu", "identity"),
+        followers=("norm", *_ENDS, "identity"),
     ),
     # A maximum whose windows cover the map: `compress.graph` makes it one.
     Operation(
@@ -210,6 +295,7 @@ OPERATIONS = (
                 attributes=("start_dim", "end_dim"),
             ),
             Spelling(spellings.reshape, (torch.reshape, torch.squeeze), ("view", "reshape", "squeeze")),
+            Spelling(spellings.indexed, (operator.getitem,)),
         ),
     ),
     Operation("interleave", (Spelling(spellings.reads, modules=(Interleave,)),)),
@@ -229,9 +315,10 @@ OPERATIONS = (
             Spelling(
                 spellings.product,
                 (operator.mul, operator.imul, torch.mul, torch.multiply),
-                ("mul", "mul_", "multiply"),
-                writes=(operator.imul, "mul_"),
+                ("mul", "mul_", "multiply", "multiply_"),
+                writes=(operator.imul, "mul_", "multiply_"),
             ),
+            Spelling(spellings.negative, (operator.neg, torch.neg), ("neg", "neg_"), writes=("neg_",)),
             Spelling(
                 spellings.quotient,
                 (operator.truediv, operator.itruediv, torch.div, torch.divide),
@@ -239,16 +326,24 @@ OPERATIONS = (
                 writes=(operator.itruediv, "div_"),
             ),
         ),
-        followers=("add", "relu", "scale", "identity"),
+        followers=("add", *_ENDS, "scale", "shift", "identity"),
     ),
+    # x + 3; what `add` and `subtract` call it that read one value.
+    Operation("shift", followers=("add", *_ENDS, "scale", "shift", "identity")),
+    # Two values; what `product` calls it.
+    Operation("product", followers=("norm", "maximum", "add", *_ENDS, "scale", "shift", "identity")),
+    Operation("function", (*_FUNCTIONS, _FUSED), followers=("scale", "shift", *_ENDS, "identity")),
+    Operation("clamp", _CLAMPS, refusal=_of_ends),
+    Operation("prelu", (Spelling(spellings.reads, modules=(nn.PReLU,)),)),
     # What `compress.quantization.prepare` puts in.
+    Operation("slopes", (Spelling(spellings.reads, modules=(SlopesBelow,)),), followers=("add",)),
     Operation("image_codes", (Spelling(spellings.reads, modules=(InputCodes,)),)),
     Operation("activation", (Spelling(spellings.reads, modules=ACTIVATIONS),)),
 )
 
 WOULD_WORK = (
-    "conv2d, batch_norm, +, relu, cat, avg_pool2d, max_pool2d, mean or amax over (2, 3), Interleave, flatten, linear "
-    "would work"
+    "conv2d, batch_norm, +, *, relu, hardswish and other activations, cat, avg_pool2d, max_pool2d, mean or amax over "
+    "(2, 3), Interleave, flatten, linear would work"
 )
 
 _SPELLED = {
@@ -262,6 +357,7 @@ _SPELLED = {
     )
     for target in targets
 }
+_KINDS = {known.kind: known for known in OPERATIONS}
 _NO_CALLS = {known.opcode: known for known in OPERATIONS if known.opcode}
 # As numpy names them, which torch takes too; x is what a module of one's own may call its input.
 _OTHER_NAMES = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x1": "input", "x2": "other", "self": "input"}
@@ -296,7 +392,7 @@ def call(node: fx.Node, modules: Mapping[str, nn.Module]) -> Call:
         raise QuantizationError(f"{place}: {name}: {refusal}") from None
     if what in spelling.writes:
         read = read._replace(in_place=True)
-    return Call(known, place, module, read)
+    return Call(known if read.kind is None else _KINDS[read.kind], place, module, read)
 
 
 def packable(node: fx.Node, modules: Mapping[str, nn.Module]) -> Call:

@@ -13,6 +13,7 @@ form.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -21,11 +22,13 @@ from torch import fx, nn
 
 from micronet.compress import fx_int8
 from micronet.compress.errors import QuantizationError
+from micronet.compress.fusing import fuse, origin_name
 from micronet.compress.graph import IMAGE, Network, read
 from micronet.compress.maps import Worth, gives_logits, maps_of, worth_of
 from micronet.compress.methods import METHODS
-from micronet.compress.operations import kind, packable
-from micronet.compress.quantizers import SMALLEST_STEP, QuantizedConv2d, QuantizedLinear
+from micronet.compress.operations import OPERATIONS, kind, packable
+from micronet.compress.pointwise import SlopesBelow, never_negative
+from micronet.compress.quantizers import SMALLEST_STEP, LsqActivation, QuantizedConv2d, QuantizedLinear
 from micronet.params import Quantize
 
 
@@ -57,6 +60,8 @@ class _Real:
 
     followers: tuple[str, ...]  # kinds that may take it into the same step of the packed model
     kernel: tuple[float, float] = (math.inf, math.inf)  # of the convolution that it comes from
+    function: bool = False  # it is one of one value
+    signed: bool = True  # it may be negative
 
 
 class _Rewriter:
@@ -67,6 +72,8 @@ class _Rewriter:
 
     def __init__(self, network: Network, quantize: Quantize):
         self.quantize, self.method = quantize, METHODS[quantize.method](quantize)
+        self.half = quantize.method == "half"
+        network = network if self.half else fuse(network)
         self.prepared = network.module
         self.prepared.meta |= {"quantize": quantize.model_dump(mode="json"), "image": network.image}
         self.graph = self.prepared.graph
@@ -109,13 +116,21 @@ class _Rewriter:
 
     def _stays_real(self, node: fx.Node) -> bool:
         """Whether a result goes on to one user alone that the packed model computes in the same step."""
-        users = list(node.users)
-        return len(users) == 1 and self.calls[users[0]].kind in self.real[node].followers
+        users = [self.calls[user].kind for user in node.users]
+        if self.half and users == ["clamp"]:  # floats have no range whose ends it could be
+            return False
+        return len(users) == 1 and users[0] in self.real[node].followers
 
     def _insert(self, after: fx.Node) -> None:
         """Quantizes a real result."""
-        self._call(after, after.name, self.method.activation(signed=True), after)
-        del self.real[after]
+        real, users = self.real.pop(after), [self.calls[user].kind for user in after.users]
+        if real.function:
+            quantizer = self.method.result(real.signed)
+        elif users and set(users) <= _OF_ONE_VALUE:
+            quantizer = self.method.argument()
+        else:
+            quantizer = self.method.activation(signed=True)
+        self._call(after, after.name, quantizer, after)
 
     def _call(self, after: fx.Node, name: str, quantizer: nn.Module, source: fx.Node) -> None:
         """Puts a quantizer of `source` behind a node; whatever used the node uses the quantizer."""
@@ -156,6 +171,66 @@ class _Rewriter:
         if before is not None:
             self.real[node] = before
 
+    def _visit_shift(self, node: fx.Node) -> None:
+        """What is added goes into the bias of what it is added to."""
+        source, following = node.all_input_nodes[0], self.calls[node].operation.followers
+        if source in self.logits:
+            self.logits.add(node)
+            return
+        if self.quantize.method == "fx_int8":
+            self._refuse(node, "FX graph mode does not observe the range of a sum with a number, lsq would work")
+        before = self.real.pop(source, None)
+        followers = following if before is None or not before.function else before.followers
+        self.real[node] = replace(before, followers=followers, signed=True) if before else _Real(followers)
+
+    def _visit_function(self, node: fx.Node) -> None:
+        if self.calls[node].kind == "function" and self.half:
+            self.real[node] = _Real((), function=True)  # each step one function
+            return
+        self._argument(node)
+        signed = not never_negative(self.modules[node.target]) if self.calls[node].kind == "function" else True
+        self.real[node] = _Real(self.calls[node].operation.followers, function=True, signed=signed)
+
+    def _argument(self, node: fx.Node) -> None:
+        """Lets a function read codes of one scale, few enough for a table."""
+        source = node.all_input_nodes[0]
+        if self.half or isinstance(self._module(source), LsqActivation):
+            return
+        self.prepared.add_submodule(f"activations.{node.name}_argument", self.method.argument())
+        with self.graph.inserting_before(node):
+            quantized = self.graph.call_module(f"activations.{node.name}_argument", (source,))
+        node.replace_input_with(source, quantized)
+        self.shapes[quantized] = self.shapes[source]
+
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def _visit_prelu(self, node: fx.Node) -> None:
+        """One slope is a function of one value; slopes of channels are a gain of relu(-x), added to x."""
+        if self.quantize.method == "fx_int8":
+            self._refuse(node, "FX graph mode does not train the slopes of a PReLU here, lsq would work")
+        layer = self.modules[node.target]
+        if layer.weight.numel() == 1 and not self.half:
+            self._argument(node)
+            self.real[node] = _Real(_FOLLOWERS["function"], function=True)
+            return
+        self._argument(node)
+        (source,), part = node.all_input_nodes, f"activations.{node.name}_below"
+        self.prepared.add_submodule(part, self.method.part())
+        name = str(node.target)
+        parent, _, leaf = name.rpartition(".")
+        setattr(self.prepared.get_submodule(parent), leaf, SlopesBelow.of(layer))
+        with self.graph.inserting_before(node):
+            negative = self.graph.call_function(operator.mul, (source, -1.0))
+            below = self.graph.call_module(name, (self.graph.call_module(part, (negative,)),))
+        node.op, node.target, node.args, node.kwargs = "call_function", operator.add, (below, source), {}
+        self.real[node] = _Real(_FOLLOWERS["add"])
+
+    def _visit_product(self, node: fx.Node) -> None:
+        if self.quantize.method == "fx_int8":
+            self._refuse(node, "FX graph mode does not observe the range of a product, lsq would work")
+        self.real[node] = _Real(self.calls[node].operation.followers)
+
     def _visit_scale(self, node: fx.Node) -> None:
         """The factor goes into what it scales; a code range keeps its sign."""
         source, scale = node.all_input_nodes[0], self.calls[node]
@@ -166,7 +241,10 @@ class _Rewriter:
         elif self.quantize.method == "fx_int8":  # it gives it the range of what is multiplied
             self._refuse(node, "FX graph mode does not observe the range of a product, lsq would work")
         elif source in self.real:
-            self.real[node] = replace(self.real.pop(source), followers=scale.operation.followers)
+            before = self.real.pop(source)
+            followers = before.followers if before.function else scale.operation.followers
+            signed = before.signed or scale.settings.factor < 0
+            self.real[node] = replace(before, followers=followers, signed=signed)
         elif scale.settings.factor <= 0:
             self.real[node] = _Real(scale.operation.followers)
 
@@ -223,6 +301,19 @@ class _Rewriter:
         self.real.pop(source, None)
         self._call(node, node.name, self.method.activation(signed=False), source)
         self.graph.erase_node(node)
+
+    def _visit_clamp(self, node: fx.Node) -> None:
+        if self.half:
+            self.real[node] = _Real((), function=True)
+            return
+        source = node.all_input_nodes[0]
+        self.real.pop(source, None)
+        self._call(node, node.name, self.method.cut(self.calls[node].settings), source)
+        self.graph.erase_node(node)
+
+
+_FOLLOWERS = {known.kind: known.followers for known in OPERATIONS}
+_OF_ONE_VALUE = {"function", "prelu"}
 
 
 def _quantized(module: nn.Conv2d | nn.Linear, quantizer: nn.Module) -> nn.Module:
@@ -286,7 +377,8 @@ def _translate_norm(node: fx.Node, modules: dict[Any, Any], trained: fx.GraphMod
 
 def _translate_activation(node: fx.Node, modules: dict[Any, Any], trained: fx.GraphModule) -> None:
     before, quantizer = node.all_input_nodes[0], modules[node.target]
-    names = [str(node.target).removeprefix("activations."), before.name, str(before.target)]
+    names = [str(node.target).removeprefix("activations."), origin_name(before), str(before.target)]
+    names[0] = names[0].removeprefix("activations_of_")
     if kind(before, modules) == "norm":
         names.append(str(before.all_input_nodes[0].target))
     low, high = fx_int8.observed_range(trained, names)

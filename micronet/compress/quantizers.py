@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet.compress.errors import QuantizationError
+from micronet.compress.functions import Ends
 
 SMALLEST_STEP = 1e-6
 SAMPLES = 1 << 16  # values an activation quantizer keeps of one calibration batch
@@ -224,33 +225,70 @@ class InputCodes(nn.Module):
 class LsqActivation(nn.Module):
     """An activation on 2**bits codes from 0 (this contains the ReLU) or on 2**bits - 1 about 0 when signed.
 
-    One learned step (float32, > 0), set by `calibrate` at first. `relu` says whether a ReLU of the model is in it.
+    One learned step (float32, > 0), set by `calibrate` at first. `relu` says whether a ReLU of the model, or a clamp,
+    is in it. A value that is cut off at `ends` has no code beyond them: rounding and cutting off commute, so the code
+    of the cut value is its code, cut off at the ends' own (`edges`), and a step never grows until a code is unused.
     """
 
-    def __init__(self, bits: int, signed: bool):
+    def __init__(self, bits: int, signed: bool, *, relu: bool | None = None, ends: Ends | None = None):
         super().__init__()
-        self.bits, self.signed, self.relu = bits, signed, not signed
+        self.bits, self.signed, self.ends = bits, signed, ends
+        self.relu = not signed if relu is None else relu
         self.low, self.high = code_range(bits, signed)
-        self.step = nn.Parameter(torch.tensor(6.0 / self.high))
+        self.most: float | None = None  # that the step may be
+        if ends is not None and ends.high is not None and (not signed or ends.low is not None):
+            self.most = max(ends.high, -(ends.low or 0.0)) / self.high
+        self.step = nn.Parameter(torch.tensor(min(6.0 / self.high, self.most or math.inf)))
         self.samples: list[Tensor] | None = None
         self._period = 1  # values of one image
+
+    @property
+    def worth(self) -> Tensor:
+        """What a code is worth: the step, which the last update may have left above the most that it may be."""
+        return self.step if self.most is None else self.step.clamp(max=self.most)
+
+    @property
+    def edges(self) -> tuple[int, int]:
+        """Lowest and highest code that there is."""
+        if self.ends is None:
+            return self.low, self.high
+        ends = torch.tensor([self._end(self.ends.low, self.low), self._end(self.ends.high, self.high)])
+        low, high = self.codes(ends.to(self.step.device)).tolist()
+        return int(low), int(high)
+
+    def _end(self, end: float | None, code: int) -> float:
+        return end if end is not None else 2.0 * code * float(self.worth.detach())
+
+    def _cut(self, x: Tensor) -> Tensor:
+        """What is quantized."""
+        if self.ends is not None:
+            return x.clamp(self.ends.low, self.ends.high)
+        return F.relu(x) if self.relu else x
 
     def forward(self, x: Tensor) -> Tensor:
         if self.samples is not None:
             values, self._period = x.detach().float().flatten(), x[0].numel()
             self.samples.append(values[:: coprime_stride(len(values), SAMPLES, self._period)].clone())
-            return x if self.signed else F.relu(x)
+            return self._cut(x)
         if self.training:
             with torch.no_grad():
-                self.step.clamp_(min=SMALLEST_STEP)
-        return _Lsq.apply(x, self.step, self.low, self.high, (x[0].numel() * self.high) ** -0.5)
+                self.step.clamp_(min=SMALLEST_STEP, max=self.most)
+        x = x if self.ends is None else self._cut(x)
+        return _Lsq.apply(x, self.worth, self.low, self.high, (x[0].numel() * self.high) ** -0.5)
+
+    @torch.no_grad()
+    def codes(self, x: Tensor) -> Tensor:
+        """The integer code of each value, int64."""
+        return torch.clamp(self._cut(x.float()) / self.worth, self.low, self.high).round_().long()
 
     @torch.no_grad()
     def calibrate(self) -> None:
         """Sets the step from the samples that were taken. Raises `QuantizationError`, see `best_step`."""
         values = torch.cat(self.samples or [torch.empty(0)])
         values = values[:: coprime_stride(len(values), 4 * SAMPLES, self._period)]
-        self.step.fill_(best_step(values.relu() if self.relu else values, self.low, self.high))
+        self.step.fill_(best_step(self._cut(values), self.low, self.high))
+        if self.most is not None:
+            self.step.clamp_(max=self.most)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, signed={self.signed}"

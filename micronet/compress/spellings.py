@@ -7,10 +7,13 @@ the call says, or refuses an argument that nothing here computes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import fx
+
+from micronet.compress.functions import Ends, Function
 
 
 class Read(NamedTuple):
@@ -19,6 +22,7 @@ class Read(NamedTuple):
     inputs: tuple[fx.Node, ...]  # the values that it reads, in their order
     settings: Any = None  # of its kind; None where it has none
     in_place: bool = False  # it writes into its first input
+    kind: str | None = None  # where the arguments decide it: of what kind this call is
 
 
 class Refusal(Exception):
@@ -67,6 +71,14 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """factor * value + offset."""
+
+    offset: float
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
 class Added:
     """first + alpha * second."""
 
@@ -109,22 +121,95 @@ def relu(input: Any, inplace: bool = False) -> Read:
     return Read((_value(input),), in_place=bool(inplace))
 
 
+def plain(name: str) -> Callable[..., Read]:
+    """The reader of a function without arguments."""
+
+    def reader(input: Any, inplace: bool = False) -> Read:
+        return Read((_value(input),), Function(name), bool(inplace))
+
+    return reader
+
+
+def leaky_relu(input: Any, negative_slope: Any = 0.01, inplace: bool = False) -> Read:
+    return Read((_value(input),), Function("leaky_relu", (_number(negative_slope, "negative_slope"),)), bool(inplace))
+
+
+def elu(input: Any, alpha: Any = 1.0, inplace: bool = False) -> Read:
+    return Read((_value(input),), Function("elu", (_number(alpha, "alpha"),)), bool(inplace))
+
+
+def celu(input: Any, alpha: Any = 1.0, inplace: bool = False) -> Read:
+    alpha = _number(alpha, "alpha")
+    if alpha <= 0:
+        raise Refusal(f"alpha={alpha:g} is not known, one above 0 would work")
+    return Read((_value(input),), Function("celu", (alpha,)), bool(inplace))
+
+
+def gelu(input: Any, *, approximate: Any = "none") -> Read:
+    names = {"none": "gelu", "tanh": "gelu_tanh"}
+    if approximate not in names:
+        raise Refusal(f"approximate={approximate!r} is not known, 'none' and 'tanh' would work")
+    return Read((_value(input),), Function(names[approximate]))
+
+
+def softplus(input: Any, beta: Any = 1, threshold: Any = 20) -> Read:
+    if (beta, threshold) != (1, 20):
+        raise Refusal(f"beta={beta}, threshold={threshold} are not known, 1 and 20 would work")
+    return Read((_value(input),), Function("softplus"))
+
+
+def power(input: Any, exponent: Any) -> Read:
+    read = Read((_value(input),))
+    if isinstance(exponent, bool) or exponent not in range(2, 9):
+        raise Refusal("the exponent is no whole number from 2 to 8, one of these would work")
+    return read._replace(settings=Function("power", (float(exponent),)))
+
+
+def relu6(input: Any, inplace: bool = False) -> Read:
+    return Read((_value(input),), Ends(0.0, 6.0), bool(inplace))
+
+
+def hardtanh(input: Any, min_val: Any = -1.0, max_val: Any = 1.0, inplace: bool = False) -> Read:
+    return clamp(input, min_val, max_val)._replace(in_place=bool(inplace))
+
+
+def clamp(input: Any, min: Any = None, max: Any = None) -> Read:
+    low, high = (None if end is None or end in (-math.inf, math.inf) else _number(end, "an end") for end in (min, max))
+    if low is not None and high is not None and low > high:
+        raise Refusal(f"its ends {low:g} and {high:g} are no range, a lower end below the upper one would work")
+    return Read((_value(input),), Ends(low, high))
+
+
+def clamp_min(input: Any, min: Any) -> Read:
+    return clamp(input, min)
+
+
+def clamp_max(input: Any, max: Any) -> Read:
+    return clamp(input, None, max)
+
+
 def add(input: Any, other: Any, *, alpha: Any = 1) -> Read:
-    if not (isinstance(input, fx.Node) and isinstance(other, fx.Node)):
-        raise Refusal("adds a constant, two values would work")
-    return Read((input, other), Added(_number(alpha, "alpha")))
+    alpha = _number(alpha, "alpha")
+    if not isinstance(other, fx.Node):
+        return Read((_value(input),), Shift(alpha * _number(other, "what is added")), kind="shift")
+    if not isinstance(input, fx.Node):
+        return Read((other,), Shift(_number(input, "what is added to"), alpha), kind="shift")
+    return Read((input, other), Added(alpha))
 
 
 def subtract(input: Any, other: Any, *, alpha: Any = 1) -> Read:
-    read = add(input, other, alpha=alpha)
-    return read._replace(settings=Added(-read.settings.alpha))
+    return add(input, other, alpha=-_number(alpha, "alpha"))
 
 
 def product(input: Any, other: Any) -> Read:
-    for value, factor in ((input, other), (other, input)):
-        if isinstance(value, fx.Node) and not isinstance(factor, fx.Node):
-            return Read((value,), Scale(_number(factor, "the factor")))
-    raise Refusal("multiplies two values, a value and a number would work")
+    if isinstance(input, fx.Node) and isinstance(other, fx.Node):
+        return Read((input, other), kind="product")
+    value, factor = (input, other) if isinstance(input, fx.Node) else (other, input)
+    return Read((_value(value),), Scale(_number(factor, "the factor")))
+
+
+def negative(input: Any) -> Read:
+    return Read((_value(input),), Scale(-1.0))
 
 
 def quotient(input: Any, other: Any, *, rounding_mode: Any = None) -> Read:
@@ -224,6 +309,13 @@ def global_average(input: Any, output_size: Any) -> Read:
 
 def reshape(input: Any, *shape: Any, **named: Any) -> Read:
     """Any shape: `compress.graph` looks at what becomes of maps of known shapes."""
+    return Read((_value(input),))
+
+
+def indexed(input: Any, index: Any) -> Read:
+    whole = (slice(None), slice(None), None, None)
+    if index not in (whole, (..., None, None)):
+        raise Refusal("a part of a value is not known, a vector as a map, [:, :, None, None], would work")
     return Read((_value(input),))
 
 

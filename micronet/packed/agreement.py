@@ -20,9 +20,10 @@ from micronet.data.images import normalise
 from micronet.packed.errors import PackError
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule
-from micronet.packed.runners import RunAffine, RunConv, RunLinear
-from micronet.packed.steps import Affine, Conv, Linear, Maximum, Step
+from micronet.packed.runners import RunAffine, RunApplied, RunConv, RunLinear, RunProduct, RunTable
+from micronet.packed.steps import Affine, Conv, Linear, Maximum, Product, Step, Table
 from micronet.packed.steps.scaling import FloatScaling, Requantization, Scaling
+from micronet.packed.steps.table import Applied
 
 IMAGES = 16  # that are looked at
 FLOAT_ERROR = 1e-5  # of the size of a sum: what float32 makes of it in the network
@@ -154,6 +155,28 @@ def _of_affine(runner: RunAffine, step: Affine, given: list[Tensor], wanted: Ten
     multiplier = step.scaling.multiplier
     factor = 1.0 if multiplier is None else _channels(np.abs(multiplier) + 2.0**-14)
     return _of_floats(step.scaling, sums.abs() * factor, residual)
+
+
+@_explained.register
+def _of_product(runner: RunProduct, step: Product, given: list[Tensor], wanted: Tensor) -> Tensor:
+    sums, residual = runner.sums(given[0], given[1]).double(), given[2].double() if len(given) > 2 else None
+    if not isinstance(step.scaling, FloatScaling):
+        return _scaled(step.scaling, sums, residual)
+    assert step.scaling.multiplier is not None
+    return _of_floats(step.scaling, sums.abs() * _channels(np.abs(step.scaling.multiplier) + 2.0**-14), residual)
+
+
+@_explained.register
+def _of_table(runner: RunTable, step: Table, given: list[Tensor], wanted: Tensor) -> Tensor:
+    """Torch gives a function's last bit in more than one way, so that a value halfway may be rounded either way."""
+    return 1 + FLOAT_ERROR * wanted.abs()
+
+
+@_explained.register
+def _of_applied(runner: RunApplied, step: Applied, given: list[Tensor], wanted: Tensor) -> Tensor:
+    """Its constants are rounded to 11 bits, and its arithmetic is that of float32."""
+    size = wanted.abs() + given[0].double().abs() + 1
+    return (HALF_ERROR if step.function.constants else FLOAT_ERROR) * size
 
 
 def _of_floats(scaling: FloatScaling, size: Tensor, residual: Tensor | None) -> Tensor:

@@ -29,6 +29,8 @@ MOST_SIDE = 1024  # kernel, stride, padding; of the image: channels, height, wid
 MOST_CLASS_NAME = 255  # characters: what a file system lets a folder be called
 MOST_LOGIT_SCALE = 1e30  # and one over it: no product with a logit overflows
 
+MOST_ENTRIES = 256  # of a table: the codes of 8 bits
+
 # Of one image
 MOST_WEIGHTS = 1 << 26  # six ResNet-18; half a gigabyte in the floats that compute with them
 MOST_MAP = 1 << 24  # numbers of a map: 256 channels of 256 x 256; its padding counts

@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx
 
+from micronet.compress.functions import Ends, Function
+from micronet.compress.fusing import origin_name
 from micronet.compress.maps import gives_logits
 from micronet.compress.operations import Call, packable
+from micronet.compress.pointwise import computed
 from micronet.compress.quantization import finish
 from micronet.compress.quantizers import FloatActivation
 from micronet.compress.spellings import Window
@@ -25,16 +28,28 @@ from micronet.packed.agreement import compare, made_up_images
 from micronet.packed.errors import PackError
 from micronet.packed.file import decode, encode
 from micronet.packed.fixed_point import Added, float_weights, requantization, stored_weights, width_of
-from micronet.packed.limits import MOST_LOGIT_SCALE
+from micronet.packed.limits import MOST_LOGIT_SCALE, MOST_SUM
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule, flip_margin
-from micronet.packed.pending import Pending, Value, gain_and_offset, not_finite, numbers, ordered, uniform
-from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
+from micronet.packed.pending import (
+    OfOneValue,
+    Pending,
+    Value,
+    gain_and_offset,
+    not_finite,
+    numbers,
+    ordered,
+    table_of,
+    uniform,
+)
+from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step
 from micronet.packed.steps.affine import interleave
-from micronet.packed.steps.base import joined_ranges, vector
+from micronet.packed.steps.base import joined_ranges, reaches, vector
 from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.linear import Choice, chosen
+from micronet.packed.steps.product import products
 from micronet.packed.steps.scaling import FloatScaling, Residual, Scaling
+from micronet.packed.steps.table import Applied
 from micronet.packed.steps.weights import Weights
 from micronet.packed.widths import bit_length
 from micronet.params import Quantize
@@ -181,12 +196,69 @@ class _Packer:
             self.logits[node] = self.logits[source] * factor
         elif source in self.pending:
             before = self.pending[source]
-            self.pending[node] = replace(before, gain=before.gain * factor, offset=before.offset * factor)
+            if before.function is not None:
+                self.pending[node] = replace(before, function=before.function.then(lambda x: x * factor))
+            else:
+                self.pending[node] = replace(before, gain=before.gain * factor, offset=before.offset * factor)
         elif factor > 0:
             self.values[node] = self._worth(self._value(source, node), factor, node.name)
         else:
             plain = Pending.plain(node.name, self._value(source, node))
             self.pending[node] = replace(plain, gain=plain.gain * factor)
+
+    def _shift(self, node: fx.Node) -> None:
+        """A number goes into the offset of what is not yet requantized."""
+        source, offset = node.all_input_nodes[0], self.calls[node].settings.offset
+        if source in self.logits:  # whose order it leaves
+            self.logits[node] = self.logits[source]
+            return
+        before = self.pending.get(source) or Pending.plain(node.name, self._value(source, node))
+        if before.function is not None:
+            self.pending[node] = replace(before, function=before.function.then(lambda x: x + offset))
+        else:
+            self.pending[node] = replace(before, offset=before.offset + offset)
+
+    def _product(self, node: fx.Node) -> None:
+        first, second = (self._value(source, node) for source in self.calls[node].inputs)
+        self.pending[node] = Pending.plain(node.name, first, factor=second)
+
+    def _slopes(self, node: fx.Node) -> None:
+        """What a PReLU adds: a gain a channel."""
+        plain = Pending.plain(str(node.target), self._value(node.all_input_nodes[0], node))
+        slopes = np.broadcast_to(numbers(self.modules[node.target].weight), plain.gain.shape)
+        self.pending[node] = replace(plain, gain=1 - slopes)
+
+    # Functions of one value
+
+    def _function(self, node: fx.Node) -> None:
+        named: Function | None = self.calls[node].settings
+        if named is None:  # made of several
+            self._apply(node, OfOneValue(self.modules[node.target]))
+        else:
+            self._apply(node, OfOneValue(lambda x: computed(named, x), named))
+
+    def _prelu(self, node: fx.Node) -> None:
+        """Of one slope, in integers; a file of floats has it as a gain."""
+        self._apply(node, OfOneValue(self.modules[node.target]))
+
+    def _clamp(self, node: fx.Node) -> None:
+        """In floats alone; codes have ends."""
+        ends: Ends = self.calls[node].settings
+        most = float(np.finfo(np.float16).max)
+        low, high = (default if end is None else end for end, default in ((ends.low, -most), (ends.high, most)))
+        named = Function("clamp", (low, high))
+        self._apply(node, OfOneValue(lambda x: computed(named, x), named))
+
+    def _apply(self, node: fx.Node, function: OfOneValue) -> None:
+        plain = Pending.plain(origin_name(node), self._value(node.all_input_nodes[0], node))
+        self.pending[node] = replace(plain, function=function)
+
+    def _table(self, pending: Pending, quantizer: Any) -> Step:
+        """A table of codes; in a file of floats the function's name."""
+        source, function = self._step_of(pending.source), pending.function
+        if self.half and function is not None and function.named is not None:
+            return Applied.of(source, pending.source.index, function.named, pending.name)
+        return table_of(pending, source, quantizer)
 
     def _worth(self, value: Value, factor: float, name: str) -> Value:
         """The same codes, each worth so many times as much. A float is worth itself, so floats are multiplied."""
@@ -215,8 +287,11 @@ class _Packer:
             pending = self.pending[source]
         else:
             pending = Pending.plain(source.name, self._value(source, node))
-        scale = 1.0 if self.half else float(quantizer.step.detach())
-        step = self._float_step(pending, quantizer) if self.half else self._integer_step(pending, quantizer, scale)
+        scale = 1.0 if self.half else float(quantizer.worth.detach())
+        if pending.function is not None:
+            step = self._table(pending, quantizer)
+        else:
+            step = self._float_step(pending, quantizer) if self.half else self._integer_step(pending, quantizer, scale)
         value = self._emit(np.full(len(pending.gain), scale), step)
         for geometry in pending.of_codes:
             value = self._greatest(value, geometry, f"{pending.name}.max")
@@ -227,6 +302,9 @@ class _Packer:
         source, geometry, channels = self._step_of(pending.source), pending.geometry, len(pending.gain)
         low, high = (vector(edge, channels) for edge in scaling.edges)
         common: dict[str, Any] = {"name": pending.name, "inputs": (pending.source.index,), "low": low, "high": high}
+        if pending.factor is not None:
+            common["inputs"] = pending.source.index, pending.factor.index
+            return Product(**common, shape=source.shape, scaling=scaling)
         if geometry is None or weights is None:
             return Affine(**common, shape=source.shape, scaling=scaling)
         height, width = (side // pending.window for side in geometry.size(source.shape))
@@ -266,7 +344,12 @@ class _Packer:
 
     def _integer_step(self, pending: Pending, quantizer: Any, scale: float) -> Step:
         source, name, weights = self._step_of(pending.source), pending.name, None
-        if pending.layer is None:
+        if pending.factor is not None:
+            low, high = products(source, self._step_of(pending.factor))
+            if reaches(low, high) >= MOST_SUM:
+                raise PackError(f"{name}: its products need more than 32 bits; a ReLU before either side would work")
+            gain = pending.gain * pending.source.scale * pending.factor.scale / scale
+        elif pending.layer is None:
             low, high = source.low.astype(np.int64), source.high.astype(np.int64)
             gain = pending.gain * pending.source.scale / scale
         else:
@@ -287,13 +370,14 @@ class _Packer:
             gain,
             offset,
             (low, high),
-            (quantizer.low, quantizer.high),
+            quantizer.edges,
             self.multiplier_limit,
             added,
             code_bits=quantizer.bits,
             signed=quantizer.signed,
             relu=quantizer.relu,
             norm=pending.norm,
+            ends=None if quantizer.edges == (quantizer.low, quantizer.high) else quantizer.edges,
         )
         return self._step(pending, weights, scaling)
 

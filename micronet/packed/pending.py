@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from micronet.compress.functions import Function
 from micronet.packed.errors import PackError
+from micronet.packed.limits import MOST_ENTRIES
+from micronet.packed.steps import Step, Table
 from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.scaling import Scaling
+from micronet.packed.steps.table import reach
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,18 @@ class Value:
 
     index: int
     scale: np.ndarray  # (C,) float64
+
+
+@dataclass(frozen=True)
+class OfOneValue:
+    """A function of one value, as the network computes it; `named` where it is one that a file of floats can name."""
+
+    compute: Callable[[Tensor], Tensor]
+    named: Function | None = None
+
+    def then(self, operation: Callable[[Tensor], Tensor]) -> OfOneValue:
+        """And what the network does with its result."""
+        return OfOneValue(lambda x: operation(self.compute(x)))
 
 
 @dataclass(frozen=True)
@@ -36,6 +54,8 @@ class Pending:
     # Of windows only the greatest value goes on: of sums, so that one of a window is requantized, and of the codes.
     window: int = 1  # side of the windows of sums
     of_codes: tuple[Geometry, ...] = ()
+    factor: Value | None = None  # gain * source * factor + .., of a product of two values
+    function: OfOneValue | None = None  # of the source, in the place of gain and offset
 
     @classmethod
     def plain(cls, name: str, source: Value, **fields: Any) -> Pending:
@@ -100,3 +120,17 @@ def ordered(scaling: Scaling, order: np.ndarray) -> Scaling:
     """The scaling of the same channels in another order."""
     keys = [key for key in ("multiplier", "shift", "bias") if getattr(scaling, key, None) is not None]
     return replace(scaling, **{key: getattr(scaling, key)[order] for key in keys})
+
+
+@torch.no_grad()
+def table_of(pending: Pending, source: Step, quantizer: Any) -> Table:
+    """What the network makes of each code of the source, in codes of the quantizer. Raises `PackError`."""
+    assert pending.function is not None
+    first, last = reach(source)
+    if last - first >= MOST_ENTRIES:
+        raise PackError(f"{pending.name}: reads {last - first + 1} codes, {MOST_ENTRIES} are the most of a table")
+    worth = torch.tensor(uniform(pending.source, pending.name), dtype=torch.float32)
+    made = pending.function.compute(torch.arange(first, last + 1, dtype=torch.float32).mul_(worth)[None, :])
+    if not (made.isfinite().all() and quantizer.worth.isfinite()):
+        raise PackError(not_finite(pending.name))
+    return Table.over(source, pending.source.index, quantizer.codes(made).numpy().reshape(-1), pending.name)

@@ -18,18 +18,19 @@ from micronet.errors import shown
 from micronet.packed.errors import InferenceError
 from micronet.packed.limits import EXACT_FLOAT32
 from micronet.packed.model import PackedModel, ends, joined, logit_ranges, shifts
-from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
+from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step, Table
 from micronet.packed.steps.base import reaches
 from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.outline import last_uses
 from micronet.packed.steps.pool import Window
+from micronet.packed.steps.product import products
 from micronet.packed.steps.scaling import Requantization, in_integers
 from micronet.packed.steps.weights import Weights
 from micronet.packed.sums import Counts, Witness, earlier
 from micronet.packed.widths import code_width, product_range, signed_width
 
 NO_CODE = np.iinfo(np.int32).min  # lower than any code
-RELU_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width
+RELU_BITS = LOOKUP_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width; a lookup is no less
 
 
 # What steps compute
@@ -84,6 +85,20 @@ def _(step: Conv, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
 @_compute.register
 def _(step: Affine, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
     return _requantized(inputs[0][:, step.chosen].astype(np.int64), in_integers(step), inputs[1:])
+
+
+@_compute.register
+def _(step: Product, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
+    first, second, *residual = inputs
+    return _requantized(first.astype(np.int64) * second.astype(np.int64), in_integers(step), residual)
+
+
+@_compute.register
+def _(step: Table, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
+    places = inputs[0] - step.first
+    if places.size and not 0 <= places.min() <= places.max() < len(step.entries):
+        raise InferenceError(f"{step.name}: a code has no entry in the table")
+    return step.entries[places].astype(np.int32)
 
 
 @_compute.register
@@ -178,6 +193,22 @@ def _(step: Affine, steps: tuple[Step, ...], counts: Counts) -> None:
 
 
 @_count_rest.register
+def _(step: Product, steps: tuple[Step, ...], counts: Counts) -> None:
+    first, second = (steps[index] for index in step.inputs)
+    widths = [int(code_width(each.low, each.high).max()) for each in (first, second)]
+    counts.multiplications[max(widths)] += math.prod(step.shape)
+    low, high = products(first, second)
+    channels = list(range(len(low)))
+    each_width = signed_width(low, high).tolist()
+    _count_requantization(step, steps, (low, high), each_width, [True] * len(low), channels, counts)
+
+
+@_count_rest.register
+def _(step: Table, steps: tuple[Step, ...], counts: Counts) -> None:
+    counts.additions[LOOKUP_BITS] += math.prod(step.shape)
+
+
+@_count_rest.register
 def _(step: Linear, steps: tuple[Step, ...], counts: Counts) -> None:
     sums = step.weights.sums(steps[step.inputs[0]])
     for row, codes in enumerate(step.weights.rows):
@@ -194,7 +225,7 @@ def _(step: Linear, steps: tuple[Step, ...], counts: Counts) -> None:
 
 
 def _count_requantization(
-    step: Conv | Affine,
+    step: Conv | Affine | Product,
     steps: tuple[Step, ...],
     sums: tuple[np.ndarray, np.ndarray],
     sum_bits: list[int],

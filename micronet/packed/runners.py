@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from micronet.compress.pointwise import computed
 from micronet.packed.limits import EXACT_FLOAT32
-from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
+from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step, Table
 from micronet.packed.steps.base import reaches
 from micronet.packed.steps.geometry import Pair
 from micronet.packed.steps.pool import Window
 from micronet.packed.steps.scaling import FloatScaling, Requantization, Scaling
+from micronet.packed.steps.table import Applied
 
 EXACT_SUM_BITS = 25  # float32 holds every sum of so many bits, sign included
 
@@ -139,6 +141,47 @@ class RunAffine(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         return self.scaling(self.sums(x), residual).to(x.dtype)
+
+
+@runner.register(Product)
+class RunProduct(nn.Module):
+    """Products of two maps' values, or of each value of one with its channel's of the other, scaled."""
+
+    def __init__(self, step: Product, half: bool):
+        super().__init__()
+        self.as_floats, self.scaling = half, scaler(step.scaling)
+
+    def sums(self, x: Tensor, factor: Tensor) -> Tensor:
+        """What is scaled: products of codes, in float64, which holds them exactly."""
+        return x * factor if self.as_floats else x.double() * factor.double()
+
+    def forward(self, x: Tensor, factor: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.scaling(self.sums(x, factor), residual).to(x.dtype)
+
+
+@runner.register(Table)
+class RunTable(nn.Module):
+    """The entry of each code."""
+
+    def __init__(self, step: Table, half: bool):
+        super().__init__()
+        self.first = step.first
+        self.entries = nn.Buffer(torch.from_numpy(step.entries.astype(np.float32)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.entries[(x - self.first).long()].to(x.dtype)
+
+
+@runner.register(Applied)
+class RunApplied(nn.Module):
+    """A function of floats."""
+
+    def __init__(self, step: Applied, half: bool):
+        super().__init__()
+        self.function = step.function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return computed(self.function, x)
 
 
 @runner.register(Linear)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import models
+from micronet.compress.graph import read
 from micronet.data.images import PIXEL_SCALE, normalise
 from micronet.errors import MicronetError, shown
 from micronet.packed.model import PackedModel
@@ -47,6 +48,7 @@ def unpack(packed: PackedModel, images: Tensor, labels: Tensor) -> nn.Module:
     if len(packed.networks) > 1 or packed.arithmetic != "integer" or packed.spec is None:
         raise UnpackError("only a file of one network in integers, which names its architecture, can be unpacked")
     model = _architecture(packed).eval()
+    _check_activations(model, packed)
     norms = _norms(model)
     worth: dict[int, float] = {0: PIXEL_SCALE}
     for index, step in enumerate(packed.steps[1:], 1):
@@ -95,6 +97,15 @@ def _architecture(packed: PackedModel) -> nn.Module:
             f"the file's spec has {len(layers)} layers, its steps have {len(steps)}: one of them is wrong"
         )
     return models.build(packed.spec)
+
+
+def _check_activations(model: nn.Module, packed: PackedModel) -> None:
+    """Refuses what a step's codes do not show: where a clamp ends, and what is added or looked up behind a norm."""
+    for found in read(model, image=packed.image, shapes_alone=True).calls.values():
+        if found.kind in ("clamp", "shift", "function", "prelu", "product"):
+            raise UnpackError(
+                f"{shown(found.place, SHOWN_NAME)}: a {found.kind} cannot be unpacked; ReLUs behind batch norms can"
+            )
 
 
 def _layer(model: nn.Module, name: str, kind: type[Layer]) -> Layer:

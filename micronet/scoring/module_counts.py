@@ -9,11 +9,13 @@ from typing import Any
 from torch import fx, nn
 
 from micronet.compress.errors import QuantizationError, UnknownOperation
+from micronet.compress.fusing import fuse, origin_name
 from micronet.compress.graph import Network, read
 from micronet.compress.maps import gives_logits
 from micronet.compress.spellings import Window
-from micronet.scoring.records import RELU_BITS, Operation, ScoreError
+from micronet.scoring.records import LOOKUP_BITS, RELU_BITS, Operation, ScoreError
 
+WIDEST_CODE = 8  # bits of what a table of a function reads
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
 
@@ -169,7 +171,9 @@ class _Counter:
 
     def __init__(self, model: nn.Module, widths: Widths, image: tuple[int, int, int]):
         self.layers: dict[str, Any] = dict(model.named_modules())  # with the weights that the network's shapes lack
-        self.widths, self.network = widths, _read(model, image)
+        self.widths, network = widths, _read(model, image)
+        # Codes are looked up, floats computed with.
+        self.network = fuse(network) if widths.quantized else network
         self.ops: list[Operation] = []
         self.names: dict[fx.Node, str] = {}  # of what a node gives
         for node, found in self.network.calls.items():
@@ -238,6 +242,50 @@ class _Counter:
     def _relu(self, node: fx.Node) -> str:
         work = self._work(node, f"{self._before(node)}.relu")
         return self._add_op(work, "relu", additions=((RELU_BITS, work.elements),))
+
+    def _clamp(self, node: fx.Node) -> str:
+        return self._relu(node)
+
+    def _shift(self, node: fx.Node) -> str:
+        work = self._work(node, self._scope(node, node.name))
+        return self._add_op(work, "add", additions=((self.widths.accumulator, work.elements),))
+
+    def _product(self, node: fx.Node) -> str:
+        """The factors are codes where they are quantized, and their product becomes one."""
+        work = self._work(node, self._scope(node, node.name))
+        name = self._add_op(work, "product", multiplications=((self.widths.activation, work.elements),))
+        if self.widths.quantized:
+            self.ops.append(_requantize(name, work.output, self.widths))
+        return name
+
+    def _function(self, node: fx.Node) -> str:
+        function, work = self.network.calls[node].settings, self._work(node, self._scope(node, origin_name(node)))
+        if self.widths.quantized:
+            return self._lookup(work)
+        return self._add_op(work, "function", additions=((RELU_BITS, function.operations * work.elements),))
+
+    def _lookup(self, work: _Work) -> str:
+        """In a table of the output's codes, with an entry for each code of an input four times as fine."""
+        bits = min(self.widths.activation, WIDEST_CODE)
+        stored = bits * (2 ** min(bits + 2, WIDEST_CODE) - 1)
+        return self._add_op(work, "function", additions=((LOOKUP_BITS, work.elements),), storage_bits=stored)
+
+    def _prelu(self, node: fx.Node) -> str:
+        """One slope is a function; slopes of channels are a gain of the negative side, added to the value."""
+        slopes, work = self.layers[str(node.target)].weight.numel(), self._work(node, str(node.target))
+        if slopes == 1 and self.widths.quantized:
+            name = self._lookup(work)
+        else:
+            gained = ((max(self.widths.vector, self.widths.activation), work.elements),)
+            added = ((RELU_BITS, work.elements), (self.widths.accumulator, work.elements))
+            stored = slopes * self.widths.vector
+            name = self._add_op(work, "function", multiplications=gained, additions=added, storage_bits=stored)
+            if self.widths.quantized:
+                self.ops.append(_requantize(name, work.output, self.widths))
+        shape, vector = work.output, self.widths.vector
+        designed = Operation(f"{name}.slopes", "function", shape, shape, norm_parameters=slopes, vector_bits=vector)
+        self.ops.append(replace(designed, rules="deck"))
+        return name
 
     def _add(self, node: fx.Node) -> str:
         work = self._work(node, self._scope(node, "add"))

@@ -17,11 +17,13 @@ import numpy as np
 from micronet.packed.arithmetic import earlier_products
 from micronet.packed.arithmetic import work as dot_product_work
 from micronet.packed.model import PackedModel, logit_ranges
-from micronet.packed.steps import Affine, Conv, Linear, Maximum, Pool, Step
+from micronet.packed.steps import Affine, Conv, Linear, Maximum, Pool, Product, Step, Table
 from micronet.packed.steps.pool import Window
+from micronet.packed.steps.product import products
 from micronet.packed.steps.scaling import FloatScaling, Requantization
+from micronet.packed.steps.table import Applied
 from micronet.packed.widths import code_width, product_range, signed_width
-from micronet.scoring.records import RELU_BITS, Operation
+from micronet.scoring.records import LOOKUP_BITS, RELU_BITS, Operation
 
 CHOICE = "choice"  # ends the name of the record of a choice to look at an image again
 HALF_BITS, SUM_BITS = 16, 32  # of a factor, and of a sum, in a file of 16-bit floats
@@ -136,6 +138,36 @@ def _(step: Affine, model: PackedModel) -> list[Operation]:
 
 
 @_records.register
+def _(step: Product, model: PackedModel) -> list[Operation]:
+    work, factors = _Work(), [model.steps[index] for index in step.inputs]
+    bits = max(_code_bits(factor, model) for factor in factors)
+    work.multiplications[bits] += math.prod(step.shape)
+    record = Operation(step.name, "product", step.shape, factors[0].shape, activation_bits=bits, rules="challenge")
+    return [work.on(record), *_scaling_records(step, f"{step.name}.requantize", model)]
+
+
+@_records.register
+def _(step: Table, model: PackedModel) -> list[Operation]:
+    """A lookup is one operation a value, its entries are stored as parameters are."""
+    work = _Work()
+    work.additions[LOOKUP_BITS] += math.prod(step.shape)
+    return [work.on(_function_record(step, step.stored("entries"), model))]
+
+
+@_records.register
+def _(step: Applied, model: PackedModel) -> list[Operation]:
+    work = _Work()
+    work.additions[RELU_BITS] += step.function.operations * math.prod(step.shape)
+    return [work.on(_function_record(step, step.stored("constants"), model))]
+
+
+def _function_record(step: Step, stored: int, model: PackedModel) -> Operation:
+    bits = _code_bits(model.steps[step.inputs[0]], model)
+    record = Operation(step.name, "function", step.shape, step.shape, activation_bits=bits, storage_bits=stored)
+    return replace(record, rules="challenge")
+
+
+@_records.register
 def _(step: Linear, model: PackedModel) -> list[Operation]:
     source = model.steps[step.inputs[0]]
     classes, inputs = (step.shape[0],), (source.shape[0],)
@@ -197,7 +229,7 @@ def _weighted(record: Operation, step: Conv | Linear, source: Step, model: Packe
     )
 
 
-def _scaling_records(step: Conv | Affine, name: str, model: PackedModel) -> list[Operation]:
+def _scaling_records(step: Conv | Affine | Product, name: str, model: PackedModel) -> list[Operation]:
     """The batch norm as it was designed, and the scaling as it is."""
     scaling, half = step.scaling, model.arithmetic == "half"
     # Mean width of the two constants a channel that a batch norm is stored in, rounded up.
@@ -225,11 +257,11 @@ def _scaling_records(step: Conv | Affine, name: str, model: PackedModel) -> list
     return [*records, work.on(scaled)]
 
 
-def _float_scaling(step: Conv | Affine, scaling: FloatScaling) -> _Work:
+def _float_scaling(step: Conv | Affine | Product, scaling: FloatScaling) -> _Work:
     work, elements = _Work(), math.prod(step.shape)
     live = int(step.weights.live.sum()) if isinstance(step, Conv) else step.shape[0]
     work.additions[SUM_BITS] += live * math.prod(step.shape[1:])
-    if isinstance(step, Affine):
+    if not isinstance(step, Conv):
         work.multiplications[HALF_BITS] += elements
     if scaling.residual is not None:
         work.additions[SUM_BITS] += elements
@@ -238,17 +270,23 @@ def _float_scaling(step: Conv | Affine, scaling: FloatScaling) -> _Work:
     return work
 
 
-def _requantization(step: Conv | Affine, scaling: Requantization, model: PackedModel) -> _Work:
+def _requantization(step: Conv | Affine | Product, scaling: Requantization, model: PackedModel) -> _Work:
     """A channel without weights is a constant, its bias is no addition."""
     work, source, positions = _Work(), model.steps[step.inputs[0]], math.prod(step.shape[1:])
-    if isinstance(step, Conv):
+    live, first = np.ones(step.shape[0], bool), np.arange(step.shape[0])
+    if isinstance(step, Product):
+        low, high = products(source, model.steps[step.inputs[1]])
+        sum_bits = signed_width(low, high)
+    elif isinstance(step, Conv):
         sums = step.weights.sums(source)
         low, high, sum_bits, live = sums.low, sums.high, sums.bits, step.weights.live
     else:
         low, high = source.low.astype(np.int64)[step.chosen], source.high.astype(np.int64)[step.chosen]
-        sum_bits, live = code_width(low, high), np.ones(step.shape[0], bool)
+        sum_bits = code_width(low, high)
     low, high = product_range(low, high, scaling.multiplier)
-    bias, (first, _) = scaling.scaled_bias, earlier_products(step)
+    bias = scaling.scaled_bias
+    if isinstance(step, Conv):
+        first, _ = earlier_products(step)
     multiplied = live & (first == np.arange(step.shape[0]))
     work.multiply(np.maximum(sum_bits, scaling.multiplier_bits)[multiplied], positions)
     # The product that there is may have the other sign, and one bit more at a bound that is a power of two.

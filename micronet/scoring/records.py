@@ -13,6 +13,7 @@ from micronet.errors import MicronetError
 REFERENCE_OPERATIONS, REFERENCE_PARAMETERS = 834_362_880, 5_586_981
 ONCE = (1.0,)  # a network that sees every image once
 RELU_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width
+LOOKUP_BITS = 32  # it prices no lookup and no read of memory: one in a table of codes is charged as a ReLU is
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Operation:
     """One step of inference on one image, with all that either rule book asks."""
 
     name: str
-    kind: Literal["conv", "linear", "batch_norm", "relu", "add", "pool", "affine", "requantize"]
+    kind: Literal["conv", "linear", "batch_norm", "relu", "add", "pool", "affine", "requantize", "product", "function"]
     output_shape: tuple[int, ...]  # (C, H, W) or (C,)
     input_shape: tuple[int, ...]
     kernel: tuple[int, int] = (1, 1)

@@ -27,7 +27,7 @@ from tests.support.hostile import opened, resigned
 from tests.support.images import random_images
 from tests.support.models import CONVNET, GROUPED_DENSENET, MOBILENET, RESNET
 from tests.support.networks import settled
-from tests.support.packed import IMAGES, general_file, prepared_model, same, tiny_files
+from tests.support.packed import IMAGES, gated_file, general_file, prepared_model, same, tiny_files
 from tests.support.places import ROOT
 
 FORMAT = (ROOT / "docs/format.md").read_text(encoding="utf-8")
@@ -141,7 +141,7 @@ def documented(data: bytes, images: np.ndarray) -> list[list[int]]:
 def test_the_documents_steps_compute_the_logits_of_every_operation(small, windowed):
     general = general_file()
     tiny = tiny_files()[0]
-    for data in (small.read_bytes(), windowed.read_bytes(), tiny, general):
+    for data in (small.read_bytes(), windowed.read_bytes(), tiny, general, gated_file()):
         model = decode(data)
         images = np.random.default_rng(0).integers(0, 256, (2, *model.image)).astype(np.uint8)
         assert documented(data, images) == predict(model, images).tolist()

@@ -163,9 +163,62 @@ def _pool(chance: random.Random, channels: int) -> tuple[Any, nn.Module | None, 
     return (*chance.choice(ways), channels)
 
 
+def _activation(chance: random.Random, channels: int) -> tuple[Any, nn.Module | None, int]:
+    layer = chance.choice(
+        (
+            *(nn.Hardswish(), nn.SiLU(inplace=True), nn.GELU(), nn.GELU("tanh"), nn.Mish(), nn.Hardsigmoid()),
+            *(nn.LeakyReLU(0.1, inplace=True), nn.ELU(0.5), nn.ReLU6(), nn.Hardtanh(-0.7, 0.7), nn.Hardtanh(-0.5, 2)),
+            *(nn.PReLU(), nn.PReLU(channels), nn.Tanh(), nn.Sigmoid(), nn.SELU(), None),
+        )
+    )
+    if layer is not None:
+        return (lambda net, x, _: net(x)), layer, channels
+    way = _pick(
+        chance,
+        lambda net, x, _: x * torch.sigmoid(x),
+        lambda net, x, _: F.relu6(x + 3).mul(x) / 6,
+        lambda net, x, _: F.hardswish(x, inplace=True),
+        lambda net, x, _: 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.044715 * x**3))),
+        lambda net, x, _: F.leaky_relu(x, 0.3, True),
+        lambda net, x, _: x.clamp_(-1, 1.5),
+        lambda net, x, _: torch.clip(x, max=2.0),
+        lambda net, x, _: 1 - x.sigmoid_(),
+        lambda net, x, _: x.tanh() + 0.5,
+        lambda net, x, _: x.tanh() * x.abs(),
+    )
+    return way, None, channels
+
+
+def _gate(chance: random.Random, channels: int) -> tuple[Any, nn.Module | None, int]:
+    way = _pick(
+        chance,
+        lambda net, x, y: x * torch.sigmoid(y),
+        lambda net, x, y: x.mul(F.hardsigmoid(y)),
+        lambda net, x, y: torch.mul(input=y.tanh(), other=x),
+        lambda net, x, y: F.relu(x) * F.relu6(y),
+        lambda net, x, y: x * torch.sigmoid(y.mean((2, 3), keepdim=True)),
+        lambda net, x, y: F.hardtanh(x) * y + y,
+    )
+    return way, None, channels
+
+
+def _squeeze(chance: random.Random, channels: int) -> tuple[Any, nn.Module | None, int]:
+    """A squeeze-and-excite block."""
+    between = nn.Sequential(nn.Conv2d(channels, 2, 1), nn.ReLU(), nn.Conv2d(2, channels, 1))
+    if chance.random() < 0.5:
+        between = nn.Sequential(nn.Flatten(), nn.Linear(channels, 2), nn.SiLU(), nn.Linear(2, channels))
+    way = _pick(
+        chance,
+        lambda net, x, _: x * torch.sigmoid(net(F.adaptive_avg_pool2d(x, 1)).view(-1, x.size(1), 1, 1)),
+        lambda net, x, _: F.hardsigmoid(net(x.mean((2, 3), keepdim=True)).reshape(-1, x.shape[1], 1, 1)) * x,
+    )
+    return way, between, channels
+
+
 KINDS = (
     *(_convolution, _convolution, _convolution, _bare_convolution, _norm, _relu, _relu),
     *(_addition, _addition, _product, _nothing, _concatenation, _pool),
+    *(_activation, _activation, _activation, _gate, _squeeze),
 )
 HEADS = (
     lambda x: x.mean((2, 3)),

@@ -164,8 +164,10 @@ def _row(header: dict[str, Any], table: dict[str, Any], payload: bytearray, draw
     elif how == "insert":
         width = draw.choice([1, 2, 4])
         windows = {"kernel": draw.choice([width, [width, 1]]), **draw.choice([{}, {"stride": 1}, {"padding": [0, 1]}])}
-        new = draw.choice([{"op": "maximum"} | windows, {"op": "pool"} | windows, {"op": "concat"}])
-        steps.insert(here, new | {"from": [max(0, here - 1)] * (draw.choice([1, 2]) if new["op"] == "concat" else 1)})
+        known = [copy.deepcopy(step) for step in steps if step["op"] in ("table", "product")]
+        new = draw.choice([{"op": "maximum"} | windows, {"op": "pool"} | windows, {"op": "concat"}, *known])
+        reads = {"concat": draw.choice([1, 2]), "product": 2}.get(new["op"], 1)
+        steps.insert(here, new | {"from": [max(0, here - 1)] * reads})
     else:
         steps[here]["name"] = draw.choice([steps[there].get("name"), *ODD_TEXTS])
 
@@ -208,6 +210,7 @@ MOST_MENDS = 8
 MENDS = {
     r"step (\d+) .*its fields begin at bit (\d+), the table says": lambda row, found: row.update(at=found),
     r"step (\d+) .*its accumulators need (\d+) bits": lambda row, found: row["sum"].__setitem__(0, found),
+    r"step (\d+) .*a table of .*ask for \[-?\d+, (\d+)\]": lambda row, found: row["entries"].__setitem__(1, found),
 }
 
 

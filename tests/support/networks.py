@@ -56,3 +56,32 @@ def settled(model: nn.Module, images: Tensor) -> nn.Module:
     for _ in range(2):
         model(normalise(images))
     return model.eval()
+
+
+class SqueezeExcite(nn.Module):
+    """Of 16 channels; of convolutions or of linear layers."""
+
+    def __init__(self, linears: bool = False, gate=torch.sigmoid):
+        super().__init__()
+        self.gate = gate
+        layers = nn.Linear(16, 4), nn.Linear(4, 16)
+        self.layers = nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1])
+        if not linears:
+            self.layers = nn.Sequential(nn.Conv2d(16, 4, 1), nn.ReLU(), nn.Conv2d(4, 16, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.layers(x.mean((2, 3), keepdim=True))).view(-1, 16, 1, 1)
+
+
+def small(body, **parts) -> Net:
+    """A network of maps of 4 x 4."""
+    return Net(body, stem=nn.Sequential(nn.AvgPool2d(8), *conv_norm(3, 16)), **parts)
+
+
+def after(function) -> Net:
+    """Two convolutions with their norms, and a function between them."""
+    return small(lambda net, x: net.b(function(net.a(x))))
+
+
+def module(layer: nn.Module) -> Net:
+    return small(lambda net, x: net.f(net.a(x)), f=layer)

@@ -19,7 +19,7 @@ from micronet.packed.cascade import join
 from micronet.packed.file import decode, encode
 from micronet.packed.model import PackedModel
 from micronet.packed.packing import pack
-from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Step
+from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step, Table
 from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.linear import Choice
 from micronet.packed.steps.scaling import Requantization, Residual, in_integers
@@ -191,7 +191,7 @@ def tiny_files() -> list[bytes]:
     one = encode([Input.of(8), *steps, last], spec, "integer", made)
     sure = replace(last, choice=Choice(margin=40, bits=6))
     flipping = encode([Input.of(8), *steps, sure], spec, "integer", made)
-    return [one, flipping, join([decode(one), decode(flipping)]), general_file()]
+    return [one, flipping, join([decode(one), decode(flipping)]), general_file(), gated_file()]
 
 
 def general_file() -> bytes:
@@ -215,6 +215,30 @@ def general_file() -> bytes:
     spec = {"file": "net.py", "class": "Net", "settings": {"width": 2}}
     steps = [image, first, greatest, summed, last]
     return encode(steps, spec, "integer", made, class_names=("Katze", "a b", "\u732b"), logit_scale=0.03125)
+
+
+def gated_file() -> bytes:
+    """A small file of tables and products: a code range with ends, a gate of a map, one of its channels' sums."""
+    stem = weights(np.array([[[[1]], [[-2]], [[3]]], [[[0]], [[1]], [[1]]]], np.int8), PIXEL_RANGE)
+    scaled: dict[str, Any] = {"multiplier": vector(3, -2), "multiplier_bits": 3, "bias_fraction": 3, "code_bits": 4}
+    scaled |= {"bias": vector(4, 40), "bias_bits": 7, "signed": True, "relu": True}
+    ended = Requantization(shift=vector(6, 5), ends=(-3, 7), **scaled)
+    edges: dict[str, Any] = {"low": np.full(2, -3, np.int32), "high": np.full(2, 7, np.int32)}
+    first = Conv(name="stem", inputs=(0,), shape=(2, 4, 4), stride=(8, 8), weights=stem, scaling=ended, **edges)
+    gate = Table.over(first, 1, vector(0, 0, 1, 2, 4, 6, 8, 9, 10, 11, 12), "gate")
+    added = Residual(value=1, multiplier=3, bits=3, fraction=2)
+    edges = {"low": np.full(2, -7, np.int32), "high": np.full(2, 7, np.int32)}
+    whole = Requantization(shift=vector(5, 4), residual=added, **scaled)
+    gated = Product(name="gated", inputs=(1, 2), shape=(2, 4, 4), scaling=whole, **edges)
+    summed = Pool.over(gated, 3, tiles(4), "pool4")
+    excited = Requantization(shift=vector(7, 8), **scaled)
+    both = Product(name="excited", inputs=(2, 4), shape=(2, 4, 4), scaling=excited, **edges)
+    odd = Table.over(both, 5, np.arange(15)[::-1] * 9 - 70, "odd")
+    pooled = Pool.over(odd, 6, tiles(4), "pool7")
+    last = linear([[1, 2], [-1, 3], [0, 3]], [5, -7, 0], 7, (pooled.low, pooled.high))
+    steps = [Input.of(8), first, gate, gated, summed, both, odd, pooled, last]
+    spec = {"file": "net.py", "class": "Net", "settings": {}}
+    return encode(steps, spec, "integer", {"stage": "quantize"}, logit_scale=0.5)
 
 
 PER_CHANNEL = {

@@ -14,6 +14,10 @@ from micronet.packed.steps.conv import Conv
 from micronet.packed.steps.image import Input
 from micronet.packed.steps.linear import Linear
 from micronet.packed.steps.pool import Maximum, Pool
+from micronet.packed.steps.product import Product
+from micronet.packed.steps.table import Applied, Table
 
-OPERATIONS: dict[str, type[Step]] = {kind.op: kind for kind in (Input, Conv, Affine, Pool, Maximum, Concat, Linear)}
+OPERATIONS: dict[str, type[Step]] = {
+    kind.op: kind for kind in (Input, Conv, Affine, Pool, Maximum, Concat, Product, Table, Applied, Linear)
+}
 """The classes by the names that the table of a file gives them."""

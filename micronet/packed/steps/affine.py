@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -28,6 +29,9 @@ class Affine(Step):
     def chosen(self) -> np.ndarray:
         """The input channel of each output channel."""
         return interleave(self.shape[0], self.order)
+
+    def since(self, steps: Sequence[Step]) -> int:
+        return self.scaling.since
 
     @property
     def reads(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from micronet.packed.errors import PackedFileError
 from micronet.packed.steps.outline import Outline, Plan
 
 PLAIN, GEOMETRY = 3, 5  # versions of the format: the first, and that with images and windows of any shape
+ACTIVATIONS = 5  # and with tables, products, and code ranges with ends
 
 Storage = tuple[tuple[str, int], ...]
 """(field, bits) in the order of the payload."""

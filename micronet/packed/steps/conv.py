@@ -43,7 +43,7 @@ class Conv(Step):
 
     def since(self, steps: Sequence[Step]) -> int:
         within = self.padding[0] < self.weights.codes.shape[2]
-        return super().since(steps) if self.geometry.square and within else GEOMETRY
+        return self.scaling.since if self.geometry.square and within else GEOMETRY
 
     @property
     def reads(self) -> tuple[int, ...]:

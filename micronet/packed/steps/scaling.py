@@ -11,7 +11,7 @@ from micronet.packed import checks
 from micronet.packed.bits import half_bits, to_bits
 from micronet.packed.errors import PackedFileError
 from micronet.packed.limits import MOST_REQUANTIZED, MOST_SHIFT, SHIFT_BITS
-from micronet.packed.steps.base import Place, Step, reaches, vector
+from micronet.packed.steps.base import ACTIVATIONS, PLAIN, Place, Step, reaches, vector
 from micronet.packed.steps.outline import Plan, Shape
 
 
@@ -33,6 +33,7 @@ class Scaling:
     signed: bool
     relu: bool = False
     norm: bool = False  # a batch norm of the architecture lies in it
+    ends: tuple[int, int] | None = None  # lowest and highest code where a clamp sets them; None: the width does
     residual: Residual | None = None
 
     @property
@@ -55,6 +56,11 @@ class Scaling:
         raise NotImplementedError
 
     @property
+    def since(self) -> int:
+        """The first version of the format that can say it."""
+        return PLAIN if self.ends is None else ACTIVATIONS
+
+    @property
     def reads(self) -> tuple[int, ...]:
         """The residual's value, if there is one."""
         return () if self.residual is None else (self.residual.value,)
@@ -62,7 +68,7 @@ class Scaling:
     def code_row(self) -> dict[str, Any]:
         """Its part of the table's row on the output's codes."""
         flags = {key: 1 for key, value in (("relu", self.relu), ("norm", self.norm)) if value}
-        return {"out": [self.code_bits, int(self.signed)]} | flags
+        return {"out": [self.code_bits, int(self.signed), *(self.ends or ())]} | flags
 
     def width_row(self) -> dict[str, Any]:
         """Its part of the table's row on what is stored."""
@@ -113,6 +119,8 @@ class Requantization(Scaling):
 
     @property
     def edges(self) -> tuple[int, int]:
+        if self.ends is not None:
+            return self.ends
         top = (1 << (self.code_bits - self.signed)) - 1
         return (-top if self.signed else 0), top
 
@@ -225,8 +233,9 @@ def read_scaling(
     if added is not None:
         residual = place.steps[added]
         residual_bits = checks.whole(row["add"][1], 0 if place.half else 1, 16, "add")
-    code_bits, signed = checks.pair(row.get("out"), "out")
+    code_bits, signed, *ends = _code_range(row, place.half)
     common: dict[str, Any] = {
+        "ends": None if not ends else (ends[0], ends[1]),
         "relu": checks.flag(row.get("relu", 0), "relu"),
         "norm": checks.flag(row.get("norm", 0), "norm"),
         "code_bits": checks.whole(code_bits, 1, 16, "out"),
@@ -247,6 +256,16 @@ def read_scaling(
     scaling = _read_requantization(common, place, shape[0], widths, added, residual_bits)
     scaling.check(*sums, residual)
     return scaling
+
+
+def _code_range(row: dict[str, Any], half: bool) -> list[int]:
+    """Width and sign of the output's codes, and the lowest and highest one where they are not the width's."""
+    out = row.get("out")
+    if half or not isinstance(out, list) or len(out) != 4:
+        return checks.pair(out, "out")
+    bits, signed = checks.whole(out[0], 1, 8, "out"), checks.flag(out[1], "out")
+    top = (1 << (bits - signed)) - 1
+    return [bits, int(signed), checks.whole(out[2], -top * signed, 0, "out"), checks.whole(out[3], 0, top, "out")]
 
 
 def _read_requantization(
