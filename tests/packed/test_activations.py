@@ -184,7 +184,7 @@ def test_training_through_functions_and_products_learns(method):
     prepared = prepare(model, METHODS[method]).train()
     calibrate(prepared, IMAGES)
     optimizer = torch.optim.SGD(prepared.parameters(), lr=0.1, momentum=0.9)
-    images, labels, losses = normalise(IMAGES), torch.arange(8), []
+    images, labels, losses = normalise(IMAGES[:4]), torch.arange(4), []
     for _ in range(10):
         loss = F.cross_entropy(prepared(images), labels)
         optimizer.zero_grad()
