@@ -108,6 +108,33 @@ def steps_of(model: nn.Module, tmp_path, method: str = "lsq") -> list:
     return list(packed.steps[2:])  # behind the image and its pool
 
 
+BACK = [
+    lambda g: g.view(-1, 16, 1, 1),
+    lambda g: g[:, :, None, None],
+    lambda g: g[..., None, None],
+    lambda g: g.unsqueeze(-1).unsqueeze(-1),
+    lambda g: torch.unsqueeze(g.unsqueeze(2), dim=3),
+]
+
+
+@pytest.mark.parametrize("back", BACK)
+def test_a_vector_becomes_a_map_in_any_spelling(back, tmp_path):
+    def body(net, x):
+        y = net.a(x)
+        y *= back(torch.sigmoid(net.l(x.mean((2, 3)))))
+        return y
+
+    steps = steps_of(small(body, l=nn.Linear(16, 16)), tmp_path)
+    assert [type(step) for step in steps] == [Conv, Conv, Pool, Conv, Table, Product, Pool, Linear]
+
+
+def test_a_flattened_map_that_becomes_another_map_is_refused():
+    body = small(lambda net, x: net.c(x.flatten(1)[:, :, None, None]), c=nn.Conv2d(256, 16, 1))
+    for method in ("lsq", "half"):
+        with pytest.raises(QuantizationError, match=r"^getitem: makes \(256, 1, 1\) of a flattened \(16, 4, 4\)"):
+            prepare(body, METHODS[method])
+
+
 HARD_SWISH = [
     lambda x: F.hardswish(x),
     lambda x: x * F.relu6(x + 3) / 6,
