@@ -226,8 +226,9 @@ class _Reader:
                 self._call(node)
         for node, value in self.values.items():
             if node not in self.numbers:
-                self._call(node)
-                if value.dim() not in (2, 4) or len(value) != BATCH:
+                found = self._call(node)
+                on_the_way = value.dim() == 3 and found.kind == "flatten"  # from (N, C) to (N, C, 1, 1)
+                if not (value.dim() in (2, 4) or on_the_way) or len(value) != BATCH:
                     shape = ", ".join(["N", *map(str, value.shape[1:])]) if len(value) == BATCH else str(value.shape)
                     raise QuantizationError(
                         f"{place_of(node)}: gives ({shape}), maps (N, C, H, W) or vectors (N, C) would work"
@@ -337,6 +338,8 @@ class _Reader:
             self._erase(node, source)
         elif after == (BATCH, before[1:].numel()):
             self._function(node, torch.flatten, source, 1)
+        elif after == (*before, 1) and {self._call(user).kind for user in node.users} == {"flatten"}:
+            self._erase(node, source)
         elif after == (*before, 1, 1):
             self._function(node, torch.reshape, source, (-1, *after[1:]))
         else:

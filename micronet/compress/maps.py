@@ -30,6 +30,11 @@ def maps_of(calls: Mapping[fx.Node, Call], shapes: Mapping[fx.Node, tuple[int, .
 
 
 def _map_of(read: Call, shape: tuple[int, ...], sources: list[Map]) -> Map:
+    if read.kind == "flatten" and len(shape) == 3 and shape != sources[0]:
+        raise QuantizationError(
+            f"{read.place}: makes {shape} of a flattened {sources[0]}, which cannot be packed; "
+            "a global pool before the flatten would work"
+        )
     if len(shape) == 3:
         return shape[0], shape[1], shape[2]
     if read.kind in ("mean", "linear") or not sources:

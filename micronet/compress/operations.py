@@ -294,7 +294,11 @@ OPERATIONS = (
                 modules=(nn.Flatten,),
                 attributes=("start_dim", "end_dim"),
             ),
-            Spelling(spellings.reshape, (torch.reshape, torch.squeeze), ("view", "reshape", "squeeze")),
+            Spelling(
+                spellings.reshape,
+                (torch.reshape, torch.squeeze, torch.unsqueeze),
+                ("view", "reshape", "squeeze", "unsqueeze"),
+            ),
             Spelling(spellings.indexed, (operator.getitem,)),
         ),
     ),

@@ -190,6 +190,10 @@ def written_by_another_name(net, x):
         (Net(lambda net, x: x * F.avg_pool2d(x, 2)), r"^mul: cannot take what comes to it"),
         (Net(lambda net, x: x + net.b(x.mean((2, 3), keepdim=True))), r"^add: adds \(16, 32, 32\) and \(16, 1, 1\)"),
         (Net(lambda net, x: x.view(-1, 8, 32, 64), width=8), r"^view: makes \(8, 32, 64\) of \(16, 32, 32\)"),
+        (
+            Net(lambda net, x: x + x.mean((2, 3)).unsqueeze(2).relu().unsqueeze(3)),
+            r"^relu_1: gives \(N, 16, 1\), maps",
+        ),
         (Net(lambda net, x: torch.cat([x, x], 2)), "^cat: concatenates along another dimension than the channels"),
         (Net(lambda net, x: net.c(x), c=nn.Conv2d(16, 16, 64)), r"^c: cannot take what comes to it, \(16, 32, 32\)"),
         (Net(stem=nn.Conv2d(1, 16, 3)), r"^stem: cannot take what comes to it, \(3, 32, 32\)"),

@@ -61,7 +61,7 @@ def settled(model: nn.Module, images: Tensor) -> nn.Module:
 class SqueezeExcite(nn.Module):
     """Of 16 channels; of convolutions or of linear layers."""
 
-    def __init__(self, linears: bool = False, gate=torch.sigmoid):
+    def __init__(self, linears: bool = False, gate: Callable[[Tensor], Tensor] = torch.sigmoid):
         super().__init__()
         self.gate = gate
         layers = nn.Linear(16, 4), nn.Linear(4, 16)
@@ -73,12 +73,13 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(self.layers(x.mean((2, 3), keepdim=True))).view(-1, 16, 1, 1)
 
 
-def small(body, **parts) -> Net:
+def small(body: Callable[[Any, Tensor], Tensor], **parts: Any) -> Net:
     """A network of maps of 4 x 4."""
+    torch.manual_seed(0)
     return Net(body, stem=nn.Sequential(nn.AvgPool2d(8), *conv_norm(3, 16)), **parts)
 
 
-def after(function) -> Net:
+def after(function: Callable[[Tensor], Tensor]) -> Net:
     """Two convolutions with their norms, and a function between them."""
     return small(lambda net, x: net.b(function(net.a(x))))
 
