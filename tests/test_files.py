@@ -224,7 +224,7 @@ def test_files_are_written_without_starting_torch():
 
 
 def test_nothing_else_puts_a_file_in_its_place_by_hand():
-    """But for the folder of the data, whose files are put in place together."""
+    """But for the folders of data and of downloads, whose files come out of one that is temporary."""
     rooms = [ROOT / name for name in ("micronet", "stages", "studies", "search", "tools")]
     found = [
         path.relative_to(ROOT).as_posix()
@@ -232,4 +232,4 @@ def test_nothing_else_puts_a_file_in_its_place_by_hand():
         for path in sorted(room.rglob("*.py"))
         if "os.replace(" in path.read_text(encoding="utf-8")
     ]
-    assert found == ["micronet/data/store.py", "micronet/files.py"]
+    assert found == ["micronet/data/cache.py", "micronet/data/store.py", "micronet/files.py"]

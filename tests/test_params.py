@@ -370,7 +370,7 @@ def test_every_fault_of_every_model_is_a_line(tmp_path):
         common.validate(path)
     assert caught.value.faults == [
         f"{path}: teacher.model.classes: must be >= 1 (got 0)",
-        f"{path}: teacher.model.depth: no such key (resnet18 takes blocks, widths, classes)",
+        f"{path}: teacher.model.depth: no such key (resnet18 takes stem_stride, blocks, widths, classes)",
         f"{path}: student.model.widths: must have at most 4 items (got 5)",
     ]
 

@@ -319,13 +319,13 @@ def test_what_is_no_folder_is_refused_in_a_line(tmp_path, monkeypatch):
     assert "has no folders" in refusal(config_of(tmp_path / "empty", test_share=0.2))
     (tmp_path / "file").write_text("")
     assert refusal(config_of(tmp_path / "file")).startswith(f"{tmp_path}/file: is no folder; data.path")
-    assert refusal(config_of(tmp_path / "file/below")) == f"{tmp_path}/file/below: Not a directory"
+    assert refusal(config_of(tmp_path / "file/below")).endswith("/file/below: Not a directory")
 
     def forbidden(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "scandir", forbidden)
-    assert refusal(config_of(tmp_path / "empty")) == f"{tmp_path}/empty: Permission denied"
+    assert refusal(config_of(tmp_path / "empty")).endswith("/empty: Permission denied")
 
 
 def test_a_process_that_is_killed_and_a_full_disk_are_said_in_a_line(pets, tmp_path, monkeypatch):

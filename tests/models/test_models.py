@@ -244,7 +244,7 @@ def test_what_check_accepts_builds_and_what_it_refuses_torch_refuses_too(blocks,
     [
         (3, "a model is a name"),
         ({"blocks": [1]}, "a model is a name"),
-        ({"name": "resnet18", "width": 3}, "width: no such key (resnet18 takes blocks, widths, classes)"),
+        ({"name": "resnet18", "width": 3}, "width: no such key (resnet18 takes stem_stride, blocks, widths, classes)"),
         ({"name": "resnet", "blocks": [1]}, "widths: is missing"),
         ({"name": "resnet", "blocks": [1, 1], "widths": [4]}, "widths: must be 2 numbers"),
         ({"name": "resnet18", "classes": True}, "classes: must be a whole number (got True)"),

@@ -115,7 +115,7 @@ def test_every_command_of_the_guide_runs(networks, tmp_path, monkeypatch, capsys
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     run = {"make check": lambda: check.check("params.yaml")}
     for command in COMMANDS:
-        if command.startswith("python -m micronet.scoring "):
+        if command.startswith(".venv/bin/python -m micronet.scoring "):
             assert scoring.main(shlex.split(command)[3:]) == 0
         else:
             assert run[command]() is None and '"$(PY)" stages/check.py\n' in makefile
