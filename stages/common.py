@@ -32,7 +32,11 @@ LABELS = 10  # of every source of data
 
 def validate(path: str | Path) -> parameters.Params:
     """Reads a params file and checks it whole, the models' specs too. Raises `ParamsError`, a line a fault."""
-    tree = parameters.read_yaml(path)
+    return validated(parameters.read_yaml(path), path)
+
+
+def validated(tree: Any, path: str | Path) -> parameters.Params:
+    """Checks the content of a params file whole. Raises `ParamsError`, a line a fault, which begins with the path."""
     faults: list[str] = []
     loaded = None
     try:
