@@ -7,6 +7,11 @@ RECIPE ?=
 FILE ?= checkpoints/quantized.safetensors
 ARGS ?=
 NAME ?=
+SPEC ?=
+BRANCH ?=
+BUDGET ?=
+A ?= HEAD
+B ?= HEAD
 UV_VERSION := 0.13.9
 
 SHELL := bash
@@ -19,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Code is imported from this checkout, never from what a shell happens to point at, and a script ends without a prompt.
 unexport PYTHONPATH PYTHONSAFEPATH PYTHONINSPECT
 export DVC_NO_ANALYTICS := 1
-export RECIPE FILE NAME
+export RECIPE FILE NAME SPEC BUDGET A B
 
 BIN := $(abspath $(VENV))/bin
 PY := $(BIN)/python
@@ -128,7 +133,15 @@ use: ## make a recipe the active params.yaml: make use RECIPE=laptop
 
 # --- studies ---
 
-# A run that fails is recorded, so that the others go on; it is tried again the next time. The exit code is 1 then.
+# A run that fails is a row with its reason, so that the others go on; it is tried again the next time.
+.PHONY: sweep
+sweep: env ## many variants of the pipeline, here or on a Ray cluster: make sweep SPEC=sweeps/demo.yaml BRANCH=1
+	@"$(PY)" sweeps/run.py $(if $(BRANCH),--branch) $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- "$${SPEC:-}"
+
+.PHONY: compare
+compare: env ## what differs in params and metrics: make compare A=main B=sweep/demo/gradual-0
+	@"$(PY)" tools/compare.py -- "$${A:-HEAD}" "$${B:-HEAD}"
+
 .PHONY: studies
 studies: check unlock ## train the variants of all studies (budget: studies/params.yaml), write docs/studies.md
 	@"$(PY)" studies/plan.py --retry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ def order_of(work: Work, spec: Spec, commit: str, place: Place, *, price: bool) 
         folder=str(place.folder),
         cache=str(place.cache),
         params=yaml.safe_dump(work.task.tree, sort_keys=False, allow_unicode=True),
-        steps=((f"data-{kept}", "prepare_data"), *work.steps) if work.leaf else work.steps,
+        steps=((f"data-{kept}", "prepare_data"), *work.steps),
         last=work.stage,
         keep=KEEP if work.leaf else (),
         data=(folder, kept),
@@ -106,10 +107,12 @@ def started(cpus: int | None) -> Iterator[Any]:
             raise EngineError(f"the cluster at {address} has other versions: {shown(said, 200)}") from None
         where = f"RAY_ADDRESS={shown(address, 60)} cannot be used" if address else "Ray does not start here"
         raise EngineError(f"{where}: {shown(said, 160)}") from None
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends with a stack of addresses
     try:
         yield ray
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
 class Engine:

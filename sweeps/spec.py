@@ -1,7 +1,7 @@
 """A sweep's spec, `sweeps/NAME.yaml`: which variants of which params, with which seeds, at which budget.
 
-A patch says how params differ. `prune: {amount: 0.8}` is laid over what stands there, key by key; `student.model: {...}`,
-a key with dots, replaces what stands there. Nothing here imports torch or ray.
+A patch says how params differ. `prune: {amount: 0.8}` is laid over what stands there, key by key; a key with dots, as
+in `student.model: {...}`, replaces what stands there. Nothing here imports torch or ray.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from micronet.errors import shown
 from micronet.faults import faults
@@ -27,11 +27,33 @@ LAST = ("train_teacher", "train_student", "distill", "prune", "retrain", "quanti
 MOST_RUNS = 100_000  # variants times seeds; a slip in a grid is a line, not a night
 NAME = r"[A-Za-z0-9][A-Za-z0-9_+=,-]*(\.[A-Za-z0-9_+=,-]+)*"  # also a part of a file's and of a branch's name
 
-Last = Literal["train_teacher", "train_student", "distill", "prune", "retrain", "quantize"]
+
+def _named(said: str) -> str:
+    """A name that can stand in a path and in a branch. Raises ValueError."""
+    if not re.fullmatch(NAME, said) or len(said) > 100 or said.endswith(".lock"):
+        raise ValueError(f"must be a name of letters, digits and _+=,.- (got {shown(repr(said), 40)})")
+    return said
+
+
+def _varied(said: Any) -> Any:
+    """Patches with names, or a list of patches. Raises ValueError."""
+    if isinstance(said, dict):
+        for name in said:
+            _named(str(name))
+    if not isinstance(said, dict | list) or not said:
+        raise ValueError("must be sections of patches by their names, or a list of patches")
+    patches = said.items() if isinstance(said, dict) else enumerate(said)
+    for name, patch in patches:
+        if not isinstance(patch, dict) or any(not isinstance(key, str) for key in patch):
+            raise ValueError(f"{name}: must be a patch of params, as in {{prune: {{amount: 0.8}}}}")
+    return said
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Name = Annotated[str, StringConstraints(pattern=rf"^{NAME}$", max_length=100)]
+Name = Annotated[str, AfterValidator(_named)]
 Key = Annotated[str, StringConstraints(pattern=r"^([a-z_]+\.)?[a-z_]+$", max_length=100)]
 Patch = dict[str, Any]
+Last = Literal["train_teacher", "train_student", "distill", "prune", "retrain", "quantize"]
 Place = tuple[str, ...]  # of a value in params: ("prune", "train", "epochs")
 
 
@@ -74,7 +96,7 @@ class Spec(Section):
     budgets: dict[Name, Budget] = {}
     budget: Name | None = Field(default=None, description="one of budgets; the only one when there is one")
     last: Last = Field(default="quantize", description="the last stage that runs; `score` reads the test set")
-    variants: dict[Name, Patch] | list[Patch] | None = None
+    variants: Annotated[Any, AfterValidator(_varied)] = None
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         default={}, description="key: values; every combination, with every one of variants"
     )

@@ -26,9 +26,8 @@ from pathlib import Path
 
 LONGEST_LOG = 200_000  # characters of a log that go back to the driver
 LONGEST_REASON = 240
-STAGE_LINE = re.compile(
-    r"^(check|code_digests|prepare_data|train_teacher|train_student|distill|prune|retrain|quantize|price|[\w./-]+\.yaml): "
-)
+STAGES = "check|code_digests|prepare_data|train_teacher|train_student|distill|prune|retrain|quantize|price"
+STAGE_LINE = re.compile(rf"^({STAGES}|[\w./-]+\.yaml): ")
 
 
 class TaskError(Exception):
