@@ -128,25 +128,38 @@ def plan(spec: Spec, root: Path = ROOT) -> list[Task]:
     if not isinstance(base, dict):
         raise ParamsError([f"{spec.base}: must hold sections, one a stage"])
     graph, wrong, found = Graph.read(root / "dvc.yaml"), [], []
-    every = variants(spec, base)
-    for variant in every:
+    code = Code()
+    for variant in variants(spec, base):
         try:
             checked = validated(variant.tree | {"seed": spec.chosen_seeds[0]}, f"variant {variant.name}")
         except ParamsError as error:
             wrong += error.faults
             continue
-        found += _tasks(variant, checked, spec.chosen_seeds, graph, root)
+        found += _tasks(variant, checked, spec.chosen_seeds, graph, code, _pictures(checked, root))
     if wrong:
         raise ParamsError(wrong)
     return _in_order(found)
 
 
+class Code:
+    """Digests of the code of stages, each of which is read once for all variants of the same architectures."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, ...], dict[str, str]] = {}
+
+    def of(self, stage: str, checked: parameters.Params) -> dict[str, str]:
+        families = (getattr(checked, section).model.name for section in dependencies.ARCHITECTURES[stage])
+        key = (stage, *families)
+        if key not in self.known:
+            self.known[key] = dependencies.stage_digests(stage, checked)
+        return self.known[key]
+
+
 def _tasks(
-    variant: Variant, checked: parameters.Params, seeds: Sequence[int], graph: Graph, root: Path
+    variant: Variant, checked: parameters.Params, seeds: Sequence[int], graph: Graph, code: Code, pictures: str
 ) -> Iterator[Task]:
     stages = graph.before(variant.last)
-    codes = {stage: dependencies.stage_digests(stage, checked) for stage in stages}
-    pictures = _pictures(checked, root)
+    codes = {stage: code.of(stage, checked) for stage in stages}
     for seed in seeds:
         tree = variant.tree | {"seed": seed}
         keys: dict[str, str] = {}

@@ -95,20 +95,26 @@ def perform(order: Order, archive: bytes) -> dict[str, object]:
             (order.home / folder).mkdir(parents=True, exist_ok=True)
         order.log.unlink(missing_ok=True)
         with locked(order.home / "work" / f"{order.key}.lock") as lock:
-            _clone(order, archive)
-            for key, stage in order.steps:
-                once(order.home, key, lambda stage=stage: _repro(order, stage, lock))
-            _repro(order, order.last, lock)
-            if order.price:
-                found["price"] = _price(order, lock)
-            if order.push:
-                _dvc(order, lock, "push", "--run-cache", "--quiet")
-            found["files"] = collected(order)
+            try:
+                _clone(order, archive)
+                for key, stage in order.steps:
+                    once(order.home, key, lambda stage=stage: _repro(order, stage, lock))
+                _repro(order, order.last, lock)
+                if order.price:
+                    found["price"] = _price(order, lock)
+                if order.push:
+                    _dvc(order, lock, "push", "--run-cache", "--quiet")
+                found["files"] = collected(order)
+            except (KeyboardInterrupt, SystemExit):
+                raise  # what was stopped stays, with the state that it goes on from
+            except BaseException:
+                shutil.rmtree(order.place, ignore_errors=True)
+                raise
+            shutil.rmtree(order.place, ignore_errors=True)  # as long as the lock is held: others may want the place
     except TaskError as error:
         found |= {"status": "failed", "reason": str(error)}
     except OSError as error:
         found |= {"status": "failed", "reason": _said(error)}
-    shutil.rmtree(order.place, ignore_errors=True)  # one that was stopped stays, with the state it goes on from
     seconds = round(time.monotonic() - began, 1)
     return found | {"machine": socket.gethostname(), "seconds": seconds, "log": _tail(order.log)}
 

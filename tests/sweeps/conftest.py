@@ -22,7 +22,7 @@ if stage == "quantize" and params["quantize"]["weight_bits"] == 7:
 for path in sys.argv[2:]:
     place = pathlib.Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
-    bits = params["quantize"]["weight_bits"]
+    bits = params["quantize"]["weight_bits"] if stage == "quantize" else 1
     place.write_text(json.dumps({{"validation_accuracy_percent": 10.0 * bits + params["seed"], "file_bytes": bits}}))
 """
 IDENTITY = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid"]
