@@ -154,11 +154,19 @@ class Engine:
                 raise EngineError(f"a task needs {asked}, the largest machine has {most}; needs in the spec says it")
         return self._slots
 
-    def run(self, works: Sequence[Work]) -> None:
-        """Everything, until it is done. A KeyboardInterrupt stops what runs and goes on to the caller."""
+    def run(self, works: Sequence[Work], more: Callable[[], Sequence[Work]] = tuple) -> None:
+        """Everything, until it is done. A KeyboardInterrupt stops what runs and goes on to the caller.
+
+        Args:
+            more: is asked for further work when a slot is free; none while nothing runs ends it.
+        """
         waiting = list(works)
         try:
-            while waiting or self.running:
+            while True:
+                while len(self.running) + len(waiting) < self.slots and (asked := more()):
+                    waiting += asked
+                if not (waiting or self.running):
+                    return
                 waiting = self._failed_before(waiting)
                 while len(self.running) < self.slots and (work := self._next(waiting)):
                     waiting.remove(work)

@@ -23,6 +23,7 @@ if str(ROOT) not in sys.path:
 from micronet.errors import MicronetError, shown  # noqa: E402 - the lines above make it importable
 from micronet.files import check_place, write_atomically  # noqa: E402
 from micronet.front import front, without_prompt  # noqa: E402
+from micronet.params import ParamsError  # noqa: E402
 from sweeps import branches, rows  # noqa: E402
 from sweeps.board import Board  # noqa: E402
 from sweeps.rows import PRICES, TABLES, Row  # noqa: E402
@@ -69,10 +70,11 @@ class Sweep:
         return [task for task in self.tasks if (task.variant, task.seed) not in self.rows]
 
     def write(self) -> None:
-        """The table: a row a task in the order of the spec; one that has not run keeps the row it had."""
+        """The table: a row a task in the order of the spec; what has not run, or is no longer asked for, stays."""
         keys = [(task.variant, task.seed) for task in self.tasks]
         there = [self.rows.get(key) or self.old.get(key) for key in keys]
-        rows.write(self.table, [row for row in there if row], self.spec.metrics)
+        others = [row for key, row in self.old.items() if key not in keys]
+        rows.write(self.table, [row for row in [*there, *others] if row], self.spec.metrics)
 
     def row(self, outcome: Outcome) -> Row:
         """The row of a task that has ended, its log kept."""
@@ -162,6 +164,10 @@ def make_branches(sweep: Sweep, place: Place) -> list[str]:
 def work(arguments: argparse.Namespace) -> int:
     spec_path = Path(arguments.spec)
     spec = read(spec_path, arguments.budget)
+    if arguments.seeds:
+        spec = spec.model_copy(update={"seeds": list(range(arguments.seeds))})
+    if spec.search:
+        return search(spec_path, spec, arguments)
     try:
         tasks = plan(spec, ROOT)
     except MicronetError as error:
@@ -186,6 +192,19 @@ def work(arguments: argparse.Namespace) -> int:
     return 1 if any(row.status == "failed" for row in sweep.rows.values()) else 0
 
 
+def search(spec_path: Path, spec: Spec, arguments: argparse.Namespace) -> int:
+    """A spec whose variants come from Optuna. The exit code."""
+    from sweeps import search as searches
+
+    assert spec.search is not None
+    if arguments.check:
+        print(f"{spec_path}: {spec.search.trials} trials")
+        return 0
+    if arguments.branch:
+        raise ParamsError([f"{spec_path}: search: makes no branches; a sweep of what it found would work"])
+    return searches.run(spec_path.stem, spec, arguments.cpus, Path(arguments.folder), Path(arguments.cache))
+
+
 def forget_lost(sweep: Sweep, place: Place) -> None:
     """Runs rows again whose files are not kept here, for branches need them; DVC's run cache makes that short."""
     from sweeps.engine import result_of
@@ -201,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", metavar="SPEC", help="sweeps/NAME.yaml")
     parser.add_argument("--budget", metavar="NAME", help="one of the spec's, instead of the one it chooses")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1, instead of the spec's")
     parser.add_argument("--branch", action="store_true", help="make each row a git branch sweep/NAME/VARIANT-SEED")
     parser.add_argument("--check", action="store_true", help="only say what would run")
     parser.add_argument("--cpus", type=int, metavar="N", help="cores of this machine to use (default: all)")

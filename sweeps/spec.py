@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from micronet.errors import shown
 from micronet.faults import faults
-from micronet.params import Epochs, ParamsError, PositiveCount, Section, read_yaml
+from micronet.params import Epochs, ParamsError, Positive, PositiveCount, Section, Share, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINED = ("teacher", "student", "distill", "prune", "retrain", "quantize")  # sections that have `train`
@@ -82,6 +82,20 @@ class Needs(Section):
     gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
 
 
+class Search(Section):
+    """What Optuna looks for variants in, and how long it tries."""
+
+    space: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] = Field(
+        description="key: values to choose from; numbers stand in their order"
+    )
+    trials: PositiveCount = Field(description="variants that are asked for, those that are too dear included")
+    rules: Literal["challenge", "deck"] = Field(default="challenge", description="the book whose score is the price")
+    most: Positive = Field(description="score above which a variant is not trained")
+    keep: Share = Field(default=0.5, description="share of a rung that goes on; arXiv:1810.05934 without waiting")
+    rungs: Annotated[list[Budget], Field(min_length=1)] = Field(description="budgets, the shortest first")
+    seed: Seed = Field(default=0, description="of Optuna's choices")
+
+
 class Spec(Section):
     """One sweep."""
 
@@ -108,6 +122,7 @@ class Spec(Section):
     )
     reference: Name | None = Field(default=None, description="the variant that the others are compared with")
     needs: Needs = Needs()
+    search: Search | None = Field(default=None, description="the variants come from Optuna instead")
     remote: str | None = Field(default=None, description="DVC remote through which machines share what is made once")
 
     @model_validator(mode="after")
@@ -122,6 +137,8 @@ class Spec(Section):
             twice = [seed for place, seed in enumerate(seeds or []) if seed in (seeds or [])[:place]]
             if twice:
                 raise ValueError(f"{where}: {twice[0]} is given twice")
+        if self.search and (self.variants or self.grid or self.budgets or len(self.seeds) > 1):
+            raise ValueError("search: stands alone: without variants, grid, budgets, and with one seed")
         twice_said = [key for place, key in enumerate(self.metrics) if key in self.metrics[:place]]
         if twice_said:
             raise ValueError(f"metrics: {twice_said[0]} is given twice")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +65,7 @@ class Work:
 
     Attributes:
         before: shared work that is done first. tasks: those that it is for.
+        once: (key, stage) of what a machine makes once for this and others, without work of its own.
     """
 
     name: str
@@ -75,12 +76,13 @@ class Work:
     before: tuple[Work, ...] = ()
     attempts: int = 0
     crashes: int = 0
+    once: tuple[tuple[str, str], ...] = ()
     tasks: list[Task] = field(default_factory=list)
 
     @property
     def steps(self) -> tuple[tuple[str, str], ...]:
         """(key, stage) of what a machine makes once before this."""
-        return tuple((work.key, work.stage) for work in self.before)
+        return (*((work.key, work.stage) for work in self.before), *self.once)
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,16 @@ def works(tasks: Sequence[Task], names: Mapping[str, str] | None = None) -> list
 
 def _path(task: Task, place: int) -> tuple[str, ...]:
     return tuple(list(task.keys.values())[:place])
+
+
+def untouched(task: Task, sections: Collection[str], root: Path = ROOT) -> tuple[tuple[str, str], ...]:
+    """(key, stage) of the last of the first stages that read none of some sections, where they are worth sharing."""
+    graph, found = Graph.read(root / "dvc.yaml"), None
+    for place, stage in enumerate(task.keys, 1):
+        if any(name.split(".")[0] in sections for name in graph.stages[stage].params):
+            break
+        found = None if stage in CHEAP else (short(_path(task, place)), stage)
+    return (found,) if found else ()
 
 
 def check_clean(status: str) -> None:

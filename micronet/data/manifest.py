@@ -51,6 +51,7 @@ class Manifest(Strict):
     dataset: str
     split_seed: int
     validation_size: NonNegativeInt
+    training_images: NonNegativeInt | None = Field(default=None, exclude_if=lambda images: images is None)
     classes: list[str]
     image_shape: list[int]
     train_mean: list[FiniteFloat]

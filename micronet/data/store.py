@@ -67,11 +67,12 @@ def _statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def identity(config: params.Data, seed: int) -> dict[str, Any]:
-    """What the params decide of the manifest."""
+    """What the params decide of the manifest. `training_images` is None when all are used; no manifest says that."""
     return {
         "dataset": dataset_of(config.source).name,
         "split_seed": seed,
         "validation_size": config.validation_size,
+        "training_images": config.training_images,
     }
 
 
@@ -91,7 +92,7 @@ def _build(config: params.Data, seed: int, source: str, arrays: Arrays) -> dict[
     }
     mean, deviation = _statistics(arrays.train_images)
     manifest = {
-        **identity(config, seed),
+        **{key: value for key, value in identity(config, seed).items() if value is not None},
         "classes": list(CLASSES),
         "image_shape": list(SHAPE),
         "train_mean": mean,
@@ -256,8 +257,8 @@ def open_split(
     except FileError as error:
         raise DataError(f"{error}; `{MAKE}` makes it anew") from None
     for key, value in identity(config, seed).items():
-        if manifest[key] != value:
-            found = shown(manifest[key], 60)
+        if manifest.get(key) != value:
+            found = shown(manifest.get(key), 60)
             raise DataError(f"{manifest_path}: {key} is {found}, the params say {value}: `{MAKE}` makes it anew")
     fault = _fault(folder, manifest, (name,))
     if fault and _ready(config, seed, report) != manifest:
@@ -270,4 +271,5 @@ def open_split(
         labels = torch.from_file(files["labels"], shared=False, size=count, dtype=torch.uint8)
     except RuntimeError as error:
         raise DataError(f"{folder}: cannot be mapped into memory ({reason(error)})") from None
-    return Split(images.reshape(count, *SHAPE), labels.long())
+    split = Split(images.reshape(count, *SHAPE), labels.long())
+    return split.part(config.training_images) if name == "train" and config.training_images else split
