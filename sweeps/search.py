@@ -58,10 +58,11 @@ def price(tree: dict[str, Any], rules: str) -> float:
     prune = params.prune
     masks = global_masks(model, prune.amount, layer_floor=prune.layer_floor, cost_exponent=prune.cost_exponent)
     apply_masks(model, masks)
-    prepared = prepare(model, params.quantize)
+    quantize = params.quantize.model_copy(update={"flip_share": 0.0})  # which images are unsure only a training says
+    prepared = prepare(model, quantize)
     calibrate(prepared, torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8))
     with tempfile.TemporaryDirectory() as folder:
-        ops = operations(pack(prepared.eval(), Path(folder) / "packed", quantize=params.quantize))
+        ops = operations(pack(prepared.eval(), Path(folder) / "packed", quantize=quantize))
     return (challenge_score if rules == "challenge" else deck_score)(ops).score
 
 
@@ -83,7 +84,7 @@ class Trials:
         self, spec: Spec, search: Search, study: optuna.Study, known: dict[tuple[str, int], Row], priced: Any = price
     ):
         self.spec, self.search, self.study, self.priced = spec, search, study, priced
-        self.rows = known
+        self.rows, self.code = known, tasks.Code()
         self.going: dict[str, tuple[optuna.trial.Trial, str, int]] = {}  # key of work: trial, variant, rung
         self.reached: dict[int, list[float]] = {}
         self.ready: list[tasks.Work] = []
@@ -106,7 +107,7 @@ class Trials:
             for key, values in self.search.space.items()
         }
         try:
-            (task,) = tasks.plan(self._spec(patch, 0, trial.number))
+            (task,) = tasks.plan(self._spec(patch, 0, trial.number), code=self.code)
             score = self.priced(task.tree, self.search.rules)
         except MicronetError as error:
             self._tell_row(f"trial-{trial.number}", "failed", {}, None, str(error).splitlines()[0])
@@ -130,7 +131,7 @@ class Trials:
         return Spec.model_validate(changed)
 
     def _climb(self, trial: optuna.trial.Trial, patch: dict[str, Any], rung: int) -> None:
-        (task,) = tasks.plan(self._spec(patch, rung, trial.number))
+        (task,) = tasks.plan(self._spec(patch, rung, trial.number), code=self.code)
         row = self.rows.get((task.variant, task.seed))
         (one,) = tasks.works([task])
         one.once = tasks.untouched(task, {key.split(".")[0] for key in self.search.space})

@@ -124,13 +124,17 @@ def short(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def plan(spec: Spec, root: Path = ROOT) -> list[Task]:
-    """Every variant with every seed, in the order of the spec. Raises `ParamsError`, a line a fault."""
+def plan(spec: Spec, root: Path = ROOT, code: Code | None = None) -> list[Task]:
+    """Every variant with every seed, in the order of the spec. Raises `ParamsError`, a line a fault.
+
+    Args:
+        code: what is known of it already.
+    """
     base = read_yaml(base_path(spec, root))
     if not isinstance(base, dict):
         raise ParamsError([f"{spec.base}: must hold sections, one a stage"])
     graph, wrong, found = Graph.read(root / "dvc.yaml"), [], []
-    code = Code()
+    code = code or Code()
     for variant in variants(spec, base):
         try:
             checked = validated(variant.tree | {"seed": spec.chosen_seeds[0]}, f"variant {variant.name}")
