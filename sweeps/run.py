@@ -162,6 +162,9 @@ def make_branches(sweep: Sweep, place: Place) -> list[str]:
 
 
 def work(arguments: argparse.Namespace) -> int:
+    if not arguments.spec:
+        names = ", ".join(path.as_posix() for path in sorted(Path("sweeps").glob("*.yaml")))
+        raise ParamsError([f"SPEC is missing; one of {names} would work"])
     spec_path = Path(arguments.spec)
     spec = read(spec_path, arguments.budget)
     if arguments.seeds:
