@@ -46,6 +46,7 @@ def cluster():
 def place(toy, monkeypatch) -> engine.Place:
     monkeypatch.chdir(toy)
     (toy.parent / "ran.txt").write_text("")
+    (toy / "metrics/sweeps/some.csv").unlink(missing_ok=True)
     return engine.Place(toy, toy / "run/sweeps", toy / ".dvc/cache")
 
 
