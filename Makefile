@@ -7,6 +7,12 @@ RECIPE ?=
 FILE ?= checkpoints/quantized.safetensors
 ARGS ?=
 NAME ?=
+SPEC ?=
+BRANCH ?=
+BUDGET ?=
+N ?= 3
+A ?= HEAD
+B ?= HEAD
 UV_VERSION := 0.13.9
 
 SHELL := bash
@@ -19,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Code is imported from this checkout, never from what a shell happens to point at, and a script ends without a prompt.
 unexport PYTHONPATH PYTHONSAFEPATH PYTHONINSPECT
 export DVC_NO_ANALYTICS := 1
-export RECIPE FILE NAME
+export RECIPE FILE NAME SPEC BUDGET A B N
 
 BIN := $(abspath $(VENV))/bin
 PY := $(BIN)/python
@@ -135,24 +141,21 @@ use: ## make a recipe the active params.yaml: make use RECIPE=laptop
 	mv params.yaml.new params.yaml
 	echo "params.yaml is now recipes/$$RECIPE.yaml"
 
-# --- studies ---
+# --- sweeps ---
 
-# A run that fails is recorded, so that the others go on; it is tried again the next time. The exit code is 1 then.
-.PHONY: studies
-studies: fresh unlock ## train the variants of all studies (budget: studies/params.yaml), write docs/studies.md
-	@"$(PY)" studies/plan.py --retry
-	$(call REPRO,studies/dvc.yaml)
-	"$(PY)" tools/studies_table.py
+# A run that fails is a row with its reason, so that the others go on; it is tried again the next time.
+.PHONY: sweep
+sweep: env ## many variants of the pipeline, here or on a Ray cluster: make sweep SPEC=sweeps/demo.yaml BRANCH=1
+	@"$(PY)" sweeps/run.py $(if $(BRANCH),--branch) $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- "$${SPEC:-}"
 
-.PHONY: study
-study: fresh unlock ## one of them: make study NAME=growth_rate
-	@"$(PY)" studies/plan.py --retry "$$NAME"
-	$(call REPRO,"studies/dvc.yaml:collect@$$NAME")
-	"$(PY)" tools/studies_table.py
+.PHONY: compare
+compare: env ## what differs in params and metrics: make compare A=main B=sweep/demo/gradual-0
+	@"$(PY)" tools/compare.py -- "$${A:-HEAD}" "$${B:-HEAD}"
 
-.PHONY: search
-search: fresh ## rank networks, zeros and bits within a price by short runs: make search ARGS="--minutes 120"
-	@"$(PY)" search/run.py $(ARGS)
+.PHONY: seeds
+seeds: env ## the active recipe with N seeds, mean and spread into metrics/seeds.json: make seeds N=3
+	@"$(PY)" sweeps/run.py --seeds "$${N:-3}" $(ARGS) -- sweeps/seeds.yaml
+	"$(PY)" tools/seeds.py
 
 # --- published results ---
 
@@ -181,7 +184,7 @@ cascade: env ## measure release/cascade.safetensors, in which refined sees only 
 	@"$(PY)" tools/verify.py --params recipes/refined.yaml --claims metrics/cascade/score.json release/cascade.safetensors
 
 # The remote is filled anew: what only older versions of dvc.lock name is superseded, and git keeps its history.
-# What is published is what dvc.lock names, so the workspace that is verified must be that. Studies are not published.
+# What is published is what dvc.lock names, so the workspace that is verified must be that. What sweeps make is not published.
 .PHONY: release
 release: env unlock ## verify, write release/MODEL_CARD.md, leave exactly the current checkpoints in release/cache
 	@if ! $(DVC) status --quiet dvc.yaml; then
@@ -205,11 +208,13 @@ plots: env ## draw the curves and the path of metrics/ into docs/plots, PNG and 
 	@"$(PY)" tools/plots.py $(ARGS)
 
 .PHONY: docs
-docs: env ## write what metrics/ says into README.md and docs/{record,performance,reliability}.md
+docs: env ## write what metrics/ says into README.md and docs/{record,performance,reliability,studies,scale}.md
 	@"$(PY)" tools/results.py
 	"$(PY)" tools/record.py
 	"$(PY)" tools/performance.py
 	"$(PY)" tools/reliability.py
+	"$(PY)" tools/studies.py
+	"$(PY)" tools/scale.py
 
 # --- speed: only true when nothing else runs ---
 

@@ -74,6 +74,11 @@ class Data(Section):
         exclude_if=lambda share: share is None,
         description="the same as a share of the training images; source folder: 0.1 where neither is given",
     )
+    training_images: PositiveCount | None = Field(
+        default=None,
+        exclude_if=lambda images: images is None,
+        description="only the first so many of the training split, each class by its share; for short trials",
+    )
     timeout_seconds: Annotated[Seconds, Field(gt=0.0)] = Field(default=600.0, description="time limit of one download")
 
     @property

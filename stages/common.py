@@ -39,7 +39,11 @@ def validate(path: str | Path) -> parameters.Params:
 
     What only a folder of images that is not here could tell is not asked for: `check.py` does.
     """
-    tree = parameters.read_yaml(path)
+    return validated(parameters.read_yaml(path), path)
+
+
+def validated(tree: Any, path: str | Path) -> parameters.Params:
+    """Checks the content of a params file whole. Raises `ParamsError`, a line a fault, which begins with the path."""
     faults: list[str] = []
     loaded = None
     try:

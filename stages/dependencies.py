@@ -38,8 +38,6 @@ PRESENTATION = {
     "stages/common.py",
     "stages/dependencies.py",
 }
-# A study keeps no curves, and DVC compares what was planned by itself.
-STUDY_PRESENTATION = PRESENTATION | {"micronet/training/reporting.py", "studies/plan.py", "studies/sources.py"}
 
 
 def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: Path | None = None) -> dict[str, str]:

@@ -34,7 +34,12 @@ def sample_manifest(sample_data: params.Data) -> Path:
 
 
 # A file is a worker's: it makes its own fixtures, and the longest ones begin first, so that nobody waits at the end.
-LONGEST_FIRST = ("stages/test_pipeline.py", "stages/test_stages.py", "studies/test_runs.py", "packed/test_reference.py")
+LONGEST_FIRST = (
+    "stages/test_pipeline.py",
+    "stages/test_stages.py",
+    "sweeps/test_engine.py",
+    "packed/test_reference.py",
+)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

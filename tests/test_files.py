@@ -225,7 +225,7 @@ def test_files_are_written_without_starting_torch():
 
 def test_nothing_else_puts_a_file_in_its_place_by_hand():
     """But for the folders of data and of downloads, whose files come out of one that is temporary."""
-    rooms = [ROOT / name for name in ("micronet", "stages", "studies", "search", "tools")]
+    rooms = [ROOT / name for name in ("micronet", "stages", "sweeps", "tools")]
     found = [
         path.relative_to(ROOT).as_posix()
         for room in rooms

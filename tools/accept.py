@@ -1,4 +1,4 @@
-"""Takes the results that are there for those of today's code, without running anything: `dvc commit` of both graphs.
+"""Takes the results that are there for those of today's code, without running anything: `dvc commit`.
 
 For a change of the code that changes no result, such as a renamed function, for which DVC would run hours again. Only
 the code may differ from what the locks say: changed params, or outputs that a stage did not write, are refused, for a
@@ -15,10 +15,10 @@ from typing import Any
 
 from _tool import ToolError, front
 
-GRAPHS = ("dvc.yaml", "studies/dvc.yaml")
+GRAPHS = ("dvc.yaml",)
 # Code, and what stands for it: the files that the stages named `code` write. Images of the sample have checksums.
-CODE = re.compile(r"code/.*|metrics/studies/code\.json|.*\.py|data/sample")
-DIGESTS = ("stages/code_digests.py", "studies/sources.py")
+CODE = re.compile(r"code/.*|.*\.py|data/sample")
+DIGESTS = ("stages/code_digests.py",)
 
 
 def dvc(*words: str) -> str:

@@ -49,7 +49,7 @@ DECK = (  # of the deck's chapters: network, zeros
     ("densenet_nano", 0.0),
     ("densenet_nano", 0.197),
 )
-SEARCHES = {"search/space.yaml": "search.json", "search/deck.yaml": "search_deck.json"}
+SEARCHES = {"metrics/sweeps/search.csv": "search.json", "metrics/sweeps/search_deck.csv": "search_deck.json"}
 SCORED = "python stages/score.py"
 
 
@@ -209,7 +209,10 @@ def cascade_shares(metrics: Path) -> dict[str, Any] | None:
 
 def searches(metrics: Path) -> dict[str, Any]:
     """What the searches found, those that ran, by their space."""
-    found = {space: read_json_if_there(metrics / name, "make search") for space, name in SEARCHES.items()}
+    found = {
+        space: read_json_if_there(metrics / name, "make sweep SPEC=sweeps/search.yaml")
+        for space, name in SEARCHES.items()
+    }
     told = {space: one for space, one in found.items() if one is not None}
     for one in told.values():
         if one["best"]:

@@ -25,6 +25,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, images: int) -> Split:
+        """At most so many images: of each class the first, as large a share as of all; itself when it has no more."""
+        if images >= len(self):
+            return self
+        import torch
+
+        chosen = [
+            places[: len(places) * images // len(self)]
+            for places in (torch.nonzero(self.labels == label).flatten() for label in self.labels.unique())
+        ]
+        indices = torch.cat(chosen).sort().values
+        return Split(self.images[indices], self.labels[indices], self.classes)
+
 
 def normalise(images: Tensor) -> Tensor:
     """(N, C, H, W) uint8 to float32: (pixel - 128) / 64, exact, in the same memory format.

@@ -56,6 +56,7 @@ class Manifest(Strict):
     validation_share: FiniteFloat | None = None
     image_format: dict[str, int | str] | None = None  # source folder: what decides the images
     test_share: FiniteFloat | None = None
+    training_images: NonNegativeInt | None = None
     classes: list[str]
     image_shape: list[NonNegativeInt]
     train_mean: list[FiniteFloat]

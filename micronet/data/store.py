@@ -36,7 +36,15 @@ if TYPE_CHECKING:
 MANIFEST = Path("data/manifest.json")
 MAKE = "python stages/prepare_data.py"
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-DECIDED = ("dataset", "split_seed", "validation_size", "validation_share", "image_format", "test_share")
+DECIDED = (
+    "dataset",
+    "split_seed",
+    "validation_size",
+    "validation_share",
+    "training_images",
+    "image_format",
+    "test_share",
+)
 CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 MOST_CLASSES = 1 << 16
 # of mmap(2); Python before 3.13 does not name it, Linux on x86 and ARM has this value
@@ -51,6 +59,7 @@ def identity(config: params.Data) -> dict[str, Any]:
         "split_seed": config.seed,
         "validation_size": config.validation_size,
         "validation_share": config.validation_share,
+        "training_images": config.training_images,
         "image_format": config.image.model_dump() if config.image else None,
         "test_share": config.test_share,
     }
@@ -376,7 +385,8 @@ def open_split(
         labels = torch.from_numpy(np.fromfile(folder / f"{name}_labels.bin", kind).astype(np.int64))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: cannot be mapped into memory ({reason(error)})") from None
-    return Split(images.reshape(-1, *shape), labels, tuple(manifest["classes"]))
+    split = Split(images.reshape(-1, *shape), labels, tuple(manifest["classes"]))
+    return split.part(config.training_images) if name == "train" and config.training_images else split
 
 
 def _mapped(path: Path, dtype: Any) -> Tensor:

@@ -59,6 +59,24 @@ def test_a_second_prepare_needs_no_source_and_gives_the_same_bytes(prepared):
     assert [path.stat().st_mtime_ns for path in files] == times
 
 
+def test_a_part_of_the_training_split_is_named_by_the_manifest_and_has_every_class_by_its_share(prepared):
+    config, manifest = prepared
+    whole, said = open_split(config, "train", manifest), manifest.read_text()
+    few = config.model_copy(update={"training_images": 100})
+    with pytest.raises(DataError, match="training_images is None, the params say 100"):
+        open_split(few, "train", manifest)
+    prepare(few, manifest)
+    part = open_split(few, "train", manifest)
+    assert part.labels.bincount().tolist() == [10] * 10
+    assert all(
+        torch.equal(part.images[part.labels == label], whole.images[whole.labels == label][:10]) for label in range(10)
+    )
+    assert len(open_split(few, "validation", manifest)) == config.validation_size
+    assert part.part(100) is part and len(part.part(99)) == 90
+    prepare(config, manifest)
+    assert manifest.read_text() == said and "training_images" not in said
+
+
 def test_another_split_is_made_from_the_folder_without_a_source(prepared, tmp_path):
     config, manifest = prepared
     first = manifest.read_bytes()

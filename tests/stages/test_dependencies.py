@@ -204,7 +204,7 @@ def test_what_only_shows_progress_is_no_dependency_of_a_stage(stage):
 
 
 def test_what_decides_nothing_exists():
-    assert [name for name in dependencies.STUDY_PRESENTATION if not (ROOT / name).is_file()] == []
+    assert [name for name in dependencies.PRESENTATION if not (ROOT / name).is_file()] == []
 
 
 def test_preparing_data_needs_no_architecture():

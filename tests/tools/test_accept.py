@@ -8,9 +8,6 @@ import pytest
 CODE_ALONE = {
     "code": [{"changed deps": {"micronet": "modified"}}, {"changed outs": {"code/prune.json": "modified"}}],
     "prune": [{"changed deps": {"code/prune.json": "modified"}}],
-    "studies/dvc.yaml:code": [{"changed deps": {"studies/run.py": "modified"}}],
-    "studies/dvc.yaml:base@thin-0": [{"changed deps": {"metrics/studies/code.json": "modified"}}],
-    "studies/dvc.yaml:collect@bits": [{"changed deps": {"studies/collect.py": "modified"}}],
 }
 
 

@@ -12,10 +12,9 @@ import performance
 import pytest
 import reliability
 import results
-import studies_table
+import studies
 from _tool import ToolError, read_csv, read_json
 
-from studies.plan import load
 from tests.support.places import ROOT
 
 METRICS = ROOT / "metrics"
@@ -37,9 +36,7 @@ def test_the_committed_account_of_reliability_is_that_of_the_metrics_which_hold_
 
 
 def test_the_committed_account_of_the_studies_is_that_of_their_tables():
-    plan = load(ROOT / "studies/studies.yaml", ROOT / "studies/params.yaml")
-    tables = {name: studies_table.read(METRICS / f"studies/{name}.csv") for name in plan.file.studies}
-    assert studies_table.render(plan, tables) == committed("docs/studies.md")
+    assert studies.render(METRICS / "sweeps") == committed("docs/studies.md")
 
 
 def test_a_gpu_has_its_own_part_once_it_was_measured(tmp_path):

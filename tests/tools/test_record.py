@@ -94,7 +94,7 @@ def test_the_document_says_what_is_reached_and_what_is_missing(deck, metrics):
     )
     assert "| ours: masks of blocks, and inputs of equal weights summed first | 89.50 % | 0.0090 | 0.0030 |" in text
     assert "| ours: unsure images seen mirrored too: the release | 90.25 % | 0.0100 | 0.0035 |" in text
-    assert "`make search` has not been run." in text
+    assert "`make sweep SPEC=sweeps/search.yaml` has not been run." in text
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_the_document_says_what_each_search_found(deck, metrics):
     text = section(written(metrics, deck), "The search")
     assert "- short -> long: 5 candidates ran both; rank correlation 0.50." in text
     assert "mobilenet 1-3 8-16 strides 2-1, 0% zeros, 3/8 bits: 85.50 % on validation at deck 0.0063." in text
-    assert text.index("search/space.yaml: 6 trials") < text.index("search/deck.yaml: 6 trials")
+    assert text.index("search.csv: 6 trials") < text.index("search_deck.csv: 6 trials")
 
 
 def test_why_belongs_to_a_run_that_was_tried(monkeypatch):

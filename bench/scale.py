@@ -1,0 +1,112 @@
+"""What sweeps cost and gain: two Ray nodes of one core against one, one of them killed, and tasks a second.
+
+Everything is on loopback and the stages are real: 12 variants of the recipe `demo`, cut short, with two seeds. In the
+second part the second node is killed after a third of the rows. Writes metrics/bench_scale.json. About an hour on two
+cores that do nothing else; --tasks alone, a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from micronet.files import read_json, write_json  # noqa: E402 - the lines above make it importable
+from sweeps import branches, engine, run, spec, tasks  # noqa: E402
+from sweeps.board import Board  # noqa: E402
+
+OUTPUT = ROOT / "metrics/bench_scale.json"
+EMPTY = 1000
+SPEC: dict[str, Any] = {
+    "base": "demo",
+    "patch": {"engine": {"threads": 1}, "data.training_images": 400},
+    "budgets": {"short": {"epochs": 2}},
+    "grid": {"prune.amount": [0.4, 0.5, 0.6, 0.7, 0.8, 0.9], "quantize.weight_bits": [3, 4]},
+    "seeds": [0, 1],
+}
+
+
+def empty_tasks(ray: Any) -> float:
+    """Tasks a second that the driver sends, runs and takes back, nothing being done in them."""
+    nothing = ray.remote(num_cpus=1)(lambda: None)
+    ray.get([nothing.remote() for _ in range(20)])
+    began = time.monotonic()
+    ray.get([nothing.remote() for _ in range(EMPTY)])
+    return EMPTY / (time.monotonic() - began)
+
+
+def swept(folder: Path, nodes: int, kill: bool) -> dict[str, Any]:
+    """Seconds and rows of the sweep on so many nodes of one core, from nothing, in a clone of its own."""
+    from ray.cluster_utils import Cluster
+    from rich.console import Console
+
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    os.chdir(folder)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    second = cluster.add_node(num_cpus=1) if nodes > 1 else None
+    os.environ["RAY_ADDRESS"] = cluster.address
+    chosen = spec.Spec.model_validate(SPEC)
+    planned = tasks.plan(chosen, folder)
+    made = run.Sweep.of("bench", chosen, planned, branches.head(folder))
+    board = Board("bench", "validation_accuracy_percent", len(planned), [], Console(stderr=True))
+    ended: Callable[..., None] = board.ended
+
+    def killing(name: str, rows: Any, seconds: float | None) -> None:
+        nonlocal second
+        ended(name, rows, seconds)
+        if kill and second is not None and len(board.done) >= len(planned) // 3:
+            cluster.remove_node(second, allow_graceful=False)
+            second = None
+
+    board.ended = killing  # type: ignore[method-assign]
+    began = time.monotonic()
+    try:
+        run.run(made, engine.Place(folder, folder / "run/sweeps", folder / ".dvc/cache"), None, board)
+    finally:
+        cluster.shutdown()
+        os.environ.pop("RAY_ADDRESS")
+        os.chdir(ROOT)
+    twice = [key for key, count in Counter(row.key for row in made.rows.values()).items() if count > 1]
+    done = sum(row.status == "done" for row in made.rows.values())
+    return {
+        "nodes": nodes,
+        "killed": kill,
+        "seconds": round(time.monotonic() - began, 1),
+        "rows": len(planned),
+        "done": done,
+        "twice": len(twice),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", action="store_true", help="only measure the tasks a second")
+    arguments = parser.parse_args()
+    found: dict[str, Any] = read_json(OUTPUT) if OUTPUT.is_file() else {}
+    with engine.started(os.cpu_count()) as ray:
+        found |= {"cores": os.cpu_count(), "empty_tasks": EMPTY, "empty_tasks_per_second": round(empty_tasks(ray), 1)}
+    write_json(OUTPUT, found)
+    if arguments.tasks:
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, nodes, kill in (("one", 1, False), ("two", 2, False), ("killed", 2, True)):
+            found[name] = swept(Path(folder) / name, nodes, kill)
+            write_json(OUTPUT, found)
+    found["speedup"] = round(found["one"]["seconds"] / found["two"]["seconds"], 3)
+    write_json(OUTPUT, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""A git branch of a row: the commit that it ran at, with its params, lock and metrics. The checkout is not touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from micronet.errors import MicronetError, shown
+
+
+class GitError(MicronetError):
+    """git refuses something: one line."""
+
+
+def git(root: Path, *words: str, given: str | None = None, more: Mapping[str, str] | None = None) -> str:
+    """What a command of git prints. Raises `GitError` with its last line."""
+    environment = os.environ | dict(more or {})
+    done = subprocess.run(
+        ["git", "-C", str(root), *words], input=given, capture_output=True, text=True, env=environment
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["it says nothing"]
+        raise GitError(f"git {words[0]}: {shown(said[-1], 200)}")
+    return done.stdout.strip()
+
+
+def head(root: Path) -> str:
+    """The commit that is checked out."""
+    return git(root, "rev-parse", "--verify", "HEAD^{commit}")
+
+
+def branch(root: Path, name: str, commit: str, files: Mapping[str, str], without: Collection[str], message: str) -> str:
+    """Makes a branch, or moves it, to a commit on top of `commit` that has these files, and not those of `without`.
+
+    Returns:
+        The commit. One that has the same content already stays.
+
+    Raises:
+        GitError: the branch is checked out somewhere, or git cannot make it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        git(root, "read-tree", commit, more=index)
+        lines = [f"0 {'0' * 40}\t{path}\n" for path in without]
+        for path, text in files.items():
+            blob = git(root, "hash-object", "-w", "--stdin", given=text)
+            lines.append(f"100644 {blob}\t{path}\n")
+        git(root, "update-index", "--index-info", given="".join(lines), more=index)
+        tree = git(root, "write-tree", more=index)
+    there = git(root, "for-each-ref", "--format=%(objectname) %(tree) %(parent) %(worktreepath)", f"refs/heads/{name}")
+    old, old_tree, parent, checked_out = [*there.split(" ", 3), "", "", "", ""][:4] if there else ("", "", "", "")
+    if (old_tree, parent) == (tree, commit):
+        return old
+    if checked_out:
+        raise GitError(f"branch {name} is checked out in {shown(checked_out, 80)}; switch to another there")
+    nobody = {"GIT_AUTHOR_NAME": "sweep", "GIT_AUTHOR_EMAIL": "sweep@localhost"}
+    nobody |= {"GIT_COMMITTER_NAME": "sweep", "GIT_COMMITTER_EMAIL": "sweep@localhost"}
+    named = subprocess.run(["git", "-C", str(root), "config", "user.email"], capture_output=True).returncode == 0
+    made = git(root, "commit-tree", tree, "-p", commit, "-m", message, more={} if named else nobody)
+    git(root, "update-ref", f"refs/heads/{name}", made, *([old] if old else []))
+    return made

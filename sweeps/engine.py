@@ -1,0 +1,262 @@
+"""Runs the work of a sweep as tasks of Ray: on this machine, or on the cluster that RAY_ADDRESS names."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from micronet import params as parameters
+from micronet.errors import MicronetError, shown
+from micronet.files import FileError, read_json, write_json
+from sweeps import guard, worker
+from sweeps.spec import Spec
+from sweeps.tasks import Work, short
+from sweeps.worker import Order
+
+MOST_CRASHES = 3  # times that a work may take its worker with it; machines that disappear do not count
+MOST_ATTEMPTS = 20
+KEEP = ("dvc.lock", "data/manifest.json", "code/*.json", "metrics/**/*.json", "metrics/**/*.csv")
+STOP_SECONDS = 30.0  # in which stages end their step and save their state
+
+
+class EngineError(MicronetError):
+    """Ray cannot do what is asked of it: one line."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a work: the answer of `worker.perform`, or why there is none."""
+
+    work: Work
+    status: str
+    reason: str
+    files: dict[str, str] = field(default_factory=dict)
+    price: dict[str, float] = field(default_factory=dict)
+    machine: str = ""
+    seconds: float | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things lie, on every machine.
+
+    Attributes:
+        folder: of all that tasks share and leave, the same path on every machine. cache: DVC's.
+    """
+
+    root: Path
+    folder: Path
+    cache: Path
+
+    def result(self, key: str) -> Path:
+        """What a task left, on the machine that the sweep was started on."""
+        return self.folder / "results" / f"{key}.json"
+
+
+def order_of(work: Work, spec: Spec, commit: str, place: Place, *, price: bool) -> Order:
+    """A work as it travels to a machine."""
+    data = work.task.tree["data"]
+    folder = parameters.Data.model_validate(data).folder
+    kept = short({key: value for key, value in data.items() if key != "folder"})
+    here = place.root / folder
+    return Order(
+        name=work.name,
+        key=short(work.key, work.stage, commit, work.leaf),
+        commit=commit,
+        folder=str(place.folder),
+        cache=str(place.cache),
+        params=yaml.safe_dump(work.task.tree, sort_keys=False, allow_unicode=True),
+        steps=((f"data-{kept}", "prepare_data"), *work.steps),
+        last=work.stage,
+        keep=KEEP if work.leaf else (),
+        data=(folder, kept),
+        data_here=str(here) if here.is_dir() and not here.is_symlink() else "",
+        price=work.stage if price and work.leaf else "",
+        remote=spec.remote or "",
+        pull=bool(spec.remote) or (place.root / "release/cache/files").is_dir(),
+        push=bool(spec.remote) and not work.leaf,
+        guard=inspect.getsource(guard),
+        threads=os.environ.get("OMP_NUM_THREADS"),
+    )
+
+
+@contextlib.contextmanager
+def started(cpus: int | None) -> Iterator[Any]:
+    """Ray, connected to RAY_ADDRESS or started here with some cores; gives the module. Raises `EngineError`."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS") or None
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    options: dict[str, Any] = {"include_dashboard": False, "num_cpus": cpus} if address is None else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True, **options)
+    except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+        said = " ".join(str(error).split())
+        if "ersion mismatch" in said:
+            raise EngineError(f"the cluster at {address} has other versions: {shown(said, 200)}") from None
+        where = f"RAY_ADDRESS={shown(address, 60)} cannot be used" if address else "Ray does not start here"
+        raise EngineError(f"{where}: {shown(said, 160)}") from None
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends with a stack of addresses
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
+
+
+class Engine:
+    """Sends work to machines, most needed first, and tries again elsewhere what a machine took down with it.
+
+    Args:
+        take: is given every outcome as it comes in. began: is given the name of a work when it is sent.
+    """
+
+    def __init__(
+        self, ray: Any, spec: Spec, cpus: int, order: Callable[[Work], Order], archive: bytes,
+        *, take: Callable[[Outcome], None], began: Callable[[str], None],
+    ):  # fmt: skip
+        self.ray, self.cpus, self.gpus, self.order = ray, cpus, spec.needs.gpus, order
+        self.take, self.began = take, began
+        ray.cloudpickle.register_pickle_by_value(worker)
+        self.task = ray.remote(num_cpus=cpus, num_gpus=spec.needs.gpus or None, max_retries=0)(worker.perform)
+        self.archive = ray.put(archive)
+        self.running: dict[Any, Work] = {}
+        self.settled: dict[str, str] = {}  # key of shared work: "" when it is made, else why not
+        self.logs: dict[str, str] = {}  # of shared work
+        self.checked = 0.0
+        self._slots = 0
+
+    @property
+    def slots(self) -> int:
+        """How many tasks run at once. Raises `EngineError` when no machine is large enough for one."""
+        if time.monotonic() - self.checked > 1.0:
+            alive = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+            fits = [
+                int(min(node.get("CPU", 0) / self.cpus, node.get("GPU", 0) / self.gpus if self.gpus else 1e9))
+                for node in alive
+            ]
+            self._slots, self.checked = sum(fits), time.monotonic()
+            if not self._slots and not self.running:
+                most = f"{max((node.get('CPU', 0) for node in alive), default=0):g} cores"
+                most += f", {max((node.get('GPU', 0) for node in alive), default=0):g} GPUs" if self.gpus else ""
+                asked = f"{self.cpus} cores" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
+                raise EngineError(f"a task needs {asked}, the largest machine has {most}; needs in the spec says it")
+        return self._slots
+
+    def run(self, works: Sequence[Work], more: Callable[[], Sequence[Work]] = tuple) -> None:
+        """Everything, until it is done. A KeyboardInterrupt stops what runs and goes on to the caller.
+
+        Args:
+            more: is asked for further work when a slot is free; none while nothing runs ends it.
+        """
+        waiting = list(works)
+        try:
+            while True:
+                while len(self.running) + len(waiting) < self.slots and (asked := more()):
+                    waiting += asked
+                if not (waiting or self.running):
+                    return
+                waiting = self._failed_before(waiting)
+                while len(self.running) < self.slots and (work := self._next(waiting)):
+                    waiting.remove(work)
+                    self._send(work)
+                if self.running:
+                    self._gather(waiting)
+                elif waiting:
+                    raise EngineError("no work can begin, though some is left")
+        except BaseException:
+            self._stop()
+            raise
+
+    def _next(self, waiting: Sequence[Work]) -> Work | None:
+        return next((work for work in waiting if all(one.key in self.settled for one in work.before)), None)
+
+    def _failed_before(self, waiting: list[Work]) -> list[Work]:
+        """What can begin still; the tasks whose shared work failed fail with its reason."""
+        left = []
+        for work in waiting:
+            broken = next((one for one in work.before if self.settled.get(one.key)), None)
+            if broken is None:
+                left.append(work)
+            elif work.leaf:
+                self.take(Outcome(work, "failed", self.settled[broken.key], log=self.logs.get(broken.key, "")))
+            else:
+                self.settled[work.key] = self.settled[broken.key]
+                self.logs[work.key] = self.logs.get(broken.key, "")
+        return left
+
+    def _send(self, work: Work) -> None:
+        work.attempts += 1
+        self.running[self.task.remote(self.order(work), self.archive)] = work
+        self.began(work.name)
+
+    def _gather(self, waiting: list[Work]) -> None:
+        """Waits a moment, then takes what has ended."""
+        ended, _ = self.ray.wait(list(self.running), timeout=0.5)
+        for reference in ended:
+            work = self.running.pop(reference)
+            outcome = self._outcome(reference, work)
+            if outcome is None:
+                waiting.insert(0, work)
+                continue
+            if not work.leaf:
+                self.settled[work.key] = outcome.reason
+                self.logs[work.key] = outcome.log
+            self.take(outcome)
+
+    def _outcome(self, reference: Any, work: Work) -> Outcome | None:
+        """What became of a work; None for one that is tried again."""
+        errors = self.ray.exceptions
+        try:
+            return Outcome(work, **self.ray.get(reference))
+        except errors.RayTaskError as error:
+            return Outcome(work, "failed", f"failed unexpectedly: {shown(' '.join(str(error).split()[-40:]), 200)}")
+        except (errors.NodeDiedError, errors.ObjectLostError, errors.RaySystemError) as error:
+            lost, most = error, MOST_ATTEMPTS
+        except errors.RayError as error:
+            # A worker that dies with its machine is known to have died before the machine is.
+            lost, most = error, MOST_CRASHES
+            work.crashes += 1
+            if work.crashes < MOST_CRASHES and work.attempts < MOST_ATTEMPTS:
+                return None
+        if work.attempts < most:
+            return None
+        said = " ".join(str(lost).split())
+        return Outcome(work, "failed", f"its worker died {work.attempts} times: {shown(said, 160)}")
+
+    def _stop(self) -> None:
+        """Stops what runs, and waits until it has."""
+        for reference in self.running:
+            with contextlib.suppress(Exception):
+                self.ray.cancel(reference, force=False)
+        with contextlib.suppress(Exception):
+            self.ray.wait(list(self.running), num_returns=len(self.running), timeout=STOP_SECONDS)
+
+
+def keep_result(place: Place, outcome: Outcome) -> None:
+    """Keeps what a task left, for `--branch` another day."""
+    write_json(place.result(outcome.work.key), {"files": outcome.files})
+
+
+def result_of(place: Place, key: str) -> dict[str, str] | None:
+    """What a task left, by path; None when that is gone."""
+    path = place.result(key)
+    if not path.is_file():
+        return None
+    try:
+        files = read_json(path)["files"]
+    except (FileError, LookupError, TypeError):
+        return None
+    return files if isinstance(files, dict) and all(isinstance(text, str) for text in files.values()) else None

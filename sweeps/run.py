@@ -1,0 +1,244 @@
+"""Runs a sweep: every variant of its spec with every seed, each a clone of this repository that runs plain `dvc repro`.
+
+metrics/sweeps/NAME.csv gets a row a variant and seed as they end. A row that is there is not run again while params,
+code and data are the same; one that failed is tried again. Ctrl-C keeps what is finished, and the same command goes on.
+RAY_ADDRESS names a cluster; without it all cores of this machine are used, or --cpus of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from micronet.errors import MicronetError, shown  # noqa: E402 - the lines above make it importable
+from micronet.files import check_place, write_atomically  # noqa: E402
+from micronet.front import front, without_prompt  # noqa: E402
+from micronet.params import ParamsError  # noqa: E402
+from sweeps import branches, rows  # noqa: E402
+from sweeps.board import Board  # noqa: E402
+from sweeps.rows import PRICES, TABLES, Row  # noqa: E402
+from sweeps.spec import Spec, read  # noqa: E402
+from sweeps.tasks import Graph, Task, check_clean, plan, works  # noqa: E402
+
+if TYPE_CHECKING:
+    from sweeps.engine import Outcome, Place
+
+LOGS = Path("logs/sweeps")
+CODE = ("stages", "models", "micronet", "dvc.yaml", "sweeps/price.py", "data/sample", "data/manifest.json")
+
+
+@dataclass
+class Sweep:
+    """A spec, its tasks and the rows that there are.
+
+    Attributes:
+        rows: by (variant, seed), those that count for these tasks. old: of the table as it was found.
+    """
+
+    name: str
+    spec: Spec
+    tasks: list[Task]
+    commit: str
+    rows: dict[tuple[str, int], Row] = field(default_factory=dict)
+    old: dict[tuple[str, int], Row] = field(default_factory=dict)
+
+    @property
+    def table(self) -> Path:
+        return TABLES / f"{self.name}.csv"
+
+    @classmethod
+    def of(cls, name: str, spec: Spec, tasks: list[Task], commit: str) -> Sweep:
+        """With what the table has. Raises `TableError`."""
+        made = cls(name, spec, tasks, commit)
+        found = rows.read(made.table)
+        made.old = {row.key: row for row in found}
+        made.rows = rows.kept(found, tasks, spec.metrics)
+        return made
+
+    @property
+    def missing(self) -> list[Task]:
+        return [task for task in self.tasks if (task.variant, task.seed) not in self.rows]
+
+    def write(self) -> None:
+        """The table: a row a task in the order of the spec; what has not run, or is no longer asked for, stays."""
+        keys = [(task.variant, task.seed) for task in self.tasks]
+        there = [self.rows.get(key) or self.old.get(key) for key in keys]
+        others = [row for key, row in self.old.items() if key not in keys]
+        rows.write(self.table, [row for row in [*there, *others] if row], self.spec.metrics)
+
+    def row(self, outcome: Outcome) -> Row:
+        """The row of a task that has ended, its log kept."""
+        task = outcome.work.task
+        log = LOGS / self.name / f"{task.name}.log"
+        values: dict[str, float | None] = {}
+        status, reason = outcome.status, outcome.reason
+        if status == "done":
+            try:
+                values = rows.measured(outcome.files, outcome.price, self.spec.metrics, task.last)
+            except rows.TableError as error:
+                status, reason = "failed", str(error)
+        if status == "failed" and outcome.log:
+            write_atomically(log, outcome.log)
+        return Row(
+            variant=task.variant,
+            seed=task.seed,
+            status=status,
+            metrics=values,
+            budget=self.spec.budget or "",
+            commit=self.commit[:12],
+            params_digest=task.params_digest,
+            code_digest=task.code_digest,
+            data_digest=task.data_digest,
+            machine=outcome.machine,
+            seconds=outcome.seconds,
+            reason=shown(reason),
+            log=log.as_posix() if status == "failed" and outcome.log else "",
+        )
+
+
+def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
+    """Runs what is missing. Raises KeyboardInterrupt when stopped; what is finished is in the table by then."""
+    from sweeps import engine, worker
+
+    price = any(name in PRICES for name in sweep.spec.metrics)
+
+    def take(outcome: Outcome) -> None:
+        if not outcome.work.leaf:
+            board.ended(outcome.work.name, [], None)
+            return
+        row = sweep.row(outcome)
+        if row.status == "done":
+            engine.keep_result(place, outcome)
+        sweep.rows[row.key] = row
+        sweep.write()
+        board.ended(outcome.work.name, [row], outcome.seconds)
+
+    check_place(place.folder / "commits")
+    try:
+        archive = worker.archive_of(place.root, sweep.commit, place.folder)
+    except worker.TaskError as error:
+        raise MicronetError(str(error)) from None
+    threads = max([task.tree.get("engine", {}).get("threads", 2) for task in sweep.tasks] or [1])
+    needed = sweep.spec.needs.cpus or max(1, threads)
+    with engine.started(cpus) as ray:
+        order = partial(engine.order_of, spec=sweep.spec, commit=sweep.commit, place=place, price=price)
+        runner = engine.Engine(ray, sweep.spec, needed, order, archive, take=take, began=board.began)
+        board.slots = runner.slots
+        runner.run(works(sweep.missing))
+
+
+def make_branches(sweep: Sweep, place: Place) -> list[str]:
+    """A branch a row that is done: `sweep/NAME/VARIANT-SEED`; their names."""
+    from sweeps.engine import result_of
+
+    graph, made = Graph.read(place.root / "dvc.yaml"), []
+    tracked = set(branches.git(place.root, "ls-tree", "-r", "--name-only", sweep.commit).splitlines())
+    for task in sweep.tasks:
+        row, files = sweep.rows.get((task.variant, task.seed)), result_of(place, task.key)
+        if row is None or row.status != "done" or files is None:
+            continue
+        import yaml
+
+        ran = graph.before(task.last)
+        stale = [path for stage in graph.stages.values() if stage.name not in (*ran, "code") for path in stage.makes]
+        stale += [f"metrics/runs/{stage}.json" for stage in graph.stages if stage not in ran]
+        files = {path: text for path, text in files.items() if path not in stale}
+        files |= {"params.yaml": yaml.safe_dump(task.tree, sort_keys=False, allow_unicode=True)}
+        name = f"sweep/{sweep.name}/{task.name}"
+        message = f"Sweep {sweep.name}: {task.variant}, seed {task.seed}"
+        branches.branch(place.root, name, sweep.commit, files, [path for path in stale if path in tracked], message)
+        made.append(name)
+    return made
+
+
+def work(arguments: argparse.Namespace) -> int:
+    if not arguments.spec:
+        names = ", ".join(path.as_posix() for path in sorted(Path("sweeps").glob("*.yaml")))
+        raise ParamsError([f"SPEC is missing; one of {names} would work"])
+    spec_path = Path(arguments.spec)
+    spec = read(spec_path, arguments.budget)
+    if arguments.seeds:
+        spec = spec.model_copy(update={"seeds": list(range(arguments.seeds))})
+    if spec.search:
+        return search(spec_path, spec, arguments)
+    try:
+        tasks = plan(spec, ROOT)
+    except MicronetError as error:
+        raise type(error)([f"{spec_path}: {fault}" for fault in getattr(error, "faults", [str(error)])]) from None
+    if arguments.check:
+        print(f"{spec_path}: {len(tasks)} runs of {len({task.variant for task in tasks})} variants")
+        return 0
+    check_clean(branches.git(ROOT, "status", "--porcelain", "--", *CODE))
+    from sweeps.engine import Place
+
+    place = Place(ROOT, Path(arguments.folder).absolute(), Path(arguments.cache).absolute())
+    sweep = Sweep.of(spec_path.stem, spec, tasks, branches.head(ROOT))
+    if arguments.branch:
+        forget_lost(sweep, place)
+    with Board(sweep.name, spec.metrics[0], len(tasks), list(sweep.rows.values())) as board:
+        if sweep.missing:
+            run(sweep, place, arguments.cpus, board)
+        sweep.write()
+    if arguments.branch:
+        made = make_branches(sweep, place)
+        board.say(f"{len(made)} branches, {made[0]} the first" if made else "no branch: no row is done")
+    return 1 if any(row.status == "failed" for row in sweep.rows.values()) else 0
+
+
+def search(spec_path: Path, spec: Spec, arguments: argparse.Namespace) -> int:
+    """A spec whose variants come from Optuna. The exit code."""
+    from sweeps import search as searches
+
+    assert spec.search is not None
+    if arguments.check:
+        print(f"{spec_path}: {spec.search.trials} trials")
+        return 0
+    if arguments.branch:
+        raise ParamsError([f"{spec_path}: search: makes no branches; a sweep of what it found would work"])
+    return searches.run(spec_path.stem, spec, arguments.cpus, Path(arguments.folder), Path(arguments.cache))
+
+
+def forget_lost(sweep: Sweep, place: Place) -> None:
+    """Runs rows again whose files are not kept here, for branches need them; DVC's run cache makes that short."""
+    from sweeps.engine import result_of
+
+    for task in sweep.tasks:
+        if result_of(place, task.key) is None:
+            sweep.rows.pop((task.variant, task.seed), None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 2 for a faulty spec, 1 when a row failed, 130 when stopped."""
+    without_prompt()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", metavar="SPEC", help="sweeps/NAME.yaml")
+    parser.add_argument("--budget", metavar="NAME", help="one of the spec's, instead of the one it chooses")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1, instead of the spec's")
+    parser.add_argument("--branch", action="store_true", help="make each row a git branch sweep/NAME/VARIANT-SEED")
+    parser.add_argument("--check", action="store_true", help="only say what would run")
+    parser.add_argument("--cpus", type=int, metavar="N", help="cores of this machine to use (default: all)")
+    parser.add_argument(
+        "--folder", default=ROOT / "run/sweeps", type=Path, metavar="PATH",
+        help="where every machine keeps its clones, prepared data and logs (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cache", default=ROOT / ".dvc/cache", type=Path, metavar="PATH",
+        help="DVC's cache on every machine, its run cache too (default: %(default)s)",
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    os.chdir(ROOT)
+    return front("sweep", partial(work, arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

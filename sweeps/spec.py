@@ -1,0 +1,307 @@
+"""A sweep's spec, `sweeps/NAME.yaml`: which variants of which params, with which seeds, at which budget.
+
+A patch says how params differ. `prune: {amount: 0.8}` is laid over what stands there, key by key; a key with dots, as
+in `student.model: {...}`, replaces what stands there. Nothing here imports torch or ray.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
+
+from micronet.errors import shown
+from micronet.faults import faults
+from micronet.params import Epochs, ParamsError, Positive, PositiveCount, Section, Share, read_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINED = ("teacher", "student", "distill", "prune", "retrain", "quantize")  # sections that have `train`
+LAST = ("train_teacher", "train_student", "distill", "prune", "retrain", "quantize")
+MOST_RUNS = 100_000  # variants times seeds; a slip in a grid is a line, not a night
+NAME = r"[A-Za-z0-9][A-Za-z0-9_+=,-]*(\.[A-Za-z0-9_+=,-]+)*"  # also a part of a file's and of a branch's name
+
+
+def _named(said: str) -> str:
+    """A name that can stand in a path and in a branch. Raises ValueError."""
+    if not re.fullmatch(NAME, said) or len(said) > 100 or said.endswith(".lock"):
+        raise ValueError(f"must be a name of letters, digits and _+=,.- (got {shown(repr(said), 40)})")
+    return said
+
+
+def _varied(said: Any) -> Any:
+    """Patches with names, or a list of patches. Raises ValueError."""
+    if isinstance(said, dict):
+        for name in said:
+            _named(str(name))
+    if not isinstance(said, dict | list) or not said:
+        raise ValueError("must be sections of patches by their names, or a list of patches")
+    patches = said.items() if isinstance(said, dict) else enumerate(said)
+    for name, patch in patches:
+        if not isinstance(patch, dict) or any(not isinstance(key, str) for key in patch):
+            raise ValueError(f"{name}: must be a patch of params, as in {{prune: {{amount: 0.8}}}}")
+    return said
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Name = Annotated[str, AfterValidator(_named)]
+Key = Annotated[str, StringConstraints(pattern=r"^([a-z_]+\.)?[a-z_]+$", max_length=100)]
+Patch = dict[str, Any]
+Last = Literal["train_teacher", "train_student", "distill", "prune", "retrain", "quantize"]
+Place = tuple[str, ...]  # of a value in params: ("prune", "train", "epochs")
+
+
+class Budget(Section):
+    """How long a run is."""
+
+    images: PositiveCount | None = Field(default=None, description="training images, a stratified part of the split")
+    epochs: Epochs | dict[str, Epochs] | None = Field(
+        default=None, description="of every section that trains, or of those that are named; the others keep theirs"
+    )
+    seeds: list[Seed] | None = Field(default=None, min_length=1, description="instead of those of the spec")
+    patch: Patch = Field(default={}, description="what else differs at this budget")
+
+    @model_validator(mode="after")
+    def _sections(self) -> Budget:
+        strangers = sorted(set(self.epochs) - set(TRAINED)) if isinstance(self.epochs, dict) else []
+        if strangers:
+            raise ValueError(f"epochs: no section {shown(strangers[0], 40)!r} trains; {', '.join(TRAINED)} do")
+        return self
+
+
+class Needs(Section):
+    """What a task takes of a machine."""
+
+    cpus: Annotated[int, Field(ge=1, le=1024)] | None = Field(default=None, description="default: engine.threads")
+    gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+
+
+class Search(Section):
+    """What Optuna looks for variants in, and how long it tries."""
+
+    space: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] = Field(
+        description="key: values to choose from; numbers stand in their order"
+    )
+    trials: PositiveCount = Field(description="variants that are asked for, those that are too dear included")
+    rules: Literal["challenge", "deck"] = Field(default="challenge", description="the book whose score is the price")
+    most: Positive = Field(description="score above which a variant is not trained")
+    keep: Share = Field(default=0.5, description="share of a rung that goes on; arXiv:1810.05934 without waiting")
+    rungs: Annotated[list[Budget], Field(min_length=1)] = Field(description="budgets, the shortest first")
+    seed: Seed = Field(default=0, description="of Optuna's choices")
+
+
+class Spec(Section):
+    """One sweep."""
+
+    base: str = Field(default="params.yaml", description="a recipe's name, or the path of a params file")
+    question: str | None = None
+    deck: str | None = Field(default=None, description="what the slides say about the question")
+    claim: Literal["better", "worse", "same"] | None = Field(
+        default=None, description="what the slides' answer says of variant `claimed` against the reference"
+    )
+    claimed: Name | None = None
+    patch: Patch = Field(default={}, description="what all variants have in common")
+    budgets: dict[Name, Budget] = {}
+    budget: Name | None = Field(default=None, description="one of budgets; the only one when there is one")
+    last: Last = Field(default="quantize", description="the last stage that runs; `score` reads the test set")
+    variants: Annotated[Any, AfterValidator(_varied)] = None
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        default={}, description="key: values; every combination, with every one of variants"
+    )
+    absent: dict[Name, str] = Field(default={}, description="variants that cannot exist, and why")
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    metrics: Annotated[list[Key], Field(min_length=1)] = Field(
+        default=["validation_accuracy_percent"],
+        description="columns: a key of the last stage's metrics, STAGE.KEY, deck_score or challenge_score",
+    )
+    reference: Name | None = Field(default=None, description="the variant that the others are compared with")
+    needs: Needs = Needs()
+    search: Search | None = Field(default=None, description="the variants come from Optuna instead")
+    remote: str | None = Field(default=None, description="DVC remote through which machines share what is made once")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Spec:
+        chosen = self.budget or next(iter(self.budgets), None)
+        if self.budget and self.budget not in self.budgets:
+            raise ValueError(f"budget: there is no {self.budget!r} (there are {', '.join(self.budgets) or 'none'})")
+        if not self.budget and len(self.budgets) > 1:
+            raise ValueError(f"budget: must be one of {', '.join(self.budgets)}")
+        lists = {"seeds": self.seeds, **{f"budgets.{name}.seeds": one.seeds for name, one in self.budgets.items()}}
+        for where, seeds in lists.items():
+            twice = [seed for place, seed in enumerate(seeds or []) if seed in (seeds or [])[:place]]
+            if twice:
+                raise ValueError(f"{where}: {twice[0]} is given twice")
+        if self.search and (self.variants or self.grid or self.budgets or len(self.seeds) > 1):
+            raise ValueError("search: stands alone: without variants, grid, budgets, and with one seed")
+        twice_said = [key for place, key in enumerate(self.metrics) if key in self.metrics[:place]]
+        if twice_said:
+            raise ValueError(f"metrics: {twice_said[0]} is given twice")
+        if chosen:
+            object.__setattr__(self, "budget", chosen)
+        return self
+
+    @property
+    def length(self) -> Budget:
+        """The chosen budget."""
+        return self.budgets[self.budget] if self.budget else Budget()
+
+    @property
+    def chosen_seeds(self) -> list[int]:
+        return self.length.seeds or self.seeds
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of a sweep's: its name, its params without a seed, and where it ends."""
+
+    name: str
+    tree: dict[str, Any]
+    last: str
+
+
+def read(path: Path | str, budget: str | None = None) -> Spec:
+    """A spec, checked whole.
+
+    Args:
+        budget: instead of the one that the file chooses.
+
+    Raises:
+        ParamsError: a line a fault.
+    """
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise ParamsError([f"{path}: must hold the keys of a sweep (got {type(tree).__name__})"])
+    if tree.get("last") in ("score", "code", "prepare_data"):
+        why = "reads the test set, and no sweep does" if tree["last"] == "score" else "measures nothing"
+        raise ParamsError([f"{path}: last: {tree['last']} {why}; one of {', '.join(LAST)} would work"])
+    try:
+        return Spec.model_validate(tree | ({"budget": budget} if budget else {}))
+    except ValidationError as error:
+        raise ParamsError([f"{path}: {fault}" for fault in faults(error)]) from None
+
+
+def flat(patch: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
+    """(place, value) of everything that a patch sets; a place can come more than once."""
+    for key, value in patch.items():
+        if "." in key:
+            yield tuple(key.split(".")), value
+        else:
+            yield from _walked((key,), value)
+
+
+def _walked(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _walked((*place, str(key)), inner)
+    else:
+        yield place, value
+
+
+def contradiction(patches: list[Mapping[str, Any]]) -> str | None:
+    """Two values for one place in what patches set together, in words; None when there are none."""
+    places = [place for patch in patches for place, _ in flat(patch)]
+    for index, place in enumerate(places):
+        for other in places[:index]:
+            shorter = min(place, other, key=len)
+            if place[: len(shorter)] == other[: len(shorter)]:
+                return f"{'.'.join(shorter)} is patched twice"
+    return None
+
+
+def patched(tree: Mapping[str, Any], *patches: Mapping[str, Any]) -> dict[str, Any]:
+    """Params with patches laid over them; the later ones win."""
+    result: dict[str, Any] = copy.deepcopy(dict(tree))
+    for patch in patches:
+        for place, value in flat(patch):
+            inner = result
+            for key in place[:-1]:
+                if not isinstance(inner.get(key), dict):
+                    inner[key] = {}
+                inner = inner[key]
+            inner[place[-1]] = copy.deepcopy(value)
+    return result
+
+
+def base_path(spec: Spec, root: Path = ROOT) -> Path:
+    """The params file that a spec starts from. Raises `ParamsError` with the recipes that there are."""
+    named = root / f"recipes/{spec.base}.yaml" if re.fullmatch(r"[\w-]+", spec.base) else root / spec.base
+    if not named.is_file():
+        recipes = ", ".join(sorted(path.stem for path in (root / "recipes").glob("*.yaml")))
+        raise ParamsError([f"base: there is no recipe {shown(spec.base, 60)!r} (there are {recipes}, and params.yaml)"])
+    return named
+
+
+def variants(spec: Spec, base: Mapping[str, Any]) -> list[Variant]:
+    """Every variant with its params, in the order of the spec. Raises `ParamsError` with a line a fault."""
+    found, wrong, trees = [], [], {}
+    common = patched(base, spec.patch, _length(spec.length), spec.length.patch)
+    for name, patches in _combinations(spec):
+        last = next((patch["last"] for patch in patches if "last" in patch), spec.last)
+        patches = [{key: value for key, value in patch.items() if key != "last"} for patch in patches]
+        fault = contradiction(patches)
+        if last not in LAST:
+            fault = f"last: must be one of {', '.join(LAST)} (got {shown(last, 40)!r})"
+        if any(place[0] == "seed" for patch in patches for place, _ in flat(patch)):
+            fault = "seed: `seeds` says it, for all variants"
+        tree = patched(common, *patches)
+        same = trees.setdefault(json.dumps([tree, last], sort_keys=True, default=str), name)
+        if not fault and same != name:
+            fault = f"is the same as variant {same}"
+        wrong += [f"variant {name}: {fault}"] if fault else []
+        found.append(Variant(name, tree, last))
+    names = [one.name for one in found]
+    wrong += [f"variant {name}: is there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    if spec.reference and spec.reference not in names:
+        wrong.append(f"reference: there is no variant {spec.reference!r}")
+    if spec.claimed and spec.claimed not in names:
+        wrong.append(f"claimed: there is no variant {spec.claimed!r}")
+    wrong += [f"patch: {fault}" for fault in [contradiction([spec.patch])] if fault]
+    if wrong:
+        raise ParamsError(wrong)
+    return found
+
+
+def _length(budget: Budget) -> Patch:
+    """The patch that a budget is."""
+    made: Patch = {} if budget.images is None else {"data.training_images": budget.images}
+    epochs = dict.fromkeys(TRAINED, budget.epochs) if isinstance(budget.epochs, int) else budget.epochs or {}
+    return made | {f"{section}.train.epochs": count for section, count in epochs.items()}
+
+
+def _combinations(spec: Spec) -> Iterator[tuple[str, list[Patch]]]:
+    """(name, patches) of every variant."""
+    named: list[tuple[str | None, Patch]] = [(None, {})]
+    if isinstance(spec.variants, dict):
+        named = [*spec.variants.items()]
+    elif spec.variants:
+        named = [(_told(dict(flat(patch))) or f"variant-{place}", patch) for place, patch in enumerate(spec.variants)]
+    count = len(named) * len(spec.chosen_seeds)
+    for values in spec.grid.values():
+        count *= len(values)
+    if count > MOST_RUNS:
+        raise ParamsError([f"grid: makes {count:,} runs; at most {MOST_RUNS:,} would work"])
+    for name, patch in named:
+        for values in itertools.product(*spec.grid.values()):
+            cell: Patch = dict(zip(spec.grid, values, strict=True))
+            parts = [
+                part for part in (name, _told({tuple(key.split(".")): value for key, value in cell.items()})) if part
+            ]
+            yield ",".join(parts) or "base", [patch, cell] if cell else [patch]
+
+
+def _told(values: Mapping[Place, Any]) -> str:
+    """A name made of the values that a patch sets: `amount=0.5,weight_bits=3`; the shortest keys that differ."""
+    parts = []
+    for place, value in values.items():
+        length = 1
+        while length < len(place) and sum(other[-length:] == place[-length:] for other in values) > 1:
+            length += 1
+        said = json.dumps(value, separators=(",", ":")) if isinstance(value, dict | list) else str(value)
+        parts.append(f"{'_'.join(place[-length:])}={said}")
+    return re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9_+=,.-]|\.(?=\.|,|$)", "-", ",".join(parts)))[:100].strip("-,.")

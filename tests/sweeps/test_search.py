@@ -1,0 +1,102 @@
+"""The search: what is too dear is not trained, rungs, going on, the front."""
+
+from __future__ import annotations
+
+import pytest
+
+from micronet.params import ParamsError
+from sweeps import plots, search, spec
+from sweeps.rows import Row
+
+SPEC = {
+    "base": "demo",
+    "patch": {"engine": {"threads": 1}},
+    "search": {
+        "space": {"prune.amount": [0.5, 0.6, 0.7], "quantize.weight_bits": [2, 4]},
+        "trials": 6,
+        "most": 0.5,
+        "rungs": [{"epochs": 1}, {"epochs": 2}],
+    },
+}
+
+
+def opened(folder, known=None, price=lambda tree, rules: tree["quantize"]["weight_bits"] / 10):
+    made = spec.Spec.model_validate(SPEC)
+    study = search.opened(made, "some", folder)
+    return search.Trials(made, made.search, study, {} if known is None else known, price)
+
+
+def climbed(trials: search.Trials, most: int = 100) -> list[str]:
+    """Runs trials whose accuracy is their zeros; the names of what ran."""
+    names = []
+    while len(names) < most and (works := trials.more()):
+        for work in works:
+            task = work.task
+            digests = {key: getattr(task, key) for key in ("params_digest", "code_digest", "data_digest")}
+            metrics = {search.ACCURACY: 100 * task.tree["prune"]["amount"], "challenge_score": 0.1}
+            row = Row(task.variant, task.seed, "done", metrics, **digests)
+            trials.rows[row.key] = row
+            names.append(task.variant)
+            trials.ended(work.key, row)
+    return names
+
+
+def test_what_is_over_the_price_is_a_row_and_is_not_trained(tmp_path):
+    trials = opened(tmp_path, price=lambda tree, rules: 0.9)
+    assert trials.more() == [] and len(trials.new) == 6
+    assert {row.status for row in trials.new} == {search.TOO_DEAR}
+    assert trials.new[0].reason == "priced at 0.90000, more than 0.5"
+
+
+def test_the_best_of_a_rung_go_on_and_a_search_that_was_stopped_goes_on(tmp_path):
+    first = opened(tmp_path)
+    names = climbed(first, most=3)
+    assert names[:2] == ["trial-0-rung-0", "trial-0"], "the first of a rung has nobody before it"
+    again = opened(tmp_path, first.rows)
+    rest = climbed(again)
+    assert not set(names) & set(rest), "what is in the table is not run again"
+    assert len(again.study.get_trials()) == 6
+    told = {row.metrics[search.ACCURACY] for row in again.rows.values() if "rung" not in row.variant}
+    assert max(told) == max(row.metrics[search.ACCURACY] for row in again.rows.values())
+
+
+def test_a_share_of_a_rung_goes_on():
+    assert search.goes_on(1.0, [], 0.5)
+    assert search.goes_on(2.0, [1.0, 3.0, 0.5], 0.5) and not search.goes_on(1.0, [2.0, 3.0, 4.0], 0.5)
+
+
+def test_a_journal_of_another_space_is_a_line(tmp_path):
+    opened(tmp_path)
+    changed = spec.Spec.model_validate(SPEC | {"search": SPEC["search"] | {"space": {"prune.amount": [0.1]}}})
+    with pytest.raises(ParamsError, match="search.space: .*some.journal is of another space; removing it would work"):
+        search.opened(changed, "some", tmp_path)
+
+
+def test_more_zeros_and_fewer_bits_cost_less_before_any_training():
+    made = spec.Spec.model_validate({"base": "demo"})
+    from sweeps import tasks
+
+    (task,) = tasks.plan(made)
+    costs = [
+        search.price(spec.patched(task.tree, {"prune.amount": amount, "quantize.weight_bits": bits}), "challenge")
+        for amount, bits in ((0.5, 4), (0.8, 4), (0.8, 3))
+    ]
+    assert costs[0] > costs[1] > costs[2] > 0
+
+
+def test_the_front_has_what_nothing_beats_in_both_and_its_picture_is_always_the_same(tmp_path):
+    found = [
+        Row(name, 0, "done", {search.ACCURACY: accuracy, "challenge_score": score}, budget="rung 0")
+        for name, accuracy, score in (("a", 80.0, 0.1), ("b", 90.0, 0.2), ("c", 85.0, 0.3), ("d", 80.0, 0.05))
+    ]
+    best = search.front([*found, Row("e", 0, "failed", {})], "challenge_score")
+    assert [row.variant for row in best] == ["d", "b"]
+    for name in ("one", "two"):
+        plots.front(tmp_path / name, found, best, "challenge_score")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert (tmp_path / "one.png").stat().st_size > 1000
+
+
+def test_a_search_beside_variants_is_refused():
+    with pytest.raises(ValueError, match="search: stands alone"):
+        spec.Spec.model_validate(SPEC | {"variants": {"a": {}}})

@@ -1,0 +1,108 @@
+"""Specs: what a variant's params become, and the line that a fault is."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from sweeps import run, spec, tasks
+from tests.support.places import ROOT
+
+BASE = {"base": "demo", "variants": {"a": {"prune": {"amount": 0.5}}, "b": {"prune.amount": 0.6}}, "seeds": [0, 1]}
+
+
+@pytest.fixture
+def told(tmp_path, capsys):
+    """Runs a spec that is to be refused; what is said."""
+
+    def refused(changes: dict) -> str:
+        path = tmp_path / "some.yaml"
+        path.write_text(yaml.safe_dump(BASE | changes))
+        assert run.main([str(path), "--check"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"{path}: ") and all(len(line) <= 300 for line in said.splitlines())
+        return said.replace(f"{path}: ", "")
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"varients": {}}, "varients: no such key"),
+        ({"seeds": [1, 0, 1]}, "seeds: 1 is given twice"),
+        ({"seeds": []}, "seeds: must have 1 items or more"),
+        ({"budgets": {"s": {"seeds": [2, 2]}}}, "budgets.s.seeds: 2 is given twice"),
+        ({"budgets": {"s": {}, "t": {}}}, "budget: must be one of s, t"),
+        ({"budgets": {"s": {}}, "budget": "u"}, "budget: there is no 'u' (there are s)"),
+        ({"budgets": {"s": {"epochs": {"score": 1}}}}, "no section 'score' trains"),
+        ({"base": "nothing"}, "base: there is no recipe 'nothing' (there are deck, demo"),
+        ({"last": "score"}, "last: score reads the test set, and no sweep does; one of train_teacher"),
+        ({"reference": "c"}, "reference: there is no variant 'c'"),
+        ({"variants": {"a": {"prune": {"amount": 0.5}, "prune.amount": 0.6}}}, "a: prune.amount is patched twice"),
+        ({"variants": {"a": {"student.model": {}, "student.model.name": "y"}}}, "a: student.model is patched twice"),
+        ({"grid": {"prune.amount": [0.5]}}, "variant a,amount=0.5: prune.amount is patched twice"),
+        ({"grid": {"quantize.weight_bits": [2, 2]}}, "variant a,weight_bits=2: is there twice"),
+        ({"variants": {"a": {}, "b": {}}}, "variant b: is the same as variant a"),
+        ({"variants": {"a": {"prune": {"amout": 0.5}}}}, "variant a: prune.amout: no such key"),
+        ({"variants": {"a": {"prune.amount": 2.0}}}, "variant a: prune.amount: must be < 1 (got 2.0)"),
+        ({"variants": {"a": {"quantize": {"method": "fx_int8"}}}}, "variant a: quantize.weight_bits: fx_int8 takes 8"),
+        ({"variants": {"a": {"student.model": {"name": "none"}}}}, "variant a: student.model."),
+        ({"variants": {"a": {"seed": 3}}}, "variant a: seed: `seeds` says it, for all variants"),
+        ({"variants": {"../a": {}}}, "variants: must be a name of letters, digits and _+=,.- (got '../a')"),
+        ({"variants": {"a": {"last": "nothing"}}}, "variant a: last: must be one of train_teacher"),
+        ({"metrics": ["x y"]}, "metrics.0: "),
+        ({"variants": {"a": 3}}, "variants.a: must be a patch of params, as in {prune: {amount: 0.8}}"),
+        ({"variants": []}, "variants: must be sections of patches by their names, or a list of patches"),
+        ({"variants": {"a.lock": {}}}, "variants: must be a name"),
+        ({"needs": {"cpus": 0}}, "needs.cpus: must be >= 1 (got 0)"),
+        ({"grid": {"a.b": list(range(300)), "c.d": list(range(300))}}, "grid: makes 360,000 runs; at most 100,000"),
+        ({"claimed": "c"}, "claimed: there is no variant 'c'"),
+    ],
+)
+def test_a_fault_of_a_spec_is_a_line_and_nothing_runs(told, changes, line):
+    assert line in told(changes)
+
+
+def test_a_key_with_dots_replaces_and_a_section_is_laid_over():
+    tree = {"student": {"model": {"name": "a", "widths": [1]}, "train": {"epochs": 4, "learning_rate": 1.0}}}
+    found = spec.patched(tree, {"student.model": {"name": "b"}}, {"student": {"train": {"epochs": 1}}})
+    assert found == {"student": {"model": {"name": "b"}, "train": {"epochs": 1, "learning_rate": 1.0}}}
+    assert tree["student"]["model"]["widths"] == [1], "the base stays what it is"
+
+
+def test_a_key_with_dots_below_a_section_is_a_name_and_not_a_path():
+    found = spec.patched({}, {"quantize": {"layer_bits": {"stem.conv": 8}}})
+    assert found == {"quantize": {"layer_bits": {"stem.conv": 8}}}
+
+
+def variants(**changes) -> list[spec.Variant]:
+    base = {"prune": {"amount": 0.1, "train": {"epochs": 9}}, "distill": {"train": {"epochs": 9}}}
+    return spec.variants(spec.Spec.model_validate(changes), base)
+
+
+def test_grids_lists_and_names_make_the_variants_that_they_say():
+    grid = {"prune.amount": [0.5, 0.8], "quantize.weight_bits": [2, 4]}
+    assert [one.name for one in variants(grid=grid)] == [
+        "amount=0.5,weight_bits=2", "amount=0.5,weight_bits=4", "amount=0.8,weight_bits=2", "amount=0.8,weight_bits=4",
+    ]  # fmt: skip
+    listed = variants(variants=[{"prune": {"amount": 0.5}}, {"distill.train.epochs": 3, "prune.train.epochs": 2}])
+    assert [one.name for one in listed] == ["amount=0.5", "distill_train_epochs=3,prune_train_epochs=2"]
+    both = variants(variants={"x": {"distill.alpha": 0.5}}, grid={"prune.amount": [0.5]})
+    assert [(one.name, one.tree["prune"]["amount"], one.tree["distill"]["alpha"]) for one in both] == [
+        ("x,amount=0.5", 0.5, 0.5)
+    ]
+    assert [one.name for one in variants()] == ["base"]
+
+
+def test_a_budget_sets_epochs_and_images_and_a_variant_has_the_last_word():
+    budgets = {"s": {"images": 100, "epochs": {"prune": 2}}}
+    short, own = variants(budgets=budgets, variants={"x": {}, "y": {"prune.train.epochs": 5}})
+    assert short.tree["prune"]["train"]["epochs"] == 2 and short.tree["distill"]["train"]["epochs"] == 9
+    assert short.tree["data"] == {"training_images": 100} and own.tree["prune"]["train"]["epochs"] == 5
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_spec_of_the_repository_can_run_at_every_budget(path):
+    for budget in spec.read(path, None if "budget" in path.read_text() else None).budgets or {None: None}:
+        assert tasks.plan(spec.read(path, budget))

@@ -1,0 +1,70 @@
+"""`make compare` and `make seeds`: one table in a fixed order, and mean and spread."""
+
+from __future__ import annotations
+
+import subprocess
+
+import compare
+import pytest
+import seeds
+from _tool import ToolError
+
+from sweeps.rows import Row
+
+
+@pytest.fixture
+def repository(tmp_path):
+    def git(*words):
+        identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
+
+    def commit(tag, seed, accuracy):
+        (tmp_path / "metrics").mkdir(exist_ok=True)
+        (tmp_path / "params.yaml").write_text(f"seed: {seed}\nprune: {{amount: 0.5, train: {{epochs: 3}}}}\n")
+        (tmp_path / "metrics/quantize.json").write_text(f'{{"validation_accuracy_percent": {accuracy}, "epochs": 3}}')
+        git("add", ".")
+        git("commit", "--quiet", "-m", tag)
+        git("tag", tag)
+
+    git("init", "--quiet")
+    commit("one", 1, 80.0)
+    commit("two", 2, 81.5)
+    return tmp_path
+
+
+def test_what_differs_is_told_once_params_before_metrics(repository, capsys):
+    compare.work("one", "two", repository)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["one", "two", "change"]
+    assert lines[1:] == [
+        ["seed", "1", "2", "+1"],
+        ["metrics/quantize.validation_accuracy_percent", "80", "81.5", "+1.5"],
+    ]
+    compare.work("two", "two", repository)
+    assert capsys.readouterr().out == "params and metrics are the same\n"
+
+
+def test_a_revision_that_there_is_not_is_a_line(repository):
+    with pytest.raises(ToolError, match="three is no commit, tag or branch here"):
+        compare.work("one", "three", repository)
+    with pytest.raises(ToolError, match="--help is no commit"):
+        compare.work("--help", "one", repository)
+
+
+def test_what_one_side_lacks_is_told():
+    assert compare.differences({"a": 1, "b": True}, {"b": 1, "c": None}) == [
+        ("a", "1", "-", ""), ("b", "True", "1", ""), ("c", "-", "None", ""),
+    ]  # fmt: skip
+
+
+def test_seeds_have_a_mean_and_a_spread_and_one_seed_has_none():
+    rows = [
+        Row("base", seed, "done", {"validation_accuracy_percent": value, "x": None}, commit="c")
+        for seed, value in ((0, 90.0), (1, 91.0), (2, 92.0))
+    ]
+    assert seeds.summary([*rows, Row("base", 3, "failed", {})]) == {
+        "seeds": [0, 1, 2], "best_on_validation": 2, "validation_accuracy_percent": 91.0,
+        "validation_accuracy_percent_spread": 1.0, "commits": ["c"],
+    }  # fmt: skip
+    with pytest.raises(ToolError, match="1 seeds are done; `make seeds N=3` makes more"):
+        seeds.summary(rows[:1])

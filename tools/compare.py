@@ -1,0 +1,114 @@
+"""Prints what differs between two commits, tags or branches: their params, then their metrics, in the stages' order.
+
+`make compare A=main B=sweep/demo/gradual-0`. Unlike `dvc metrics diff` the order is always the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from _tool import ROOT, ToolError, arguments_of, front
+from rich.console import Console
+from rich.table import Table
+
+from micronet import reading
+from micronet.errors import shown
+from sweeps.branches import GitError, git
+
+STAGES = (
+    "prepare_data", "train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score",
+)  # fmt: skip
+NOTHING = "-"
+WIDEST = 60  # characters of a value
+
+
+def leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """(key.path, value) of everything in a tree, in its order."""
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from leaves(value, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, tree
+
+
+def facts(root: Path, revision: str) -> dict[str, Any]:
+    """The params and metrics of a revision, by name. Raises `ToolError` for one that there is not."""
+    try:
+        commit = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    except GitError:
+        way = "`git branch --list` names some"
+        raise ToolError(f"{shown(revision, 80)} is no commit, tag or branch here; {way}") from None
+    found = dict(leaves(_yaml(root, commit)))
+    for stage in STAGES:
+        try:
+            content = json.loads(git(root, "show", f"{commit}:metrics/{stage}.json"))
+        except GitError:
+            continue
+        except ValueError:
+            raise ToolError(
+                f"metrics/{stage}.json of {shown(revision, 80)} is no JSON; another revision would work"
+            ) from None
+        found |= dict(leaves(content, f"metrics/{stage}"))
+    return found
+
+
+def _yaml(root: Path, commit: str) -> Any:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        try:
+            path.write_text(git(root, "show", f"{commit}:params.yaml") + "\n", encoding="utf-8")
+        except GitError:
+            return {}
+        return reading.read(path)
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(name, of A, of B, change) of what differs: in A's order, then what B alone has."""
+    rows = []
+    for name in dict.fromkeys([*a, *b]):
+        mine, other = a.get(name, NOTHING), b.get(name, NOTHING)
+        if mine != other or type(mine) is not type(other):
+            numbers = [one for one in (mine, other) if isinstance(one, int | float) and not isinstance(one, bool)]
+            change = f"{other - mine:+g}" if len(numbers) == 2 else ""
+            rows.append((name, said(mine), said(other), change))
+    first = [row for row in rows if not row[0].startswith("metrics/")]
+    return first + [row for row in rows if row[0].startswith("metrics/")]
+
+
+def said(value: Any) -> str:
+    return shown(f"{value:g}" if isinstance(value, float) else str(value), WIDEST)
+
+
+def work(a: str, b: str, root: Path = ROOT) -> None:
+    rows = differences(facts(root, a), facts(root, b))
+    if not rows:
+        print("params and metrics are the same")
+        return
+    console = Console(markup=False, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("", shown(a, WIDEST), shown(b, WIDEST), "change"):
+        table.add_column(name, justify="right" if name else "left", overflow="fold", no_wrap=not name)
+    for row in rows:
+        table.add_row(*row)
+    width = max(console.width, 40 + 3 * WIDEST) if not console.is_terminal else None
+    console.print(table, width=width)
+
+
+def main() -> int:
+    parser: argparse.ArgumentParser = arguments_of("compare", __doc__)
+    parser.add_argument("a", metavar="A")
+    parser.add_argument("b", metavar="B")
+    arguments = parser.parse_args()
+    return front("compare", partial(work, arguments.a, arguments.b))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

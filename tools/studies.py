@@ -1,0 +1,144 @@
+"""Writes docs/studies.md from metrics/sweeps/: what the slides claim, what was measured, what it shows; and the plots.
+
+The studies are the specs of sweeps/ that ask a question. A study that has not run is there, as not measured.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import documents
+from _tool import METRICS, ROOT, front
+
+from micronet.files import write_atomically
+from micronet.params import read_yaml
+from sweeps import rows, spec, statistics
+from sweeps.rows import Row
+from sweeps.spec import Spec
+
+DOCUMENT, PLOTS = Path("docs/studies.md"), Path("docs/plots/studies")
+METRIC = "validation_accuracy_percent"
+# In the order of the slides.
+STUDIES = (
+    "growth_rate", "grouping", "augmentation", "distillation", "teacher_size", "pruning", "bits", "optimizer",
+    "schedule", "learning_rate", "weight_decay", "batch_size",
+)  # fmt: skip
+
+
+def section(name: str, study: Spec, found: Sequence[Row], order: Sequence[str]) -> str:
+    """The Markdown of one study.
+
+    Args:
+        found: the rows of its table. order: the names of its variants.
+    """
+    done = [
+        row for row in found if row.status == "done" and row.variant in order and row.metrics.get(METRIC) is not None
+    ]
+    values: dict[str, dict[int, float]] = {one: {} for one in order}
+    for row in done:
+        values[row.variant][row.seed] = row.metrics[METRIC] or 0.0
+    values = {one: seeds for one, seeds in values.items() if seeds}
+    reference = study.reference if study.reference in values else None
+    comparisons = {one.variant: one for one in statistics.compare(values, reference)} if reference else {}
+    table = [
+        {
+            "name": one,
+            "mean": fmean(seeds.values()),
+            "seeds": len(seeds),
+            "deck": _mean(done, one, "deck_score"),
+            "challenge": _mean(done, one, "challenge_score"),
+            "against": comparisons.get(one),
+        }
+        for one, seeds in values.items()
+    ]
+    kinds = {
+        kind: [one for one in comparisons.values() if one.kind == kind] for kind in ("better", "worse", "undecided")
+    }
+    facts: dict[str, Any] = {
+        "name": name,
+        "study": study,
+        "reference": reference,
+        "table": table,
+        **kinds,
+        "claim": _claim(study, comparisons),
+        "budgets": sorted({row.budget for row in done if row.budget}),
+        "commits": sorted({row.commit for row in done if row.commit}),
+        "old": any(row.code_digest == "studies" for row in done),
+        "failed": [row for row in found if row.status == "failed" and row.variant in order],
+    }
+    return documents.render("study", facts)
+
+
+def _claim(study: Spec, comparisons: dict[str, statistics.Comparison]) -> dict[str, Any] | None:
+    """What the slides claim of a variant, and what the rows say of that."""
+    if study.claim is None or study.claimed is None:
+        return None
+    one = comparisons.get(study.claimed)
+    said = statistics.verdict(study.claim, one)
+    return {"says": study.claim, "variant": study.claimed, "verdict": said, "needed": one.needed if one else None}
+
+
+def _mean(done: Sequence[Row], variant: str, metric: str) -> float | None:
+    there = [row.metrics[metric] for row in done if row.variant == variant and row.metrics.get(metric) is not None]
+    return fmean(value for value in there if value is not None) if there else None
+
+
+def order_of(study: Spec) -> list[str]:
+    """The names of a study's variants."""
+    return [one.name for one in spec.variants(study, read_yaml(spec.base_path(study)))]
+
+
+def render(tables: Path) -> str:
+    """docs/studies.md, of the tables in a folder."""
+    sections = []
+    for name in STUDIES:
+        study = spec.read(ROOT / f"sweeps/{name}.yaml")
+        sections.append(section(name, study, rows.read(tables / f"{name}.csv"), order_of(study)))
+    return documents.render("studies", {"sections": sections, "points": statistics.EQUAL_POINTS})
+
+
+def plot(stem: Path, title: str, found: Sequence[Row], order: Sequence[str]) -> None:
+    """STEM.svg: a dot a seed, a line at the mean of each variant. The same rows give the same bytes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with matplotlib.rc_context({"svg.hashsalt": "micronet", "font.size": 9}):
+        figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.3 * len(order)), layout="constrained")
+        for place, variant in enumerate(order):
+            values = [row.metrics[METRIC] for row in found if row.variant == variant and row.metrics.get(METRIC)]
+            axes.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.5)
+            if values:
+                axes.plot([fmean(value or 0.0 for value in values)], [place], "|", color="black", markersize=14)
+        axes.set_yticks(range(len(order)), order)
+        axes.invert_yaxis()
+        axes.set_xlabel("validation accuracy in percent; a dot a seed, a line at the mean")
+        axes.set_title(title, wrap=True)
+        axes.grid(axis="x", alpha=0.3)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", dpi=120, metadata={"Date": None, "Creator": None})
+        write_atomically(stem.with_suffix(".svg"), buffer.getvalue())
+        pyplot.close(figure)
+
+
+def work() -> None:
+    tables = METRICS / "sweeps"
+    write_atomically(DOCUMENT, render(tables))
+    for name in STUDIES:
+        study, found = spec.read(ROOT / f"sweeps/{name}.yaml"), rows.read(tables / f"{name}.csv")
+        if any(row.metrics.get(METRIC) for row in found):
+            plot(PLOTS / name, study.question or name, found, order_of(study))
+
+
+def main() -> int:
+    return front("studies", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
