@@ -19,7 +19,8 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from micronet.errors import shown
 from micronet.faults import faults
-from micronet.params import Epochs, ParamsError, Positive, PositiveCount, Section, Share, read_yaml
+from micronet.params import Epochs, ParamsError, read_yaml
+from micronet.sections import Positive, PositiveCount, Section, Share
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINED = ("teacher", "student", "distill", "prune", "retrain", "quantize")  # sections that have `train`
