@@ -61,10 +61,12 @@ def swept(folder: Path, nodes: int, kill: bool) -> dict[str, Any]:
     made = run.Sweep.of("bench", chosen, planned, branches.head(folder))
     board = Board("bench", "validation_accuracy_percent", len(planned), [], Console(stderr=True))
     ended: Callable[..., None] = board.ended
+    came: Counter[str] = Counter()  # how often a row of each key came, also one that replaces another
 
     def killing(name: str, rows: Any, seconds: float | None) -> None:
         nonlocal second
         ended(name, rows, seconds)
+        came.update(row.key for row in rows)
         if kill and second is not None and len(board.done) >= len(planned) // 3:
             cluster.remove_node(second, allow_graceful=False)
             second = None
@@ -77,7 +79,6 @@ def swept(folder: Path, nodes: int, kill: bool) -> dict[str, Any]:
         cluster.shutdown()
         os.environ.pop("RAY_ADDRESS")
         os.chdir(ROOT)
-    twice = [key for key, count in Counter(row.key for row in made.rows.values()).items() if count > 1]
     done = sum(row.status == "done" for row in made.rows.values())
     return {
         "nodes": nodes,
@@ -85,7 +86,7 @@ def swept(folder: Path, nodes: int, kill: bool) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
         "rows": len(planned),
         "done": done,
-        "twice": len(twice),
+        "twice": sum(count > 1 for count in came.values()),
     }
 
 
