@@ -1,0 +1,9 @@
+"""Why a packed model cannot be exported."""
+
+from __future__ import annotations
+
+from micronet.errors import MicronetError
+
+
+class ExportError(MicronetError):
+    """The target cannot say what the packed model computes, or its tools are missing; the message names what would work."""
