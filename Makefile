@@ -141,6 +141,10 @@ use: ## make a recipe the active params.yaml: make use RECIPE=laptop
 	mv params.yaml.new params.yaml
 	echo "params.yaml is now recipes/$$RECIPE.yaml"
 
+.PHONY: pictures
+pictures: env ## write a folder of pictures to try recipes/folder.yaml with: data/pictures, four classes of the sample
+	@"$(PY)" tools/pictures.py $(ARGS)
+
 # --- sweeps ---
 
 # A run that fails is a row with its reason, so that the others go on; it is tried again the next time.

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pictures import CLASSES, write
 
 from micronet import params, predict
 from micronet.packed.file import read
 from tests.support import warm
-from tests.support.pictures import SAMPLE_CLASSES as CLASSES
-from tests.support.pictures import sample_folder
 from tests.support.pipeline import ENVIRONMENT, LIMIT, STAGES, succeed, write_params
 from tests.support.places import ROOT
 
@@ -79,8 +78,12 @@ def ran(said: str) -> list[str]:
 
 
 def test_every_command_of_the_guide_works_on_jpegs_of_64_x_48_pixels_under_dvc(checkout):
-    sample_folder(checkout / "data/pictures", width=64, height=48, suffix=".jpg", grey=False, train=12, test=6)
-    use, check, repro, predict_folder, predict_one = COMMANDS
+    pictures, use, check, repro, predict_folder, predict_one = COMMANDS
+    assert "400 pictures to train with, 200 to test with" in shell(checkout, pictures)
+    for part, most in (("train", 12), ("test", 6)):
+        for path in (checkout / "data/pictures" / part).glob("*/*"):
+            if int(path.stem) >= most:
+                path.unlink()
     assert shell(checkout, use) == "params.yaml is now recipes/folder.yaml\n"
     section = yaml.safe_load(SECTION)["data"]
     assert set(section) < set(params.read_yaml(checkout / "params.yaml")["data"]), "the keys are in the recipe"
@@ -109,7 +112,7 @@ def test_every_command_of_the_guide_works_on_jpegs_of_64_x_48_pixels_under_dvc(c
 
 
 def test_grey_pictures_of_28_x_28_pixels_go_through_all_stages_without_dvc(tmp_path):
-    sample_folder(tmp_path / "own", width=28, height=28, suffix=".png", grey=True, train=10, test=5)
+    write(tmp_path / "own", size=(28, 28), suffix=".png", grey=True, most={"train": 10, "test": 5})
     tree = shrunk_recipe()
     image = {"height": 28, "width": 28, "channels": 1, "fit": "pad"}
     tree["data"] |= {"path": "own", "image": image, "most_broken": 1}

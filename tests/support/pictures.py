@@ -10,11 +10,6 @@ import numpy as np
 from PIL import Image
 
 from micronet import params
-from micronet.data.datasets import CLASSES
-from micronet.data.formats import from_sheet, read_labels
-from tests.support.places import ROOT
-
-SAMPLE_CLASSES = ("bird", "cat", "dog", "horse")
 
 
 def image_format(height: int = 8, width: int = 8, **changes: Any) -> params.ImageFormat:
@@ -51,18 +46,4 @@ def picture_folder(root: Path, *, train: int = 4, test: int = 2, classes: tuple[
             for number in range(count):
                 write_picture(root / part / name / f"{number}.png", noise(10, 8, seed))
                 seed += 1
-    return root
-
-
-def sample_folder(root: Path, *, width: int, height: int, suffix: str, grey: bool, train: int, test: int) -> Path:
-    """`SAMPLE_CLASSES` of the sample of CIFAR-10 as a folder of pictures; so many of each class and part."""
-    for part, most in (("train", train), ("test", test)):
-        place = ROOT / "data" / "sample"
-        labels = read_labels((place / f"{part}_labels.json").read_bytes())
-        records = from_sheet((place / f"{part}.png").read_bytes(), labels)
-        for name in SAMPLE_CLASSES:
-            for number, record in enumerate(records[labels == CLASSES.index(name)][:most]):
-                picture = Image.fromarray(record[1:].reshape(3, 32, 32).transpose(1, 2, 0).copy())
-                picture = picture.resize((width, height)).convert("L" if grey else "RGB")
-                write_picture(root / part / name / f"{number:03}{suffix}", np.asarray(picture))
     return root
