@@ -331,9 +331,10 @@ def _shared_out(config: params.Data, listing: Listing) -> dict[str, list[Picture
     if config.test_share is None:
         return listing.pictures
     pictures = listing.pictures[""]
-    labels = np.array([picture.label for picture in pictures])
+    labels, names = np.array([picture.label for picture in pictures]), [picture.name for picture in pictures]
     tested = np.zeros(len(pictures), bool)
-    tested[chosen(labels, config.test_share, config.seed, classes=listing.classes, key="data.test_share")] = True
+    share, seed = config.test_share, config.seed
+    tested[chosen(labels, share, seed, classes=listing.classes, key="data.test_share", names=names)] = True
     return {
         part: [picture for picture, is_tested in zip(pictures, tested, strict=True) if is_tested == (part == "test")]
         for part in PARTS

@@ -76,6 +76,11 @@ class Joined:
         return digest.hexdigest()
 
 
+def image_digests(images: Rows, pixels: int) -> list[str]:
+    """The checksum of each image's pixels, in hexadecimal digits."""
+    return [hashlib.sha256(row).hexdigest() for rows in slices(len(images), pixels) for row in images[rows]]
+
+
 @dataclass(frozen=True)
 class Written:
     """What was seen while images were written."""

@@ -1,7 +1,8 @@
 """Which images are held out: a part of each class, the same images on every machine.
 
-Of each class those whose sha256 of "SEED:INDEX" is lowest: no random number generator whose stream could change
-between versions.
+Of each class those whose sha256 of "SEED:NAME" is lowest: no random number generator whose stream could change between
+versions. The name of an image is its index, which official datasets have for ever; pictures of one's own have a name of
+another kind, so that one that is added or taken away moves hardly any other.
 """
 
 from __future__ import annotations
@@ -18,14 +19,20 @@ MOST_NAMED = 5  # classes in a message
 
 
 def chosen(
-    labels: np.ndarray, amount: int | float, seed: int, *, classes: Sequence[str], key: str = "data.validation_size"
+    labels: np.ndarray,
+    amount: int | float,
+    seed: int,
+    *,
+    classes: Sequence[str],
+    key: str = "data.validation_size",
+    names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """The indices of the images that are held out, sorted; of every class some are, and some are not.
 
     Args:
         labels: (N,) integers. amount: a float is a share of each class, rounded; an integer a number of images, which
             the classes share by their sizes, the largest remainders rounded up. classes: names in the order of the
-            labels. key: of the params, for what is said.
+            labels. key: of the params, for what is said. names: of the images; their indices when None.
 
     Returns:
         (M,) int64.
@@ -44,7 +51,8 @@ def chosen(
     else:
         counts = _by_number(sizes, amount, classes, key)
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
-    ranks = [hashlib.sha256(f"{seed}:{index}".encode()).digest() for index in range(len(labels))]
+    named = range(len(labels)) if names is None else names
+    ranks = [hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest() for name in named]
     picked = [sorted(own.tolist(), key=ranks.__getitem__)[:count] for own, count in zip(members, counts, strict=True)]
     return np.array(sorted(index for part in picked for index in part), dtype=np.int64)
 

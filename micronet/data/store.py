@@ -23,7 +23,7 @@ from micronet.data.arrays import DataError, Description, sha256
 from micronet.data.datasets import FOLDER, dataset_of, described, pictures
 from micronet.data.images import Split, SplitName
 from micronet.data.manifest import MARKER, read_manifest, read_marker
-from micronet.data.pieces import Joined, Rows, Written, label_type, pixels_of, write_splits
+from micronet.data.pieces import Joined, Rows, Written, image_digests, label_type, pixels_of, write_splits
 from micronet.data.progress import Report, silent
 from micronet.data.sources import fetch
 from micronet.data.splits import chosen
@@ -97,7 +97,9 @@ class Whole:
 def _build(config: params.Data, source: str, whole: Whole, more: dict[str, Any], report: Report) -> dict[str, Any]:
     """Splits, describes and stores a dataset; the marker with `more`. Returns the marker."""
     description, folder = whole.description, Path(config.folder)
-    held_out = chosen(whole.train_labels, config.validation, config.seed, classes=description.classes)
+    own = config.source == "folder"  # by their pixels: neither a new name nor other pictures move one
+    names = image_digests(whole.train_images, pixels_of(description.shape)) if own else None
+    held_out = chosen(whole.train_labels, config.validation, config.seed, classes=description.classes, names=names)
     mask = np.zeros(len(whole.train_labels), dtype=bool)
     mask[held_out] = True
     try:

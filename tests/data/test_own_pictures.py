@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -203,6 +203,26 @@ def test_the_pictures_are_read_again_where_the_params_change_what_becomes_of_the
     prepare(config.model_copy(update=changes), tmp_path / "m.json")
     assert found.reads == 1 + read_again
     open_split(config.model_copy(update=changes), "train", tmp_path / "m.json")
+
+
+def test_pictures_are_held_out_by_their_pixels_wherever_they_stand(config, found, tmp_path, monkeypatch):
+    config = config.model_copy(update={"validation_size": None, "validation_share": 0.3})
+
+    def held_out() -> set[bytes]:
+        prepare(config, tmp_path / "m.json")
+        return {image.numpy().tobytes() for image in open_split(config, "validation", tmp_path / "m.json").images}
+
+    before, read_in_order = held_out(), found.read
+
+    def reversed_order(config: params.Data, place: Path, report: Any) -> tuple[Arrays, Description, dict[str, Any]]:
+        arrays, description, facts = read_in_order(config, place, report)
+        turned = np.memmap(place / "turned.raw", np.uint8, "w+", shape=arrays.train_images.shape)
+        turned[:] = arrays.train_images[::-1]
+        return replace(arrays, train_images=turned, train_labels=arrays.train_labels[::-1]), description, facts
+
+    monkeypatch.setattr(sys.modules["micronet.data.folder"], "read", reversed_order)
+    found.state = "third"  # as many letters: the same pixels
+    assert held_out() == before and found.reads == 2
 
 
 def test_another_seed_draws_another_test_split_where_the_test_split_is_drawn(config, found, tmp_path):

@@ -64,6 +64,16 @@ def test_another_seed_gives_another_split():
     assert not np.array_equal(chosen(EVEN, 50, 0, classes=TEN), chosen(EVEN, 50, 1, classes=TEN))
 
 
+def test_an_image_that_is_added_moves_at_most_one_other_of_its_class():
+    names = [f"cat/{number}.png" for number in range(100)]
+    held = {names[index] for index in chosen(np.zeros(100, np.uint8), 0.2, 0, classes=("cat",), names=names)}
+    more = sorted([*names, "cat/0a.png"])
+    then = {more[index] for index in chosen(np.zeros(101, np.uint8), 0.2, 0, classes=("cat",), names=more)}
+    assert len(held) == len(then) == 20 and len(held - then) <= 1
+    expected = sorted(names, key=lambda name: hashlib.sha256(f"0:{name}".encode()).hexdigest())[:20]
+    assert held == set(expected)
+
+
 def test_a_validation_split_of_a_whole_class_is_refused():
     with pytest.raises(DataError, match="takes all 10 images of airplane; 90 or fewer leave one of each class"):
         chosen((np.arange(100) % 10).astype(np.uint8), 100, 0, classes=("airplane", *TEN[1:]))

@@ -181,19 +181,43 @@ def compared(chance: random.Random, count: bool = False) -> str:
     logits = module(normalise(images)).double()
     assert packed.image == image and packed.logit_scale is not None
     if method.method == "half":
-        spread = (wanted - wanted.mean(0)).norm()
-        assert (logits - wanted).norm() <= HALF_APART * spread + 1e-2 * wanted.norm(), "floats of 16 bits differ"
+        spread, rounded = (wanted - wanted.mean(0)).norm(), _rounded(model, images) - wanted
+        explained = HALF_APART * spread + 1e-3 * wanted.norm() + 4 * rounded.norm()
+        assert (logits - wanted).norm() <= explained, "floats of 16 bits differ"
         return "packed in floats"
     assert torch.equal(torch.from_numpy(predict(packed, images.numpy())), logits), "two readers, two answers"
-    _close(logits * packed.logit_scale, prepared(normalise(images)).double())
+    _close(logits * packed.logit_scale, prepared(normalise(images)).double(), wanted)
     if count:
         _count(packed, images[:1])
     return "packed in integers"
 
 
-def _close(logits: Tensor, wanted: Tensor) -> None:
-    """Roundings that add up over a few layers leave what is computed recognisable."""
-    assert (logits - wanted).norm() <= 0.3 * wanted.norm() + 0.1, "the packed network computes something else"
+def _rounded(model: nn.Module, images: Tensor) -> Tensor:
+    """The logits when every layer's values are off by half a unit in the last of 11 bits of the greatest one.
+
+    Where a layer's terms cancel, that is more than a thousandth of the logits.
+    """
+    torch.manual_seed(0)
+
+    def off(layer: nn.Module, inputs: Any, values: Tensor) -> Tensor:
+        return values + values.abs().max() * 2.0**-11 * torch.randn_like(values).sign()
+
+    hooks = [layer.register_forward_hook(off) for layer in model.modules() if hasattr(layer, "bias")]
+    logits = model(normalise(images)).double()
+    for hook in hooks:
+        hook.remove()
+    return logits
+
+
+def _close(logits: Tensor, *wanted: Tensor) -> None:
+    """Roundings that add up over a few layers leave what is computed recognisable.
+
+    Args:
+        wanted: the logits of the prepared network and those of the floats. FX graph mode rounds what a pool gives to
+            8 bits where the packed model keeps the sum, so that the latter may be the nearer.
+    """
+    near = [bool((logits - each).norm() <= 0.3 * each.norm() + 0.1) for each in wanted]
+    assert any(near), "the packed network computes something else"
 
 
 def _count(packed: Any, image: Tensor) -> None:
