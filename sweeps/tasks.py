@@ -65,6 +65,7 @@ class Work:
 
     Attributes:
         before: shared work that is done first. tasks: those that it is for.
+        attempts: times that it was sent. crashes: those that a stage had no part in. failed_on: machines of such.
         once: (key, stage) of what a machine makes once for this and others, without work of its own.
     """
 
@@ -76,6 +77,7 @@ class Work:
     before: tuple[Work, ...] = ()
     attempts: int = 0
     crashes: int = 0
+    failed_on: set[str] = field(default_factory=set)
     once: tuple[tuple[str, str], ...] = ()
     tasks: list[Task] = field(default_factory=list)
 
