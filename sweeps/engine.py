@@ -94,7 +94,10 @@ def order_of(work: Work, spec: Spec, commit: str, place: Place, *, price: bool) 
 
 @contextlib.contextmanager
 def started(cpus: int | None) -> Iterator[Any]:
-    """Ray, connected to RAY_ADDRESS or started here with some cores; gives the module. Raises `EngineError`."""
+    """Ray, connected to RAY_ADDRESS or started here with some cores; gives the module. Raises `EngineError`.
+
+    Inside of it SIGTERM is a KeyboardInterrupt: a job that reaches its time limit ends as by Ctrl-C.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS") or None
     if address is None:
@@ -102,20 +105,27 @@ def started(cpus: int | None) -> Iterator[Any]:
     import ray
 
     options: dict[str, Any] = {"include_dashboard": False, "num_cpus": cpus} if address is None else {}
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True, **options)
-    except (RuntimeError, ConnectionError, ValueError, OSError) as error:
-        said = " ".join(str(error).split())
-        if "ersion mismatch" in said:
-            raise EngineError(f"the cluster at {address} has other versions: {shown(said, 200)}") from None
-        where = f"RAY_ADDRESS={shown(address, 60)} cannot be used" if address else "Ray does not start here"
-        raise EngineError(f"{where}: {shown(said, 160)}") from None
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends with a stack of addresses
-    try:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True, **options)
+        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+            raise _refused(address, error) from None
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends with a stack of addresses
         yield ray
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one more must not keep Ray from ending what it started
         ray.shutdown()
         signal.signal(signal.SIGTERM, before)
+
+
+def _refused(address: str | None, error: Exception) -> EngineError:
+    """What Ray says when it cannot be started or joined."""
+    said = " ".join(str(error).split())
+    if "ersion mismatch" in said:
+        return EngineError(f"the cluster at {shown(address, 60)} has other versions: {shown(said, 200)}")
+    where = f"RAY_ADDRESS={shown(address, 60)} cannot be used" if address else "Ray does not start here"
+    return EngineError(f"{where}: {shown(said, 160)}")
 
 
 class Engine:

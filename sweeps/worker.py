@@ -34,7 +34,8 @@ STAGE_LINE = re.compile(rf"^({STAGES}|[\w./-]+\.yaml): ")
 # What a machine lacks, in the words of the system: no stage's fault, and another machine may have it.
 LACKING = re.compile(
     "No space left on device|Disk quota exceeded|Input/output error|Stale file handle|Read-only file system"
-    "|Cannot allocate memory|Too many open files"
+    "|Cannot allocate memory|Too many open files",
+    re.IGNORECASE,
 )
 EXITED = re.compile(r"exited with (-?\d+)")
 

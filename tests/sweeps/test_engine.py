@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -75,6 +76,18 @@ def why(found: list[rows.Row]) -> str:
     )
 
 
+def at_work(folder: Path) -> list[str]:
+    """The processes that run in a folder or below it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if Path(os.readlink(process / "cwd")).is_relative_to(folder):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
 def ran(toy: Path) -> Counter[str]:
     return Counter((toy.parent / "ran.txt").read_text().splitlines())
 
@@ -120,19 +133,20 @@ def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_what_is_shared_run
     assert [git(toy, "rev-parse", name) for name in names] == commits, "the same content is the same branch"
 
 
-def test_what_is_stopped_keeps_its_rows_and_goes_on(cluster, toy, place):
+def test_what_a_time_limit_stops_keeps_its_rows_leaves_nothing_running_and_goes_on(cluster, toy, place):
     made = sweep(toy, **OTHERS)
     table = board(made)
 
     def stop(name, found, seconds):
         if found:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
 
     table.ended = stop
     with pytest.raises(KeyboardInterrupt):
         run.run(made, place, None, table)
     first = rows.read(made.table)
     assert [row.status for row in first] == ["done"]
+    assert not at_work(place.folder)
     rest = sweep(toy, **OTHERS)
     assert len(rest.missing) == 1
     run.run(rest, place, None, board(rest))

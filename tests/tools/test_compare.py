@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import compare
@@ -42,6 +43,31 @@ def test_what_differs_is_told_once_params_before_metrics(repository, capsys):
     ]
     compare.work("two", "two", repository)
     assert capsys.readouterr().out == "params and metrics are the same\n"
+
+
+def test_metrics_that_other_code_or_data_made_are_named(repository, capsys):
+    def commit(tag, **digests):
+        for path, content in {"code/quantize": digests, "code/prune": digests, "data/manifest": {"of": tag[0]}}.items():
+            (repository / path).parent.mkdir(exist_ok=True)
+            (repository / f"{path}.json").write_text(json.dumps(content))
+        for words in (["add", "."], ["commit", "--quiet", "-m", tag], ["tag", tag]):
+            identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid"]
+            subprocess.run(["git", "-C", repository, *identity, *words], check=True)
+
+    commit("a", loop="1", resnet="1")
+    commit("another-model", loop="1", densenet="2")
+    commit("b-code", loop="2", resnet="1")
+    assert compare.made_by_other(repository, "a", "another-model") == []
+    assert compare.made_by_other(repository, "a", "b-code") == ["quantize", "data"], "prune has no metrics"
+    (repository / "params.yaml").write_text("seed: 3\n")
+    commit("b-code-3", loop="2", resnet="1")
+    compare.work("a", "b-code-3", repository)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "of other code or data, so that the metrics do not compare the params alone: quantize, data; "
+        "`make repro` on the older one, or the same `make sweep` again, brings it up to date"
+    )
+    compare.work("b-code", "b-code-3", repository)
+    assert "of other code" not in capsys.readouterr().out
 
 
 def test_a_revision_that_there_is_not_is_a_line(repository):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+from statistics import fmean
 
 import documents
 import performance
@@ -15,6 +17,7 @@ import results
 import studies
 from _tool import ToolError, read_csv, read_json
 
+from sweeps import rows
 from tests.support.places import ROOT
 
 METRICS = ROOT / "metrics"
@@ -37,6 +40,22 @@ def test_the_committed_account_of_reliability_is_that_of_the_metrics_which_hold_
 
 def test_the_committed_account_of_the_studies_is_that_of_their_tables():
     assert studies.render(METRICS / "sweeps") == committed("docs/studies.md")
+
+
+def test_a_study_compares_rows_of_one_code_and_says_how_many_it_leaves_out(tmp_path):
+    shutil.copytree(METRICS / "sweeps", tmp_path / "sweeps")
+    path = tmp_path / "sweeps/optimizer.csv"
+    found = rows.read(path)
+    assert len({row.code_digest for row in found}) == 1, "the table is of one code before"
+    today = dataclasses.replace(found[0], code_digest="today", metrics=found[0].metrics | {studies.METRIC: 99.0})
+    rows.write(path, [today, *found[1:]], list(found[0].metrics))
+    said = studies.render(tmp_path / "sweeps").split("Study `optimizer`")[1].split("\n## ")[0]
+    assert (
+        f"1 of {len(found)} rows of its table are of other code, data or budget and are left out; "
+        "`make sweep SPEC=sweeps/optimizer.yaml BUDGET=small` brings them up to date."
+    ) in said
+    mean = fmean(row.metrics[studies.METRIC] for row in found[1:] if row.variant == found[0].variant)
+    assert f"| {found[0].variant} | {mean:.2f} | 2 |" in said
 
 
 def test_a_gpu_has_its_own_part_once_it_was_measured(tmp_path):
