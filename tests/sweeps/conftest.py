@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from micronet import params
+from sweeps import engine
 from tests.support.places import ROOT
 
 SCRIPT = """
@@ -61,3 +62,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "-m", "toy")
     return folder
+
+
+@pytest.fixture
+def place(toy, monkeypatch) -> engine.Place:
+    monkeypatch.chdir(toy)
+    (toy.parent / "ran.txt").write_text("")
+    (toy / "metrics/sweeps/some.csv").unlink(missing_ok=True)
+    return engine.Place(toy, toy / "run/sweeps", toy / ".dvc/cache")

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import fcntl
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from sweeps import branches, engine, guard, rows, run, spec, tasks, worker
+from sweeps import branches, engine, rows, run, spec, tasks
 from sweeps.board import Board
 from tests.sweeps.conftest import git
 
@@ -47,14 +41,6 @@ def cluster():
     if before is not None:
         os.environ["RAY_ADDRESS"] = before
     made.shutdown()
-
-
-@pytest.fixture
-def place(toy, monkeypatch) -> engine.Place:
-    monkeypatch.chdir(toy)
-    (toy.parent / "ran.txt").write_text("")
-    (toy / "metrics/sweeps/some.csv").unlink(missing_ok=True)
-    return engine.Place(toy, toy / "run/sweeps", toy / ".dvc/cache")
 
 
 def sweep(toy: Path, **changes) -> run.Sweep:
@@ -92,6 +78,7 @@ def ran(toy: Path) -> Counter[str]:
     return Counter((toy.parent / "ran.txt").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_what_is_shared_runs_once(cluster, toy, place):
     made, killed = sweep(toy), []
     table = board(made)
@@ -133,6 +120,7 @@ def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_what_is_shared_run
     assert [git(toy, "rev-parse", name) for name in names] == commits, "the same content is the same branch"
 
 
+@pytest.mark.slow
 def test_what_a_time_limit_stops_keeps_its_rows_leaves_nothing_running_and_goes_on(cluster, toy, place):
     made = sweep(toy, **OTHERS)
     table = board(made)
@@ -155,222 +143,156 @@ def test_what_a_time_limit_stops_keeps_its_rows_leaves_nothing_running_and_goes_
     assert counted["train_teacher 5"] == counted["train_student 5"] == 1 and counted["distill 5"] == 2
 
 
-def test_a_task_that_no_machine_can_hold_and_a_cluster_that_is_not_there_are_a_line(cluster, toy, place, monkeypatch):
-    made = sweep(toy, needs={"cpus": 64})
-    with pytest.raises(engine.EngineError, match="a task needs 64 cores, the largest machine has 1 cores"):
-        run.run(made, place, None, board(made))
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setattr("ray.init", lambda **_: (_ for _ in ()).throw(ConnectionError("nobody\nanswers")))
-    with pytest.raises(engine.EngineError, match="RAY_ADDRESS=127.0.0.1:1 cannot be used: nobody answers"):
-        run.run(made, place, None, board(made))
-    said = "Version mismatch: The cluster was started with: Ray: 2.0 Python: 3.11"
-    monkeypatch.setattr("ray.init", lambda **_: (_ for _ in ()).throw(RuntimeError(said)))
-    with pytest.raises(engine.EngineError, match="the cluster at 127.0.0.1:1 has other versions: .*Ray: 2.0"):
-        run.run(made, place, None, board(made))
+# --- what needs no Ray: one that is told what becomes of tasks ---
 
 
-# --- parts that need no Ray ---
+class Died(Exception):
+    pass
 
 
-STARTER = """
-import os, subprocess, sys, time
-watched, life = os.pipe()
-answer, told = os.pipe()
-lock = os.open({lock!r}, os.O_RDWR | os.O_CREAT)
-import fcntl
-fcntl.flock(lock, fcntl.LOCK_EX)
-words = [sys.executable, {guard!r}, str(watched), str(told), str(lock), {log!r}, "sh", "-c", {command!r}]
-guard = subprocess.Popen(words, pass_fds=(watched, told, lock))
-while True:
-    time.sleep(0.05)
-    try:
-        guard.kill()  # as Ray does with the children of a worker whose machine's daemon was killed
-    except ProcessLookupError:
+class NodeDied(Died):
+    pass
+
+
+class Told:
+    """Stands in for Ray: nodes by name and cores, and what becomes of each work that is sent, in its turns.
+
+    A turn is an exception to raise, or what the answer says beside being done; after the last the work is done.
+    """
+
+    exceptions = SimpleNamespace(
+        RayError=Died, NodeDiedError=NodeDied, ObjectLostError=NodeDied, RaySystemError=NodeDied, RayTaskError=NodeDied
+    )
+
+    def __init__(self, turns: dict[str, list] | None = None, **cores: float):
+        self.turns, self.cores = turns or {}, cores or {"one": 1, "two": 1}
+        self.sent: list[str] = []
+        self.places: list[str] = []
+        self.cloudpickle = SimpleNamespace(register_pickle_by_value=lambda module: None)
+
+    def remote(self, **_):
+        return lambda function: self._task("")
+
+    def _task(self, place):
+        def send(name, archive):
+            self.sent.append(name)
+            self.places.append(place)
+            return name, len(self.sent)
+
+        def options(scheduling_strategy):
+            return self._task(bytes.fromhex(scheduling_strategy.node_id).decode().strip())
+
+        return SimpleNamespace(remote=send, options=options)
+
+    def put(self, content):
+        return content
+
+    def wait(self, references, **_):
+        return references[:1], references[1:]
+
+    def get(self, reference):
+        turns = self.turns.get(reference[0], [])
+        turn = turns.pop(0) if turns else {}
+        if isinstance(turn, BaseException):
+            raise turn
+        return {"status": "done", "reason": "", "machine": "one"} | turn
+
+    def cancel(self, reference, force):
         pass
-"""
 
-
-def test_what_a_guard_runs_ends_with_whoever_started_it_though_that_kills_its_children_first(tmp_path):
-    sleeper = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    places = {"lock": str(tmp_path / "lock"), "guard": guard.__file__, "log": str(tmp_path / "log")}
-    script = STARTER.format(command=f'"{sys.executable}" -c "{sleeper}" & wait', **places)
-    starter = subprocess.Popen([sys.executable, "-c", script.replace("time.sleep(0.05)", "time.sleep(0.3)")])
-    limit = time.monotonic() + 20
-    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < limit:
-        time.sleep(0.05)
-    number = int((tmp_path / "pid").read_text())
-    time.sleep(0.5)
-    assert Path(f"/proc/{number}").exists(), "the guard is no child that a signal to children would reach"
-    with open(tmp_path / "lock", "w") as file:
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        starter.kill()
-        starter.wait()
-        while Path(f"/proc/{number}").exists() and time.monotonic() < limit:
-            time.sleep(0.05)
-        assert not Path(f"/proc/{number}").exists()
-        time.sleep(0.3)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def ordered(toy: Path, place: engine.Place) -> worker.Order:
-    (task,) = tasks.plan(spec.Spec.model_validate({"base": "demo"}), toy)
-    (one,) = tasks.works([task])
-    return engine.order_of(one, spec.Spec(), branches.head(toy), place, price=False)
-
-
-def test_a_clone_that_a_dying_machine_left_half_is_made_anew_or_put_right(toy, place, tmp_path):
-    order = dataclasses.replace(ordered(toy, place), folder=str(tmp_path))
-    archive = worker.archive_of(toy, order.commit, tmp_path)
-    for name in ("work", "made"):
-        (tmp_path / name).mkdir()
-    with worker.locked(tmp_path / "lock") as lock:
-        worker._clone(order, archive, lock)
-        whole = sorted(path.name for path in order.place.iterdir())
-
-        # killed while DVC and git wrote: the state of a training stays, what may be half goes
-        (order.place / "run").mkdir()
-        (order.place / "run/state").write_text("epoch 3")
-        for name in ("dvc.lock", ".dvc/tmp/rwlock", ".git/index.lock", "params.yaml", "recipes/demo.yaml"):
-            (order.place / name).parent.mkdir(exist_ok=True)
-            (order.place / name).write_text("{")
-        worker._clone(order, archive, lock)
-        assert not [
-            name for name in ("dvc.lock", ".dvc/tmp/rwlock", ".git/index.lock") if (order.place / name).exists()
+    def nodes(self):
+        return [
+            {
+                "NodeID": name.ljust(28).encode().hex(),
+                "NodeManagerHostname": name,
+                "Alive": name != "dead",
+                "Resources": {"CPU": cores},
+            }
+            for name, cores in self.cores.items()
         ]
-        assert (order.place / "params.yaml").read_text() == order.params
-        assert (order.place / "recipes/demo.yaml").read_text() == (toy / "recipes/demo.yaml").read_text()
-        assert (order.place / "run/state").read_text() == "epoch 3"
-
-        # killed while it was removed: git's part is gone already
-        shutil.rmtree(order.place / ".git")
-        worker._clone(order, archive, lock)
-        assert (order.place / ".git").is_dir() and sorted(path.name for path in order.place.iterdir()) == whole
-
-        # killed while it was made, or removed
-        order.place.rename(order.aside("gone"))
-        order.aside("new").mkdir()
-        worker._clone(order, archive, lock)
-        assert sorted(path.name for path in order.place.iterdir()) == whole
-        assert [path.name for path in (tmp_path / "work").iterdir()] == [order.key]
 
 
-def test_a_clone_is_taken_away_under_its_name_at_once(toy, place, tmp_path, monkeypatch):
-    order = dataclasses.replace(ordered(toy, place), folder=str(tmp_path))
-    order.place.mkdir(parents=True)
-    monkeypatch.setattr(worker.shutil, "rmtree", lambda *_, **__: None)  # it is killed before anything is removed
-    worker._remove(order)
-    assert not order.place.exists()
+def begun(ray: Told, cpus: int = 1) -> tuple[engine.Engine, list[engine.Outcome]]:
+    """An engine, and where its outcomes go."""
+    taken: list[engine.Outcome] = []
+    chosen = spec.Spec.model_validate(SPEC)
+    made = engine.Engine(ray, chosen, cpus, lambda work: work.name, b"", take=taken.append, began=lambda name: None)
+    return made, taken
 
 
-STAGE_FAILED = "ERROR: failed to reproduce 'prune': failed to run: python stages/prune.py, exited with {}\n"
+def family() -> list[tasks.Work]:
+    """Two tasks that wait for a work of both, and one that does not."""
+    shared = tasks.Work("shared", "prune", "s", None, leaf=False)
+    after = [tasks.Work(name, "quantize", name, None, leaf=True, before=(shared,)) for name in "ab"]
+    return [shared, *after, tasks.Work("c", "quantize", "c", None, leaf=True)]
 
 
-@pytest.mark.parametrize(
-    ("code", "log", "again"),
-    [
-        (255, "prune: the loss is nan\n" + STAGE_FAILED.format(1), False),
-        (255, "Traceback\nKeyError: 'x'\n" + STAGE_FAILED.format(1), False),
-        (255, "Running stage 'prune':\n" + STAGE_FAILED.format(-9), True),
-        (255, "prune: stopped\n" + STAGE_FAILED.format(130), True),
-        (255, "prune: out of memory\n" + STAGE_FAILED.format(137), True),
-        (255, "prune: run/x: No space left on device\n" + STAGE_FAILED.format(1), True),
-        (255, "ERROR: bad DVC file name 'dvc.yaml' is git-ignored.\n", True),
-        (255, "ERROR: Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted\n", True),
-        (1, "No module named dvc\n", True),
-        (guard.STOPPED, "Running stage 'prune':\n", True),
-        (-15, "prune: epoch 1 of 3\n", True),
-        (2, "params.yaml: prune.amount: must be < 1 (got 2.0)\n", False),
-        (1, "price: there is no such file\n", False),
-    ],
-)  # fmt: skip
-def test_a_failure_that_is_no_stages_own_is_tried_again(code, log, again):
-    assert worker.failure(code, log).again is again
+def told(taken: list[engine.Outcome]) -> list[tuple[str, str, str]]:
+    return sorted((one.work.name, one.status, one.reason) for one in taken)
 
 
-@pytest.mark.parametrize(
-    ("log", "line"),
-    [
-        ("Running stage 'prune':\nprune: the loss is nan\nERROR: failed to reproduce 'prune': exited with 1\n",
-         "prune: the loss is nan"),
-        ("x\nERROR: unexpected error - [Errno 28] No space left on device\n\nHaving any troubles?\n",
-         "ERROR: unexpected error - [Errno 28] No space left on device"),
-        ("params.yaml: quantize.method: does not work\nERROR: failed\n", "params.yaml: quantize.method: does not work"),
-        ("No module named dvc\n", "No module named dvc"),
-        ("", "it says nothing"),
-    ],
-)  # fmt: skip
-def test_a_reason_is_the_line_of_the_stage_that_failed(log, line):
-    assert worker.reason(log) == line
+def test_what_is_shared_is_made_once_and_before_what_needs_it():
+    ray = Told()
+    runner, taken = begun(ray)
+    runner.run(family())
+    assert sorted(ray.sent) == ["a", "b", "c", "shared"] and ray.sent.index("shared") < ray.sent.index("a")
+    assert [one.status for one in taken] == ["done"] * 4
 
 
-def test_a_full_disk_is_a_row_with_its_reason(monkeypatch, toy, place):
-    order = ordered(toy, place)
+def test_machines_that_disappear_cost_no_row_however_often():
+    ray = Told({name: [NodeDied()] * (engine.MOST_ATTEMPTS - 1) for name in ("shared", "b")})
+    runner, taken = begun(ray)
+    runner.run(family())
+    assert [one.status for one in taken] == ["done"] * 4
+    assert ray.sent.count("shared") == ray.sent.count("b") == engine.MOST_ATTEMPTS
+    assert ray.sent.count("a") == ray.sent.count("c") == 1
 
-    def full(*_):
-        raise OSError(28, "No space left on device", "/somewhere")
 
-    monkeypatch.setattr(worker, "_clone", full)
-    found = worker.perform(order, b"")
-    assert found["status"] == "failed" and found["again"]
-    assert found["reason"].startswith("/somewhere: No space left on device on ")
-    assert found["reason"].endswith("; freeing some would work")
+def test_a_worker_that_keeps_dying_is_given_up_and_what_waits_for_it_fails_with_its_reason():
+    ray = Told({"shared": [Died("out of memory")] * engine.MOST_CRASHES})
+    runner, taken = begun(ray)
+    runner.run(family())
+    why = "its worker died 3 times: out of memory"
+    assert told(taken) == [("a", "failed", why), ("b", "failed", why), ("c", "done", ""), ("shared", "failed", why)]
 
 
 def test_what_a_machine_fails_is_tried_on_another_one_and_is_a_row_in_the_end():
-    class Ray:
-        exceptions = SimpleNamespace(NodeDiedError=KeyError, ObjectLostError=KeyError, RaySystemError=KeyError)
-        exceptions.RayError = KeyError
-
-        def get(self, answer):
-            return answer
-
-        def nodes(self):
-            return [
-                {"NodeID": name, "NodeManagerHostname": name, "Alive": name != "dead", "Resources": {"CPU": cores}}
-                for name, cores in (("full", 1), ("dead", 1), ("small", 0.5), ("good", 1))
-            ]
-
-    runner = engine.Engine.__new__(engine.Engine)
-    runner.ray, runner.cpus, runner.gpus = Ray(), 1, 0.0
-    one = tasks.Work("some", "quantize", "k", None, leaf=True)
-    answer = {"status": "failed", "reason": "No space left on device on full", "machine": "full"}
-    own = runner._outcome(answer | {"again": False}, one)
-    assert own.status == "failed" and not one.crashes and runner._elsewhere(one) is None
-    for _ in range(engine.MOST_CRASHES - 1):
-        one.attempts += 1
-        assert runner._outcome(answer | {"again": True}, one) is None
-        assert runner._elsewhere(one) == "good"
-    last = runner._outcome(answer | {"again": True}, one)
-    assert (last.status, last.reason) == ("failed", "No space left on device on full")
+    lacks = {"status": "failed", "reason": "No space left on device on full", "machine": "full", "again": True}
+    ray = Told({"a": [lacks], "c": [lacks] * engine.MOST_CRASHES}, full=1, dead=1, small=0.5, good=1)
+    runner, taken = begun(ray)
+    runner.run(family())
+    assert [place for name, place in zip(ray.sent, ray.places, strict=True) if name == "a"] == ["", "good"]
+    assert [place for name, place in zip(ray.sent, ray.places, strict=True) if name == "c"] == ["", "good", "good"]
+    assert told(taken)[2] == ("c", "failed", lacks["reason"])
+    own = {"status": "failed", "reason": "prune: the loss is nan", "again": False}
+    ray = Told({"c": [own]})
+    runner, taken = begun(ray)
+    runner.run(family())
+    assert ray.sent.count("c") == 1 and told(taken)[2] == ("c", "failed", own["reason"])
 
 
-def test_a_worker_that_keeps_dying_is_given_up_and_a_lost_machine_is_not_counted():
-    class Died(Exception):
+def test_a_task_that_no_machine_can_hold_is_a_line():
+    runner, _ = begun(Told(), cpus=64)
+    with pytest.raises(engine.EngineError, match="a task needs 64 cores, the largest machine has 1 cores"):
+        runner.run(family())
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConnectionError("nobody\nanswers"), "RAY_ADDRESS=127.0.0.1:1 cannot be used: nobody answers"),
+        (RuntimeError("Version mismatch: The cluster was started with: Ray: 2.0 Python: 3.11"),
+         "the cluster at 127.0.0.1:1 has other versions: .*Ray: 2.0"),
+    ],
+)  # fmt: skip
+def test_a_cluster_that_cannot_be_used_is_a_line(monkeypatch, error, line):
+    def refuse(**_):
+        raise error
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr("ray.init", refuse)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(engine.EngineError, match=line), engine.started(None):
         pass
-
-    class Lost(Died):
-        pass
-
-    class Errors:
-        RayTaskError = ObjectLostError = RaySystemError = KeyError
-        NodeDiedError, RayError = Lost, Died
-
-    class Ray:
-        exceptions = Errors
-
-        def get(self, error):
-            raise error
-
-    runner = engine.Engine.__new__(engine.Engine)
-    runner.ray = Ray()
-    one = tasks.Work("some", "quantize", "k", None, leaf=True)
-    for _ in range(5):
-        one.attempts += 1
-        assert runner._outcome(Lost("node"), one) is None
-    answers = []
-    for _ in range(engine.MOST_CRASHES):
-        one.attempts += 1
-        answers.append(runner._outcome(Died("out of memory"), one))
-    assert answers[:-1] == [None, None]
-    assert answers[-1].status == "failed" and "out of memory" in answers[-1].reason
+    assert signal.getsignal(signal.SIGTERM) is before
