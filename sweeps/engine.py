@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import os
 import random
 import signal
@@ -108,7 +109,9 @@ def started(cpus: int | None) -> Iterator[Any]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True, **options)
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options
+            )
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             raise _refused(address, error) from None
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends with a stack of addresses

@@ -35,7 +35,7 @@ def lives(group: int) -> bool:
 def end(child: subprocess.Popen[bytes]) -> None:
     """Stops a group: asked first, killed in the end."""
     limit = time.monotonic() + GRACE
-    kind = signal.SIGTERM
+    kind: signal.Signals | None = signal.SIGTERM
     while lives(child.pid):
         with contextlib.suppress(ProcessLookupError):
             if kind is not None:

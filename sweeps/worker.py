@@ -23,6 +23,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 LONGEST_LOG = 200_000  # characters of a log that go back to the driver
@@ -121,7 +122,7 @@ def perform(order: Order, archive: bytes) -> dict[str, object]:
             try:
                 _clone(order, archive, lock)
                 for key, stage in order.steps:
-                    once(order.home, key, lambda mark, stage=stage: _repro(order, stage, (lock, mark)))
+                    once(order.home, key, partial(_made, order, stage, lock))
                 _repro(order, order.last, (lock,))
                 if order.price:
                     found["price"] = _price(order, lock)
@@ -258,6 +259,11 @@ def _git(*words: str, held: tuple[int, ...] = ()) -> None:
 
 def _repro(order: Order, stage: str, held: tuple[int, ...]) -> None:
     _dvc(order, held, "repro", *(["--pull"] if order.pull else []), stage)
+
+
+def _made(order: Order, stage: str, lock: int, mark: int) -> None:
+    """What is made once: `mark` is the lock of that."""
+    _repro(order, stage, (lock, mark))
 
 
 def _dvc(order: Order, held: tuple[int, ...], *words: str) -> None:

@@ -10,7 +10,10 @@ import pytest
 import seeds
 from _tool import ToolError
 
+from micronet import params as parameters
+from sweeps import spec
 from sweeps.rows import Row
+from tests.support.places import ROOT
 
 
 @pytest.fixture
@@ -88,9 +91,21 @@ def test_seeds_have_a_mean_and_a_spread_and_one_seed_has_none():
         Row("base", seed, "done", {"validation_accuracy_percent": value, "x": None}, commit="c")
         for seed, value in ((0, 90.0), (1, 91.0), (2, 92.0))
     ]
-    assert seeds.summary([*rows, Row("base", 3, "failed", {})]) == {
-        "seeds": [0, 1, 2], "best_on_validation": 2, "validation_accuracy_percent": 91.0,
-        "validation_accuracy_percent_spread": 1.0, "commits": ["c"],
-    }  # fmt: skip
+    assert seeds.summary([*reversed(rows), Row("base", 3, "failed", {})], "of") == {
+        "params_digest": "of",
+        "mean": {"validation_accuracy_percent": 91.0},
+        "spread": {"validation_accuracy_percent": 1.0},
+        "best_on_validation": 2,
+        "rows": [{"seed": row.seed, "commit": "c", **row.metrics} for row in rows],
+    }
     with pytest.raises(ToolError, match="1 seeds are done; `make seeds N=3` makes more"):
-        seeds.summary(rows[:1])
+        seeds.summary(rows[:1], "of")
+
+
+def test_a_recipe_is_the_same_with_another_seed_or_machine_and_no_other():
+    tree = parameters.read_yaml(ROOT / "recipes/demo.yaml")
+    digests = [
+        seeds.recipe_digest(parameters.parse(spec.patched(tree, patch)))
+        for patch in ({}, {"seed": 7, "engine.threads": 1}, {"prune.amount": 0.31}, {"data.validation_size": 100})
+    ]
+    assert digests[0] == digests[1] and len(set(digests)) == 3
