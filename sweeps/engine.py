@@ -105,13 +105,14 @@ def started(cpus: int | None) -> Iterator[Any]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
-    options: dict[str, Any] = {"include_dashboard": False, "num_cpus": cpus} if address is None else {}
+    # Without an address Ray would join whatever cluster somebody else has started on this machine.
+    options: dict[str, Any] = {"address": address}
+    if address is None:
+        options = {"address": "local", "include_dashboard": False, "num_cpus": cpus}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         try:
-            ray.init(
-                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options
-            )
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             raise _refused(address, error) from None
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends with a stack of addresses

@@ -296,3 +296,14 @@ def test_a_cluster_that_cannot_be_used_is_a_line(monkeypatch, error, line):
     with pytest.raises(engine.EngineError, match=line), engine.started(None):
         pass
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("said", "address"), [("", "local"), ("127.0.0.1:1", "127.0.0.1:1")])
+def test_a_sweep_joins_the_cluster_that_it_is_told_of_and_no_other_on_this_machine(monkeypatch, said, address):
+    asked = []
+    monkeypatch.setenv("RAY_ADDRESS", said)
+    monkeypatch.setattr("ray.init", lambda **options: asked.append(options["address"]))
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with engine.started(None):
+        pass
+    assert asked == [address]
