@@ -152,6 +152,18 @@ pictures: env ## write a folder of pictures to try recipes/folder.yaml with: dat
 sweep: env ## many variants of the pipeline, here or on a Ray cluster: make sweep SPEC=sweeps/demo.yaml BRANCH=1
 	@"$(PY)" sweeps/run.py $(if $(BRANCH),--branch) $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- "$${SPEC:-}"
 
+# Each goes on where it was stopped; a run that failed is tried again the next time, and does not keep the others.
+.PHONY: studies
+studies: env ## the sweeps that ask the slides' questions, one after the other, then docs/studies.md: make studies BUDGET=small
+	@worst=0
+	for spec in $$(grep -l '^question:' sweeps/*.yaml); do
+		"$(PY)" sweeps/run.py $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- "$$spec" && code=0 || code=$$?
+		[ "$$code" -le 1 ] || exit "$$code"
+		[ "$$code" = 0 ] || worst=1
+	done
+	"$(PY)" tools/studies.py
+	exit "$$worst"
+
 .PHONY: compare
 compare: env ## what differs in params and metrics: make compare A=main B=sweep/demo/gradual-0
 	@"$(PY)" tools/compare.py -- "$${A:-HEAD}" "$${B:-HEAD}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +24,7 @@ from sweeps.spec import Spec
 from sweeps.tasks import Work, short
 from sweeps.worker import Order
 
-MOST_CRASHES = 3  # times that a work may take its worker with it; machines that disappear do not count
+MOST_CRASHES = 3  # times that a work may take its worker with it, or that its machine fails it; lost ones do not count
 MOST_ATTEMPTS = 20
 KEEP = ("dvc.lock", "data/manifest.json", "code/*.json", "metrics/**/*.json", "metrics/**/*.csv")
 STOP_SECONDS = 30.0  # in which stages end their step and save their state
@@ -39,6 +41,7 @@ class Outcome:
     work: Work
     status: str
     reason: str
+    again: bool = False
     files: dict[str, str] = field(default_factory=dict)
     price: dict[str, float] = field(default_factory=dict)
     machine: str = ""
@@ -92,28 +95,41 @@ def order_of(work: Work, spec: Spec, commit: str, place: Place, *, price: bool) 
 
 @contextlib.contextmanager
 def started(cpus: int | None) -> Iterator[Any]:
-    """Ray, connected to RAY_ADDRESS or started here with some cores; gives the module. Raises `EngineError`."""
+    """Ray, connected to RAY_ADDRESS or started here with some cores; gives the module. Raises `EngineError`.
+
+    Inside of it SIGTERM is a KeyboardInterrupt: a job that reaches its time limit ends as by Ctrl-C.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS") or None
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
-    options: dict[str, Any] = {"include_dashboard": False, "num_cpus": cpus} if address is None else {}
+    # Without an address Ray would join whatever cluster somebody else has started on this machine.
+    options: dict[str, Any] = {"address": address}
+    if address is None:
+        options = {"address": "local", "include_dashboard": False, "num_cpus": cpus}
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True, **options)
-    except (RuntimeError, ConnectionError, ValueError, OSError) as error:
-        said = " ".join(str(error).split())
-        if "ersion mismatch" in said:
-            raise EngineError(f"the cluster at {address} has other versions: {shown(said, 200)}") from None
-        where = f"RAY_ADDRESS={shown(address, 60)} cannot be used" if address else "Ray does not start here"
-        raise EngineError(f"{where}: {shown(said, 160)}") from None
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends with a stack of addresses
-    try:
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
+        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+            raise _refused(address, error) from None
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends with a stack of addresses
         yield ray
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one more must not keep Ray from ending what it started
         ray.shutdown()
         signal.signal(signal.SIGTERM, before)
+
+
+def _refused(address: str | None, error: Exception) -> EngineError:
+    """What Ray says when it cannot be started or joined."""
+    said = " ".join(str(error).split())
+    if "ersion mismatch" in said:
+        return EngineError(f"the cluster at {shown(address, 60)} has other versions: {shown(said, 200)}")
+    where = f"RAY_ADDRESS={shown(address, 60)} cannot be used" if address else "Ray does not start here"
+    return EngineError(f"{where}: {shown(said, 160)}")
 
 
 class Engine:
@@ -142,13 +158,10 @@ class Engine:
     def slots(self) -> int:
         """How many tasks run at once. Raises `EngineError` when no machine is large enough for one."""
         if time.monotonic() - self.checked > 1.0:
-            alive = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-            fits = [
-                int(min(node.get("CPU", 0) / self.cpus, node.get("GPU", 0) / self.gpus if self.gpus else 1e9))
-                for node in alive
-            ]
-            self._slots, self.checked = sum(fits), time.monotonic()
+            nodes = [node for node in self.ray.nodes() if node["Alive"]]
+            self._slots, self.checked = sum(self._fits(node) for node in nodes), time.monotonic()
             if not self._slots and not self.running:
+                alive = [node["Resources"] for node in nodes]
                 most = f"{max((node.get('CPU', 0) for node in alive), default=0):g} cores"
                 most += f", {max((node.get('GPU', 0) for node in alive), default=0):g} GPUs" if self.gpus else ""
                 asked = f"{self.cpus} cores" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
@@ -199,8 +212,29 @@ class Engine:
 
     def _send(self, work: Work) -> None:
         work.attempts += 1
-        self.running[self.task.remote(self.order(work), self.archive)] = work
+        task = self.task
+        if elsewhere := self._elsewhere(work):
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            task = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(elsewhere, soft=True))
+        self.running[task.remote(self.order(work), self.archive)] = work
         self.began(work.name)
+
+    def _elsewhere(self, work: Work) -> str | None:
+        """A machine that has not failed a work yet; None when any will do, or no other is large enough."""
+        if not work.failed_on:
+            return None
+        others = [
+            node["NodeID"]
+            for node in self.ray.nodes()
+            if node["Alive"] and self._fits(node) and node["NodeManagerHostname"] not in work.failed_on
+        ]
+        return random.choice(others) if others else None
+
+    def _fits(self, node: dict[str, Any]) -> int:
+        """How many tasks a machine holds at once."""
+        has = node["Resources"]
+        return int(min(has.get("CPU", 0) / self.cpus, has.get("GPU", 0) / self.gpus if self.gpus else 1e9))
 
     def _gather(self, waiting: list[Work]) -> None:
         """Waits a moment, then takes what has ended."""
@@ -220,20 +254,29 @@ class Engine:
         """What became of a work; None for one that is tried again."""
         errors = self.ray.exceptions
         try:
-            return Outcome(work, **self.ray.get(reference))
-        except errors.RayTaskError as error:
-            return Outcome(work, "failed", f"failed unexpectedly: {shown(' '.join(str(error).split()[-40:]), 200)}")
+            found = Outcome(work, **self.ray.get(reference))
         except (errors.NodeDiedError, errors.ObjectLostError, errors.RaySystemError) as error:
-            lost, most = error, MOST_ATTEMPTS
+            if work.attempts < MOST_ATTEMPTS:
+                return None
+            return self._given_up(work, error)
         except errors.RayError as error:
             # A worker that dies with its machine is known to have died before the machine is.
-            lost, most = error, MOST_CRASHES
             work.crashes += 1
-            if work.crashes < MOST_CRASHES and work.attempts < MOST_ATTEMPTS:
+            return None if self._may_try(work) else self._given_up(work, error)
+        if found.again:
+            work.crashes += 1
+            work.failed_on.add(found.machine)
+            if self._may_try(work):
                 return None
-        if work.attempts < most:
-            return None
-        said = " ".join(str(lost).split())
+        return found
+
+    def _may_try(self, work: Work) -> bool:
+        return work.crashes < MOST_CRASHES and work.attempts < MOST_ATTEMPTS
+
+    def _given_up(self, work: Work, error: Exception) -> Outcome:
+        said = " ".join(str(error).split())
+        if isinstance(error, self.ray.exceptions.RayTaskError):
+            return Outcome(work, "failed", f"failed unexpectedly: {shown(said[-400:], 200)}")
         return Outcome(work, "failed", f"its worker died {work.attempts} times: {shown(said, 160)}")
 
     def _stop(self) -> None:

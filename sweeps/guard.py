@@ -1,19 +1,24 @@
 """Runs a command in a process group of its own, its words into a log; nothing of the group outlives the caller.
 
-`python guard.py LOG WORD ...` ends as the command does. When it is told to end, or whoever started it is gone, it stops
-the whole group and waits for its end: a worker that was killed leaves no training behind. The standard library alone.
+`python guard.py LIFE TOLD LOCKS LOG WORD ...`: LIFE is the end of a pipe whose other end the caller holds. When that
+closes, or the guard is told to end, it stops the whole group and waits for its end: a worker that was killed leaves no
+training behind. TOLD is given the command's exit code. LOCKS, descriptors with commas between, stay held as long as the
+group is there. The guard is nobody's child, because a worker of Ray whose machine dies first kills its children, in a
+way that they cannot notice. The standard library alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
 
 GRACE = 20.0  # seconds in which a stage ends its step and saves its state
+STOPPED = 130  # exit code of a command that was stopped
 
 
 def lives(group: int) -> bool:
@@ -30,7 +35,7 @@ def lives(group: int) -> bool:
 def end(child: subprocess.Popen[bytes]) -> None:
     """Stops a group: asked first, killed in the end."""
     limit = time.monotonic() + GRACE
-    kind = signal.SIGTERM
+    kind: signal.Signals | None = signal.SIGTERM
     while lives(child.pid):
         with contextlib.suppress(ProcessLookupError):
             if kind is not None:
@@ -43,20 +48,30 @@ def end(child: subprocess.Popen[bytes]) -> None:
 
 
 def main(words: list[str]) -> int:
-    log, *command = words
-    parent, told = os.getppid(), []
+    life, told, locks = int(words[0]), int(words[1]), [int(word) for word in words[2].split(",") if word]
+    log, *command = words[3:]
+    if os.fork():
+        return 0
+    asked: list[bool] = []
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: told.append(True))
+        signal.signal(number, lambda *_: asked.append(True))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open(log, "ab") as file:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=locks,
         )
-    while child.poll() is None and not told and os.getppid() == parent:
-        time.sleep(0.1)
+    while child.poll() is None and not asked and not select.select([life], [], [], 0.1)[0]:
+        pass
     stopped = child.poll() is None
     end(child)
-    return 130 if stopped else child.wait() & 0xFF
+    with contextlib.suppress(BrokenPipeError):
+        os.write(told, b"%d" % (STOPPED if stopped else child.wait()))
+    return 0
 
 
 if __name__ == "__main__":

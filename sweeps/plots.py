@@ -29,14 +29,8 @@ def front(stem: Path, found: Sequence[Row], best: Sequence[Row], metric: str) ->
         there = [row for row in found if row.metrics.get(metric) and row.metrics.get(ACCURACY)]
         for rung in dict.fromkeys(row.budget for row in there):
             mine = [row for row in there if row.budget == rung]
-            axes.plot(
-                [row.metrics[metric] for row in mine], [row.metrics[ACCURACY] for row in mine], "o", alpha=0.5,
-                label=rung or "trials",
-            )  # fmt: skip
-        axes.step(
-            [row.metrics[metric] for row in best], [row.metrics[ACCURACY] for row in best], where="post",
-            color="black", label="front",
-        )  # fmt: skip
+            axes.plot(_column(mine, metric), _column(mine, ACCURACY), "o", alpha=0.5, label=rung or "trials")
+        axes.step(_column(best, metric), _column(best, ACCURACY), where="post", color="black", label="front")
         axes.axhline(GOAL, color="tab:red", linestyle="--", label=f"{GOAL:.0f} %")
         axes.set_xlabel(metric.replace("_", " "))
         axes.set_ylabel("validation accuracy in percent")
@@ -47,3 +41,8 @@ def front(stem: Path, found: Sequence[Row], best: Sequence[Row], metric: str) ->
             figure.savefig(buffer, format=kind, dpi=120, metadata=metadata)
             write_atomically(stem.with_suffix(f".{kind}"), buffer.getvalue())
         pyplot.close(figure)
+
+
+def _column(found: Sequence[Row], metric: str) -> list[float]:
+    """The values of a metric that all rows have."""
+    return [value for row in found if (value := row.metrics[metric]) is not None]

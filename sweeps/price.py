@@ -36,7 +36,8 @@ def scores(stage: str) -> dict[str, float]:
     from micronet.scoring.deck import deck_score
     from micronet.scoring.records import ONCE
 
-    path, passes = Path(f"checkpoints/{CHECKPOINTS[stage]}.safetensors"), ONCE
+    path = Path(f"checkpoints/{CHECKPOINTS[stage]}.safetensors")
+    passes: tuple[float, ...] = ONCE
     ops: list[Operation]
     if stage == "quantize":
         from micronet.data.store import open_split

@@ -103,6 +103,18 @@ def kept(rows: Sequence[Row], tasks: Sequence[Task], metrics: Sequence[str]) -> 
     }
 
 
+def comparable(rows: Sequence[Row], reference: str | None) -> tuple[list[Row], list[Row]]:
+    """Rows that say something of each other, of one code, one data and one budget; and those that are left out.
+
+    Of several such sets the largest one that has the reference counts; of equally large ones the first in the table.
+    """
+    sets: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        sets.setdefault((row.code_digest, row.data_digest, row.budget), []).append(row)
+    chosen = max(sets.values(), key=lambda one: (any(row.variant == reference for row in one), len(one)), default=[])
+    return chosen, [row for one in sets.values() if one is not chosen for row in one]
+
+
 def measured(
     files: Mapping[str, str], price: Mapping[str, float], metrics: Sequence[str], last: str
 ) -> dict[str, float | None]:

@@ -10,7 +10,7 @@ import copy
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -204,7 +204,7 @@ def _walked(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
         yield place, value
 
 
-def contradiction(patches: list[Mapping[str, Any]]) -> str | None:
+def contradiction(patches: Sequence[Mapping[str, Any]]) -> str | None:
     """Two values for one place in what patches set together, in words; None when there are none."""
     places = [place for patch in patches for place, _ in flat(patch)]
     for index, place in enumerate(places):
@@ -240,7 +240,9 @@ def base_path(spec: Spec, root: Path = ROOT) -> Path:
 
 def variants(spec: Spec, base: Mapping[str, Any]) -> list[Variant]:
     """Every variant with its params, in the order of the spec. Raises `ParamsError` with a line a fault."""
-    found, wrong, trees = [], [], {}
+    found: list[Variant] = []
+    wrong: list[str] = []
+    trees: dict[str, str] = {}
     common = patched(base, spec.patch, _length(spec.length), spec.length.patch)
     for name, patches in _combinations(spec):
         last = next((patch["last"] for patch in patches if "last" in patch), spec.last)
@@ -288,8 +290,8 @@ def _combinations(spec: Spec) -> Iterator[tuple[str, list[Patch]]]:
     if count > MOST_RUNS:
         raise ParamsError([f"grid: makes {count:,} runs; at most {MOST_RUNS:,} would work"])
     for name, patch in named:
-        for values in itertools.product(*spec.grid.values()):
-            cell: Patch = dict(zip(spec.grid, values, strict=True))
+        for chosen in itertools.product(*spec.grid.values()):
+            cell: Patch = dict(zip(spec.grid, chosen, strict=True))
             parts = [
                 part for part in (name, _told({tuple(key.split(".")): value for key, value in cell.items()})) if part
             ]

@@ -69,13 +69,13 @@ def _compared(name: str, mine: Mapping[int, float], against: Mapping[int, float]
     shared = sorted(set(mine) & set(against))
     if len(shared) >= 2:
         differences = [mine[seed] - against[seed] for seed in shared]
-        mean, error, freedom = fmean(differences), stdev(differences) / math.sqrt(len(shared)), len(shared) - 1
+        mean, error, freedom = fmean(differences), stdev(differences) / math.sqrt(len(shared)), len(shared) - 1.0
         pairs, paired = len(shared), True
     elif len(mine) >= 2 and len(against) >= 2:
         parts = [stdev(values.values()) ** 2 / len(values) for values in (mine, against)]
         mean, error = fmean(mine.values()) - fmean(against.values()), math.sqrt(sum(parts))
         below = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (mine, against), strict=True))
-        freedom = sum(parts) ** 2 / below if below else 1
+        freedom = sum(parts) ** 2 / below if below else 1.0
         pairs, paired = min(len(mine), len(against)), False
     else:
         common = shared or sorted(mine)

@@ -9,15 +9,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from micronet import params as parameters
 from micronet.errors import MicronetError, shown
 from micronet.files import checksum
 from micronet.params import ParamsError, read_yaml
-from stages import dependencies
-from stages.common import validated
 from sweeps.spec import ROOT, Spec, Variant, base_path, variants
+
+if TYPE_CHECKING:  # by the names that the stage scripts use, under which alone mypy may know a file
+    import dependencies
+    from common import validated
+else:
+    from stages import dependencies
+    from stages.common import validated
 
 CHEAP = ("code", "prepare_data")  # stages that are no work worth a task of its own
 
@@ -65,6 +70,7 @@ class Work:
 
     Attributes:
         before: shared work that is done first. tasks: those that it is for.
+        attempts: times that it was sent. crashes: those that a stage had no part in. failed_on: machines of such.
         once: (key, stage) of what a machine makes once for this and others, without work of its own.
     """
 
@@ -76,6 +82,7 @@ class Work:
     before: tuple[Work, ...] = ()
     attempts: int = 0
     crashes: int = 0
+    failed_on: set[str] = field(default_factory=set)
     once: tuple[tuple[str, str], ...] = ()
     tasks: list[Task] = field(default_factory=list)
 
@@ -133,7 +140,9 @@ def plan(spec: Spec, root: Path = ROOT, code: Code | None = None) -> list[Task]:
     base = read_yaml(base_path(spec, root))
     if not isinstance(base, dict):
         raise ParamsError([f"{spec.base}: must hold sections, one a stage"])
-    graph, wrong, found = Graph.read(root / "dvc.yaml"), [], []
+    graph = Graph.read(root / "dvc.yaml")
+    wrong: list[str] = []
+    found: list[Task] = []
     code = code or Code()
     for variant in variants(spec, base):
         try:

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 LONGEST_LOG = 200_000  # characters of a log that go back to the driver
@@ -30,8 +32,26 @@ STAGES = "check|code_digests|prepare_data|train_teacher|train_student|distill|pr
 STAGE_LINE = re.compile(rf"^({STAGES}|[\w./-]+\.yaml): ")
 
 
+# What a machine lacks, in the words of the system: no stage's fault, and another machine may have it.
+LACKING = re.compile(
+    "No space left on device|Disk quota exceeded|Input/output error|Stale file handle|Read-only file system"
+    "|Cannot allocate memory|Too many open files",
+    re.IGNORECASE,
+)
+EXITED = re.compile(r"exited with (-?\d+)")
+
+
 class TaskError(Exception):
-    """A task cannot go on; the message is a line."""
+    """A task cannot go on; the message is a line.
+
+    Attributes:
+        again: the machine is at fault, or what runs beside it, and not a stage: another try may do better.
+        killed: while it ran, so that the clone may hold the state of a training, from which that try goes on.
+    """
+
+    def __init__(self, line: str, *, again: bool, killed: bool = False):
+        super().__init__(line)
+        self.again, self.killed = again, killed
 
 
 @dataclass(frozen=True)
@@ -77,46 +97,58 @@ class Order:
         """Of the clone."""
         return self.home / "work" / self.key
 
+    def aside(self, kind: str) -> Path:
+        """Of a clone that is not whole: one that is being made, or removed."""
+        return self.home / "work" / f".{self.key}.{kind}"
+
     @property
     def log(self) -> Path:
         return self.home / "logs" / f"{self.key}.log"
 
 
 def perform(order: Order, archive: bytes) -> dict[str, object]:
-    """Does a task; what became of it: `status`, `reason`, `files`, `price`, `machine`, `seconds`, `log`.
+    """Does a task; what became of it: `status`, `reason`, `again`, `files`, `price`, `machine`, `seconds`, `log`.
 
     Args:
         archive: the bare repository of the commit, a tar.
     """
     began = time.monotonic()
-    found: dict[str, object] = {"status": "done", "reason": "", "files": {}, "price": {}}
+    found: dict[str, object] = {"status": "done", "reason": "", "again": False, "files": {}, "price": {}}
     try:
         for folder in ("commits", "work", "logs", "made", "data"):
             (order.home / folder).mkdir(parents=True, exist_ok=True)
-        order.log.unlink(missing_ok=True)
         with locked(order.home / "work" / f"{order.key}.lock") as lock:
+            order.log.unlink(missing_ok=True)
             try:
-                _clone(order, archive)
+                _clone(order, archive, lock)
                 for key, stage in order.steps:
-                    once(order.home, key, lambda stage=stage: _repro(order, stage, lock))
-                _repro(order, order.last, lock)
+                    once(order.home, key, partial(_made, order, stage, lock))
+                _repro(order, order.last, (lock,))
                 if order.price:
                     found["price"] = _price(order, lock)
                 if order.push:
-                    _dvc(order, lock, "push", "--run-cache", "--quiet")
+                    _dvc(order, (lock,), "push", "--run-cache", "--quiet")
                 found["files"] = collected(order)
             except (KeyboardInterrupt, SystemExit):
                 raise  # what was stopped stays, with the state that it goes on from
-            except BaseException:
-                shutil.rmtree(order.place, ignore_errors=True)
+            except BaseException as error:
+                if not (isinstance(error, TaskError) and error.killed):
+                    _remove(order)
                 raise
-            shutil.rmtree(order.place, ignore_errors=True)  # as long as the lock is held: others may want the place
+            _remove(order)  # as long as the lock is held: others may want the place
     except TaskError as error:
-        found |= {"status": "failed", "reason": str(error)}
+        found |= {"status": "failed", "reason": str(error), "again": error.again}
     except OSError as error:
-        found |= {"status": "failed", "reason": _said(error)}
+        found |= {"status": "failed", "reason": _said(error), "again": True}
     seconds = round(time.monotonic() - began, 1)
     return found | {"machine": socket.gethostname(), "seconds": seconds, "log": _tail(order.log)}
+
+
+def _remove(order: Order) -> None:
+    """Takes the clone away: at once under its name, so that one that is there is whole whenever a machine dies."""
+    with contextlib.suppress(FileNotFoundError):
+        order.place.rename(order.aside("gone"))
+    shutil.rmtree(order.aside("gone"), ignore_errors=True)
 
 
 def collected(order: Order) -> dict[str, str]:
@@ -141,22 +173,26 @@ def locked(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def once(home: Path, key: str, make: Callable[[], None]) -> None:
-    """Calls `make` unless this machine has what it makes; whoever else needs it waits meanwhile."""
+def once(home: Path, key: str, make: Callable[[int], None]) -> None:
+    """Calls `make` unless this machine has what it makes; whoever else needs it waits meanwhile.
+
+    Args:
+        make: is given the lock, for what it starts to hold too.
+    """
     mark = home / "made" / key
     if mark.exists():
         return
-    with locked(mark.with_suffix(".lock")):
+    with locked(mark.with_suffix(".lock")) as lock:
         if not mark.exists():
-            make()
+            make(lock)
             mark.touch()
 
 
-def _clone(order: Order, archive: bytes) -> None:
-    """Makes the task's checkout, or finds the one that it left when it was stopped."""
+def _clone(order: Order, archive: bytes, lock: int) -> None:
+    """Makes the task's checkout, or finds the one that it left when it was stopped, or when its machine died."""
     repository = order.home / "commits" / f"{order.commit}.git"
 
-    def unpack() -> None:
+    def unpack(_: int) -> None:
         shutil.rmtree(repository, ignore_errors=True)
         repository.mkdir(parents=True)
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -166,10 +202,7 @@ def _clone(order: Order, archive: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             (order.home / "made" / f"commit-{order.commit}").unlink()
     once(order.home, f"commit-{order.commit}", unpack)
-    if not (order.place / ".dvc/config.local").is_file():
-        shutil.rmtree(order.place, ignore_errors=True)
-        _git("clone", "--quiet", "--shared", "--no-checkout", str(repository), str(order.place))
-        _git("-C", str(order.place), "checkout", "--quiet", order.commit)
+    _checkout(order, repository, lock)
     (order.place / "params.yaml").write_text(order.params, encoding="utf-8")
     folder, key = order.data
     link, target = order.place / folder, order.home / "data" / key
@@ -179,14 +212,35 @@ def _clone(order: Order, archive: bytes) -> None:
         link.symlink_to(target)
     source = Path(order.data_here)
     if order.data_here and source.is_dir():
-        once(order.home, f"linked-{key}", lambda: _linked(source, target))
+        once(order.home, f"linked-{key}", lambda _: _linked(source, target))
     lines = ["[core]\n", f"    site_cache_dir = {order.place / '.dvc/site'}\n"]
     lines += ["    remote = sweep\n"] if order.remote else []
     lines += ["[cache]\n", f"    dir = {order.cache}\n"]
     lines += [f"['remote \"sweep\"']\n    url = {order.remote}\n"] if order.remote else []
-    temporary = order.place / ".dvc/config.local.new"
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.rename(order.place / ".dvc/config.local")
+    (order.place / ".dvc/config.local").write_text("".join(lines), encoding="utf-8")
+
+
+def _checkout(order: Order, repository: Path, lock: int) -> None:
+    """The files of the commit. Of a clone that is there, what git ignores stays: the state that training goes on from.
+
+    What a killed DVC or git may have written half goes: their locks and tables, dvc.lock, params.yaml.
+    """
+    for kind in ("new", "gone"):
+        shutil.rmtree(order.aside(kind), ignore_errors=True)
+    if order.place.is_dir():
+        for folder in (".dvc/tmp", ".dvc/site"):
+            shutil.rmtree(order.place / folder, ignore_errors=True)
+        (order.place / ".git/index.lock").unlink(missing_ok=True)
+        try:
+            _git("-C", str(order.place), "reset", "--quiet", "--hard", order.commit, held=(lock,))
+            _git("-C", str(order.place), "clean", "--quiet", "--force", "-d", held=(lock,))
+            return
+        except TaskError:
+            _remove(order)
+    made = order.aside("new")
+    _git("clone", "--quiet", "--shared", "--no-checkout", str(repository), str(made), held=(lock,))
+    _git("-C", str(made), "checkout", "--quiet", order.commit, held=(lock,))
+    made.rename(order.place)
 
 
 def _linked(source: Path, target: Path) -> None:
@@ -196,50 +250,85 @@ def _linked(source: Path, target: Path) -> None:
             os.link(path, target / path.name)
 
 
-def _git(*words: str) -> None:
-    done = subprocess.run(["git", *words], capture_output=True, text=True)
+def _git(*words: str, held: tuple[int, ...] = ()) -> None:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, pass_fds=held)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it says nothing"]
-        raise TaskError(f"git {words[0]}: {said[-1]}"[:LONGEST_REASON])
+        raise TaskError(f"git {words[0]}: {said[-1]}"[:LONGEST_REASON], again=True)
 
 
-def _repro(order: Order, stage: str, lock: int) -> None:
-    _dvc(order, lock, "repro", *(["--pull"] if order.pull else []), stage)
+def _repro(order: Order, stage: str, held: tuple[int, ...]) -> None:
+    _dvc(order, held, "repro", *(["--pull"] if order.pull else []), stage)
 
 
-def _dvc(order: Order, lock: int, *words: str) -> None:
+def _made(order: Order, stage: str, lock: int, mark: int) -> None:
+    """What is made once: `mark` is the lock of that."""
+    _repro(order, stage, (lock, mark))
+
+
+def _dvc(order: Order, held: tuple[int, ...], *words: str) -> None:
     """Runs DVC in the clone. Raises `TaskError` with what the stage said that failed."""
-    if _run(order, lock, "-m", "dvc", *words):
-        raise TaskError(reason(_tail(order.log)))
+    code = _run(order, held, "-m", "dvc", *words)
+    if code:
+        raise failure(code, _tail(order.log))
 
 
 def _price(order: Order, lock: int) -> dict[str, float]:
-    if _run(order, lock, "sweeps/price.py", order.price, "--json", "price.json"):
-        raise TaskError(reason(_tail(order.log)))
+    code = _run(order, (lock,), "sweeps/price.py", order.price, "--json", "price.json")
+    if code:
+        raise failure(code, _tail(order.log))
     return json.loads((order.place / "price.json").read_text(encoding="utf-8"))
 
 
-def _run(order: Order, lock: int, *words: str) -> int:
-    """Runs a Python of this machine under the guard, in the clone; its exit code."""
+def _run(order: Order, held: tuple[int, ...], *words: str) -> int:
+    """Runs a Python of this machine under the guard, in the clone; its exit code.
+
+    Args:
+        held: locks, which stay held until all that it starts has ended, should this process die.
+
+    Raises:
+        TaskError: the guard was killed.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "PYTHONPATH")}
     environment |= {"DVC_NO_ANALYTICS": "1", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment |= {} if order.threads is None else {"OMP_NUM_THREADS": order.threads}
-    guard = subprocess.Popen(
-        [sys.executable, "-c", order.guard, str(order.log), sys.executable, *words],
-        cwd=order.place,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        pass_fds=(lock,),  # a guard that outlives this process keeps the clone
-        start_new_session=True,
-    )
+    watched, life = os.pipe()
+    answer, told = os.pipe()
     try:
-        while guard.poll() is None:
-            time.sleep(0.1)
+        try:
+            numbers = [str(watched), str(told), ",".join(map(str, held))]
+            subprocess.run(
+                [sys.executable, "-c", order.guard, *numbers, str(order.log), sys.executable, *words],
+                cwd=order.place,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                pass_fds=(*held, watched, told),
+                start_new_session=True,
+            )
+        finally:
+            os.close(watched)
+            os.close(told)
+        while not select.select([answer], [], [], 0.1)[0]:
+            pass  # a short wait, in Python, so that a task can be stopped
     finally:
-        if guard.poll() is None:
-            guard.terminate()
-            guard.wait()
-    return guard.returncode
+        os.close(life)
+        code = os.read(answer, 16)  # which ends when the guard does
+        os.close(answer)
+    if not code:
+        raise TaskError("what watches over DVC was killed", again=True, killed=True)
+    return int(code)
+
+
+def failure(code: int, log: str) -> TaskError:
+    """What a run says that failed, and whether that is the fault of a stage or of the machine.
+
+    Args:
+        code: of DVC, negative for a signal. log: what it and the stages said.
+    """
+    line, exited = reason(log), EXITED.findall(log)
+    killed = any(number < 0 or 128 < number < 255 for number in (code, *map(int, exited)))  # 255 is DVC's own
+    stages = exited or any(STAGE_LINE.match(one.strip()) for one in log.splitlines())
+    return TaskError(line, again=bool(killed or not stages or LACKING.search(line)), killed=killed)
 
 
 def reason(log: str) -> str:

@@ -1,6 +1,7 @@
 """Prints what differs between two commits, tags or branches: their params, then their metrics, in the stages' order.
 
-`make compare A=main B=sweep/demo/gradual-0`. Unlike `dvc metrics diff` the order is always the same.
+`make compare A=main B=sweep/demo/gradual-0`. Unlike `dvc metrics diff` the order is always the same. Metrics that other
+code or other data made say nothing of what the params do: a line names them.
 """
 
 from __future__ import annotations
@@ -39,23 +40,49 @@ def leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 def facts(root: Path, revision: str) -> dict[str, Any]:
     """The params and metrics of a revision, by name. Raises `ToolError` for one that there is not."""
+    commit = _commit(root, revision)
+    found = dict(leaves(_yaml(root, commit)))
+    for stage in STAGES:
+        content = _json(root, commit, f"metrics/{stage}.json", revision)
+        found |= {} if content is None else dict(leaves(content, f"metrics/{stage}"))
+    return found
+
+
+def made_by_other(root: Path, a: str, b: str) -> list[str]:
+    """The stages, and `data`, whose metrics two revisions both have, made by code or of data that differ.
+
+    Of the code only what both used is compared: another architecture is a matter of the params.
+    """
+    one, other, found = _commit(root, a), _commit(root, b), []
+    for stage in STAGES:
+        metrics = [_json(root, commit, f"metrics/{stage}.json", a) for commit in (one, other)]
+        codes = [_json(root, commit, f"code/{stage}.json", a) for commit in (one, other)]
+        if None in metrics or not all(isinstance(code, dict) for code in codes):
+            continue
+        if any(codes[0][path] != codes[1][path] for path in set(codes[0]) & set(codes[1])):
+            found.append(stage)
+    manifests = [_json(root, commit, "data/manifest.json", a) for commit in (one, other)]
+    if None not in manifests and manifests[0] != manifests[1]:
+        found.append("data")
+    return found
+
+
+def _commit(root: Path, revision: str) -> str:
     try:
-        commit = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     except GitError:
         way = "`git branch --list` names some"
         raise ToolError(f"{shown(revision, 80)} is no commit, tag or branch here; {way}") from None
-    found = dict(leaves(_yaml(root, commit)))
-    for stage in STAGES:
-        try:
-            content = json.loads(git(root, "show", f"{commit}:metrics/{stage}.json"))
-        except GitError:
-            continue
-        except ValueError:
-            raise ToolError(
-                f"metrics/{stage}.json of {shown(revision, 80)} is no JSON; another revision would work"
-            ) from None
-        found |= dict(leaves(content, f"metrics/{stage}"))
-    return found
+
+
+def _json(root: Path, commit: str, path: str, revision: str) -> Any:
+    """A file of a commit; None where it has none. Raises `ToolError`."""
+    try:
+        return json.loads(git(root, "show", f"{commit}:{path}"))
+    except GitError:
+        return None
+    except ValueError:
+        raise ToolError(f"{path} of {shown(revision, 80)} is no JSON; another revision would work") from None
 
 
 def _yaml(root: Path, commit: str) -> Any:
@@ -100,6 +127,9 @@ def work(a: str, b: str, root: Path = ROOT) -> None:
         table.add_row(*row)
     width = max(console.width, 40 + 3 * WIDEST) if not console.is_terminal else None
     console.print(table, width=width)
+    if other := made_by_other(root, a, b):
+        way = "`make repro` on the older one, or the same `make sweep` again, brings it up to date"
+        print(f"of other code or data, so that the metrics do not compare the params alone: {', '.join(other)}; {way}")
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from _tool import METRICS, ToolError, front
 
+from micronet import params as parameters
 from micronet.files import write_json
 from sweeps import rows
 from sweeps.rows import Row
@@ -19,22 +20,34 @@ from sweeps.tasks import plan
 SPEC = ROOT / "sweeps/seeds.yaml"
 
 
-def summary(found: Sequence[Row]) -> dict[str, Any]:
-    """`NAME`, `NAME_spread` (sample standard deviation) and the seeds, of rows that are done.
+def summary(found: Sequence[Row], of: str) -> dict[str, Any]:
+    """Mean and spread (sample standard deviation) of each metric that all rows have, and the rows that are done.
+
+    Args:
+        of: digest of the params.
 
     Raises:
         ToolError: fewer than two are, so that nothing has a spread.
     """
-    done = [row for row in found if row.status == "done"]
+    done = sorted((row for row in found if row.status == "done"), key=lambda row: row.seed)
     if len(done) < 2:
         raise ToolError(f"metrics/sweeps/seeds.csv: {len(done)} seeds are done; `make seeds N=3` makes more")
-    best = max(done, key=lambda row: row.metrics["validation_accuracy_percent"] or 0.0)
-    told: dict[str, Any] = {"seeds": [row.seed for row in done], "best_on_validation": best.seed}
-    for name in done[0].metrics:
-        values = [value for row in done if (value := row.metrics.get(name)) is not None]
-        if len(values) == len(done):
-            told |= {name: round(fmean(values), 6), f"{name}_spread": round(stdev(values), 6)}
-    return told | {"commits": sorted({row.commit for row in done})}
+    columns = {name: [row.metrics.get(name) for row in done] for name in done[0].metrics}
+    values = {name: [one for one in column if one is not None] for name, column in columns.items()}
+    whole = {name: column for name, column in values.items() if len(column) == len(done)}
+    return {
+        "params_digest": of,
+        "mean": {name: round(fmean(column), 6) for name, column in whole.items()},
+        "spread": {name: round(stdev(column), 6) for name, column in whole.items()},
+        "best_on_validation": max(done, key=lambda row: row.metrics["validation_accuracy_percent"] or 0.0).seed,
+        "rows": [{"seed": row.seed, "commit": row.commit, **row.metrics} for row in done],
+    }
+
+
+def recipe_digest(params: parameters.Params) -> str:
+    """What names a recipe whatever its seed and machine: all that decides its packed model otherwise."""
+    sections = [name for name in type(params).model_fields if name not in ("seed", "engine", "score")]
+    return parameters.digest(*(getattr(params, name) for name in sections))
 
 
 def current(path: Path) -> list[Row]:
@@ -46,7 +59,8 @@ def current(path: Path) -> list[Row]:
 
 def main() -> int:
     def work() -> None:
-        write_json(METRICS / "seeds.json", summary(current(METRICS / "sweeps/seeds.csv")))
+        of = recipe_digest(parameters.load())
+        write_json(METRICS / "seeds.json", summary(current(METRICS / "sweeps/seeds.csv"), of))
 
     return front("seeds", work)
 

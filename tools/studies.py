@@ -36,9 +36,7 @@ def section(name: str, study: Spec, found: Sequence[Row], order: Sequence[str]) 
     Args:
         found: the rows of its table. order: the names of its variants.
     """
-    done = [
-        row for row in found if row.status == "done" and row.variant in order and row.metrics.get(METRIC) is not None
-    ]
+    done, left_out = rows.comparable(measured(found, order), study.reference)
     values: dict[str, dict[int, float]] = {one: {} for one in order}
     for row in done:
         values[row.variant][row.seed] = row.metrics[METRIC] or 0.0
@@ -68,10 +66,19 @@ def section(name: str, study: Spec, found: Sequence[Row], order: Sequence[str]) 
         "claim": _claim(study, comparisons),
         "budgets": sorted({row.budget for row in done if row.budget}),
         "commits": sorted({row.commit for row in done if row.commit}),
+        "rows": len(done) + len(left_out),
+        "left_out": len(left_out),
         "old": any(row.code_digest == "studies" for row in done),
         "failed": [row for row in found if row.status == "failed" and row.variant in order],
     }
     return documents.render("study", facts)
+
+
+def measured(found: Sequence[Row], order: Sequence[str]) -> list[Row]:
+    """The rows of variants that have an accuracy."""
+    return [
+        row for row in found if row.status == "done" and row.variant in order and row.metrics.get(METRIC) is not None
+    ]
 
 
 def _claim(study: Spec, comparisons: dict[str, statistics.Comparison]) -> dict[str, Any] | None:
@@ -132,8 +139,9 @@ def work() -> None:
     write_atomically(DOCUMENT, render(tables))
     for name in STUDIES:
         study, found = spec.read(ROOT / f"sweeps/{name}.yaml"), rows.read(tables / f"{name}.csv")
-        if any(row.metrics.get(METRIC) for row in found):
-            plot(PLOTS / name, study.question or name, found, order_of(study))
+        order = order_of(study)
+        if shown := rows.comparable(measured(found, order), study.reference)[0]:
+            plot(PLOTS / name, study.question or name, shown, order)
 
 
 def main() -> int:

@@ -9,20 +9,21 @@ import pytest
 import yaml
 
 from micronet import params
+from sweeps import engine
 from tests.support.places import ROOT
 
 SCRIPT = """
-import json, pathlib, sys, time
+import json, pathlib, sys
 import yaml
 stage, params = sys.argv[1], yaml.safe_load(open("params.yaml"))
 with open({log!r}, "a") as file:
     file.write(stage + " " + str(params["seed"]) + "\\n")
-if stage == "quantize" and params["quantize"]["weight_bits"] == 7:
-    sys.exit("quantize: seven is not lucky")
+bits = int(params["distill"]["temperature"]) if stage == "distill" else 1
+if bits == 7:
+    sys.exit("distill: seven is not lucky")
 for path in sys.argv[2:]:
     place = pathlib.Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
-    bits = params["quantize"]["weight_bits"] if stage == "quantize" else 1
     place.write_text(json.dumps({{"validation_accuracy_percent": 10.0 * bits + params["seed"], "file_bytes": bits}}))
 """
 IDENTITY = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid"]
@@ -61,3 +62,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(folder, "add", ".")
     git(folder, "commit", "--quiet", "-m", "toy")
     return folder
+
+
+@pytest.fixture
+def place(toy, monkeypatch) -> engine.Place:
+    monkeypatch.chdir(toy)
+    (toy.parent / "ran.txt").write_text("")
+    (toy / "metrics/sweeps/some.csv").unlink(missing_ok=True)
+    return engine.Place(toy, toy / "run/sweeps", toy / ".dvc/cache")

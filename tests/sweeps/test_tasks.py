@@ -62,6 +62,19 @@ def test_a_row_counts_while_params_code_data_and_seed_are_the_same(monkeypatch):
     assert rows.kept([row], planned(), ["a"]) == {}, "other code"
 
 
+def test_rows_of_other_code_data_or_budget_are_not_compared():
+    def made(variant, seed, code, data="d", budget="small"):
+        return rows.Row(variant, seed, "done", {}, budget=budget, code_digest=code, data_digest=data)
+
+    old = [made(variant, seed, "old") for variant in ("a", "b") for seed in (0, 1)]
+    new = [made("a", seed, "new") for seed in (2, 3)]
+    assert rows.comparable([*new, *old], "a") == (old, new)
+    others = [made("b", 0, "old", data="e"), made("b", 1, "old", budget="full")]
+    assert rows.comparable([*others, *new], "a") == (new, others)
+    assert rows.comparable([*[made("b", seed, "new") for seed in range(5)], *old], "a")[0] == old, "with the reference"
+    assert rows.comparable([], "a") == ([], [])
+
+
 def test_a_table_reads_back_as_it_was_written_and_a_damaged_one_is_a_line(tmp_path):
     path = tmp_path / "table.csv"
     found = [

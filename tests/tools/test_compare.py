@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import compare
@@ -9,7 +10,10 @@ import pytest
 import seeds
 from _tool import ToolError
 
+from micronet import params as parameters
+from sweeps import spec
 from sweeps.rows import Row
+from tests.support.places import ROOT
 
 
 @pytest.fixture
@@ -44,6 +48,31 @@ def test_what_differs_is_told_once_params_before_metrics(repository, capsys):
     assert capsys.readouterr().out == "params and metrics are the same\n"
 
 
+def test_metrics_that_other_code_or_data_made_are_named(repository, capsys):
+    def commit(tag, **digests):
+        for path, content in {"code/quantize": digests, "code/prune": digests, "data/manifest": {"of": tag[0]}}.items():
+            (repository / path).parent.mkdir(exist_ok=True)
+            (repository / f"{path}.json").write_text(json.dumps(content))
+        for words in (["add", "."], ["commit", "--quiet", "-m", tag], ["tag", tag]):
+            identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid"]
+            subprocess.run(["git", "-C", repository, *identity, *words], check=True)
+
+    commit("a", loop="1", resnet="1")
+    commit("another-model", loop="1", densenet="2")
+    commit("b-code", loop="2", resnet="1")
+    assert compare.made_by_other(repository, "a", "another-model") == []
+    assert compare.made_by_other(repository, "a", "b-code") == ["quantize", "data"], "prune has no metrics"
+    (repository / "params.yaml").write_text("seed: 3\n")
+    commit("b-code-3", loop="2", resnet="1")
+    compare.work("a", "b-code-3", repository)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "of other code or data, so that the metrics do not compare the params alone: quantize, data; "
+        "`make repro` on the older one, or the same `make sweep` again, brings it up to date"
+    )
+    compare.work("b-code", "b-code-3", repository)
+    assert "of other code" not in capsys.readouterr().out
+
+
 def test_a_revision_that_there_is_not_is_a_line(repository):
     with pytest.raises(ToolError, match="three is no commit, tag or branch here"):
         compare.work("one", "three", repository)
@@ -62,9 +91,21 @@ def test_seeds_have_a_mean_and_a_spread_and_one_seed_has_none():
         Row("base", seed, "done", {"validation_accuracy_percent": value, "x": None}, commit="c")
         for seed, value in ((0, 90.0), (1, 91.0), (2, 92.0))
     ]
-    assert seeds.summary([*rows, Row("base", 3, "failed", {})]) == {
-        "seeds": [0, 1, 2], "best_on_validation": 2, "validation_accuracy_percent": 91.0,
-        "validation_accuracy_percent_spread": 1.0, "commits": ["c"],
-    }  # fmt: skip
+    assert seeds.summary([*reversed(rows), Row("base", 3, "failed", {})], "of") == {
+        "params_digest": "of",
+        "mean": {"validation_accuracy_percent": 91.0},
+        "spread": {"validation_accuracy_percent": 1.0},
+        "best_on_validation": 2,
+        "rows": [{"seed": row.seed, "commit": "c", **row.metrics} for row in rows],
+    }
     with pytest.raises(ToolError, match="1 seeds are done; `make seeds N=3` makes more"):
-        seeds.summary(rows[:1])
+        seeds.summary(rows[:1], "of")
+
+
+def test_a_recipe_is_the_same_with_another_seed_or_machine_and_no_other():
+    tree = parameters.read_yaml(ROOT / "recipes/demo.yaml")
+    digests = [
+        seeds.recipe_digest(parameters.parse(spec.patched(tree, patch)))
+        for patch in ({}, {"seed": 7, "engine.threads": 1}, {"prune.amount": 0.31}, {"data.validation_size": 100})
+    ]
+    assert digests[0] == digests[1] and len(set(digests)) == 3

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+from statistics import fmean
 
 import documents
 import performance
 import pytest
 import reliability
 import results
+import seeds
 import studies
 from _tool import ToolError, read_csv, read_json
 
+from micronet import params as parameters
+from sweeps import rows
+from sweeps.rows import Row
 from tests.support.places import ROOT
 
 METRICS = ROOT / "metrics"
@@ -37,6 +43,53 @@ def test_the_committed_account_of_reliability_is_that_of_the_metrics_which_hold_
 
 def test_the_committed_account_of_the_studies_is_that_of_their_tables():
     assert studies.render(METRICS / "sweeps") == committed("docs/studies.md")
+
+
+def test_a_study_compares_rows_of_one_code_and_says_how_many_it_leaves_out(tmp_path):
+    shutil.copytree(METRICS / "sweeps", tmp_path / "sweeps")
+    path = tmp_path / "sweeps/optimizer.csv"
+    found = rows.read(path)
+    assert len({row.code_digest for row in found}) == 1, "the table is of one code before"
+    today = dataclasses.replace(found[0], code_digest="today", metrics=found[0].metrics | {studies.METRIC: 99.0})
+    rows.write(path, [today, *found[1:]], list(found[0].metrics))
+    said = studies.render(tmp_path / "sweeps").split("Study `optimizer`")[1].split("\n## ")[0]
+    assert (
+        f"1 of {len(found)} rows of its table are of other code, data or budget and are left out; "
+        "`make sweep SPEC=sweeps/optimizer.yaml BUDGET=small` brings them up to date."
+    ) in said
+    mean = fmean(row.metrics[studies.METRIC] for row in found[1:] if row.variant == found[0].variant)
+    assert f"| {found[0].variant} | {mean:.2f} | 2 |" in said
+
+
+def test_the_headline_is_the_mean_of_seeds_that_are_of_these_params_and_else_one_seeds(tmp_path):
+    shutil.copytree(METRICS, tmp_path / "metrics")
+    path = tmp_path / "metrics/seeds.json"
+    path.unlink(missing_ok=True)
+    params = parameters.load(ROOT / "params.yaml")
+    one = "The numbers are one seed's."
+    assert one in results.render(tmp_path / "metrics")
+    names = ("validation_accuracy_percent", "challenge_score", "other_score")
+    found = [
+        Row("base", seed, "done", dict(zip(names, (91.0 + seed, 0.002 + seed / 1000, 0.5), strict=True)))
+        for seed in (0, 1, 2)
+    ]
+
+    def said(rows: list[Row], digest: str) -> str:
+        path.write_text(json.dumps(seeds.summary(rows, digest)))
+        return results.render(tmp_path / "metrics")
+
+    several = said(found, seeds.recipe_digest(params))
+    assert (
+        one not in several
+        and (
+            "Over 3 seeds, mean and standard deviation, on the validation images: 92.00 % ± 1.00, "
+            "challenge score 0.0030 ± 0.0010, other score 0.5000 ± 0.0000. "
+        )
+        in several
+    )
+    assert f"The file is that of seed {params.seed}" in several
+    assert one in said(found[:2], seeds.recipe_digest(params)), "two are too few"
+    assert one in said(found, "of other params")
 
 
 def test_a_gpu_has_its_own_part_once_it_was_measured(tmp_path):

@@ -1,0 +1,163 @@
+"""What a machine does for a task: the clone that is whole or not there, the guard, and whose fault a failure is."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeps import branches, engine, guard, spec, tasks, worker
+
+
+@pytest.fixture(scope="module")
+def order(toy) -> worker.Order:
+    """A task of the toy repository; where it is done is each test's own."""
+    (task,) = tasks.plan(spec.Spec.model_validate({"base": "demo", "last": "train_student"}), toy)
+    (one,) = tasks.works([task])
+    place = engine.Place(toy, toy / "run/sweeps", toy / ".dvc/cache")
+    return engine.order_of(one, spec.Spec(), branches.head(toy), place, price=False)
+
+
+STARTER = """
+import os, subprocess, sys, time
+watched, life = os.pipe()
+answer, told = os.pipe()
+lock = os.open({lock!r}, os.O_RDWR | os.O_CREAT)
+import fcntl
+fcntl.flock(lock, fcntl.LOCK_EX)
+words = [sys.executable, {guard!r}, str(watched), str(told), str(lock), {log!r}, "sh", "-c", {command!r}]
+guard = subprocess.Popen(words, pass_fds=(watched, told, lock))
+while True:
+    time.sleep(0.05)
+    try:
+        guard.kill()  # as Ray does with the children of a worker whose machine's daemon was killed
+    except ProcessLookupError:
+        pass
+"""
+
+
+def test_what_a_guard_runs_ends_with_whoever_started_it_though_that_kills_its_children_first(tmp_path):
+    sleeper = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    places = {"lock": str(tmp_path / "lock"), "guard": guard.__file__, "log": str(tmp_path / "log")}
+    script = STARTER.format(command=f'"{sys.executable}" -c "{sleeper}" & wait', **places)
+    starter = subprocess.Popen([sys.executable, "-c", script.replace("time.sleep(0.05)", "time.sleep(0.3)")])
+    limit = time.monotonic() + 20
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < limit:
+        time.sleep(0.05)
+    number = int((tmp_path / "pid").read_text())
+    time.sleep(0.5)
+    assert Path(f"/proc/{number}").exists(), "the guard is no child that a signal to children would reach"
+    with open(tmp_path / "lock", "w") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        starter.kill()
+        starter.wait()
+        while Path(f"/proc/{number}").exists() and time.monotonic() < limit:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{number}").exists()
+        time.sleep(0.3)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_clone_that_a_dying_machine_left_half_is_made_anew_or_put_right(toy, order, tmp_path):
+    order = dataclasses.replace(order, folder=str(tmp_path))
+    archive = worker.archive_of(toy, order.commit, tmp_path)
+    for name in ("work", "made"):
+        (tmp_path / name).mkdir()
+    with worker.locked(tmp_path / "lock") as lock:
+        worker._clone(order, archive, lock)
+        whole = sorted(path.name for path in order.place.iterdir())
+
+        # killed while DVC and git wrote: the state of a training stays, what may be half goes
+        (order.place / "run").mkdir()
+        (order.place / "run/state").write_text("epoch 3")
+        for name in ("dvc.lock", ".dvc/tmp/rwlock", ".git/index.lock", "params.yaml", "recipes/demo.yaml"):
+            (order.place / name).parent.mkdir(exist_ok=True)
+            (order.place / name).write_text("{")
+        worker._clone(order, archive, lock)
+        assert not [
+            name for name in ("dvc.lock", ".dvc/tmp/rwlock", ".git/index.lock") if (order.place / name).exists()
+        ]
+        assert (order.place / "params.yaml").read_text() == order.params
+        assert (order.place / "recipes/demo.yaml").read_text() == (toy / "recipes/demo.yaml").read_text()
+        assert (order.place / "run/state").read_text() == "epoch 3"
+
+        # killed while it was removed: git's part is gone already
+        shutil.rmtree(order.place / ".git")
+        worker._clone(order, archive, lock)
+        assert (order.place / ".git").is_dir() and sorted(path.name for path in order.place.iterdir()) == whole
+
+        # killed while it was made, or removed
+        order.place.rename(order.aside("gone"))
+        order.aside("new").mkdir()
+        worker._clone(order, archive, lock)
+        assert sorted(path.name for path in order.place.iterdir()) == whole
+        assert [path.name for path in (tmp_path / "work").iterdir()] == [order.key]
+
+
+def test_a_clone_is_taken_away_under_its_name_at_once(order, tmp_path, monkeypatch):
+    order = dataclasses.replace(order, folder=str(tmp_path))
+    order.place.mkdir(parents=True)
+    monkeypatch.setattr(worker.shutil, "rmtree", lambda *_, **__: None)  # it is killed before anything is removed
+    worker._remove(order)
+    assert not order.place.exists()
+
+
+STAGE_FAILED = "ERROR: failed to reproduce 'prune': failed to run: python stages/prune.py, exited with {}\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "again"),
+    [
+        (255, "prune: the loss is nan\n" + STAGE_FAILED.format(1), False),
+        (255, "Traceback\nKeyError: 'x'\n" + STAGE_FAILED.format(1), False),
+        (255, "Running stage 'prune':\n" + STAGE_FAILED.format(-9), True),
+        (255, "prune: stopped\n" + STAGE_FAILED.format(130), True),
+        (255, "prune: out of memory\n" + STAGE_FAILED.format(137), True),
+        (255, "prune: run/x: No space left on device\n" + STAGE_FAILED.format(1), True),
+        (255, "ERROR: bad DVC file name 'dvc.yaml' is git-ignored.\n", True),
+        (255, "ERROR: Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted\n", True),
+        (1, "No module named dvc\n", True),
+        (guard.STOPPED, "Running stage 'prune':\n", True),
+        (-15, "prune: epoch 1 of 3\n", True),
+        (2, "params.yaml: prune.amount: must be < 1 (got 2.0)\n", False),
+        (1, "price: there is no such file\n", False),
+    ],
+)  # fmt: skip
+def test_a_failure_that_is_no_stages_own_is_tried_again(code, log, again):
+    assert worker.failure(code, log).again is again
+
+
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        ("Running stage 'prune':\nprune: the loss is nan\nERROR: failed to reproduce 'prune': exited with 1\n",
+         "prune: the loss is nan"),
+        ("x\nERROR: unexpected error - [Errno 28] No space left on device\n\nHaving any troubles?\n",
+         "ERROR: unexpected error - [Errno 28] No space left on device"),
+        ("params.yaml: quantize.method: does not work\nERROR: failed\n", "params.yaml: quantize.method: does not work"),
+        ("No module named dvc\n", "No module named dvc"),
+        ("", "it says nothing"),
+    ],
+)  # fmt: skip
+def test_a_reason_is_the_line_of_the_stage_that_failed(log, line):
+    assert worker.reason(log) == line
+
+
+def test_a_full_disk_is_a_row_with_its_reason(monkeypatch, order, tmp_path):
+    order = dataclasses.replace(order, folder=str(tmp_path))
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "/somewhere")
+
+    monkeypatch.setattr(worker, "_clone", full)
+    found = worker.perform(order, b"")
+    assert found["status"] == "failed" and found["again"]
+    assert found["reason"].startswith("/somewhere: No space left on device on ")
+    assert found["reason"].endswith("; freeing some would work")
