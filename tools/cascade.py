@@ -26,9 +26,8 @@ MIRRORED = (0.0, 0.04, 0.08, 0.12, 0.16)
 
 def _rows(tunings: list[Tuning], cascade: Cascade) -> list[dict[str, float]]:
     """What each tuning costs and gives, in the columns of the table; shares in percent."""
-    from micronet.scoring.challenge import challenge_score
+    from micronet.scoring.books import BOOKS
     from micronet.scoring.counting import operations
-    from micronet.scoring.deck import deck_score
 
     ops = operations(cascade.model)
     names = [*(f"network_{number}" for number in range(2, len(cascade.model.networks) + 1)), "mirrored_too"]
@@ -36,8 +35,7 @@ def _rows(tunings: list[Tuning], cascade: Cascade) -> list[dict[str, float]]:
         {
             **{name: round(100 * share, 2) for name, share in zip(names, tuning.shares, strict=True)},
             "validation_accuracy_percent": round(tuning.accuracy_percent, 2),
-            "challenge_score": round(challenge_score(ops, tuning.passes).score, 6),
-            "deck_score": round(deck_score(ops, tuning.passes).score, 6),
+            **{f"{book.name}_score": round(book.score(ops, tuning.passes).score, 6) for book in BOOKS},
         }
         for tuning in tunings
     ]
