@@ -1,6 +1,7 @@
 """Measures the packed model on the test set, prices it under each rule book; no other stage reads the test set.
 
 With --check it measures again and compares with metrics/score.json instead of writing it: exit code 1 when they differ.
+With --packed there is the packed model alone, as of a cascade, and no path that led to it.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def work(job: Job) -> int:
 
     if not PACKED.is_file():
         raise CheckpointError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `dvc pull`")
-    claimed, path = (read_score(), read_path()) if job.flags.check else ({}, [])
+    claimed = read_score() if job.flags.check else {}
+    path = read_path() if job.flags.check and not job.flags.packed else []
     model = load_packed(PACKED)
     test = job.split("test")
     references = references_of(job)
@@ -164,14 +166,19 @@ def work(job: Job) -> int:
             print(f"{SCORE}: {shown(line)}", file=sys.stderr)
         show(path[:-1] + [packed_row(model, score)], score, test, references)
         return 1 if lines else 0
-    rows = [unpacked_row(job, name, test, references) for name in PATH_STAGES] + [packed_row(model, score)]
+    names = () if job.flags.packed else PATH_STAGES
+    rows = [unpacked_row(job, name, test, references) for name in names] + [packed_row(model, score)]
     write_json(SCORE, score)
-    write_csv(PATH, list(rows[0]), rows)
+    if names:
+        write_csv(PATH, list(rows[0]), rows)
     job.record_run(params_digest=job.params_digest("score"))
     show(rows, score, test, references)
     return 0
 
 
 if __name__ == "__main__":
-    flags = {"--check": f"measure again and compare with {Path(SCORE)}"}
+    flags = {
+        "--check": f"measure again and compare with {Path(SCORE)}",
+        "--packed": "the packed model alone, without the checkpoints that led to it",
+    }
     sys.exit(Job.main(__file__, __doc__, work, flags))

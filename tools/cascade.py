@@ -1,8 +1,8 @@
 """Joins packed models into one file: the first sees every image, each other one those that it is unsure of.
 
 Files are named from the smallest network to the largest. Without --shares it prints what shares would cost and give,
-on validation images; with them it writes the file whose margins are set so, which `make verify` measures. The test set
-is not read.
+on validation images; with them it writes the file whose margins are set so, as the stage `join` of pipelines/dvc.yaml
+does. The test set is not read.
 """
 
 from __future__ import annotations
@@ -79,11 +79,7 @@ def join(arguments: argparse.Namespace) -> int:
     _table(_rows([tuning], cascade))
     if not arguments.out:
         return 0
-    claims = {
-        "validation_accuracy_percent": f"{tuning.accuracy_percent:.4f}",
-        **{f"network_{number}": model.digest for number, model in enumerate(models, 1)},
-    }
-    model = cascade.write(arguments.out, tuning, claims)
+    model = cascade.write(arguments.out, tuning, cascade.claims(tuning))
     print(f"{shown(arguments.out)}: {model.file_bytes:,} bytes")
     return 0
 
