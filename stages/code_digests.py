@@ -1,7 +1,7 @@
 """Writes which code decides each stage's result: code/STAGE.json, a digest of each file that the stage imports.
 
 The stage is named `code`, its script is not: Python finds a script's neighbours first, and its own debugger, which
-torch loads, imports a module `code`.
+torch loads, imports a module `code`. With --cascade it is about the stages that join packed models into one file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
 
-from dependencies import ARCHITECTURES, stage_digests
+from dependencies import ARCHITECTURES, OF_A_CASCADE, stage_digests
 from job import Job
 
 CODE = Path("code")
@@ -20,10 +20,11 @@ CODE = Path("code")
 def work(job: Job) -> None:
     from micronet.files import write_json
 
-    found = {stage: stage_digests(stage, job.params) for stage in ARCHITECTURES}
+    stages = OF_A_CASCADE if job.flags.cascade else ARCHITECTURES
+    found = {stage: stage_digests(stage, job.params) for stage in stages}
     for stage, digests in found.items():
         write_json(CODE / f"{stage}.json", digests)
 
 
 if __name__ == "__main__":
-    sys.exit(Job.main(__file__, __doc__, work))
+    sys.exit(Job.main(__file__, __doc__, work, {"--cascade": "of the stages of a cascade"}))

@@ -123,12 +123,14 @@ def run(
     description: str,
     work: Callable[[parameters.Params, argparse.Namespace, Reporter], int | None],
     flags: dict[str, str] | None = None,
+    more: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> int:
     """The front of a stage script: `--params`, `--help`, validation, one-line errors.
 
     Args:
         work: is given the params, the switches, and who is told about progress.
         flags: further switches, `{"--check": "what it does"}`.
+        more: adds arguments that are no switches.
 
     Returns:
         The exit code: 2 for faulty params, 1 for work that failed, 130 when stopped, else what `work` returns or 0.
@@ -138,6 +140,8 @@ def run(
     parser.add_argument("--params", default="params.yaml", metavar="PATH", help="params file (default: %(default)s)")
     for name, text in (flags or {}).items():
         parser.add_argument(name, action="store_true", help=text)
+    if more is not None:
+        more(parser)
     without_prompt()
     arguments, stage = parser.parse_args(), Path(script).stem
 
@@ -167,5 +171,6 @@ def commit() -> str | None:
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     head = git("rev-parse", "--short=12", "HEAD")
-    changed = git("status", "--porcelain", "--", "stages", "models", "networks", "micronet", "dvc.yaml", "params.yaml")
+    settings = ("dvc.yaml", "params.yaml", "pipelines/dvc.yaml", ":(glob)pipelines/*/params.yaml")
+    changed = git("status", "--porcelain", "--", "stages", "models", "networks", "micronet", *settings)
     return f"{head}-dirty" if head and changed else head

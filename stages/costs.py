@@ -19,9 +19,8 @@ from micronet.data.arrays import Description
 from micronet.data.datasets import described
 from micronet.packed.packing import pack
 from micronet.params import Params
-from micronet.scoring.challenge import challenge_score
+from micronet.scoring.books import BOOKS
 from micronet.scoring.counting import operations
-from micronet.scoring.deck import deck_score
 from micronet.scoring.records import macs
 from micronet.scoring.references import References, references
 
@@ -46,7 +45,7 @@ def costs(params: Params) -> tuple[list[dict[str, Any]], References]:
         student = _built(params, "student", data).eval()
     weights = sum(parameter.numel() for parameter in student.parameters())
     ops = operations(student, data.shape, weight_bits=16)
-    rows = [_row("student, 16 bits", weights, ops, against, weights * 16 / 8, "16")]
+    rows = [_row("student", "", weights, ops, against, weights * 16 / 8, "16")]
     prune, quantize = params.prune, params.quantize.model_copy(update={"flip_share": 0.0})
     if prune.amount:
         masks = global_masks(
@@ -63,8 +62,8 @@ def costs(params: Params) -> tuple[list[dict[str, Any]], References]:
     with tempfile.TemporaryDirectory() as folder:
         packed = pack(prepared, Path(folder) / "packed", quantize=quantize, class_names=data.classes)
     bits = "16" if quantize.method == "half" else f"{quantize.weight_bits}/{quantize.activation_bits}"
-    name = f"packed, {100 * packed.zero_weights / max(1, packed.weights):.0f} % zeros"
-    rows.append(_row(name, packed.nonzero_parameters, operations(packed), against, packed.file_bytes, bits))
+    zeros = f"{100 * packed.zero_weights / max(1, packed.weights):.0f} %"
+    rows.append(_row("packed", zeros, packed.nonzero_parameters, operations(packed), against, packed.file_bytes, bits))
     return rows, against
 
 
@@ -73,13 +72,15 @@ def _built(params: Params, section: str, data: Description) -> Any:
     return models.build(models.suited(spec, image=data.shape, classes=len(data.classes)))
 
 
-def _row(name: str, parameters: int, ops: Any, against: References, size: float, bits: str) -> dict[str, Any]:
+def _row(
+    name: str, zeros: str, parameters: int, ops: Any, against: References, size: float, bits: str
+) -> dict[str, Any]:
     return {
         "network": name,
+        "zeros": zeros,
         "parameters": parameters,
         "bits": bits,
         "bytes": int(size),
         "macs": macs(ops),
-        "deck_score": deck_score(ops, reference=against.deck).score,
-        "challenge_score": challenge_score(ops, reference=against.challenge).score,
+        **{f"{book.name}_score": book.score(ops, reference=against.of[book.name]).score for book in BOOKS},
     }

@@ -30,6 +30,9 @@ ARCHITECTURES = {
     "score": ("teacher", "student"),
 }
 
+# The stages of a cascade: those before made its networks.
+OF_A_CASCADE = ("prepare_data", "join", "score")
+
 # Decide nothing about a result: what is asked, said and shown, and this file, which only names the code.
 PRESENTATION = {
     "micronet/data/progress.py",
@@ -77,7 +80,7 @@ def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: 
 
 def stage_digests(stage: str, params: Params) -> dict[str, str]:
     """The digests of the code that decides a stage's result under these params."""
-    specs = [getattr(params, section).model.spec() for section in ARCHITECTURES[stage]]
+    specs = [getattr(params, section).model.spec() for section in ARCHITECTURES.get(stage, ())]
     return digests(f"stages/{stage}.py", *families(*specs))
 
 

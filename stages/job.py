@@ -76,7 +76,12 @@ class Job:
 
     @classmethod
     def main(
-        cls, script: str, description: str, work: Callable[[Self], int | None], flags: dict[str, str] | None = None
+        cls,
+        script: str,
+        description: str,
+        work: Callable[[Self], int | None],
+        flags: dict[str, str] | None = None,
+        more: Callable[[argparse.ArgumentParser], None] | None = None,
     ) -> int:
         """Runs a stage script as `common.run` says, `work` with a job. Returns the exit code."""
 
@@ -87,4 +92,4 @@ class Job:
                 check_place(folder)  # before hours of work, not after them
             return work(cls(Path(script), params, switches, reporter))
 
-        return run(script, description, started, flags)
+        return run(script, description, started, flags, more)

@@ -1,6 +1,7 @@
-"""Measures the packed model on the test set, prices it under both rule books; no other stage reads the test set.
+"""Measures the packed model on the test set, prices it under each rule book; no other stage reads the test set.
 
 With --check it measures again and compares with metrics/score.json instead of writing it: exit code 1 when they differ.
+With --packed there is the packed model alone, as of a cascade, and no path that led to it.
 """
 
 from __future__ import annotations
@@ -41,9 +42,8 @@ def references_of(job: Job) -> References:
 
 def unpacked_row(job: Job, name: str, test: Split, references: References) -> dict[str, Any]:
     """One checkpoint of the path, in float; its price is that of 16-bit weights."""
-    from micronet.scoring.challenge import challenge_score
+    from micronet.scoring.books import BOOKS
     from micronet.scoring.counting import operations
-    from micronet.scoring.deck import deck_score
     from micronet.scoring.records import macs
     from micronet.training.checkpoint import load
     from micronet.training.evaluation import evaluate
@@ -60,21 +60,21 @@ def unpacked_row(job: Job, name: str, test: Split, references: References) -> di
         "test_accuracy_percent": accuracy,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "nonzero_parameters": count_nonzero(model),
-        "deck_score": deck_score(ops, reference=references.deck).score,
-        "challenge_score": challenge_score(ops, reference=references.challenge).score,
+        **{f"{book.name}_score": book.score(ops, reference=references.of[book.name]).score for book in BOOKS},
         "macs": macs(ops),
     }
 
 
 def packed_row(model: Any, score: dict[str, Any]) -> dict[str, Any]:
     """The packed model: what is stored, each value once."""
+    from micronet.scoring.books import BOOKS
+
     return {
         "stage": "quantized",
         "test_accuracy_percent": score["test_accuracy_percent"],
         "parameters": model.packed.parameters,
         "nonzero_parameters": model.packed.nonzero_parameters,
-        "deck_score": score["deck"]["score"],
-        "challenge_score": score["challenge"]["score"],
+        **{f"{book.name}_score": score[book.name]["score"] for book in BOOKS},
         "macs": score["macs"],
     }
 
@@ -82,14 +82,14 @@ def packed_row(model: Any, score: dict[str, Any]) -> dict[str, Any]:
 def read_path() -> list[dict[str, Any]]:
     """The rows of `metrics/path.csv`, for the table. Raises `FileError` when it is damaged."""
     from micronet.files import FileError, read_csv
+    from micronet.scoring.books import BOOKS
 
     forms: dict[str, Callable[[str], Any]] = {
         "stage": str,
         "test_accuracy_percent": float,
         "parameters": int,
         "nonzero_parameters": int,
-        "deck_score": float,
-        "challenge_score": float,
+        **{f"{book.name}_score": float for book in BOOKS},
         "macs": int,
     }
     try:
@@ -115,6 +115,7 @@ def read_score() -> dict[str, Any]:
 
 def show(rows: list[dict[str, Any]], score: dict[str, Any], test: Split, references: References) -> None:
     """The table of the path, and what was measured, on stdout."""
+    from micronet.scoring.books import BOOKS
     from micronet.scoring.tables import class_table, print_lines, score_table
     from micronet.scoring.tables import show as show_table
 
@@ -124,10 +125,10 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], test: Split, referen
         show_table(class_table(score["class_accuracy_percent"], dict(zip(test.classes, counts, strict=True))))
     images = len(test)
     packed, accuracy = score["packed"], score["test_accuracy_percent"]
-    challenge, deck = score["challenge"]["score"], score["deck"]["score"]
     lines = [
         f"{accuracy:.2f} % of {images:,} test images, measured now on {PACKED} read back",
-        f"MicroNet score {challenge:.4f} under challenge rules, {deck:.4f} under deck rules",
+        "MicroNet score by rule book:",
+        *(f"  {book.name:<9} {score[book.name]['score']:.4f}  {book.about}" for book in BOOKS),
     ]
     if "balanced_accuracy_percent" in score:
         lines.append(f"{score['balanced_accuracy_percent']:.2f} % is the mean of the classes, the balanced accuracy")
@@ -138,8 +139,8 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], test: Split, referen
         lines.append(f"{flipped:.2f} % of the images were seen mirrored too; both passes are charged")
     once = score["one_pass"]
     lines += [
-        f"in one pass {once['test_accuracy_percent']:.2f} % at {once['challenge_score']:.4f}; with plain sums of "
-        f"products, and a mask bit for every weight, that would be {once['plain_challenge_score']:.4f}",
+        f"in one pass {once['test_accuracy_percent']:.2f} % at {once['challenge_score']:.4f} under challenge rules; "
+        f"with plain sums of products, and a mask bit for every weight, {once['plain_challenge_score']:.4f}",
         f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload",
     ]
     print_lines(*lines)
@@ -153,7 +154,8 @@ def work(job: Job) -> int:
 
     if not PACKED.is_file():
         raise CheckpointError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `dvc pull`")
-    claimed, path = (read_score(), read_path()) if job.flags.check else ({}, [])
+    claimed = read_score() if job.flags.check else {}
+    path = read_path() if job.flags.check and not job.flags.packed else []
     model = load_packed(PACKED)
     test = job.split("test")
     references = references_of(job)
@@ -164,14 +166,19 @@ def work(job: Job) -> int:
             print(f"{SCORE}: {shown(line)}", file=sys.stderr)
         show(path[:-1] + [packed_row(model, score)], score, test, references)
         return 1 if lines else 0
-    rows = [unpacked_row(job, name, test, references) for name in PATH_STAGES] + [packed_row(model, score)]
+    names = () if job.flags.packed else PATH_STAGES
+    rows = [unpacked_row(job, name, test, references) for name in names] + [packed_row(model, score)]
     write_json(SCORE, score)
-    write_csv(PATH, list(rows[0]), rows)
+    if names:
+        write_csv(PATH, list(rows[0]), rows)
     job.record_run(params_digest=job.params_digest("score"))
     show(rows, score, test, references)
     return 0
 
 
 if __name__ == "__main__":
-    flags = {"--check": f"measure again and compare with {Path(SCORE)}"}
+    flags = {
+        "--check": f"measure again and compare with {Path(SCORE)}",
+        "--packed": "the packed model alone, without the checkpoints that led to it",
+    }
     sys.exit(Job.main(__file__, __doc__, work, flags))

@@ -1,8 +1,8 @@
 """Joins packed models into one file: the first sees every image, each other one those that it is unsure of.
 
 Files are named from the smallest network to the largest. Without --shares it prints what shares would cost and give,
-on validation images; with them it writes the file whose margins are set so, which `make verify` measures. The test set
-is not read.
+on validation images; with them it writes the file whose margins are set so, as the stage `join` of pipelines/dvc.yaml
+does. The test set is not read.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ MIRRORED = (0.0, 0.04, 0.08, 0.12, 0.16)
 
 def _rows(tunings: list[Tuning], cascade: Cascade) -> list[dict[str, float]]:
     """What each tuning costs and gives, in the columns of the table; shares in percent."""
-    from micronet.scoring.challenge import challenge_score
+    from micronet.scoring.books import BOOKS
     from micronet.scoring.counting import operations
-    from micronet.scoring.deck import deck_score
 
     ops = operations(cascade.model)
     names = [*(f"network_{number}" for number in range(2, len(cascade.model.networks) + 1)), "mirrored_too"]
@@ -36,8 +35,7 @@ def _rows(tunings: list[Tuning], cascade: Cascade) -> list[dict[str, float]]:
         {
             **{name: round(100 * share, 2) for name, share in zip(names, tuning.shares, strict=True)},
             "validation_accuracy_percent": round(tuning.accuracy_percent, 2),
-            "challenge_score": round(challenge_score(ops, tuning.passes).score, 6),
-            "deck_score": round(deck_score(ops, tuning.passes).score, 6),
+            **{f"{book.name}_score": round(book.score(ops, tuning.passes).score, 6) for book in BOOKS},
         }
         for tuning in tunings
     ]
@@ -81,11 +79,7 @@ def join(arguments: argparse.Namespace) -> int:
     _table(_rows([tuning], cascade))
     if not arguments.out:
         return 0
-    claims = {
-        "validation_accuracy_percent": f"{tuning.accuracy_percent:.4f}",
-        **{f"network_{number}": model.digest for number, model in enumerate(models, 1)},
-    }
-    model = cascade.write(arguments.out, tuning, claims)
+    model = cascade.write(arguments.out, tuning, cascade.claims(tuning))
     print(f"{shown(arguments.out)}: {model.file_bytes:,} bytes")
     return 0
 

@@ -109,8 +109,11 @@ def facts_of(params_path: Path, params: parameters.Params) -> dict[str, Any]:
     made = stages()
     model, test = checked(score, params_path, params)
     manifest = read_json(MANIFEST, "python stages/prepare_data.py")
+    from micronet.scoring.books import BOOKS
+
     return {
         "score": score,
+        "books": BOOKS,
         "file": PACKED,
         "packed": model.packed,
         "spec": model.packed.spec or {"name": "unknown"},

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from micronet.data.images import Split
+    from micronet.packed.model import PackedModel
     from micronet.packed.module import PackedModule
     from micronet.scoring.records import Operation
     from micronet.scoring.references import References
@@ -140,29 +141,51 @@ def check_structure(subject: Subject) -> Iterator[Finding]:
 
 def check_storage(subject: Subject) -> Iterator[Finding]:
     """The counted operations store the whole payload, and the challenge charges it."""
-    from micronet.scoring.challenge import challenge_score
+    from micronet.scoring.books import CHALLENGE, STRICT
 
     packed, ops = subject.model.packed, subject.operations
-    price = challenge_score(ops, [1.0] * len(packed.networks), subject.references.challenge)
+    once = [1.0] * len(packed.networks)
+    price, strict = (book.score(ops, once) for book in (CHALLENGE, STRICT))
     stored = sum(op.storage_bits for op in ops if op.rules != "deck")
     text = f"{stored:,} bits in {len(ops)} operations are all of the payload's"
     yield same("storage_bits", stored, packed.payload_bits, text)
     text = f"{price.params:,.2f} of 32 bits, as the challenge charges"
     yield same("storage_parameters", 32 * price.params, packed.payload_bits, text)
+    text = f"{strict.params:,.2f} of 32 bits under strict rules, with one bit a weight for a mask of several levels"
+    yield same("strict_parameters", 32 * strict.params, packed.payload_bits + finer_masks(packed), text)
 
 
-def counts_of(ops: list[Operation]) -> dict[str, Counts]:
-    """The counts of each step; what ends a step belongs to it."""
-    found: dict[str, Counts] = {}
+def finer_masks(packed: PackedModel) -> int:
+    """Bits that masks of blocks save over one bit a weight, or over codes without a mask, from the codes alone."""
+    import numpy as np
+
+    from micronet.packed.steps import Conv, Linear
+
+    saved = 0
+    for step in packed.steps:
+        if not isinstance(step, Conv | Linear) or not step.weights.mask:
+            continue
+        weights = step.weights
+        flat, block = weights.codes.reshape(-1), int(np.prod(weights.mask))
+        blocks = [flat[start : start + block] for start in range(0, len(flat), block)]
+        if any(0 < np.count_nonzero(each) < len(each) for each in blocks):
+            width = max(weights.bits, 2)
+            dense, sparse = width * len(flat), len(flat) + weights.bits * weights.nonzeros
+            saved += max(0, min(dense, sparse) - step.stored("weight"))
+    return saved
+
+
+def counts_of(ops: list[Operation], rules: str) -> dict[str, Counts]:
+    """The counts of each step, by the challenge's rules or the strict ones; what ends a step belongs to it."""
+    from micronet.scoring.strict import challenge_work, strict_work
+
+    work, found = strict_work if rules == "strict" else challenge_work, dict[str, Counts]()
     for op in ops:
         if op.rules == "deck":
             continue
         name = op.name.removesuffix(".requantize").removesuffix(".maximum").removesuffix(f".{CHOICE}")
-        multiplications, additions = found.setdefault(name, (Counter(), Counter()))
-        for bits, count in op.multiplications:
-            multiplications[bits] += count
-        for bits, count in op.additions:
-            additions[bits] += count
+        for counter, more in zip(found.setdefault(name, (Counter(), Counter())), work(op), strict=True):
+            counter.update(more)
     return found
 
 
@@ -172,7 +195,7 @@ def _show(counts: Counts) -> str:
 
 
 def check_reference(subject: Subject) -> Iterator[Finding]:
-    """The challenge's counts and the module's logits against those of the numpy reference."""
+    """The counts under challenge and strict rules and the module's logits against those of the numpy reference."""
     packed, arguments = subject.model.packed, subject.arguments
     if packed.arithmetic != "integer":
         yield Finding("note", "operations", "16-bit floats: there is no integer reference to compare them with")
@@ -182,38 +205,39 @@ def check_reference(subject: Subject) -> Iterator[Finding]:
     from micronet.packed.reference import witness
 
     some, networks = images[: arguments.strict_images], range(len(packed.networks))
-    strict = [witness(packed, some, network=network) for network in networks]
-    measured: dict[str, Counts] = {}
-    for counts in (counts for _, counters in strict for counts in counters):
-        pair = measured.setdefault(counts.name, (Counter(), Counter()))
-        pair[0].update(counts.multiplications)
-        pair[1].update(counts.additions)
-    yield from check_counts(counts_of(subject.operations), measured, len(some))
-    yield check_logits(subject.model, images, [logits for logits, _ in strict])
+    exact = [witness(packed, some, network=network) for network in networks]
+    for key, prefix in (("operations", ""), ("strict", "strict_")):
+        measured: dict[str, Counts] = {}
+        for counts in (counts for _, counters in exact for counts in counters):
+            pair = measured.setdefault(counts.name, (Counter(), Counter()))
+            pair[0].update(getattr(counts, f"{prefix}multiplications"))
+            pair[1].update(getattr(counts, f"{prefix}additions"))
+        yield from check_counts(key, counts_of(subject.operations, key), measured, len(some))
+    yield check_logits(subject.model, images, [logits for logits, _ in exact])
 
 
-def check_counts(claimed: dict[str, Counts], measured: dict[str, Counts], images: int) -> Iterator[Finding]:
-    """A finding a step that differs, or one that none does."""
+def check_counts(key: str, claimed: dict[str, Counts], measured: dict[str, Counts], images: int) -> Iterator[Finding]:
+    """A finding a step that differs, or one that none does. `key`: operations or strict."""
     none: Counts = Counter(), Counter()
     differing = False
     for name in sorted(claimed.keys() | measured.keys()):
         mine, theirs = _show(claimed.get(name, none)), _show(measured.get(name, none))
         if mine != theirs:
             differing = True
-            yield Finding("FAILED", f"operations.{name}", f"claimed {mine}, measured {theirs}")
+            yield Finding("FAILED", f"{key}.{name}", f"claimed {mine}, measured {theirs}")
     if not differing:
         text = (
             f"counts of {len(claimed)} steps are what the numpy reference did on {images} of the test images, "
             "number by number, each partial sum inside its proven width"
         )
-        yield Finding("ok", "operations", text)
+        yield Finding("ok", key, text if key == "operations" else f"under strict rules, {text}")
 
 
-def check_logits(model: PackedModule, images: np.ndarray, strict: list[np.ndarray]) -> Finding:
+def check_logits(model: PackedModule, images: np.ndarray, exact: list[np.ndarray]) -> Finding:
     """Logits of numpy and torch, and those of the reference's exact run. `images`: (N, C, H, W) uint8.
 
     Args:
-        strict: the exact logits of each network, of the first images.
+        exact: the reference's logits of each network, of the first images.
     """
     import torch
 
@@ -222,9 +246,9 @@ def check_logits(model: PackedModule, images: np.ndarray, strict: list[np.ndarra
 
     logits = model(normalise(torch.from_numpy(images))).numpy()
     wrong = int((predict(model.packed, images) != logits).any(axis=1).sum())
-    for network, exact in enumerate(strict):
-        found = run(model.packed, images[: len(exact)], network=network)
-        wrong += int((found != exact).any(axis=1).sum())
+    for network, known in enumerate(exact):
+        found = run(model.packed, images[: len(known)], network=network)
+        wrong += int((found != known).any(axis=1).sum())
     return same("logits.differing", 0, wrong, f"equal in numpy and torch on {len(images):,} test images, every one")
 
 
@@ -254,6 +278,15 @@ def check_own_claims(subject: Subject) -> Iterator[Finding]:
         yield Finding("note", "params", f"the file was made with others than those of {subject.arguments.params}")
 
 
+def unpriced(claims: dict[str, Any]) -> list[str]:
+    """The rule books that a score.json of before they were there says nothing of."""
+    from micronet.scoring.books import BOOKS
+
+    once = claims.get("one_pass")
+    priced = once.keys() if isinstance(once, dict) else ()
+    return [book.name for book in BOOKS if book.name not in claims and f"{book.name}_score" not in priced]
+
+
 def check_claims(subject: Subject) -> Iterator[Finding]:
     """What a score.json says about it."""
     from micronet.scoring.measurement import differences
@@ -262,7 +295,13 @@ def check_claims(subject: Subject) -> Iterator[Finding]:
         text = "none but the file's own; --claims names a score.json to compare with"
         yield Finding("note", "claims", text)
         return
-    lines = differences(subject.claims, subject.measured)
+    unclaimed = unpriced(subject.claims)
+    if unclaimed:
+        yield Finding("note", "claims", f"{subject.claims_path} says nothing of {', '.join(unclaimed)}")
+    once = {f"{name}_score" for name in unclaimed}
+    measured = {key: value for key, value in subject.measured.items() if key not in unclaimed}
+    measured["one_pass"] = {key: value for key, value in measured["one_pass"].items() if key not in once}
+    lines = differences(subject.claims, measured)
     for line in lines:
         yield Finding("FAILED", *line.split(": ", 1))
     if not lines:
@@ -280,7 +319,8 @@ CHECKS = (  # in the order of their cost
 
 
 def print_measured(subject: Subject) -> None:
-    """The table of layers, the accuracy and both scores."""
+    """The table of layers, the accuracy and the scores."""
+    from micronet.scoring.books import BOOKS
     from micronet.scoring.measurement import passes
     from micronet.scoring.tables import layer_table, show
 
@@ -295,13 +335,13 @@ def print_measured(subject: Subject) -> None:
             print(f"network {number:<7} {share:.2f} % of the test images; alone on all of them {alone:.2f} %")
     if subject.model.packed.flip_margin:
         flipped = measured["flipped_images_percent"]
-        print(f"mirrored too    {flipped:.2f} % of the test images: both scores charge {taken[-1]:.4f} passes")
+        print(f"mirrored too    {flipped:.2f} % of the test images: all scores charge {taken[-1]:.4f} passes")
     print(f"test accuracy   {measured['test_accuracy_percent']:.2f} % of {len(test):,} images of {dataset}")
-    for rules, kind in (("challenge", "ops"), ("deck", "flops")):
-        part = measured[rules]
+    for book in BOOKS:
+        part, kind = measured[book.name], book.counts
         print(
-            f"{rules + ' score':<15} {part['score']:.6f} = {part[f'score_{kind}']:.6f} operations ({part[kind]:,.0f}) "
-            f"+ {part['score_params']:.6f} parameters ({part['params']:,.0f})"
+            f"{book.name + ' score':<15} {part['score']:.6f} = {part[f'score_{kind}']:.6f} operations "
+            f"({part[kind]:,.0f}) + {part['score_params']:.6f} parameters ({part['params']:,.0f})"
         )
     if "reference" in measured:
         print(f"relative to     {subject.references.name}")

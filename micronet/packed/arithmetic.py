@@ -83,15 +83,19 @@ def _tree(
         low, high, segment = low[stays], high[stays], segment[stays]
 
 
-def _factored_work(
-    weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray, weight_bits: int
+def factored_work(
+    weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray, weight_bits: int, summed: np.ndarray
 ) -> tuple[Counter[int], Counter[int]]:
+    """As `work`, of factored sums.
+
+    Args:
+        summed: which output channels are summed, (O,) bool; the others take nothing.
+    """
     multiplications: Counter[int] = Counter()
     additions: Counter[int] = Counter()
     rows, columns = weight.shape[:2]
     codes = weight.reshape(rows, -1).astype(np.int64)
-    own = earlier_rows(weight, groups) == np.arange(rows)
-    row, tap = np.nonzero(codes * own[:, None])
+    row, tap = np.nonzero(codes * summed[:, None])
     if not len(row):
         return multiplications, additions
     code = codes[row, tap]
@@ -131,7 +135,8 @@ def work(
         factored: by `factors`; else each code's product is added to the accumulator, one after the other.
     """
     if factored:
-        return _factored_work(weight, groups, low, high, weight_bits)
+        own = earlier_rows(weight, groups) == np.arange(len(weight))
+        return factored_work(weight, groups, low, high, weight_bits, own)
     sums = accumulation(weight, groups, low, high)
     multiplications: Counter[int] = Counter()
     additions: Counter[int] = Counter()

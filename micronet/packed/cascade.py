@@ -104,6 +104,7 @@ class Cascade:
 
     def __init__(self, models: Sequence[PackedModel], images: Tensor, labels: Tensor):
         self.model, self.labels = decode(join(models)), labels
+        self.digests = [model.digest for model in models]
         module = PackedModule(self.model).eval()
         last = len(models) - 1
         # Every second pass sees the mirror image; the last network has two.
@@ -162,6 +163,13 @@ class Cascade:
             return int((joined(total, logits, shift).argmax(1) == self.labels[going]).sum())
 
         return max((equal - less for less in range(LESS_HEARD + 1)), key=right)
+
+    def claims(self, tuning: Tuning) -> dict[str, str]:
+        """What the file of this tuning says of itself: its accuracy on these images, the digests of its networks."""
+        return {
+            "validation_accuracy_percent": f"{tuning.accuracy_percent:.4f}",
+            **{f"network_{number}": digest for number, digest in enumerate(self.digests, 1)},
+        }
 
     def write(self, path: Path | str, tuning: Tuning, metadata: Mapping[str, str] | None = None) -> PackedModel:
         """Writes the cascade with these margins; gives it read back."""

@@ -2,7 +2,8 @@
 
 `run` computes logits as docs/format.md says. `witness` does it number by number in the order that the file states,
 checks every partial sum against its proven range, and counts what it did: the logits must be those of the torch module,
-and the counts those that `scoring.packed_counts` derives from the codes without computing anything.
+and the counts, under challenge and under strict rules, those that `scoring.packed_counts` derives from the codes
+without computing anything.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from micronet.packed.widths import code_width, product_range, signed_width
 
 NO_CODE = np.iinfo(np.int32).min  # lower than any code
 RELU_BITS = LOOKUP_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width; a lookup is no less
+STRICT_BITS = 32  # of biases and average pools under strict rules
 
 
 # What steps compute
@@ -163,8 +165,9 @@ def _(step: Window, steps: tuple[Step, ...], counts: Counts) -> None:
     # A comparison is a subtraction of which the sign counts; there is nothing to do with what lies beyond the map.
     on_the_map = np.ones((1, 1, *steps[step.inputs[0]].shape[1:]), np.int64)
     held = _windows(on_the_map, step.geometry, 0).sum(axis=(4, 5))
+    least = STRICT_BITS if isinstance(step, Pool) else 0
     for low, high in zip(step.low.tolist(), step.high.tolist(), strict=True):
-        counts.additions[int(code_width(low, high))] += int((held - 1).sum())
+        counts.add(int(code_width(low, high)), int((held - 1).sum()), least)
 
 
 @_count_rest.register
@@ -173,7 +176,7 @@ def _(step: Conv, steps: tuple[Step, ...], counts: Counts) -> None:
     live = step.weights.live.tolist()
     if step.window > 1:
         for bits in sums.bits[live].tolist():
-            counts.additions[bits] += (step.window**2 - 1) * math.prod(step.shape[1:])
+            counts.add(bits, (step.window**2 - 1) * math.prod(step.shape[1:]))
     first = list(range(len(rows)))
     if step.weights.factored and step.window == 1:
         magnitudes = np.abs(in_integers(step).multiplier).tolist()
@@ -196,7 +199,7 @@ def _(step: Affine, steps: tuple[Step, ...], counts: Counts) -> None:
 def _(step: Product, steps: tuple[Step, ...], counts: Counts) -> None:
     first, second = (steps[index] for index in step.inputs)
     widths = [int(code_width(each.low, each.high).max()) for each in (first, second)]
-    counts.multiplications[max(widths)] += math.prod(step.shape)
+    counts.multiply(max(widths), math.prod(step.shape))
     low, high = products(first, second)
     channels = list(range(len(low)))
     each_width = signed_width(low, high).tolist()
@@ -205,7 +208,8 @@ def _(step: Product, steps: tuple[Step, ...], counts: Counts) -> None:
 
 @_count_rest.register
 def _(step: Table, steps: tuple[Step, ...], counts: Counts) -> None:
-    counts.additions[LOOKUP_BITS] += math.prod(step.shape)
+    counts.add(LOOKUP_BITS, math.prod(step.shape))
+    counts.strict_additions[LOOKUP_BITS] += 3 * math.prod(step.shape)  # as swish, the dearest function with a price
 
 
 @_count_rest.register
@@ -214,14 +218,18 @@ def _(step: Linear, steps: tuple[Step, ...], counts: Counts) -> None:
     for row, codes in enumerate(step.weights.rows):
         if codes.any():
             bias = int(signed_width(step.bias[row], step.bias[row]))
-            counts.additions[max(int(sums.bits[row]), bias)] += 1
+            counts.add(max(int(sums.bits[row]), bias), 1, STRICT_BITS)
+    all_ends = ends(steps)
+    behind = next(number for number, end in enumerate(all_ends) if end is step)
+    passes = {behind} | ({behind + 1} if step is all_ends[-1] and step.margin else set())
+    if any(number % 2 for number in passes):  # of an image that is seen mirrored each value moves
+        counts.strict_additions[1] += math.prod(steps[0].shape)
     if step.choice is not None:
         # 2 C - 3 comparisons find the two greatest of C logits, their difference is compared with the margin, and C
         # logits join those of the next pass, in every pass, whether it follows or not.
-        behind = next(number for number, end in enumerate(ends(steps)) if end is step)
         low, high = logit_ranges(steps)[behind + 1]
         width = max(int(signed_width(*edges)) for edges in zip(low, high, strict=True))
-        counts.additions[max(step.choice.bits, width)] += 3 * step.shape[0] - 1
+        counts.add(max(step.choice.bits, width), 3 * step.shape[0] - 1)
 
 
 def _count_requantization(
@@ -245,21 +253,23 @@ def _count_requantization(
     for channel, bias in enumerate(scaling.scaled_bias.tolist()):
         low, high = products[channel]
         if live[channel]:
+            width = max(sum_bits[channel], scaling.multiplier_bits)
+            counts.strict_multiplications[width] += positions
             if first[channel] == channel:
-                counts.multiplications[max(sum_bits[channel], scaling.multiplier_bits)] += positions
+                counts.multiplications[width] += positions
             # The product that there is may have the other sign, and one bit more at a bound that is a power of two.
             ranges = (low, high), products[first[channel]], (bias, bias)
-            counts.additions[max(int(signed_width(*edges)) for edges in ranges)] += positions
+            counts.add(max(int(signed_width(*edges)) for edges in ranges), positions, STRICT_BITS)
         if scaling.residual is not None:
             added = steps[scaling.residual.value]
             code_bits = int(code_width(added.low, added.high).max())
             factor = int(scaling.residual_factor[channel])
             other = product_range(added.low[channel], added.high[channel], factor)
             width = max(int(signed_width(low + bias, high + bias)), int(signed_width(*other)))
-            counts.multiplications[max(scaling.residual.bits, code_bits)] += positions
-            counts.additions[width] += positions
+            counts.multiply(max(scaling.residual.bits, code_bits), positions)
+            counts.add(width, positions)
     if scaling.relu:
-        counts.additions[RELU_BITS] += math.prod(step.shape)
+        counts.add(RELU_BITS, math.prod(step.shape))
 
 
 # Whole networks

@@ -19,11 +19,27 @@ from micronet.packed.widths import addition_width, code_width
 
 @dataclass
 class Counts:
-    """Multiplications and additions of one step for one image: {bits: count}."""
+    """Multiplications and additions of one step for one image, {bits: count}; under strict rules those apart."""
 
     name: str
     multiplications: Counter[int] = field(default_factory=Counter)
     additions: Counter[int] = field(default_factory=Counter)
+    strict_multiplications: Counter[int] = field(default_factory=Counter)
+    strict_additions: Counter[int] = field(default_factory=Counter)
+
+    def multiply(self, bits: int, count: int) -> None:
+        self.multiplications[bits] += count
+        self.strict_multiplications[bits] += count
+
+    def add(self, bits: int, count: int, least: int = 0) -> None:
+        """`least`: the fewest bits under strict rules."""
+        self.additions[bits] += count
+        self.strict_additions[max(bits, least)] += count
+
+    def again(self, other: Counts) -> None:
+        """What is not done a second time, and counts under strict rules."""
+        self.strict_multiplications.update(other.multiplications)
+        self.strict_additions.update(other.additions)
 
 
 @dataclass(frozen=True)
@@ -68,10 +84,6 @@ class Witness:
             taps = np.flatnonzero(codes)
             if not len(taps):
                 continue
-            if weights.factored and before[row] < row:
-                same = np.array_equal(codes, rows[before[row]])
-                total[row] = total[before[row]] if same else -total[before[row]]
-                continue
             inputs = columns[group][taps].astype(np.int64)
             channels = group * weights.codes.shape[1] + taps // (len(codes) // weights.codes.shape[1])
             ranges = zip(source.low[channels].tolist(), source.high[channels].tolist(), strict=True)
@@ -79,11 +91,15 @@ class Witness:
                 PartialSum(x, low, high).checked(self.counts.name)
                 for x, (low, high) in zip(inputs, ranges, strict=True)
             ]
-            if weights.factored:
+            if weights.factored and before[row] < row:
+                same = np.array_equal(codes, rows[before[row]])
+                total[row] = total[before[row]] if same else -total[before[row]]
+                self.again(codes[taps].astype(np.int64), read, weights.bits, total[row])
+            elif weights.factored:
                 total[row] = self.factored(codes[taps].astype(np.int64), read, weights.bits)
             else:
                 width = max(weights.bits, int(code_width(source.low, source.high).max()))
-                self.counts.multiplications[width] += inputs.size // self.images
+                self.counts.multiply(width, inputs.size // self.images)
                 total[row] = self.running(codes[taps, None].astype(np.int64) * inputs, int(sums.bits[row]))
         return total
 
@@ -94,8 +110,15 @@ class Witness:
         for product in products[1:]:
             total += product
             self._fits(total, bits)
-            self.counts.additions[bits] += total.size // self.images
+            self.counts.add(bits, total.size // self.images)
         return total
+
+    def again(self, row: np.ndarray, inputs: list[PartialSum], weight_bits: int, known: np.ndarray) -> None:
+        """Sums an output channel that shares the sum of an earlier one, as strict rules count it."""
+        apart = Witness(self.images, self.counts.name)
+        if not np.array_equal(apart.factored(row, inputs, weight_bits), known):
+            raise InferenceError(f"{self.counts.name}: a sum that serves two output channels differs from its own")
+        self.counts.again(apart.counts)
 
     def factored(self, row: np.ndarray, inputs: list[PartialSum], weight_bits: int) -> np.ndarray:
         """One output channel: `row`: codes of its taps; `inputs`: what each tap reads."""
@@ -114,7 +137,7 @@ class Witness:
                 assert minus is not None
                 term, factor = minus, -magnitude
             if factor != 1:
-                self.counts.multiplications[max(weight_bits, term.bits)] += term.values.size // self.images
+                self.counts.multiply(max(weight_bits, term.bits), term.values.size // self.images)
             terms.append(term.times(factor))
         return self.tree(terms).values
 
@@ -130,7 +153,7 @@ class Witness:
         return nodes[0]
 
     def _add(self, bits: int, values: np.ndarray) -> None:
-        self.counts.additions[bits] += values.size // self.images
+        self.counts.add(bits, values.size // self.images)
 
     def _fits(self, values: np.ndarray, bits: int) -> None:
         if values.size and not -(1 << (bits - 1)) <= int(values.min()) <= int(values.max()) < 1 << (bits - 1):

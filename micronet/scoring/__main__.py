@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,23 +17,23 @@ import torch
 import models
 from micronet.errors import MicronetError, shown
 from micronet.front import front, without_prompt
-from micronet.scoring.challenge import challenge_score
+from micronet.packed.file import read
+from micronet.scoring.books import BOOKS
 from micronet.scoring.counting import operations
-from micronet.scoring.deck import deck_score
-from micronet.scoring.records import CIFAR10, Reference, ScoreError, macs
-from micronet.scoring.references import OF_CIFAR10, OF_CIFAR100, References, of_network
+from micronet.scoring.records import ONCE, Operation, Reference, ScoreError, macs
+from micronet.scoring.references import OF_CIFAR10, OF_CIFAR100, References, of_network, reference_of
 from micronet.scoring.tables import layer_table, print_lines, show
 from models.settings import IMAGE
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m micronet.scoring NAME`: the price of an architecture, before anybody trains it."""
+    """The price of an architecture, before anybody trains it, or of a packed file, in one pass of each network."""
     parser = argparse.ArgumentParser(prog="python -m micronet.scoring", description=main.__doc__)
-    parser.add_argument("name", nargs="?", help=f"one of {', '.join(models.NAMED)}")
+    parser.add_argument("name", nargs="?", help=f"one of {', '.join(models.NAMED)}, or the path of a packed file")
     parser.add_argument("--spec", help='an architecture as JSON, e.g. \'{"name": "densenet_nano", "classes": 10}\'')
-    parser.add_argument("--weight-bits", type=int, default=16, metavar="N", help="1 to 8, 16 or 32 (default 16)")
+    parser.add_argument("--weight-bits", type=int, metavar="N", help="1 to 8, 16 or 32 (default 16)")
     parser.add_argument("--activation-bits", type=int, metavar="N", help="default: unquantized")
-    parser.add_argument("--accumulator-bits", type=int, default=32, metavar="N", help="default 32")
+    parser.add_argument("--accumulator-bits", type=int, metavar="N", help="default 32")
     text = "channels, height, width of an image (default 3 32 32)"
     parser.add_argument("--image", type=int, nargs=3, metavar=("C", "H", "W"), help=text)
     parser.add_argument("--classes", type=int, metavar="N", help="default: the network's own, 10")
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         "--reference",
         metavar="WHAT",
         help="what scores are relative to: cifar10, cifar100, a network's name, or OPERATIONS,PARAMETERS "
-        "(default: cifar10; under challenge rules cifar100 for 100 classes)",
+        "(default: cifar10; under challenge and strict rules cifar100 for 100 classes)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return front("scoring", partial(_price, parser.parse_args(argv)))
@@ -92,13 +94,28 @@ def _references(arguments: argparse.Namespace) -> References | None:
             raise ValueError
     except ValueError:
         raise ArgumentError(f"--reference: two numbers above 0 would work (got {shown(said, 100)})") from None
-    return References(reference, reference)
+    return References.same(reference)
 
 
-def _price(arguments: argparse.Namespace) -> int:
-    """Prints the price."""
-    spec, image = _spec(arguments), tuple(arguments.image or IMAGE)
-    references = _references(arguments)
+def _packed(arguments: argparse.Namespace) -> list[Operation] | None:
+    """The operations of the packed file that is named; None where none is.
+
+    Raises:
+        ArgumentError: an option that a file has no use for.
+        PackedFileError: it cannot be read.
+    """
+    name = arguments.name
+    if name is None or name in models.NAMED or not (name.endswith(".safetensors") or os.path.isfile(name)):
+        return None
+    own = ("weight_bits", "activation_bits", "accumulator_bits", "image", "classes")
+    given = [f"--{option.replace('_', '-')}" for option in own if getattr(arguments, option) is not None]
+    if given:
+        raise ArgumentError(f"{given[0]}: is of an architecture; {shown(name, 100)} is a packed file, and has its own")
+    return operations(read(Path(name)))
+
+
+def _designed(spec: Any, arguments: argparse.Namespace) -> list[Operation]:
+    """The operations of an architecture at the widths that are asked for. Raises `ArgumentError`."""
     try:
         suited = _suited(spec, arguments)
         # The architecture's price, so no values: a random weight of a large network can happen to be 0.
@@ -107,29 +124,38 @@ def _price(arguments: argparse.Namespace) -> int:
         else:
             with torch.device("meta"):
                 model = models.build(suited)
-        ops = operations(
+        return operations(
             model,
-            image,
-            weight_bits=arguments.weight_bits,
+            tuple(arguments.image or IMAGE),
+            weight_bits=16 if arguments.weight_bits is None else arguments.weight_bits,
             activation_bits=arguments.activation_bits,
-            accumulator_bits=arguments.accumulator_bits,
+            accumulator_bits=32 if arguments.accumulator_bits is None else arguments.accumulator_bits,
         )
     except (ScoreError, models.SpecError) as error:
         raise ArgumentError(str(error)) from None
-    for_deck, for_challenge = (references.deck, references.challenge) if references else (CIFAR10, None)
-    deck, challenge = deck_score(ops, reference=for_deck), challenge_score(ops, reference=for_challenge)
+
+
+def _price(arguments: argparse.Namespace) -> int:
+    """Prints the price."""
+    spec, references = _spec(arguments), _references(arguments)
+    ops = _packed(arguments)
+    if ops is None:
+        ops = _designed(spec, arguments)
+    once = ONCE * (1 + max(op.network for op in ops))
+    prices = {book.name: book.score(ops, once, reference_of(book, references)) for book in BOOKS}
     if arguments.json:
-        print(json.dumps({"deck": asdict(deck), "challenge": asdict(challenge), "macs": macs(ops)}, indent=2))
+        print(json.dumps({**{name: asdict(price) for name, price in prices.items()}, "macs": macs(ops)}, indent=2))
         return 0
     title = spec if isinstance(spec, str) else str(spec.get("name", spec.get("class")))
-    show(layer_table(ops, title, references=references), wraps=True)
+    show(layer_table(ops, title, once, references), wraps=True)
     print_lines(
-        f"MACs {macs(ops):,}\n"
-        f"deck: flops {deck.flops:,} ({deck.score_flops:.4f}), params {deck.params:,} ({deck.score_params:.4f}), "
-        f"score {deck.score:.4f}\n"
-        f"challenge: operations {challenge.ops:,.0f} ({challenge.score_ops:.4f}), params {challenge.params:,.0f} "
-        f"({challenge.score_params:.4f}), score {challenge.score:.4f}"
-        + (f"\nrelative to {references.name}" if references else "")
+        f"MACs {macs(ops):,}",
+        *(
+            f"{name}: operations {price.operations:,.0f} ({price.score_operations:.4f}), params {price.params:,.0f} "
+            f"({price.score_params:.4f}), score {price.score:.4f}"
+            for name, price in prices.items()
+        ),
+        *([f"relative to {references.name}"] if references else []),
     )
     return 0
 

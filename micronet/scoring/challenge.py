@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from micronet.scoring.records import CIFAR10, CIFAR100, ONCE, Operation, Reference, mean_of_images
+from micronet.scoring.records import CIFAR10, CIFAR100, ONCE, Operation, Reference, Score, mean_of_images, units
 
 REFERENCE_100_OPERATIONS, REFERENCE_100_PARAMETERS = CIFAR100.operations, CIFAR100.parameters
 
 
-@dataclass(frozen=True)
-class ChallengeScore:
-    """`ops` and `params` in 32-bit units; scores relative to a reference."""
-
-    ops: float
-    params: float
-    score_ops: float
-    score_params: float
-    score: float
-
-
 def challenge_ops(op: Operation) -> float:
     """Operations of one record under challenge rules: each multiplication and addition by its bits / 32."""
-    if op.rules == "deck":
-        return 0.0
-    return sum(bits * count for bits, count in (*op.multiplications, *op.additions)) / 32
+    return 0.0 if op.rules == "deck" else units((*op.multiplications, *op.additions))
 
 
-def challenge_params(ops: Sequence[Operation]) -> float:
-    """Parameters under challenge rules: every bit that inference needs, / 32."""
-    return sum(op.storage_bits for op in ops if op.rules != "deck") / 32
+def challenge_bits(op: Operation) -> int:
+    """Bits that inference needs of one record under challenge rules."""
+    return 0 if op.rules == "deck" else op.storage_bits
 
 
 def challenge_reference(ops: Sequence[Operation]) -> Reference:
@@ -41,7 +27,7 @@ def challenge_reference(ops: Sequence[Operation]) -> Reference:
 
 def challenge_score(
     ops: Sequence[Operation], passes: Sequence[float] = ONCE, reference: Reference | None = None
-) -> ChallengeScore:
+) -> Score:
     """The score of the MicroNet Challenge: what an image costs in the mean, and every bit that inference needs.
 
     Args:
@@ -49,7 +35,5 @@ def challenge_score(
             where a network sees only those that the ones before are unsure of.
         reference: None is `challenge_reference`.
     """
-    count = mean_of_images(ops, passes, challenge_ops)
-    params, reference = challenge_params(ops), reference or challenge_reference(ops)
-    score_ops, score_params = count / reference.operations, params / reference.parameters
-    return ChallengeScore(count, params, score_ops, score_params, score_ops + score_params)
+    count, params = mean_of_images(ops, passes, challenge_ops), sum(map(challenge_bits, ops)) / 32
+    return Score.of(count, params, reference or challenge_reference(ops))

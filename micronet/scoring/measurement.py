@@ -1,4 +1,4 @@
-"""What a release claims, measured: the accuracy of the packed file read back, and its price under both rule books."""
+"""What a release claims, measured: the accuracy of the packed file read back, and its price under each rule book."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule
 from micronet.packed.steps import Conv, Linear, Step
 from micronet.packed.steps.linear import chosen
-from micronet.scoring.challenge import challenge_score
+from micronet.scoring.books import BOOKS, CHALLENGE
 from micronet.scoring.counting import cross_check_macs, operations
-from micronet.scoring.deck import deck_score
-from micronet.scoring.records import CIFAR10, ONCE, ScoreError, macs, nonzero_macs
-from micronet.scoring.references import OF_CIFAR10, References
+from micronet.scoring.records import ONCE, ScoreError, macs, nonzero_macs
+from micronet.scoring.references import OF_CIFAR10, References, reference_of
 
 SHOWN = 160  # characters of what a library says about a spec
 SHOWN_KEY = 70  # of a key of a claim, and of its value
@@ -85,11 +84,11 @@ def plain(model: PackedModel) -> PackedModel:
 
 
 def price(model: PackedModule, passes: Sequence[float] = ONCE, references: References | None = None) -> dict[str, Any]:
-    """Both scores of a packed model, and the MACs of one pass of each network, which ptflops counts too.
+    """The scores of a packed model, and the MACs of one pass of each network, which ptflops counts too.
 
     Args:
         passes: through each network, mean of the images.
-        references: what the scores are relative to; None is CIFAR-10's, of 100 classes CIFAR-100's for the challenge.
+        references: what the scores are relative to; None: what each rule book takes where nobody names one.
 
     Raises:
         ScoreError: ptflops counts other MACs for an architecture than we do, or the file names none that can be built.
@@ -101,10 +100,8 @@ def price(model: PackedModule, passes: Sequence[float] = ONCE, references: Refer
         designed = [_designed(spec) for spec in model.packed.specs]
     except models.SpecError as error:
         raise ScoreError(f"the file names no architecture that can be built: {shown(error, SHOWN)}") from None
-    for_deck, for_challenge = (references.deck, references.challenge) if references else (CIFAR10, None)
     return {
-        "deck": asdict(deck_score(ops, passes, for_deck)),
-        "challenge": asdict(challenge_score(ops, passes, for_challenge)),
+        **{book.name: asdict(book.score(ops, passes, reference_of(book, references))) for book in BOOKS},
         "macs": macs(ops),
         "nonzero_macs": nonzero_macs(ops),
         "ptflops_macs": sum(cross_check_macs(network, model.packed.image) for network in designed),
@@ -159,7 +156,7 @@ def measure(
         "alone_test_accuracy_percent": [alone(network) for network in range(networks)],
     }
     ops, data, once = operations(model), content(path), ONCE * networks
-    for_deck, for_challenge = (references.deck, references.challenge) if references else (CIFAR10, None)
+    plainly = CHALLENGE.score(operations(plain(model.packed)), once, reference_of(CHALLENGE, references))
     return {
         "test_accuracy_percent": accuracy(answers),
         "flipped_images_percent": 100.0 * flipped / len(test),
@@ -168,9 +165,8 @@ def measure(
         **price(model, mean_passes(taken, networks), references),
         "one_pass": {
             "test_accuracy_percent": accuracy(one_pass),
-            "deck_score": deck_score(ops, once, for_deck).score,
-            "challenge_score": challenge_score(ops, once, for_challenge).score,
-            "plain_challenge_score": challenge_score(operations(plain(model.packed)), once, for_challenge).score,
+            **{f"{book.name}_score": book.score(ops, once, reference_of(book, references)).score for book in BOOKS},
+            "plain_challenge_score": plainly.score,
         },
         **({"cascade": cascade} if networks > 1 else {}),
         "packed": {

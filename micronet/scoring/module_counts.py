@@ -13,7 +13,7 @@ from micronet.compress.fusing import fuse, origin_name
 from micronet.compress.graph import Network, read
 from micronet.compress.maps import gives_logits
 from micronet.compress.spellings import Window
-from micronet.scoring.records import LOOKUP_BITS, RELU_BITS, Operation, ScoreError
+from micronet.scoring.records import DEAREST_FUNCTION, LOOKUP_BITS, RELU_BITS, Operation, ScoreError
 
 WIDEST_CODE = 8  # bits of what a table of a function reads
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
@@ -105,6 +105,7 @@ def _weighted(work: _Work, layer: nn.Conv2d | nn.Linear, folded: bool, widths: W
         vector_bits=widths.vector,
         multiplications=((max(widths.weight, widths.activation), nonzeros * positions),),
         additions=((widths.accumulator, (nonzeros if biased else nonzeros - live_rows) * positions),),
+        bias_and_pool_additions=((widths.accumulator, live_rows * positions),) if biased else (),
         storage_bits=min(weights * widths.weight, nonzeros * widths.weight + weights)
         + (output[0] * widths.vector if biased else 0),
     )
@@ -130,6 +131,7 @@ def _norm(work: _Work, layer: nn.BatchNorm1d | nn.BatchNorm2d, folded: bool, wid
         op,
         multiplications=((max(widths.vector, widths.activation), work.elements),),
         additions=((widths.accumulator, work.elements),),
+        bias_and_pool_additions=((widths.accumulator, work.elements),),
         # Scale and shift a channel, also when the norm learns none: the statistics are needed at inference.
         storage_bits=2 * shape[0] * widths.vector,
     )
@@ -248,7 +250,8 @@ class _Counter:
 
     def _shift(self, node: fx.Node) -> str:
         work = self._work(node, self._scope(node, node.name))
-        return self._add_op(work, "add", additions=((self.widths.accumulator, work.elements),))
+        added = ((self.widths.accumulator, work.elements),)
+        return self._add_op(work, "add", additions=added, bias_and_pool_additions=added)
 
     def _product(self, node: fx.Node) -> str:
         """The factors are codes where they are quantized, and their product becomes one."""
@@ -268,7 +271,9 @@ class _Counter:
         """In a table of the output's codes, with an entry for each code of an input four times as fine."""
         bits = min(self.widths.activation, WIDEST_CODE)
         stored = bits * (2 ** min(bits + 2, WIDEST_CODE) - 1)
-        return self._add_op(work, "function", additions=((LOOKUP_BITS, work.elements),), storage_bits=stored)
+        more = ((LOOKUP_BITS, (DEAREST_FUNCTION - 1) * work.elements),)
+        once = ((LOOKUP_BITS, work.elements),)
+        return self._add_op(work, "function", additions=once, strict_additions=more, storage_bits=stored)
 
     def _prelu(self, node: fx.Node) -> str:
         """One slope is a function; slopes of channels are a gain of the negative side, added to the value."""
@@ -301,8 +306,8 @@ class _Counter:
     def _averaged(self, node: fx.Node, window: Window) -> str:
         work = self._work(node, f"{self._before(node)}.pool")
         summed = _joined(window, work.source, (*work.output, 1, 1)[:3])
-        scaled = ((self.widths.sum_product, work.elements),)
-        return self._add_op(work, "pool", multiplications=scaled, additions=((self.widths.accumulator, summed),))
+        scaled, added = ((self.widths.sum_product, work.elements),), ((self.widths.accumulator, summed),)
+        return self._add_op(work, "pool", multiplications=scaled, additions=added, bias_and_pool_additions=added)
 
     def _maximum(self, node: fx.Node) -> str:
         """A comparison is a subtraction of which the sign counts."""

@@ -1,8 +1,8 @@
 """What the steps of a packed file cost, from the codes alone; nothing is computed with them.
 
-Under challenge rules the records of a step equal what `packed.reference.witness` counts while it computes, and all
-`storage_bits` together are the payload's bits. Under deck rules they are the architecture as it was designed: batch
-norms unfolded, at the width that their constants are stored in. docs/format.md says what is counted and why.
+Under challenge and strict rules the records of a step equal what `packed.reference.witness` counts while it computes,
+and all `storage_bits` together are the payload's bits. Under deck rules they are the architecture as it was designed:
+batch norms unfolded, at the width that their constants are stored in. docs/format.md says what is counted and why.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from functools import singledispatch
 
 import numpy as np
 
-from micronet.packed.arithmetic import earlier_products
+from micronet.packed.arithmetic import earlier_products, earlier_rows, factored_work
 from micronet.packed.arithmetic import work as dot_product_work
+from micronet.packed.bits import described_bits
 from micronet.packed.model import PackedModel, logit_ranges
 from micronet.packed.steps import Affine, Conv, Linear, Maximum, Pool, Product, Step, Table
 from micronet.packed.steps.pool import Window
@@ -23,7 +24,7 @@ from micronet.packed.steps.product import products
 from micronet.packed.steps.scaling import FloatScaling, Requantization
 from micronet.packed.steps.table import Applied
 from micronet.packed.widths import code_width, product_range, signed_width
-from micronet.scoring.records import LOOKUP_BITS, RELU_BITS, Operation
+from micronet.scoring.records import DEAREST_FUNCTION, LOOKUP_BITS, MOVE_BITS, RELU_BITS, Operation
 
 CHOICE = "choice"  # ends the name of the record of a choice to look at an image again
 HALF_BITS, SUM_BITS = 16, 32  # of a factor, and of a sum, in a file of 16-bit floats
@@ -35,6 +36,9 @@ class _Work:
 
     multiplications: Counter[int] = field(default_factory=Counter)
     additions: Counter[int] = field(default_factory=Counter)
+    biases_and_pools: Counter[int] = field(default_factory=Counter)  # among the additions
+    strict_multiplications: Counter[int] = field(default_factory=Counter)  # on top
+    strict_additions: Counter[int] = field(default_factory=Counter)
 
     def multiply(self, widths: np.ndarray, times: int) -> None:
         """One multiplication of each width, so many times."""
@@ -44,9 +48,21 @@ class _Work:
         """One addition of each width, so many times."""
         _tally(self.additions, widths, times)
 
+    def add_bias_or_pool(self, widths: np.ndarray, times: int) -> None:
+        """The same of a bias, or of the values of an average pool."""
+        _tally(self.additions, widths, times)
+        _tally(self.biases_and_pools, widths, times)
+
     def on(self, record: Operation) -> Operation:
         """The record with this work."""
-        return replace(record, multiplications=_pairs(self.multiplications), additions=_pairs(self.additions))
+        return replace(
+            record,
+            multiplications=_pairs(self.multiplications),
+            additions=_pairs(self.additions),
+            bias_and_pool_additions=_pairs(self.biases_and_pools),
+            strict_multiplications=_pairs(self.strict_multiplications),
+            strict_additions=_pairs(self.strict_additions),
+        )
 
 
 def _pairs(counter: Counter[int]) -> tuple[tuple[int, int], ...]:
@@ -86,7 +102,7 @@ def _(step: Pool, model: PackedModel) -> list[Operation]:
         work.additions[SUM_BITS] += times * step.shape[0]
         work.multiplications[HALF_BITS] += elements
     else:
-        work.add(code_width(step.low, step.high), times)
+        work.add_bias_or_pool(code_width(step.low, step.high), times)
     return [work.on(_window_record(step, source, model))]
 
 
@@ -149,8 +165,9 @@ def _(step: Product, model: PackedModel) -> list[Operation]:
 @_records.register
 def _(step: Table, model: PackedModel) -> list[Operation]:
     """A lookup is one operation a value, its entries are stored as parameters are."""
-    work = _Work()
-    work.additions[LOOKUP_BITS] += math.prod(step.shape)
+    work, elements = _Work(), math.prod(step.shape)
+    work.additions[LOOKUP_BITS] += elements
+    work.strict_additions[LOOKUP_BITS] += (DEAREST_FUNCTION - 1) * elements
     return [work.on(_function_record(step, step.stored("entries"), model))]
 
 
@@ -175,24 +192,27 @@ def _(step: Linear, model: PackedModel) -> list[Operation]:
     if model.arithmetic == "half":
         work.additions[SUM_BITS] += int(live.sum())
     else:
-        work.add(np.maximum(step.weights.sums(source).bits, signed_width(step.bias, step.bias))[live], 1)
+        widths = np.maximum(step.weights.sums(source).bits, signed_width(step.bias, step.bias))
+        work.add_bias_or_pool(widths[live], 1)
+    number = next(number for number, end in enumerate(model.ends) if end is step)
+    if number % 2 or step.margin and number == len(model.ends) - 1:  # every second pass sees an image mirrored
+        work.strict_additions[MOVE_BITS] += math.prod(model.image)
     kernel = source.shape[1:]
     linear = Operation(step.name, "linear", classes, inputs, kernel, bias=True, bias_parameters=step.shape[0])
     linear = replace(_weighted(linear, step, source, model), vector_bits=step.bias_bits)
     records = [work.on(replace(linear, storage_bits=linear.storage_bits + step.stored("bias")))]
     if step.choice is not None:
         chosen = _Work()
-        chosen.additions[_choice_bits(step, model)] += 3 * step.shape[0] - 1
+        chosen.additions[_choice_bits(step, number, model)] += 3 * step.shape[0] - 1
         stored = step.stored("margin", "logit_shift")
         record = Operation(f"{step.name}.{CHOICE}", "add", classes, inputs, storage_bits=stored, rules="challenge")
         records.append(chosen.on(record))
     return records
 
 
-def _choice_bits(step: Linear, model: PackedModel) -> int:
+def _choice_bits(step: Linear, number: int, model: PackedModel) -> int:
     """Width of the choice that a margin makes: that of the sum of logits behind the next pass."""
-    behind = next(number for number, end in enumerate(model.ends) if end is step)
-    low, high = logit_ranges(model.steps)[behind + 1]
+    low, high = logit_ranges(model.steps)[number + 1]
     assert step.choice is not None
     return max(step.choice.bits, int(signed_width(low, high).max()))
 
@@ -213,6 +233,11 @@ def _dot_products(step: Conv | Linear, source: Step, shape: tuple[int, int, int]
     each = dot_product_work(weights.codes, weights.groups, source.low, source.high, weights.bits, weights.factored)
     for counter, found in zip((done.multiplications, done.additions), each, strict=True):
         counter.update({bits: count * positions for bits, count in found.items()})
+    if weights.factored:
+        again = earlier_rows(weights.codes, weights.groups) != np.arange(len(weights))
+        each = factored_work(weights.codes, weights.groups, source.low, source.high, weights.bits, again)
+        for counter, found in zip((done.strict_multiplications, done.strict_additions), each, strict=True):
+            counter.update({bits: count * positions for bits, count in found.items()})
     return done
 
 
@@ -226,6 +251,7 @@ def _weighted(record: Operation, step: Conv | Linear, source: Step, model: Packe
         activation_bits=_code_bits(source, model),
         accumulator_bits=weights.accumulator_bits,
         storage_bits=step.stored("weight"),
+        strict_bits=described_bits(weights.codes.reshape(-1) != 0, weights.bits, weights.mask) - step.stored("weight"),
     )
 
 
@@ -287,11 +313,12 @@ def _requantization(step: Conv | Affine | Product, scaling: Requantization, mode
     bias = scaling.scaled_bias
     if isinstance(step, Conv):
         first, _ = earlier_products(step)
-    multiplied = live & (first == np.arange(step.shape[0]))
-    work.multiply(np.maximum(sum_bits, scaling.multiplier_bits)[multiplied], positions)
+    own, factors = first == np.arange(step.shape[0]), np.maximum(sum_bits, scaling.multiplier_bits)
+    work.multiply(factors[live & own], positions)
+    _tally(work.strict_multiplications, factors[live & ~own], positions)
     # The product that there is may have the other sign, and one bit more at a bound that is a power of two.
     widths = signed_width(low, high), signed_width(low[first], high[first]), signed_width(bias, bias)
-    work.add(np.maximum.reduce(widths)[live], positions)
+    work.add_bias_or_pool(np.maximum.reduce(widths)[live], positions)
     if scaling.residual is not None:
         residual = model.steps[scaling.residual.value]
         added = product_range(residual.low, residual.high, scaling.residual_factor)

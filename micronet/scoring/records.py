@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,12 @@ REFERENCE_OPERATIONS, REFERENCE_PARAMETERS = 834_362_880, 5_586_981
 ONCE = (1.0,)  # a network that sees every image once
 RELU_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width
 LOOKUP_BITS = 32  # it prices no lookup and no read of memory: one in a table of codes is charged as a ReLU is
+DEAREST_FUNCTION = 4  # of those that it prices, swish: what strict rules charge for a lookup
+MOVE_BITS = 1  # a permutation, as the mirroring of an image is, moves each value by a bitwise operation
+
+
+Counted = tuple[tuple[int, int], ...]
+"""(bits, count) of multiplications or additions."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class ScoreError(MicronetError):
 
 @dataclass(frozen=True)
 class Operation:
-    """One step of inference on one image, with all that either rule book asks."""
+    """One step of inference on one image, with all that a rule book asks."""
 
     name: str
     kind: Literal["conv", "linear", "batch_norm", "relu", "add", "pool", "affine", "requantize", "product", "function"]
@@ -52,11 +59,53 @@ class Operation:
     activation_bits: int = 32
     accumulator_bits: int = 32
     vector_bits: int = 32  # width of stored biases and norm parameters
-    multiplications: tuple[tuple[int, int], ...] = ()  # (bits, count) really done, challenge rules
-    additions: tuple[tuple[int, int], ...] = ()
+    multiplications: Counted = ()  # really done, challenge rules
+    additions: Counted = ()
+    bias_and_pool_additions: Counted = ()  # those of `additions` that add a bias, or the values of an average pool
     storage_bits: int = 0  # bits that this operation takes in the file, challenge rules
-    rules: Literal["both", "deck", "challenge"] = "both"  # a folded batch norm is "deck" only
+    strict_multiplications: Counted = ()  # what only strict rules charge, on top of the challenge's
+    strict_additions: Counted = ()
+    strict_bits: int = 0
+    rules: Literal["both", "deck", "challenge"] = "both"  # "deck": as designed alone, a folded batch norm; else as done
     network: int = 0  # of a cascade, whose later networks see only some of the images
+
+
+@dataclass(frozen=True)
+class Score:
+    """`ops` and `params` in 32-bit units; scores relative to a reference."""
+
+    ops: float
+    params: float
+    score_ops: float
+    score_params: float
+    score: float
+
+    @classmethod
+    def of(cls, ops: float, params: float, reference: Reference) -> Score:
+        score_ops, score_params = ops / reference.operations, params / reference.parameters
+        return cls(ops, params, score_ops, score_params, score_ops + score_params)
+
+    @property
+    def operations(self) -> float:
+        return self.ops
+
+    @property
+    def score_operations(self) -> float:
+        """The operations' part of the score."""
+        return self.score_ops
+
+
+def tallied(counted: Counted) -> Counter[int]:
+    """{bits: count}; a width may come several times."""
+    found: Counter[int] = Counter()
+    for bits, count in counted:
+        found[bits] += count
+    return found
+
+
+def units(counted: Counted) -> float:
+    """Multiplications or additions in 32-bit units."""
+    return sum(bits * count for bits, count in counted) / 32
 
 
 def macs(ops: Iterable[Operation]) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from micronet.scoring.challenge import challenge_score
-from micronet.scoring.deck import deck_score
-from micronet.scoring.records import CIFAR10, CIFAR100, Reference
+from micronet.scoring.books import BOOKS, RuleBook
+from micronet.scoring.records import Reference
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,28 +17,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class References:
-    """A reference for each rule book."""
+    """A reference for each rule book, `of[book.name]`."""
 
-    deck: Reference
-    challenge: Reference
+    name: str
+    of: Mapping[str, Reference]
 
-    @property
-    def name(self) -> str:
-        return self.challenge.name
+    @classmethod
+    def same(cls, reference: Reference) -> References:
+        """One reference for all rule books."""
+        return cls(reference.name, {book.name: reference for book in BOOKS})
 
     def facts(self) -> dict[str, Any]:
         """What `metrics/score.json` says of them."""
         return {
             "name": self.name,
-            **{
-                rules: {"operations": each.operations, "parameters": each.parameters}
-                for rules, each in (("deck", self.deck), ("challenge", self.challenge))
-            },
+            **{book: {"operations": each.operations, "parameters": each.parameters} for book, each in self.of.items()},
         }
 
 
-OF_CIFAR10 = References(CIFAR10, CIFAR10)
-OF_CIFAR100 = References(CIFAR100, CIFAR100)
+OF_CIFAR10 = References("a ResNet-18 in 16 bits", {book.name: book.reference for book in BOOKS})
+OF_CIFAR100 = References("the challenge's WideResNet-28-10", {book.name: book.reference_100 for book in BOOKS})
+
+
+def reference_of(book: RuleBook, references: References | None) -> Reference | None:
+    """What a rule book's scores are relative to; None: nobody says, so the book does."""
+    return references.of[book.name] if references else None
 
 
 def references(
@@ -59,8 +61,7 @@ def references(
         ScoreError: the teacher has no price.
     """
     if given is not None:
-        reference = Reference("score.reference of the params", given.operations, given.parameters)
-        return References(reference, reference)
+        return References.same(Reference("score.reference of the params", given.operations, given.parameters))
     if source == "cifar100":
         return OF_CIFAR100
     if source not in ("mnist", "folder"):
@@ -77,5 +78,5 @@ def of_network(network: nn.Module, image: tuple[int, int, int], name: str) -> Re
     from micronet.scoring.counting import operations  # with torch, which tables do without
 
     ops = operations(network.to("meta"), image, weight_bits=16)
-    deck, challenge = deck_score(ops), challenge_score(ops)
-    return References(Reference(name, deck.flops, deck.params), Reference(name, challenge.ops, challenge.params))
+    priced = {book.name: book.score(ops) for book in BOOKS}
+    return References(name, {each: Reference(name, price.operations, price.params) for each, price in priced.items()})

@@ -6,16 +6,15 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from micronet.errors import shown
 from micronet.files import FileError, reason
-from micronet.scoring.challenge import challenge_ops, challenge_reference, challenge_score
-from micronet.scoring.deck import deck_bits, deck_flops, deck_score
+from micronet.scoring.books import BOOKS, RuleBook
 from micronet.scoring.records import ONCE, Operation, macs
-from micronet.scoring.references import OF_CIFAR10, References
+from micronet.scoring.references import OF_CIFAR10, References, reference_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,7 +83,20 @@ def _lines(table: Table) -> list[str]:
 
 
 def _millions(count: float) -> str:
+    if count >= 1e9:
+        return f"{count / 1e9:.2f} G"
     return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,.0f}"
+
+
+def _whole(count: int) -> str:
+    """At most nine characters."""
+    return f"{count:,}" if count < 1e7 else _millions(count)
+
+
+def _score(score: float) -> str:
+    """At most six characters up to a score of 99,999."""
+    digits = 4 if score < 9.99995 else 3 if score < 99.9995 else 2 if score < 999.995 else 0
+    return f"{score:.{digits}f}"
 
 
 def _number(count: float) -> str:
@@ -106,19 +118,17 @@ def score_table(rows: Iterable[Mapping[str, Any]], references: References | None
     from rich.text import Text
 
     title = f"Test accuracy, MicroNet score ({relative_to(references)})"
-    # fits 80 columns up to 99 million parameters
-    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)  # fits 80 columns
     table.add_column("stage")
-    columns = ("accuracy", "parameters", "non-zero", "MACs", "deck", "challenge")
+    columns = ("accuracy", "parameters", "non-zero", "MACs", *(book.name for book in BOOKS))
     for column in columns:
         table.add_column(column, justify="right")
-    forms = {
+    forms: dict[str, Callable[[Any], str]] = {
         "test_accuracy_percent": lambda value: f"{value:.2f} %",
-        "parameters": lambda value: f"{value:,}",
-        "nonzero_parameters": lambda value: f"{value:,}",
+        "parameters": _whole,
+        "nonzero_parameters": _whole,
         "macs": _millions,
-        "deck_score": lambda value: f"{value:.4f}",
-        "challenge_score": lambda value: f"{value:.4f}",
+        **{f"{book.name}_score": _score for book in BOOKS},
     }
     for row in rows:
         cells = ("-" if row.get(key) is None else form(row[key]) for key, form in forms.items())
@@ -133,19 +143,19 @@ def cost_table(rows: Iterable[Mapping[str, Any]], references: References) -> Tab
     from rich.text import Text
 
     title = f"Cost of the untrained student ({relative_to(references)})"
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("network")
-    for column in ("parameters", "bits w/a", "bytes", "MACs", "deck", "challenge"):
+    for column in ("zeros", "parameters", "bits", "bytes", "MACs", *(book.name for book in BOOKS)):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
             row["network"],
-            f"{row['parameters']:,}",
+            row.get("zeros", ""),
+            _whole(row["parameters"]),
             row["bits"],
-            f"{row['bytes']:,}",
+            _whole(row["bytes"]),
             _millions(row["macs"]),
-            f"{row['deck_score']:.4f}",
-            f"{row['challenge_score']:.4f}",
+            *(_score(row[f"{book.name}_score"]) if f"{book.name}_score" in row else "-" for book in BOOKS),
         )
     return table
 
@@ -179,7 +189,7 @@ def class_table(accuracies: Mapping[str, float | None], images: Mapping[str, int
 def layer_table(
     ops: Sequence[Operation], title: str, passes: Sequence[float] = ONCE, references: References | None = None
 ) -> Table:
-    """Every operation as a row: shape, widths, counts of one pass, storage, its share of either score.
+    """Every operation as a row: shape, widths, counts of one pass, storage, its share of each score.
 
     Args:
         title: a path or a name, as it is; like the names of operations it is no markup.
@@ -188,22 +198,15 @@ def layer_table(
     from rich.table import Table
     from rich.text import Text
 
-    for_deck = references.deck if references else OF_CIFAR10.deck
-    for_challenge = references.challenge if references else challenge_reference(ops)
-    deck, challenge = deck_score(ops, passes, for_deck), challenge_score(ops, passes, for_challenge)
-    all_bits = sum(deck_bits(op) for op in ops)
+    shares = [_shares(book, ops, passes, references) for book in BOOKS]
     table = Table(title=Text(shown(title)), box=box.SIMPLE_HEAD)
     table.add_column("operation", no_wrap=True)
     table.add_column("output", no_wrap=True)
-    columns = ("bits w/a/acc", "non-zero", "of", "MACs", "mult.", "add.", "storage bits", "deck %", "challenge %")
-    for column in columns:
+    columns = ("bits w/a/acc", "non-zero", "of", "MACs", "mult.", "add.", "storage bits")
+    for column in (*columns, *(f"{book.name} %" for book in BOOKS)):
         table.add_column(column, justify="right", no_wrap=True)
-    for op in ops:
-        deck_share = passes[op.network] * deck_flops(op) / for_deck.operations
-        deck_share += deck.score_params * deck_bits(op) / all_bits if all_bits else 0.0
+    for op, *shared in zip(ops, *shares, strict=True):
         stored = 0 if op.rules == "deck" else op.storage_bits
-        challenge_share = passes[op.network] * challenge_ops(op) / for_challenge.operations
-        challenge_share += stored / 32 / for_challenge.parameters
         done = op if op.rules != "deck" else replace(op, multiplications=(), additions=())
         table.add_row(
             Text(shown(op.name, 80)),
@@ -215,7 +218,18 @@ def layer_table(
             _number(sum(count for _, count in done.multiplications)),
             _number(sum(count for _, count in done.additions)),
             _number(stored),
-            f"{100 * deck_share / deck.score:.2f}" if deck_share else "",
-            f"{100 * challenge_share / challenge.score:.2f}" if challenge_share else "",
+            *(f"{100 * share:.2f}" if share else "" for share in shared),
         )
     return table
+
+
+def _shares(
+    book: RuleBook, ops: Sequence[Operation], passes: Sequence[float], references: References | None
+) -> list[float]:
+    """The part of each operation in a rule book's score; all are 1 together."""
+    price = book.score(ops, passes, reference_of(book, references))
+    counts = [passes[op.network] * book.operations(op) for op in ops]
+    bits = [book.bits(op) for op in ops]
+    parts = ((price.score_operations, counts), (price.score_params, bits))
+    whole = [(part / price.score / sum(each), each) for part, each in parts if sum(each)]
+    return [sum(scale * each[index] for scale, each in whole) for index in range(len(ops))]

@@ -15,10 +15,10 @@ from micronet.data.images import normalise
 from micronet.data.sources import fetch
 from micronet.packed.file import decode, encode
 from micronet.packed.module import PackedModule
-from micronet.packed.reference import predict
-from micronet.scoring.challenge import challenge_score
+from micronet.packed.reference import predict, witness
+from micronet.scoring.books import BOOKS
 from micronet.scoring.counting import operations
-from micronet.scoring.deck import deck_score
+from tests.support.packed import check_witnessed
 from tests.support.places import ROOT
 
 RELEASED = json.loads((Path(__file__).parent / "released.json").read_text(encoding="utf-8"))
@@ -81,5 +81,11 @@ def test_a_released_file_has_the_operations_and_scores_of_its_release(name):
     counts = [[op.name, op.kind, op.network, op.multiplications, op.additions, op.storage_bits, op.rules] for op in ops]
     assert len(ops) == RELEASED[name]["operations"]
     assert sha256(json.dumps(counts).encode()) == RELEASED[name]["operations_sha256"]
-    assert deck_score(ops, once).score == RELEASED[name]["deck_score"]
-    assert challenge_score(ops, once).score == RELEASED[name]["challenge_score"]
+    prices = {f"{book.name}_score": book.score(ops, once).score for book in BOOKS}
+    assert prices == {key: RELEASED[name][key] for key in prices}
+    assert prices["strict_score"] >= prices["challenge_score"]
+
+
+def test_a_released_file_counts_under_strict_rules_what_the_reference_does():
+    model = decode(content("glance"))
+    check_witnessed(operations(model), witness(model, np.zeros((1, 3, 32, 32), np.uint8))[1])

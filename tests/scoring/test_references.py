@@ -11,6 +11,7 @@ import models
 from micronet import params
 from micronet.data.images import Split
 from micronet.scoring import __main__ as scoring
+from micronet.scoring.books import BOOKS
 from micronet.scoring.challenge import challenge_score
 from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_score
@@ -32,15 +33,15 @@ def test_the_data_says_what_scores_are_relative_to_unless_params_do():
     for source, wanted in (("auto", OF_CIFAR10), ("sample", OF_CIFAR10), ("cifar100", OF_CIFAR100)):
         assert references(source, None, nobody, IMAGE) == wanted
         found = references(source, given, nobody, IMAGE)
-        assert (found.deck.operations, found.challenge.parameters) == (4e6, 5e4)
-    assert (OF_CIFAR10.challenge, OF_CIFAR100.deck) == (CIFAR10, CIFAR100)
+        assert (found.of["deck"].operations, found.of["course"].parameters) == (4e6, 5e4)
+    assert (OF_CIFAR10.of["challenge"], OF_CIFAR100.of["deck"]) == (CIFAR10, CIFAR100)
 
 
 @pytest.mark.parametrize("source", ["mnist", "folder"])
 def test_other_data_is_relative_to_the_teacher_which_then_is_two(source):
     found = references(source, None, lambda: models.build(SPEC), IMAGE)
     ops = operations(models.build(SPEC).to("meta"), IMAGE, weight_bits=16)
-    assert deck_score(ops, reference=found.deck).score == challenge_score(ops, reference=found.challenge).score == 2.0
+    assert [book.score(ops, reference=found.of[book.name]).score for book in BOOKS] == [2.0] * 4
     assert relative_to(found) == "lower is better; relative to the teacher in 16 bits"
     assert relative_to(None) == relative_to(OF_CIFAR10) == "lower is better; the deck's group: 0.0357"
 

@@ -19,13 +19,15 @@ ROW = {
     "stage": "distilled",
     "test_accuracy_percent": 100.0,
     "parameters": 98_765_432,
-    "nonzero_parameters": 98_765_431,
+    "nonzero_parameters": 9_999_999,
     "deck_score": 12.3456,
     "challenge_score": 0.0024,
+    "strict_score": 123.456,
+    "course_score": 9.99996,
     "macs": 5_555_550_000,
 }
-HEADINGS = ("stage", "accuracy", "parameters", "non-zero", "MACs", "deck", "challenge")
-NUMBERS = ("100.00 %", "98,765,432", "98,765,431", "5555.55 M", "12.3456", "0.0024")
+HEADINGS = ("stage", "accuracy", "parameters", "non-zero", "MACs", "deck", "challenge", "strict", "course")
+NUMBERS = ("100.00 %", "98.77 M", "9,999,999", "5.56 G", "12.346", "0.0024", "123.46", "10.000")
 
 
 @pytest.mark.parametrize("columns", ["80", "200", "many", "0", "-3", None])
@@ -45,8 +47,8 @@ def test_on_a_narrower_terminal_each_number_has_a_line(columns, monkeypatch, cap
     monkeypatch.setenv("COLUMNS", columns)
     show(score_table([ROW, {"stage": "[red]x"}]))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:8] == ["distilled", *(f"  {pair[0]} {pair[1]}" for pair in zip(HEADINGS[1:], NUMBERS, strict=True))]
-    assert lines[8:10] == ["[red]x", "  accuracy -"]
+    assert lines[1:10] == ["distilled", *(f"  {pair[0]} {pair[1]}" for pair in zip(HEADINGS[1:], NUMBERS, strict=True))]
+    assert lines[10:12] == ["[red]x", "  accuracy -"]
 
 
 @pytest.mark.parametrize("columns", ["10", "59", "60", "80", "300"])

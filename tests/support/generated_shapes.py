@@ -29,7 +29,7 @@ from micronet.scoring.records import macs
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
 from tests.support.networks import settled
-from tests.support.packed import counted
+from tests.support.packed import check_witnessed
 from tests.support.trying import outcomes
 
 MOST_CHANNELS, MOST_FLAT = 8, 400
@@ -221,14 +221,7 @@ def _close(logits: Tensor, *wanted: Tensor) -> None:
 
 
 def _count(packed: Any, image: Tensor) -> None:
-    found: dict[str, tuple[Counter[int], Counter[int]]] = {}
-    for each in witness(packed, image.numpy())[1]:
-        pair = found.setdefault(each.name, (Counter(), Counter()))
-        pair[0].update(each.multiplications)
-        pair[1].update(each.additions)
-    without_zeros = {name: (+pair[0], +pair[1]) for name, pair in found.items()}
-    claimed = {name: (+pair[0], +pair[1]) for name, pair in counted(operations(packed)).items()}
-    assert claimed == {name: pair for name, pair in without_zeros.items() if any(pair)}
+    check_witnessed(operations(packed), witness(packed, image.numpy())[1])
 
 
 def main(count: int, seed: int = 0) -> Counter[str]:

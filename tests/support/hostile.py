@@ -28,9 +28,11 @@ from micronet.packed.module import PackedModule
 from micronet.packed.reference import predict, witness
 from micronet.scoring.challenge import challenge_score
 from micronet.scoring.counting import operations
+from micronet.scoring.course import course_score
 from micronet.scoring.deck import deck_score
+from micronet.scoring.strict import strict_score
 from tests.support.images import random_images
-from tests.support.packed import counted
+from tests.support.packed import check_witnessed
 from tests.support.trying import outcomes
 
 LONGEST = 300  # characters of a refusal
@@ -262,7 +264,8 @@ def tried(data: bytes, count: bool = False) -> str:
         return "refused"
     ops, once = operations(model), [1.0] * len(model.networks)
     assert sum(op.storage_bits for op in ops if op.rules != "deck") == model.payload_bits
-    assert challenge_score(ops, once).score >= 0 and deck_score(ops, once).score >= 0
+    assert strict_score(ops, once).score >= challenge_score(ops, once).score >= 0
+    assert deck_score(ops, once).score >= 0 and course_score(ops, once).score >= 0
     assert model.class_names == () or len(model.class_names) == model.classes
     assert all(name.isprintable() for name in model.class_names)
     pixels = random_images(1, 7, model.image)
@@ -277,14 +280,9 @@ def tried(data: bytes, count: bool = False) -> str:
 
 
 def _count(model: PackedModel) -> None:
-    found: dict[str, tuple[Counter[int], Counter[int]]] = {}
-    for network in range(len(model.networks)):
-        for each in witness(model, random_images(1, 7, model.image).numpy(), network=network)[1]:
-            pair = found.setdefault(each.name, (Counter(), Counter()))
-            pair[0].update(each.multiplications)
-            pair[1].update(each.additions)
-    without_zeros = {name: (+pair[0], +pair[1]) for name, pair in found.items()}
-    assert counted(operations(model)) == {name: pair for name, pair in without_zeros.items() if any(pair)}
+    pixels = random_images(1, 7, model.image).numpy()
+    done = [each for number in range(len(model.networks)) for each in witness(model, pixels, network=number)[1]]
+    check_witnessed(operations(model), done)
 
 
 def main(count: int, sources: Sequence[bytes], seed: int = 0) -> Counter[str]:

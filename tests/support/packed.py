@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.linear import Choice
 from micronet.packed.steps.scaling import Requantization, Residual, in_integers
 from micronet.packed.steps.weights import Weights
+from micronet.packed.sums import Counts
 from micronet.packed.widths import signed_width
 from micronet.params import Quantize
 from micronet.scoring.packed_counts import CHOICE
 from micronet.scoring.records import Operation
+from micronet.scoring.strict import challenge_work, strict_work
 from tests.support.images import random_images
 from tests.support.models import quantized, random_model
 
@@ -256,14 +258,28 @@ PER_CHANNEL = {
 # Counts
 
 
-def counted(records: Iterable[Operation]) -> dict[str, tuple[Counter[int], Counter[int]]]:
-    """Multiplications and additions of the records of each step, challenge rules."""
+def counted(
+    records: Iterable[Operation], work: Callable[[Operation], tuple[Counter[int], Counter[int]]] = challenge_work
+) -> dict[str, tuple[Counter[int], Counter[int]]]:
+    """Multiplications and additions of the records of each step, by default under challenge rules."""
     steps: dict[str, tuple[Counter[int], Counter[int]]] = {}
     for record in records:
         if record.rules == "deck":
             continue
         name = record.name.removesuffix(".requantize").removesuffix(".maximum").removesuffix(f".{CHOICE}")
         sums = steps.setdefault(name, (Counter(), Counter()))
-        sums[0].update(dict(record.multiplications))
-        sums[1].update(dict(record.additions))
-    return {name: sums for name, sums in steps.items() if any(sums)}
+        for counter, more in zip(sums, work(record), strict=True):
+            counter.update(more)
+    return {name: sums for name, sums in steps.items() if any(map(Counter.total, sums))}
+
+
+def check_witnessed(records: Iterable[Operation], witnessed: Iterable[Counts]) -> None:
+    """Compares the counts of all steps, challenge and strict, with what the reference counted while it computed."""
+    done = list(witnessed)
+    for work, prefix in ((challenge_work, ""), (strict_work, "strict_")):
+        found: dict[str, tuple[Counter[int], Counter[int]]] = {}
+        for each in done:
+            pair = found.setdefault(each.name, (Counter(), Counter()))
+            pair[0].update(getattr(each, f"{prefix}multiplications"))
+            pair[1].update(getattr(each, f"{prefix}additions"))
+        assert counted(records, work) == {name: pair for name, pair in found.items() if any(map(Counter.total, pair))}

@@ -29,7 +29,7 @@ def test_the_card_holds_interval_classes_scores_params_and_commit(checkout, rele
     assert f"{score['test_accuracy_percent']:.2f} %** of 500 test images ({correct} right), 95 % interval" in text
     assert f"{low:.2f} to {high:.2f} %" in text
     assert all(f"| {name} | " in text for name in CLASSES)
-    assert all(f"{score[rules]['score']:.6f}" in text for rules in ("challenge", "deck"))
+    assert all(f"{score[rules]['score']:.6f}" in text for rules in ("challenge", "deck", "strict", "course"))
     assert Path("params.yaml").read_text().rstrip() in text
     assert text.count("`0123abc`") == 7  # six stages, and that of the file
     assert f"{score['packed']['bytes']:,} bytes" in text

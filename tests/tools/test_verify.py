@@ -14,30 +14,34 @@ import verify
 from micronet import params
 from micronet.data.store import open_split
 from micronet.packed.packing import pack
+from micronet.scoring import packed_counts, strict
 from tests.support.hostile import resigned
 from tests.support.releases import FEW, PACKED, SCORE, change, prepared_resnet
+
+NEW = [("strict", "params"), ("course", "score"), ("one_pass", "strict_score")]
 
 
 def test_a_true_claim_passes_and_every_check_is_named(checkout, capsys):
     assert verify.main(FEW) == 0
     out = capsys.readouterr().out
     assert "FAILED" not in out
-    for key in ("structure", "digest", "storage_bits", "operations", "logits.differing", "macs", "params", "claims"):
+    counts = ("storage_bits", "strict_parameters", "operations", "strict")
+    for key in ("structure", "digest", *counts, "logits.differing", "macs", "params", "claims"):
         assert f"\nok     {key} " in f"\n{out}"
     assert "\nok     validation_accuracy_percent " in out
     assert "stem.conv" in out  # the table a layer
 
 
-def test_both_scores_are_printed(checkout, released, capsys):
+def test_all_scores_are_printed(checkout, released, capsys):
     verify.main(FEW)
     out = capsys.readouterr().out
-    for rules in ("challenge", "deck"):
+    for rules in ("challenge", "deck", "strict", "course"):
         assert f"{released[1][rules]['score']:.6f} = " in out
 
 
 @pytest.mark.parametrize(
     "keys",
-    [("test_accuracy_percent",), ("challenge", "score"), ("deck", "flops"), ("packed", "sha256")],
+    [("test_accuracy_percent",), ("challenge", "score"), ("deck", "flops"), ("packed", "sha256"), *NEW],
     ids=lambda keys: ".".join(keys),
 )
 def test_a_wrong_claim_of_score_json_fails_with_a_line_that_says_what(checkout, released, capsys, keys):
@@ -51,6 +55,31 @@ def test_a_wrong_claim_of_score_json_fails_with_a_line_that_says_what(checkout, 
     assert [line for line in out.splitlines() if line.startswith("FAILED")] == [
         f"FAILED {'.'.join(keys)}: claimed {wrong}, measured {true}"
     ]
+
+
+def test_claims_of_before_a_rule_book_was_there_say_nothing_of_it_and_hold(checkout, capsys):
+    claims = json.loads(SCORE.read_text())
+    for name in ("strict", "course"):
+        del claims[name], claims["one_pass"][f"{name}_score"]
+    SCORE.write_text(json.dumps(claims))
+    assert verify.main(FEW) == 0
+    out = capsys.readouterr().out
+    assert "note   claims                       metrics/score.json says nothing of strict, course" in out
+    claims["one_pass"]["strict_score"] = 0.0
+    SCORE.write_text(json.dumps(claims))
+    assert verify.main(FEW) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILED")]
+    assert failed[0].startswith("FAILED one_pass.strict_score: claimed 0.0, measured 0.")
+    assert failed[1] == "FAILED strict: claimed None, measured 5 values"
+
+
+def test_counts_and_storage_that_strict_rules_do_not_charge_are_noticed(checkout, capsys, monkeypatch):
+    monkeypatch.setattr(strict, "strict_work", strict.challenge_work)
+    monkeypatch.setattr(packed_counts, "described_bits", lambda *_: 0)
+    assert verify.main(FEW) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILED")]
+    assert any(line.startswith("FAILED strict.stem.conv: claimed multiplications {") for line in failed)
+    assert any(line.startswith("FAILED strict_parameters: claimed ") for line in failed)
 
 
 def test_a_wrong_claim_of_the_file_itself_fails(checkout, capsys):
