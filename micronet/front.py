@@ -52,6 +52,8 @@ def _ended(name: str, work: Callable[[], int | None]) -> int:
         if error.exit_code != 2:
             lines[0] = f"{name}: {lines[0]}"
         return _say(error.exit_code, *lines)
+    except SystemExit as error:  # of other people's code: a network's forward, say
+        return _say(1, f"{name}: was ended by exit({shown(error.code, 50)}) in code that it ran{_keep(name)}")
     except Exception as error:
         if _out_of_memory(error):
             way = "a smaller batch_size or evaluation_batch_size, fewer views or a smaller model would work"

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 NETWORKS = Path(__file__).resolve().parents[1] / "networks"
 KEYS = ("file", "class", "settings")
 MOST_BYTES = 1_000_000  # of a file: no network takes so many lines
+# They import what no syntax tree tells, so that a change of it would go unnoticed. Of the first only the bare names.
+_COMPUTED_NAMES = frozenset(("__import__", "exec", "eval", "compile"))
+_COMPUTED = frozenset(("import_module", "__import__", "spec_from_file_location", "run_path", "SourceFileLoader"))
 _PACKAGE = "micronet_networks"  # the modules of these files are in it: no other module has such a name
 _DIGEST = "__micronet_digest__"  # of the code that a module was made of
 # A neighbour of such a name does not stand in the way of what everybody means by it.
@@ -254,6 +257,16 @@ class _Neighbours(ast.NodeTransformer):
         if level == 0 and (module in _NOT_NEIGHBOURS or not (self.folder / f"{module}.py").is_file()):
             return None
         return module
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        called = node.func
+        name = called.id if isinstance(called, ast.Name) else called.attr if isinstance(called, ast.Attribute) else ""
+        if name in _COMPUTED or isinstance(called, ast.Name) and name in _COMPUTED_NAMES:
+            raise SpecError(
+                f"file: line {node.lineno}: {name}(...) runs code that nobody sees change; "
+                "an import of a file beside it would work"
+            )
+        return self.generic_visit(node)
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
         name = self._within(node.module or "", node.level)

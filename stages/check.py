@@ -42,7 +42,10 @@ def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
 
         from micronet.scoring.tables import cost_table, show
 
-        show(cost_table(*costs(loaded)))
+        rows, against, notes = costs(loaded)
+        show(cost_table(rows, against))
+        for note in notes:
+            print(f"check: {note}")
 
 
 def main() -> int:

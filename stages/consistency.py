@@ -68,7 +68,7 @@ def _told(key: str, faults: list[str], data: Description) -> Iterator[None]:
     except MicronetError as error:
         said = str(error)
         faults.append(said if said.startswith(f"{key.split('.')[0]}.") else f"{key}: {said}")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _, height, width = data.shape
         faults.append(f"{key}: does not work on {height} x {width} images: {own.reason(error)}")
 

@@ -27,8 +27,13 @@ from micronet.scoring.references import References, references
 IMAGES = 32  # random ones that set the ranges
 
 
-def costs(params: Params) -> tuple[list[dict[str, Any]], References]:
-    """Rows for `scoring.tables.cost_table`, and what their scores are relative to.
+ASKS_MODE = (
+    "student.model: its forward asks whether it trains; quantize trains what it does at inference (dropout is kept)"
+)
+
+
+def costs(params: Params) -> tuple[list[dict[str, Any]], References, list[str]]:
+    """Rows for `scoring.tables.cost_table`, what their scores are relative to, and what else is to be known.
 
     The weights are random and the smallest of them zero, `prune.amount`; `trim` takes more away in training, and which
     codes appear changes too, so the packed row is an estimate. Nothing is drawn from torch's own generators.
@@ -64,7 +69,7 @@ def costs(params: Params) -> tuple[list[dict[str, Any]], References]:
     bits = "16" if quantize.method == "half" else f"{quantize.weight_bits}/{quantize.activation_bits}"
     zeros = f"{100 * packed.zero_weights / max(1, packed.weights):.0f} %"
     rows.append(_row("packed", zeros, packed.nonzero_parameters, operations(packed), against, packed.file_bytes, bits))
-    return rows, against
+    return rows, against, [ASKS_MODE] if prepared.meta["asks_mode"] else []
 
 
 def _built(params: Params, section: str, data: Description) -> Any:

@@ -71,6 +71,13 @@ def test_what_nobody_foresaw_is_a_line_and_a_traceback_in_a_file(tmp_path, capsy
     assert "raise error" in (tmp_path / "run/prune.traceback.txt").read_text()
 
 
+def test_code_that_ends_the_program_is_a_fault(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert front("prune", lambda: sys.exit(0)) == 1
+    said = "prune: was ended by exit(0) in code that it ran (traceback: run/prune.traceback.txt)\n"
+    assert capsys.readouterr().err == said
+
+
 def test_a_traceback_that_cannot_be_kept_is_left_out(tmp_path, capsys):
     (tmp_path / "run").write_text("a file")
     assert ended(KeyError("x"), capsys) == (1, ["prune: failed unexpectedly: KeyError: 'x'"])

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from micronet.compress.errors import QuantizationError
-from micronet.compress.operations import Call, call
+from micronet.compress.operations import DROPS, Call, call
 from micronet.compress.pointwise import TORCH
 from micronet.compress.tracing import Tracer, place_of
 from micronet.errors import MicronetError, shown
@@ -51,6 +51,7 @@ class Network:
     image: tuple[int, int, int]  # (C, H, W) of what it reads
     calls: dict[fx.Node, Call]  # in their order
     shapes: dict[fx.Node, tuple[int, ...]]  # of what they give for one image: (C, H, W) or (C,)
+    asks_mode: bool  # its forward has a branch on `self.training`: the graph is what it does at inference
 
 
 def read(model: nn.Module, *, image: tuple[int, int, int] = IMAGE, shapes_alone: bool = False) -> Network:
@@ -78,7 +79,7 @@ def read(model: nn.Module, *, image: tuple[int, int, int] = IMAGE, shapes_alone:
         raise QuantizationError(f"{type(model).__name__}: cannot be traced, {reason}: {shown(error, 150)}") from None
     module = fx.GraphModule(shadow, graph)
     module.meta["spec"] = getattr(model, "meta", {}).get("spec", getattr(model, "spec", None))
-    reader = _Reader(module, image, tracer.values, at_inference=shapes_alone)
+    reader = _Reader(module, image, tracer, at_inference=shapes_alone)
     with torch.no_grad():
         if shapes_alone:
             return reader.read()
@@ -176,15 +177,14 @@ def _compare(got: Tensor, wanted: Tensor, name: str) -> None:
 class _Reader:
     """Brings a traced graph into the form of `read`. A kind that has several forms has a method of its name."""
 
-    def __init__(
-        self, module: fx.GraphModule, image: tuple[int, int, int], values: dict[fx.Node, Any], at_inference: bool
-    ):
+    def __init__(self, module: fx.GraphModule, image: tuple[int, int, int], tracer: Tracer, at_inference: bool):
         self.module, self.graph, self.image = module, module.graph, image
-        self.absent = (nn.Identity, nn.Dropout, nn.Dropout2d) if at_inference else (nn.Identity,)
+        self.at_inference = at_inference
+        self.absent = (nn.Identity, *DROPS.values()) if at_inference else (nn.Identity,)
         self.modules = dict(module.named_modules())
-        self.values = values
+        self.values, self.asks_mode = tracer.values, tracer.mode.asked
         # Numbers of images, and what is computed with them.
-        self.numbers = [node for node, value in values.items() if not isinstance(value, Tensor)]
+        self.numbers = [node for node, value in self.values.items() if not isinstance(value, Tensor)]
 
     def read(self) -> Network:
         """To be called once."""
@@ -202,7 +202,7 @@ class _Reader:
         calls = {node: call(node, self.modules) for node in self.graph.nodes}
         self._check_layers(calls)
         shapes = {node: tuple(self.values[node].shape[1:]) for node in self.graph.nodes if node.op != "output"}
-        return Network(self.module, self.image, calls, shapes)
+        return Network(self.module, self.image, calls, shapes, self.asks_mode)
 
     def _call(self, node: fx.Node) -> Call:
         if node.op == "get_attr":
@@ -284,8 +284,10 @@ class _Reader:
             node.target = str(node.target).removesuffix("_")
         elif node.target in _FUNCTIONAL:
             node.target = _FUNCTIONAL[node.target]  # type: ignore[assignment]
-        else:  # F.relu, F.dropout, with inplace=True
-            node.args, node.kwargs = found.inputs, {"training": False} if found.kind == "identity" else {}
+        elif found.kind == "identity":  # F.dropout with inplace=True
+            self._settle_identity(node, found)
+        else:  # F.relu with inplace=True
+            node.args, node.kwargs = found.inputs, {}
 
     def _settle(self, node: fx.Node, found: Call) -> None:
         if found.module is not None:  # whichever way it was given its input
@@ -401,8 +403,17 @@ class _Reader:
             self._function(node, operator.add, first, product)
 
     def _settle_identity(self, node: fx.Node, found: Call) -> None:
-        if found.module is None:  # nothing is copied or dropped, but by the modules nn.Dropout, while training
-            self._erase(node, found.inputs[0])
+        if found.module is not None:
+            return
+        if node.target not in DROPS or found.settings is None or self.at_inference:
+            self._erase(node, found.inputs[0])  # nothing is copied
+            return
+        place = f"{node.name}_module"
+        while hasattr(self.module, place):
+            place += "_"
+        self.module.add_submodule(place, DROPS[node.target](found.settings).eval())
+        self.modules = dict(self.module.named_modules())
+        node.op, node.target, node.args, node.kwargs = "call_module", place, found.inputs, {}
 
     def _erase_numbers(self) -> None:
         """Nothing computes with the size of a map."""

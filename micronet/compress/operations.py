@@ -113,6 +113,8 @@ def _plain(name: str, *functions: Callable, methods: tuple[str, ...] = (), modul
     return Spelling(spellings.plain(name), functions, methods, (module,), attributes, tuple(in_place))
 
 
+DROPS = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d}
+"""Functions that leave out values while a network trains, and the layers that do the same."""
 _ENDS = ("relu", "clamp")  # they end a step of the packed model: its code range
 _FUNCTIONS = (
     _plain("sigmoid", torch.sigmoid, F.sigmoid, torch.sigmoid_, methods=("sigmoid", "sigmoid_"), module=nn.Sigmoid),
@@ -308,7 +310,7 @@ OPERATIONS = (
         (
             Spelling(spellings.reads, modules=(nn.Identity,)),
             Spelling(spellings.dropout_module, modules=(nn.Dropout, nn.Dropout2d), attributes=("inplace",)),
-            Spelling(spellings.dropout, (F.dropout, F.dropout2d)),
+            Spelling(spellings.dropout, tuple(DROPS)),
             Spelling(spellings.copy, (torch.clone,), ("clone",)),
             Spelling(spellings.contiguous, methods=("contiguous",)),
         ),

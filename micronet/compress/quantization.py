@@ -45,7 +45,9 @@ def prepare(model: nn.Module, quantize: Quantize, image: tuple[int, int, int] = 
         QuantizationError: a network that cannot be read, an operation that could not be packed later, or a layer of
             `layer_bits` that is not there.
     """
-    prepared = _Rewriter(read(model, image=image), quantize).rewrite()
+    network = read(model, image=image)
+    prepared = _Rewriter(network, quantize).rewrite()
+    prepared.meta["asks_mode"] = network.asks_mode
     if quantize.method != "fx_int8":
         return prepared
     trained = fx_int8.prepare_fx(read(model, image=image).module, image)

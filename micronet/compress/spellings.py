@@ -25,6 +25,24 @@ class Read(NamedTuple):
     kind: str | None = None  # where the arguments decide it: of what kind this call is
 
 
+class Mode(int):
+    """Whether a network trains, while it is traced: it does not. Notes that its forward asked, by `if self.training`.
+
+    An operation that is merely told, `F.dropout(x, p, self.training)`, can be kept for training.
+    """
+
+    def __new__(cls) -> Mode:
+        mode = super().__new__(cls, 0)
+        mode.asked = False
+        return mode
+
+    asked: bool
+
+    def __bool__(self) -> bool:
+        self.asked = True
+        return False
+
+
 class Refusal(Exception):
     """An argument that no kind of operation takes; the message is the reason."""
 
@@ -331,7 +349,9 @@ def contiguous(input: Any, memory_format: Any = None) -> Read:
     return Read((_value(input),))
 
 
-def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Read:
+def dropout(input: Any, p: float = 0.5, training: bool | Mode = True, inplace: bool = False) -> Read:
+    if isinstance(training, Mode):
+        return Read((_value(input),), settings=p, in_place=bool(inplace))
     if training:
         raise Refusal("drops at inference too; nn.Dropout, or training=self.training would work")
     return Read((_value(input),), in_place=bool(inplace))

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
 from micronet.compress.errors import QuantizationError
-from micronet.compress.operations import call
+from micronet.compress.operations import DROPS, call
+from micronet.compress.spellings import Mode
 from micronet.errors import shown
 from models.layers import Interleave
 
@@ -64,6 +66,16 @@ class Tracer(fx.Tracer):
     def __init__(self, twin: nn.Module | None = None, images: Tensor | None = None):
         super().__init__()
         self.twin, self.images, self.values = twin, images, dict[fx.Node, Any]()
+        self.mode = Mode()
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """The graph of what `root` does in eval mode; `mode` then knows whether its forward asked for that."""
+        try:
+            for module in root.modules():
+                module.training = self.mode
+            return super().trace(root, concrete_args)
+        finally:
+            root.eval()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Interleave) or super().is_leaf_module(m, module_qualified_name)
@@ -73,9 +85,18 @@ class Tracer(fx.Tracer):
 
     def create_node(self, *arguments: Any, **named: Any) -> fx.Node:
         node = super().create_node(*arguments, **named)
+        if node.target not in DROPS:  # which alone may be told the mode
+            plain: Any = map_aggregate((node.args, node.kwargs), lambda one: False if isinstance(one, Mode) else one)
+            node.args, node.kwargs = plain
         if self.twin is not None and node.op != "output":
             self.values[node] = self._value(node, self.twin)
         return node
+
+    def _known(self, argument: Any) -> Any:
+        """What an argument stands for."""
+        if isinstance(argument, fx.Node):
+            return self.values[argument]
+        return False if isinstance(argument, Mode) else argument
 
     def _value(self, node: fx.Node, twin: nn.Module) -> Any:
         """What a node gives. Raises `QuantizationError` where its layer cannot take what comes to it."""
@@ -83,8 +104,8 @@ class Tracer(fx.Tracer):
             return self.images
         if node.op == "get_attr":
             return operator.attrgetter(str(node.target))(twin)
-        args: Any = fx.map_arg(node.args, self.values.__getitem__)
-        kwargs: Any = fx.map_arg(node.kwargs, self.values.__getitem__)
+        args: Any = map_aggregate(node.args, self._known)
+        kwargs: Any = map_aggregate(node.kwargs, self._known)
         try:
             with torch.no_grad():
                 if node.op == "call_function":

@@ -121,10 +121,15 @@ def _take(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
         elif value.shape != own[name].shape:
             shape = f"has the shape {tuple(value.shape)}, it must be {tuple(own[name].shape)}"
             wrong.append(f"{where}: {shown(name, 80)} {shape}")
+        elif not value.is_floating_point() and own[name].is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            wrong.append(f"{where}: {shown(name, 80)} is of {kind}, which holds codes, no weights; float32 would work")
         elif value.is_complex() or value.is_quantized or value.is_meta or value.layout != torch.strided:
             wrong.append(f"{where}: {shown(name, 80)} is no plain tensor of numbers; one of float32 would work")
         elif not value.float().isfinite().all():
             wrong.append(f"{where}: {shown(name, 80)} holds a value that is not finite")
+        elif name.endswith("running_var") and (value < 0).any():
+            wrong.append(f"{where}: {shown(name, 80)} holds a variance below 0")
     if wrong:
         more = len(wrong) - MOST_FAULTS
         raise StartError(*wrong[:MOST_FAULTS], *([f"{where}: and {more} more do not fit"] if more > 0 else []))

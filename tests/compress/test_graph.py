@@ -117,6 +117,29 @@ def test_reading_leaves_the_network_and_torchs_random_numbers_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_what_f_dropout_leaves_out_is_left_out_while_the_quantizers_are_trained():
+    def body(net, x):
+        x = F.dropout2d(net.a(x), 0.25, net.training, inplace=True)
+        return F.dropout(x, p=0.5, training=net.training)
+
+    network = read(Net(body).train())
+    kept = [part for part in network.module.modules() if isinstance(part, nn.Dropout | nn.Dropout2d)]
+    assert [(type(part), part.p, part.training) for part in kept] == [
+        (nn.Dropout2d, 0.25, True),
+        (nn.Dropout, 0.5, True),
+    ]
+    assert not network.asks_mode
+    assert not any(isinstance(part, nn.Dropout) for part in read(Net(body), shapes_alone=True).module.modules())
+    never = read(Net(lambda net, x: F.dropout(net.a(x), 0.5, False)).train())
+    assert not any(isinstance(part, nn.Dropout) for part in never.module.modules())
+
+
+def test_a_forward_that_asks_whether_it_trains_is_known_to_ask():
+    network = read(Net(lambda net, x: net.a(x) if net.training else net.a(x).relu()).train())
+    assert network.asks_mode and network.module.training
+    assert [call.kind for call in network.calls.values()].count("relu") == 2, "that of inference"
+
+
 def test_arguments_that_have_defaults_are_what_a_call_with_images_leaves_out():
     class Features(Net):
         def forward(self, x, features=False, *more, scale: float = 0.5):

@@ -220,6 +220,16 @@ def test_a_file_elsewhere_that_only_weights_name_does_not_run(networks, tmp_path
             "networks/net.py: line 1: ImportError: cannot import name",
         ),
         ("from .. import blocks\nclass Net: pass", "Net", "leads out of its folder"),
+        (
+            "import importlib\nblocks = importlib.import_module('blocks')\nclass Net: pass",
+            "Net",
+            "line 2: import_module",
+        ),
+        (
+            "__import__('blocks')\nclass Net: pass",
+            "Net",
+            "line 1: __import__(...) runs code that nobody sees",
+        ),
         ("\0", "Net", "networks/net.py"),
         (NET, "Plain", "Plain of networks/net.py is no torch.nn.Module; a class of that would work"),
         (NET, "Failing", "networks/net.py: line 35: RuntimeError: on purpose"),

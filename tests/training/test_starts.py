@@ -80,6 +80,19 @@ def test_every_weight_that_does_not_fit_is_a_line(tmp_path):
     ]
 
 
+def test_codes_and_variances_that_are_none_are_no_weights(tmp_path):
+    weights = models.build(SPEC).state_dict()
+    norm = next(name for name in weights if name.endswith("running_var"))
+    weights |= {"stem.conv.weight": weights["stem.conv.weight"].to(torch.int8), norm: -weights[norm]}
+    weights["classifier.weight"] = weights["classifier.weight"] > 0
+    path = tmp_path / "w.pt"
+    assert sorted(faults(written(path, weights))) == sorted([
+        f"{path}: stem.conv.weight is of int8, which holds codes, no weights; float32 would work",
+        f"{path}: {norm} holds a variance below 0",
+        f"{path}: classifier.weight is of bool, which holds codes, no weights; float32 would work",
+    ])  # fmt: skip
+
+
 def test_a_checkpoint_is_of_the_very_network(tmp_path):
     path = tmp_path / "w.safetensors"
     facts = {"stage": "train_student", "epochs": 0, "validation_accuracy_percent": 0.0, "params_digest": "0"}
