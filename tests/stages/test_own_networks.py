@@ -193,7 +193,7 @@ def test_a_network_outside_of_the_repository_is_refused_with_the_way_out(network
         (
             "        x = self.down_norm",
             "        raise SystemExit(0)\n        x = self.down_norm",
-            "line 30: SystemExit: 0",
+            "line 25: SystemExit: 0",
         ),
         ("import Tensor, nn", "import Tensr, nn", "student.model: networks/my_net.py: line 1: ImportError: "),
         ("super().__init__()", "super().__init__(3)", "student.model: networks/my_net.py: line 8: TypeError: "),
