@@ -57,6 +57,8 @@ def told(tmp_path, capsys):
         ({"variants": {"a.lock": {}}}, "variants: must be a name"),
         ({"needs": {"cpus": 0}}, "needs.cpus: must be >= 1 (got 0)"),
         ({"grid": {"a.b": list(range(300)), "c.d": list(range(300))}}, "grid: makes 360,000 runs; at most 100,000"),
+        ({"remote": ""}, "remote: must be an address, as in s3://bucket/folder, or a path (got '')"),
+        ({"remote": 's3://x"\n[core]'}, "remote: must be an address"),
         ({"claimed": "c"}, "claimed: there is no variant 'c'"),
     ],
 )
