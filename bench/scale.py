@@ -1,8 +1,9 @@
 """What sweeps cost and gain: two Ray nodes of one core against one, one of them killed, and tasks a second.
 
 Everything is on loopback and the stages are real: 12 variants of the recipe `demo`, cut short, with two seeds. In the
-second part the second node is killed after a third of the rows. Writes metrics/bench_scale.json. About an hour on two
-cores that do nothing else; --tasks alone, a minute.
+part `killed` the second node is killed after a third of the rows. Writes metrics/bench_scale.json, part by part:
+without --part those run that it lacks or that are of another commit, so that what was stopped goes on. About a quarter
+of an hour on two cores that do nothing else; --part tasks, a minute. `--variants 2 --output FILE` only tries it.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ from sweeps.board import Board  # noqa: E402
 
 OUTPUT = ROOT / "metrics/bench_scale.json"
 EMPTY = 1000
+# What all variants of a seed share is five of the six stages: 24 rows cost 24 clones and 34 trainings of seconds.
 SPEC: dict[str, Any] = {
     "base": "demo",
     "patch": {"engine": {"threads": 1}, "data.training_images": 400},
     "budgets": {"short": {"epochs": 2}},
-    "grid": {"prune.amount": [0.4, 0.5, 0.6, 0.7, 0.8, 0.9], "quantize.weight_bits": [3, 4]},
+    "grid": {"quantize.weight_bits": [2, 3, 4, 5, 6, 8], "quantize.activation_bits": [4, 8]},
     "seeds": [0, 1],
 }
+PARTS = {"one": (1, False), "two": (2, False), "killed": (2, True)}  # nodes, and whether one is killed
 
 
 def empty_tasks(ray: Any) -> float:
@@ -46,7 +49,7 @@ def empty_tasks(ray: Any) -> float:
     return EMPTY / (time.monotonic() - began)
 
 
-def swept(folder: Path, nodes: int, kill: bool) -> dict[str, Any]:
+def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]:
     """Seconds and rows of the sweep on so many nodes of one core, from nothing, in a clone of its own."""
     from ray.cluster_utils import Cluster
     from rich.console import Console
@@ -57,7 +60,7 @@ def swept(folder: Path, nodes: int, kill: bool) -> dict[str, Any]:
     second = cluster.add_node(num_cpus=1) if nodes > 1 else None
     os.environ["RAY_ADDRESS"] = cluster.address
     chosen = spec.Spec.model_validate(SPEC)
-    planned = tasks.plan(chosen, folder)
+    planned = tasks.plan(chosen, folder)[: variants * len(chosen.seeds)]
     made = run.Sweep.of("bench", chosen, planned, branches.head(folder))
     board = Board("bench", "validation_accuracy_percent", len(planned), [], Console(stderr=True))
     ended: Callable[..., None] = board.ended
@@ -75,6 +78,7 @@ def swept(folder: Path, nodes: int, kill: bool) -> dict[str, Any]:
     began = time.monotonic()
     try:
         run.run(made, engine.Place(folder, folder / "run/sweeps", folder / ".dvc/cache"), None, board)
+        seconds = round(time.monotonic() - began, 1)
     finally:
         cluster.shutdown()
         os.environ.pop("RAY_ADDRESS")
@@ -83,7 +87,7 @@ def swept(folder: Path, nodes: int, kill: bool) -> dict[str, Any]:
     return {
         "nodes": nodes,
         "killed": kill,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": seconds,
         "rows": len(planned),
         "done": done,
         "twice": sum(count > 1 for count in came.values()),
@@ -92,20 +96,34 @@ def swept(folder: Path, nodes: int, kill: bool) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", action="store_true", help="only measure the tasks a second")
+    parser.add_argument(
+        "--part", choices=("tasks", *PARTS), action="append", help="only this one, anew; again for more"
+    )
+    parser.add_argument("--variants", type=int, default=12, metavar="N", help="fewer, to try it (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE", help="default: metrics/bench_scale.json")
     arguments = parser.parse_args()
-    found: dict[str, Any] = read_json(OUTPUT) if OUTPUT.is_file() else {}
-    with engine.started(os.cpu_count()) as ray:
-        found |= {"cores": os.cpu_count(), "empty_tasks": EMPTY, "empty_tasks_per_second": round(empty_tasks(ray), 1)}
-    write_json(OUTPUT, found)
-    if arguments.tasks:
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        for name, nodes, kill in (("one", 1, False), ("two", 2, False), ("killed", 2, True)):
-            found[name] = swept(Path(folder) / name, nodes, kill)
-            write_json(OUTPUT, found)
-    found["speedup"] = round(found["one"]["seconds"] / found["two"]["seconds"], 3)
-    write_json(OUTPUT, found)
+    output = arguments.output.absolute()
+    found: dict[str, Any] = read_json(output) if output.is_file() else {}
+    commit = branches.head(ROOT)[:12]
+    lacking = [name for name in PARTS if found.get(name, {}).get("commit") != commit]
+    chosen = arguments.part or ["tasks", *lacking]
+    if "tasks" in chosen:
+        with engine.started(os.cpu_count()) as ray:
+            found |= {
+                "cores": os.cpu_count(),
+                "empty_tasks": EMPTY,
+                "empty_tasks_per_second": round(empty_tasks(ray), 1),
+            }
+        write_json(output, found)
+    for name in [part for part in PARTS if part in chosen]:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = {"commit": commit, **swept(Path(folder) / name, arguments.variants, *PARTS[name])}
+        found.pop("speedup", None)
+        parts = [found.get(one) for one in ("one", "two")]
+        if all(parts) and len({(part["commit"], part["rows"]) for part in parts if part}) == 1:
+            found["speedup"] = round(found["one"]["seconds"] / found["two"]["seconds"], 3)
+        write_json(output, found)
+        print(f"{name}: {found[name]}", file=sys.stderr)
     return 0
 
 

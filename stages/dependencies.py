@@ -62,6 +62,7 @@ def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: 
     """
     root = root or ROOT
     found: dict[str, str] = {}
+    followed: set[str] = set()
     waiting = [root / start for start in starts]
     while waiting:
         path = waiting.pop()
@@ -73,8 +74,9 @@ def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: 
                 from micronet.errors import MicronetError
 
                 raise MicronetError(f"{name}: line {error.lineno}: is no Python: {error.msg}") from None
-            for module in modules:
+            for module in set(modules) - followed:
                 waiting += _files(module, root)
+            followed.update(modules)
     return dict(sorted(found.items()))
 
 

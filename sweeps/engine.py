@@ -85,12 +85,19 @@ def order_of(work: Work, spec: Spec, commit: str, place: Place, *, price: bool) 
         data=(folder, kept),
         data_here=str(here) if here.is_dir() and not here.is_symlink() else "",
         price=work.stage if price and work.leaf else "",
-        remote=spec.remote or "",
+        remote=_address(spec.remote, place.root),
         pull=bool(spec.remote) or (place.root / "release/cache/files").is_dir(),
         push=bool(spec.remote) and not work.leaf,
         guard=inspect.getsource(guard),
         threads=os.environ.get("OMP_NUM_THREADS"),
     )
+
+
+def _address(remote: str | None, root: Path) -> str:
+    """Of a DVC remote; a path is that from the repository, on every machine, for DVC would look from the clone."""
+    if not remote:
+        return ""
+    return remote if "://" in remote else str((root / Path(remote).expanduser()).resolve())
 
 
 @contextlib.contextmanager

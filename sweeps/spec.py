@@ -50,6 +50,13 @@ def _varied(said: Any) -> Any:
     return said
 
 
+def _addressed(said: str) -> str:
+    """What can stand in DVC's configuration as the address of a remote. Raises ValueError."""
+    if not said.strip() or not said.isprintable() or '"' in said or "'" in said:
+        raise ValueError(f"must be an address, as in s3://bucket/folder, or a path (got {shown(repr(said), 60)})")
+    return said
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, AfterValidator(_named)]
 Key = Annotated[str, StringConstraints(pattern=r"^([a-z_]+\.)?[a-z_]+$", max_length=100)]
@@ -124,7 +131,9 @@ class Spec(Section):
     reference: Name | None = Field(default=None, description="the variant that the others are compared with")
     needs: Needs = Needs()
     search: Search | None = Field(default=None, description="the variants come from Optuna instead")
-    remote: str | None = Field(default=None, description="DVC remote through which machines share what is made once")
+    remote: Annotated[str, AfterValidator(_addressed)] | None = Field(
+        default=None, description="address of a DVC remote through which machines share what is made once; or a path"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:

@@ -216,7 +216,7 @@ def _clone(order: Order, archive: bytes, lock: int) -> None:
     lines = ["[core]\n", f"    site_cache_dir = {order.place / '.dvc/site'}\n"]
     lines += ["    remote = sweep\n"] if order.remote else []
     lines += ["[cache]\n", f"    dir = {order.cache}\n"]
-    lines += [f"['remote \"sweep\"']\n    url = {order.remote}\n"] if order.remote else []
+    lines += [f'[\'remote "sweep"\']\n    url = "{order.remote}"\n'] if order.remote else []
     (order.place / ".dvc/config.local").write_text("".join(lines), encoding="utf-8")
 
 

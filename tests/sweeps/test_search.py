@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from micronet.params import ParamsError
-from sweeps import plots, search, spec
+from sweeps import plots, search, spec, tasks
 from sweeps.rows import Row
 
+CODE = tasks.Code()  # read once for all tests
 SPEC = {
     "base": "demo",
     "patch": {"engine": {"threads": 1}},
@@ -23,7 +24,9 @@ SPEC = {
 def opened(folder, known=None, price=lambda tree, rules: tree["quantize"]["weight_bits"] / 10):
     made = spec.Spec.model_validate(SPEC)
     study = search.opened(made, "some", folder)
-    return search.Trials(made, made.search, study, {} if known is None else known, price)
+    trials = search.Trials(made, made.search, study, {} if known is None else known, price)
+    trials.code = CODE
+    return trials
 
 
 def climbed(trials: search.Trials, most: int = 100) -> list[str]:
@@ -74,9 +77,7 @@ def test_a_journal_of_another_space_is_a_line(tmp_path):
 
 def test_more_zeros_and_fewer_bits_cost_less_before_any_training():
     made = spec.Spec.model_validate({"base": "demo"})
-    from sweeps import tasks
-
-    (task,) = tasks.plan(made)
+    (task,) = tasks.plan(made, code=CODE)
     costs = [
         search.price(spec.patched(task.tree, {"prune.amount": amount, "quantize.weight_bits": bits}), "challenge")
         for amount, bits in ((0.5, 4), (0.8, 4), (0.8, 3))

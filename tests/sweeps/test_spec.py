@@ -8,6 +8,7 @@ import yaml
 from sweeps import run, spec, tasks
 from tests.support.places import ROOT
 
+CODE = tasks.Code()  # read once for all tests
 BASE = {"base": "demo", "variants": {"a": {"prune": {"amount": 0.5}}, "b": {"prune.amount": 0.6}}, "seeds": [0, 1]}
 
 
@@ -57,6 +58,8 @@ def told(tmp_path, capsys):
         ({"variants": {"a.lock": {}}}, "variants: must be a name"),
         ({"needs": {"cpus": 0}}, "needs.cpus: must be >= 1 (got 0)"),
         ({"grid": {"a.b": list(range(300)), "c.d": list(range(300))}}, "grid: makes 360,000 runs; at most 100,000"),
+        ({"remote": ""}, "remote: must be an address, as in s3://bucket/folder, or a path (got '')"),
+        ({"remote": 's3://x"\n[core]'}, "remote: must be an address"),
         ({"claimed": "c"}, "claimed: there is no variant 'c'"),
     ],
 )
@@ -105,4 +108,4 @@ def test_a_budget_sets_epochs_and_images_and_a_variant_has_the_last_word():
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_spec_of_the_repository_can_run_at_every_budget(path):
     for budget in spec.read(path, None if "budget" in path.read_text() else None).budgets or {None: None}:
-        assert tasks.plan(spec.read(path, budget))
+        assert tasks.plan(spec.read(path, budget), code=CODE)

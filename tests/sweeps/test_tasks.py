@@ -8,9 +8,12 @@ from micronet.errors import MicronetError
 from sweeps import rows, spec, tasks
 from tests.support.places import ROOT
 
+CODE = tasks.Code()  # read once for all tests
 
-def planned(**changes) -> list[tasks.Task]:
-    return tasks.plan(spec.Spec.model_validate({"base": "demo", "patch": {"engine": {"threads": 1}}} | changes))
+
+def planned(code: tasks.Code = CODE, **changes) -> list[tasks.Task]:
+    made = spec.Spec.model_validate({"base": "demo", "patch": {"engine": {"threads": 1}}} | changes)
+    return tasks.plan(made, code=code)
 
 
 def told(works: list[tasks.Work]) -> list[tuple[str, str, list[str]]]:
@@ -59,7 +62,7 @@ def test_a_row_counts_while_params_code_data_and_seed_are_the_same(monkeypatch):
         assert rows.kept([row], planned(**changes), ["a"]) == {}
     real = tasks.dependencies.stage_digests
     monkeypatch.setattr(tasks.dependencies, "stage_digests", lambda *words: real(*words) | {"new.py": "0"})
-    assert rows.kept([row], planned(), ["a"]) == {}, "other code"
+    assert rows.kept([row], planned(tasks.Code()), ["a"]) == {}, "other code"
 
 
 def test_rows_of_other_code_data_or_budget_are_not_compared():
