@@ -82,7 +82,7 @@ unlock: env ## clear away locks that a killed DVC left in .dvc/tmp (the others d
 .PHONY: score
 score: fresh unlock ## bring the pipeline up to date, measure the packed model on the real test set, print the table
 	@"$(PY)" tools/restored.py
-	$(DVC) pull >/dev/null 2>&1 </dev/null \
+	$(DVC) pull dvc.yaml >/dev/null 2>&1 </dev/null \
 		|| echo "make: release/cache lacks some results of these params; the pipeline makes them (make pull says which)"
 	"$(PY)" tools/restored.py
 	$(call REPRO)
@@ -184,20 +184,8 @@ push: env unlock ## publish the current checkpoints into release/cache
 	@$(DVC) push $(ARGS)
 
 .PHONY: verify
-verify: env ## measure a packed model from its file alone, compare with what is claimed: make verify FILE=path
-	@"$(PY)" tools/verify.py $(ARGS) -- "$$FILE"
-
-.PHONY: dense
-dense: env ## measure release/dense.safetensors, the model of the recipe for the slides' rules, in the same way
-	@"$(PY)" tools/verify.py --params recipes/dense.yaml --claims metrics/dense/score.json release/dense.safetensors
-
-.PHONY: refined
-refined: env ## measure release/refined.safetensors, dense trained on with mixed images
-	@"$(PY)" tools/verify.py --params recipes/refined.yaml --claims metrics/refined/score.json release/refined.safetensors
-
-.PHONY: cascade
-cascade: env ## measure release/cascade.safetensors, in which refined sees only what the network glance is unsure of
-	@"$(PY)" tools/verify.py --params recipes/refined.yaml --claims metrics/cascade/score.json release/cascade.safetensors
+verify: env ## measure a packed model from its file alone, compare with its claims: make verify NAME=cascade, or FILE=path
+	@"$(PY)" tools/verify.py $(ARGS) $(if $(NAME),--name "$$NAME") -- "$$FILE"
 
 # The remote is filled anew: what only older versions of dvc.lock name is superseded, and git keeps its history.
 # What is published is what dvc.lock names, so the workspace that is verified must be that. What sweeps make is not published.

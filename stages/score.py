@@ -80,21 +80,24 @@ def packed_row(model: Any, score: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_path() -> list[dict[str, Any]]:
-    """The rows of `metrics/path.csv`, for the table. Raises `FileError` when it is damaged."""
+    """The rows of `metrics/path.csv`, for the table; one of before a rule book was there lacks its column.
+
+    Raises:
+        FileError: it is damaged.
+    """
     from micronet.files import FileError, read_csv
     from micronet.scoring.books import BOOKS
 
-    forms: dict[str, Callable[[str], Any]] = {
-        "stage": str,
-        "test_accuracy_percent": float,
-        "parameters": int,
-        "nonzero_parameters": int,
-        **{f"{book.name}_score": float for book in BOOKS},
-        "macs": int,
-    }
+    scores: dict[str, Callable[[str], Any]] = {f"{book.name}_score": float for book in BOOKS}
+    forms = {"stage": str, "test_accuracy_percent": float, "parameters": int, "nonzero_parameters": int}
+    forms |= scores | {"macs": int}
     try:
         return [
-            {name: None if row[name] == "" else form(row[name]) for name, form in forms.items()}
+            {
+                name: None if row[name] == "" else form(row[name])
+                for name, form in forms.items()
+                if name in row or name not in scores
+            }
             for row in read_csv(PATH)
         ]
     except (KeyError, ValueError, TypeError):

@@ -115,7 +115,10 @@ def test_a_file_is_what_dvc_reads(tmp_path, content, tree):
     assert as_we_read(path) == tree == as_dvc_reads(path)
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob("recipes/*.yaml"), *ROOT.glob("s*/*.yaml")]), ids=lambda p: p.name)
+SETTINGS = sorted(path for place in ("recipes", "s*", "pipelines/*") for path in ROOT.glob(f"{place}/*.yaml"))
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda p: p.name)
 def test_every_file_of_settings_in_the_repository_is_what_dvc_reads(path):
     assert same(as_we_read(path), as_dvc_reads(path)) and as_we_read(path) != "refused"
 

@@ -123,14 +123,16 @@ def training_runs(metrics: Path) -> list[Facts]:
     return [read_json(metrics / f"runs/{stage}.json", f"python stages/{stage}.py") for stage in TRAINING_STAGES]
 
 
-def open_split(params: parameters.Params, name: str) -> Split:
-    """`validation` or `test`, its checksums verified; what happens to the data goes to stderr."""
+def say(line: str) -> None:
+    """What happens to the data goes to stderr."""
+    print(line, file=sys.stderr)
+
+
+def open_split(params: parameters.Params, name: str, manifest: Path = MANIFEST) -> Split:
+    """`train`, `validation` or `test`, its checksums verified."""
     from micronet.data import store
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    return store.open_split(params.data, name, manifest_path=MANIFEST, report=say)
+    return store.open_split(params.data, name, manifest_path=manifest, report=say)
 
 
 def references_of(params: parameters.Params) -> References:

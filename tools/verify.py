@@ -7,6 +7,7 @@ anything differs, with a line `FAILED key: claimed x, measured y`.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from _tool import (
     parameters,
     read_json,
     references_of,
+    say,
     training_digest,
 )
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from micronet.scoring.references import References
 
 CLAIMS = METRICS / "score.json"
+PIPELINES, RELEASE = Path("pipelines"), Path("release")
 
 LONGEST_FINDING = 4000  # characters: counts of a step by width are long, and ours
 
@@ -79,6 +82,7 @@ class Subject:
     claims_path: Path | None
     claims: dict[str, Any] | None
     params: parameters.Params
+    manifest: Path
     arguments: argparse.Namespace
 
     @cached_property
@@ -89,7 +93,7 @@ class Subject:
 
     @cached_property
     def test(self) -> Split:
-        return open_split(self.params, "test")
+        return open_split(self.params, "test", self.manifest)
 
     @cached_property
     def measured(self) -> dict[str, Any]:
@@ -103,7 +107,51 @@ class Subject:
         return references_of(self.params)
 
 
-def open_subject(arguments: argparse.Namespace) -> Subject:
+@dataclass(frozen=True)
+class Published:
+    """Where the model of a name lies, what claims something about it, the params that made it, its data's manifest."""
+
+    folder: Path  # that these paths are read from, as the stages do
+    file: Path
+    params: Path
+    claims: Path
+    manifest: Path = MANIFEST
+
+
+def published(name: str) -> Published:
+    """The model of a pipeline once that has run, else the packed file in release/.
+
+    Raises:
+        ToolError: there is neither.
+    """
+    pipelines = {path.parents[1].name for path in PIPELINES.glob("*/metrics/score.json")}
+    released = {path.parent.name for path in METRICS.glob("*/score.json")}
+    if name in pipelines:
+        return Published(PIPELINES / name, PACKED, Path("params.yaml"), CLAIMS)
+    if name in released:
+        metrics, file = METRICS / name, RELEASE / f"{name}.safetensors"
+        manifest = Path("build/verify") / name / "manifest.json"
+        return Published(Path(), file, metrics / "params.yaml", metrics / CLAIMS.name, manifest)
+    known = ", ".join(sorted(pipelines | released)) or "none is there"
+    raise ToolError(f"NAME: there is no published model {shown(name, SHOWN)!r}; one of these would work: {known}")
+
+
+def open_published(arguments: argparse.Namespace) -> Subject:
+    """The subject of a name. Its data is prepared where no manifest of them is there. Raises `MicronetError`."""
+    from micronet.data import store
+
+    found = published(arguments.name)
+    os.chdir(found.folder)
+    arguments.file, arguments.params, arguments.claims = str(found.file), str(found.params), str(found.claims)
+    if not found.file.is_file():
+        way = "`dvc pull pipelines/dvc.yaml` fetches it" if found.folder.name else "git holds it"
+        raise ToolError(f"{found.folder / found.file}: there is no such file; {way}")
+    if not found.manifest.is_file():
+        store.prepare(parameters.load(found.params).data, found.manifest, report=say)
+    return open_subject(arguments, found.manifest)
+
+
+def open_subject(arguments: argparse.Namespace, manifest: Path = MANIFEST) -> Subject:
     """Raises `MicronetError`: the file or what claims something about it is missing or damaged."""
     path = Path(arguments.file)
     claims_path = Path(arguments.claims) if arguments.claims else None
@@ -115,7 +163,7 @@ def open_subject(arguments: argparse.Namespace) -> Subject:
 
     model = load_packed(path)
     claims = read_json(claims_path, "python stages/score.py") if claims_path else None
-    return Subject(path, model, claims_path, claims, params, arguments)
+    return Subject(path, model, claims_path, claims, params, manifest, arguments)
 
 
 def check_structure(subject: Subject) -> Iterator[Finding]:
@@ -266,7 +314,7 @@ def check_own_claims(subject: Subject) -> Iterator[Finding]:
     made, params = subject.model.packed.metadata, subject.params
     key = "validation_accuracy_percent"
     if key in made:
-        validation = open_split(params, "validation")
+        validation = open_split(params, "validation", subject.manifest)
         correct = int((predictions(subject.model, validation, params.score.batch_size) == validation.labels).sum())
         accuracy = f"{100 * correct / len(validation):.4f}"
         yield same(key, made[key], accuracy, f"{accuracy} % of {len(validation):,} images, as the file claims")
@@ -325,7 +373,7 @@ def print_measured(subject: Subject) -> None:
     from micronet.scoring.tables import layer_table, show
 
     measured, test = subject.measured, subject.test
-    dataset = shown(read_json(MANIFEST, "python stages/prepare_data.py").get("dataset"), SHOWN)
+    dataset = shown(read_json(subject.manifest, "python stages/prepare_data.py").get("dataset"), SHOWN)
     taken = passes(subject.model, test, subject.params.score.batch_size)
     show(layer_table(subject.operations, str(subject.path), taken, subject.references), wraps=True)
     if len(taken) > 1:
@@ -350,7 +398,9 @@ def print_measured(subject: Subject) -> None:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Prints every finding as it comes, then what was measured; the exit code."""
-    subject = open_subject(arguments)
+    if arguments.save:
+        arguments.save = Path(arguments.save).absolute()
+    subject = open_published(arguments) if arguments.name else open_subject(arguments)
     failures = 0
     for check in CHECKS:
         for finding in check(subject):
@@ -369,6 +419,7 @@ def verify(arguments: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = arguments_of("verify", __doc__)
     parser.add_argument("file", nargs="?", default=str(PACKED), metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--name", metavar="NAME", help="a published model; its file, params and claims are found by it")
     add_params(parser)
     parser.add_argument(
         "--claims", metavar="PATH", help=f"a score.json; default: {CLAIMS} when FILE is {PACKED}, else none"
@@ -383,6 +434,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.strict_images <= arguments.reference_images:
         parser.error("--strict-images: must be from 1 to --reference-images")
+    if arguments.name and (arguments.claims or arguments.file != str(PACKED)):
+        parser.error("--name: finds file and claims itself")
     return front("verify", lambda: verify(arguments))
 
 

@@ -180,7 +180,7 @@ def test_the_spec_in_a_released_file_is_a_full_one(name):
 def test_the_released_files_are_of_the_recipes_that_name_them():
     specs = released()
     for name in ("dense", "glance", "refined"):
-        recipe = params.load(ROOT / f"recipes/{name}.yaml")
+        recipe = params.load(ROOT / f"metrics/{name}/params.yaml")
         assert models.normalise(recipe.student.model.spec()) == specs[f"{name}-0"]
     assert [specs["cascade-0"], specs["cascade-1"]] == [specs["glance-0"], specs["refined-0"]]
 

@@ -47,9 +47,8 @@ def pixels() -> torch.Tensor:
 
 def test_all_released_files_are_held():
     files = {path.stem for path in (ROOT / "release").glob("*.safetensors")}
-    floats = {"dense_unpacked", "refined_start"}  # checkpoints that training went on from
     replaced = {path.stem for path in Path(__file__).parent.glob("*.safetensors")}
-    assert replaced and set(RELEASED) == (files - floats) | replaced
+    assert replaced and set(RELEASED) == files | replaced
 
 
 @pytest.mark.parametrize("name", RELEASED)

@@ -1,0 +1,192 @@
+"""pipelines/dvc.yaml: the root's stages for each recipe in its folder, and the cascade of two of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import models
+from micronet import params
+from tests.support.pipeline import STAGES, dvc
+from tests.support.places import ROOT
+
+PIPELINES = ROOT / "pipelines"
+GRAPH = yaml.safe_load((PIPELINES / "dvc.yaml").read_text())
+VARS = {name: value for each in GRAPH["vars"] for name, value in each.items()}
+BASE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+OF_THE_CASCADE = ["code_of_cascade", "join", "score_of_cascade"]
+SHARED = {"micronet", "models", "networks", "stages", "data/sample"}  # of the repository, which all folders read
+
+
+def moved(value: Any) -> Any:
+    """What a stage of the root says, as a folder of pipelines/ says it."""
+    if isinstance(value, list):
+        return [moved(each) for each in value]
+    if isinstance(value, str):
+        value = value.replace("python stages/", "python ../../stages/")
+        return f"../../{value}" if value in SHARED else value
+    return value
+
+
+@pytest.mark.parametrize("stage", BASE)
+def test_a_stage_of_the_recipes_is_the_roots_in_another_folder(stage):
+    found = dict(GRAPH["stages"][stage])
+    over = {"prepare_data": "folders", "train_teacher": "teachers"}.get(stage, "recipes")
+    assert found.pop("matrix") == {"recipe": f"${{{over}}}"} and found.pop("wdir") == "${item.recipe}"
+    assert found == {key: moved(value) for key, value in BASE[stage].items()}
+
+
+def test_there_is_a_folder_with_params_for_each_recipe_and_each_takes_a_teacher_once():
+    assert sorted(GRAPH["stages"]) == sorted([*BASE, "take_teacher", *OF_THE_CASCADE])
+    assert VARS["folders"] == sorted([*VARS["recipes"], "cascade"])
+    assert sorted(path.parent.name for path in PIPELINES.glob("*/params.yaml")) == VARS["folders"]
+    taking = GRAPH["stages"]["take_teacher"]["matrix"]["recipe"]
+    assert sorted(VARS["teachers"] + taking) == VARS["recipes"]
+    dense = params.load(PIPELINES / "dense/params.yaml")
+    for name in taking:
+        assert params.load(PIPELINES / name / "params.yaml").teacher == dense.teacher
+
+
+@pytest.mark.parametrize("name", VARS["folders"])
+def test_all_recipes_read_the_one_prepared_dataset_of_their_data(name):
+    data = params.load(PIPELINES / name / "params.yaml").data
+    folder = os.path.normpath(PIPELINES / name / data.folder)
+    assert folder == str(ROOT / "data" / {"mnist": "mnist"}.get(name, "cifar10"))
+    assert data.model_copy(update={"folder": ""}) == params.load(ROOT / "recipes/deck.yaml").data.model_copy(
+        update={"folder": "", "source": data.source}
+    )
+
+
+@pytest.mark.parametrize("name", ["deck", "mnist"])
+def test_a_recipe_that_is_released_too_differs_in_the_place_of_its_data_alone(name):
+    here, there = (params.load(path / "params.yaml" if path.is_dir() else path) for path in (
+        PIPELINES / name, ROOT / f"recipes/{name}.yaml"
+    ))  # fmt: skip
+    data = {"data": here.data.model_copy(update={"folder": there.data.folder})}
+    assert here.model_copy(update=data) == there
+
+
+def test_the_models_of_the_recipes_are_built_as_their_full_specs_say():
+    for name in VARS["recipes"]:
+        sections = params.load(PIPELINES / name / "params.yaml")
+        for section in (sections.teacher, sections.student):
+            models.check(models.normalise(section.model.spec()))
+
+
+def test_the_cascade_names_its_networks_as_what_it_reads():
+    join = GRAPH["stages"]["join"]
+    files = re.findall(r"\S+/quantized.safetensors", join["cmd"])
+    assert len(files) == len(VARS["shares"].split()) == 2 and set(files) < set(join["deps"])
+    assert (PIPELINES / "cascade/params.yaml").resolve() == PIPELINES / "dense/params.yaml"
+
+
+# --- under real DVC, with stages that take no time ---
+
+TOY = """\
+import hashlib, json, pathlib, sys
+stage = pathlib.Path(__file__).stem
+made = json.loads(pathlib.Path(__file__).with_name("made.json").read_text())
+if stage == "code_digests":
+    stage = "code_of_cascade" if "--cascade" in sys.argv else "code"
+if stage == "score" and "--packed" in sys.argv:
+    stage = "score_of_cascade"
+outs, deps, sections = made[stage]
+text = pathlib.Path("params.yaml").read_text().splitlines()
+seen = [line for line in text if line.split(":")[0] in sections] + [
+    pathlib.Path(dep).read_bytes().hex() for dep in deps if not dep.startswith("../../") and pathlib.Path(dep).is_file()
+]
+for out in outs:
+    path = pathlib.Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(repr([out, seen]).encode()).hexdigest()
+    path.write_text(json.dumps({"x": int(digest[:6], 16)}) if stage not in ("code", "code_of_cascade") else "{}")
+"""
+SECTIONS = ("seed", "data", "engine", "teacher", "student", "distill", "prune", "retrain", "quantize", "score")
+
+
+def outputs(stage: dict[str, Any]) -> list[str]:
+    each = [item for kind in ("outs", "metrics", "plots") for item in stage.get(kind, [])]
+    return [next(iter(item)) if isinstance(item, dict) else item for item in each]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    """Both graphs as they are, with toys for scripts, and params of a line a section."""
+    folder = tmp_path_factory.mktemp("toy")
+    graphs = BASE | GRAPH["stages"]
+    made = {
+        name: (outputs(stage), [dep for dep in stage["deps"] if dep != "params.yaml"], stage.get("params", []))
+        for name, stage in graphs.items()
+    }
+    for name in ("micronet", "models", "networks", "stages", "data/sample"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "kept").write_text(name)
+    (folder / "stages/made.json").write_text(json.dumps(made))
+    for name in (*STAGES, "join", "code_digests"):
+        (folder / f"stages/{name}.py").write_text(TOY)
+    (folder / "stages/check.py").write_text("")
+    text = "".join(f"{section}: 0\n" for section in SECTIONS)
+    (folder / "params.yaml").write_text(text)
+    for name in VARS["folders"]:
+        (folder / "pipelines" / name / "checkpoints").mkdir(parents=True)
+        if name == "cascade":
+            (folder / "pipelines/cascade/params.yaml").symlink_to("../dense/params.yaml")
+        else:
+            (folder / f"pipelines/{name}/params.yaml").write_text(text)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    shutil.copy(PIPELINES / "dvc.yaml", folder / "pipelines")
+    done = dvc(folder, "init", "--no-scm", "--quiet")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def executed(folder: Path, *words: str) -> set[str]:
+    """The stages that a command of DVC ran."""
+    done = dvc(folder, *words)
+    assert done.returncode == 0, done.stderr
+    return {name.removeprefix("pipelines/dvc.yaml:") for name in re.findall(r"Running stage '(.+)'", done.stdout)}
+
+
+@pytest.mark.slow
+def test_a_model_is_made_with_what_it_needs_and_the_root_stays_apart(toy):
+    glance = executed(toy, "repro", "pipelines/dvc.yaml:score@glance")
+    assert {"train_teacher@dense", "take_teacher@glance", "score@glance"} < glance
+    assert not {"distill@dense", "train_teacher@deck", "join", "train_teacher"} & glance
+    rest = executed(toy, "repro", "pipelines/dvc.yaml")
+    assert {"join", "score_of_cascade", "score@dense", "score@deck", "score@mnist"} < rest
+    assert not rest & (glance | set(BASE))
+    assert executed(toy, "repro", "pipelines/dvc.yaml") == set()
+    assert executed(toy, "repro", "dvc.yaml") == set(BASE)
+    listed = dvc(toy, "metrics", "show", "--json").stdout
+    shown = {os.path.normpath(path) for path in next(iter(json.loads(listed).values()))["data"]}
+    wanted = {f"pipelines/{name}/metrics/score.json" for name in VARS["folders"]} | {"metrics/score.json"}
+    assert wanted | {"pipelines/cascade/metrics/join.json"} <= shown
+
+
+@pytest.mark.slow
+def test_a_changed_front_network_reruns_it_and_the_join_alone(toy):
+    executed(toy, "repro", "pipelines/dvc.yaml")
+    path = toy / "pipelines/glance/params.yaml"
+    path.write_text(path.read_text().replace("quantize: 0", "quantize: 1"))
+    changed = executed(toy, "repro", "pipelines/dvc.yaml")
+    assert changed == {"code@glance", "quantize@glance", "score@glance", "join", "score_of_cascade"}
+    graph = toy / "pipelines/dvc.yaml"
+    graph.write_text(graph.read_text().replace(VARS["shares"], "0.5 0.02"))
+    assert executed(toy, "repro", "pipelines/dvc.yaml") == {"join"}, "its file is the same: the toy reads no shares"
+
+
+def test_git_keeps_what_the_folders_say_and_ignores_what_they_hold():
+    kept = ["data/manifest.json", "metrics/score.json", "metrics/runs/prune.json", "code/prune.json", "params.yaml"]
+    dropped = ["checkpoints/teacher.safetensors", "run/prune/lock"]
+    paths = [f"pipelines/dense/{name}" for name in (*kept, *dropped)]
+    command = ["git", "-C", str(ROOT), "check-ignore", "--no-index", *paths]
+    found = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    assert found == [f"pipelines/dense/{name}" for name in dropped]

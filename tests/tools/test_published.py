@@ -1,0 +1,104 @@
+"""`make verify NAME=`: file, params and claims of a published model are found by its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import verify
+
+from micronet.packed.module import load_packed
+from tests.support.places import ROOT
+from tests.support.releases import FEW, PACKED
+
+
+def released_as(name: str) -> None:
+    """The checkout's model in release/, with its claims and params beside each other."""
+    for folder in ("release", f"metrics/{name}"):
+        Path(folder).mkdir(parents=True)
+    shutil.move(PACKED, f"release/{name}.safetensors")
+    shutil.move("metrics/score.json", f"metrics/{name}/score.json")
+    shutil.move("params.yaml", f"metrics/{name}/params.yaml")
+
+
+def test_a_released_model_is_verified_by_its_name_on_data_of_its_own_params(checkout, capsys):
+    released_as("tiny")
+    Path("data/manifest.json").write_text("{}")  # that of what the root works on: another dataset
+    assert verify.main(["--name", "tiny", *FEW]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "\nok     claims                       all of metrics/tiny/score.json, exactly" in out and "FAILED" not in out
+    )
+    claims = json.loads(Path("metrics/tiny/score.json").read_text())
+    claims["course"]["score"] = 0.0
+    Path("metrics/tiny/score.json").write_text(json.dumps(claims))
+    assert verify.main(["--name", "tiny", *FEW]) == 1
+    assert "FAILED course.score: claimed 0.0, measured 0." in capsys.readouterr().out
+
+
+def test_once_a_pipeline_has_run_its_folder_is_what_the_name_means(checkout, capsys, monkeypatch):
+    folder = checkout / "pipelines/tiny"
+    folder.mkdir(parents=True)
+    for name in ("checkpoints", "metrics", "params.yaml", "data"):
+        shutil.move(name, folder / name)
+    assert verify.main(["--name", "tiny", "--save", "out.json", *FEW]) == 0
+    assert "all of metrics/score.json, exactly" in capsys.readouterr().out
+    assert json.loads((checkout / "out.json").read_text()) == json.loads((folder / "metrics/score.json").read_text())
+    monkeypatch.chdir(checkout)
+    (folder / PACKED).unlink()
+    assert verify.main(["--name", "tiny", *FEW]) == 1
+    said = capsys.readouterr().err
+    assert f"pipelines/tiny/{PACKED}: there is no such file; `dvc pull pipelines/dvc.yaml` fetches it" in said
+
+
+@pytest.mark.parametrize("name", ["nothing", "../metrics", "\x1b[2J" + "x" * 1000])
+def test_a_name_of_nothing_is_one_line_that_lists_what_there_is(checkout, capsys, name):
+    released_as("tiny")
+    assert verify.main(["--name", name]) == 1
+    said = capsys.readouterr().err
+    assert said.strip().endswith("one of these would work: tiny") and said.count("\n") == 1 and len(said) <= 310
+    with pytest.raises(SystemExit) as caught:
+        verify.main(["--name", "tiny", "other.safetensors"])
+    assert caught.value.code == 2
+
+
+def joining(monkeypatch, *arguments: str) -> int:
+    monkeypatch.syspath_prepend(str(ROOT / "stages"))
+    import join
+
+    monkeypatch.setattr("sys.argv", ["join.py", *arguments])
+    return join.Job.main(join.__file__, join.__doc__, join.work, more=join.arguments)
+
+
+def test_the_stage_join_writes_a_cascade_that_holds_what_its_metrics_say(checkout, capsys, monkeypatch):
+    shutil.copy(PACKED, "front.safetensors")
+    digest = load_packed(PACKED).packed.digest
+    assert joining(monkeypatch, "--shares", "0.5", "0.1", "--", "front.safetensors", str(PACKED)) == 0
+    made = load_packed(PACKED).packed
+    assert made.metadata["network_1"] == made.metadata["network_2"] == digest
+    found = json.loads(Path("metrics/join.json").read_text())
+    assert found["file_bytes"] == made.file_bytes and found["network_1_passes"] == 1
+    assert f"{found['validation_accuracy_percent']:.4f}" == made.metadata["validation_accuracy_percent"]
+    assert 0.6 <= found["network_2_passes"] < 0.8
+    assert json.loads(Path("metrics/runs/join.json").read_text())["seconds"] >= 0
+    assert verify.main([str(PACKED), *FEW, "--claims", "metrics/join.json"]) == 1  # what they say is no score.json
+    assert "\nok     validation_accuracy_percent " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--shares", "0.1", "0.5", "--", str(PACKED), str(PACKED)], 1, "shares: must be 2 falling numbers"),
+        (["--shares", "0.5", "--", str(PACKED)], 1, "needs two packed models or more"),
+        (["--shares", "0.5", "0.1", "--", str(PACKED), "nowhere"], 1, "nowhere: there is no such file"),
+    ],
+)
+def test_what_cannot_be_joined_is_one_line_and_leaves_the_file_as_it_was(
+    checkout, capsys, monkeypatch, arguments, code, message
+):
+    before = PACKED.read_bytes()
+    assert joining(monkeypatch, *arguments) == code
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and PACKED.read_bytes() == before
