@@ -162,19 +162,34 @@ def make_branches(sweep: Sweep, place: Place) -> list[str]:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    if not arguments.spec:
+    """Each spec after the other; all of them are checked before the first one runs. The worst exit code."""
+    paths = [Path(one) for one in arguments.spec if one]
+    if not paths:
         names = ", ".join(path.as_posix() for path in sorted(Path("sweeps").glob("*.yaml")))
         raise ParamsError([f"SPEC is missing; one of {names} would work"])
-    spec_path = Path(arguments.spec)
-    spec = read(spec_path, arguments.budget)
-    if arguments.seeds:
+    if arguments.seeds is not None and arguments.seeds < 1:
+        raise ParamsError([f"seeds: must be >= 1 (got {arguments.seeds})"])
+    checked = [(path, *planned(path, arguments)) for path in paths]
+    return max(one(path, spec, tasks, arguments) for path, spec, tasks in checked)
+
+
+def planned(path: Path, arguments: argparse.Namespace) -> tuple[Spec, list[Task]]:
+    """A spec and its tasks, none of a search. Raises `ParamsError`, a line a fault."""
+    spec = read(path, arguments.budget)
+    if arguments.seeds is not None:
         spec = spec.model_copy(update={"seeds": list(range(arguments.seeds))})
     if spec.search:
-        return search(spec_path, spec, arguments)
+        return spec, []
     try:
-        tasks = plan(spec, ROOT)
+        return spec, plan(spec, ROOT)
     except MicronetError as error:
-        raise type(error)([f"{spec_path}: {fault}" for fault in getattr(error, "faults", [str(error)])]) from None
+        raise type(error)([f"{path}: {fault}" for fault in getattr(error, "faults", [str(error)])]) from None
+
+
+def one(spec_path: Path, spec: Spec, tasks: list[Task], arguments: argparse.Namespace) -> int:
+    """Runs what a spec lacks. The exit code."""
+    if spec.search:
+        return search(spec_path, spec, arguments)
     if arguments.check:
         print(f"{spec_path}: {len(tasks)} runs of {len({task.variant for task in tasks})} variants")
         return 0
@@ -221,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 2 for a faulty spec, 1 when a row failed, 130 when stopped."""
     without_prompt()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("spec", metavar="SPEC", help="sweeps/NAME.yaml")
+    parser.add_argument("spec", metavar="SPEC", nargs="+", help="sweeps/NAME.yaml; several run one after the other")
     parser.add_argument("--budget", metavar="NAME", help="one of the spec's, instead of the one it chooses")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1, instead of the spec's")
     parser.add_argument("--branch", action="store_true", help="make each row a git branch sweep/NAME/VARIANT-SEED")

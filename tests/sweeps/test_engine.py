@@ -143,6 +143,16 @@ def test_what_a_time_limit_stops_keeps_its_rows_leaves_nothing_running_and_goes_
     assert counted["train_teacher 5"] == counted["train_student 5"] == 1 and counted["distill 5"] == 2
 
 
+@pytest.mark.slow
+def test_a_cluster_of_another_version_is_refused_in_a_line(cluster, monkeypatch):
+    monkeypatch.setattr("ray.__version__", "2.0.0")
+    with pytest.raises(engine.EngineError) as raised, engine.started(None):
+        pass
+    said = str(raised.value)
+    assert said.startswith(f"the cluster at {cluster.address} has other versions: ") and "2.0.0" in said
+    assert len(said) <= 300 and "\n" not in said
+
+
 # --- what needs no Ray: one that is told what becomes of tasks ---
 
 
@@ -280,6 +290,7 @@ def test_a_task_that_no_machine_can_hold_is_a_line():
 @pytest.mark.parametrize(
     ("error", "line"),
     [
+        (OSError(28, "No space left on device"), "RAY_ADDRESS=127.0.0.1:1 cannot be used: .*No space left on device"),
         (ConnectionError("nobody\nanswers"), "RAY_ADDRESS=127.0.0.1:1 cannot be used: nobody answers"),
         (RuntimeError("Version mismatch: The cluster was started with: Ray: 2.0 Python: 3.11"),
          "the cluster at 127.0.0.1:1 has other versions: .*Ray: 2.0"),
