@@ -21,7 +21,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from micronet.errors import MicronetError, shown  # noqa: E402 - the lines above make it importable
-from micronet.files import check_place, write_atomically  # noqa: E402
+from micronet.files import write_atomically  # noqa: E402
 from micronet.front import front, without_prompt  # noqa: E402
 from micronet.params import ParamsError  # noqa: E402
 from sweeps import branches, rows  # noqa: E402
@@ -108,7 +108,7 @@ class Sweep:
 
 def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
     """Runs what is missing. Raises KeyboardInterrupt when stopped; what is finished is in the table by then."""
-    from sweeps import engine, worker
+    from sweeps import engine
 
     price = any(name in PRICES for name in sweep.spec.metrics)
 
@@ -123,11 +123,7 @@ def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
         sweep.write()
         board.ended(outcome.work.name, [row], outcome.seconds)
 
-    check_place(place.folder / "commits")
-    try:
-        archive = worker.archive_of(place.root, sweep.commit, place.folder)
-    except worker.TaskError as error:
-        raise MicronetError(str(error)) from None
+    archive = engine.packed(place, sweep.commit)
     threads = max([task.tree.get("engine", {}).get("threads", 2) for task in sweep.tasks] or [1])
     needed = sweep.spec.needs.cpus or max(1, threads)
     with engine.started(cpus) as ray:

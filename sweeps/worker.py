@@ -253,8 +253,10 @@ def _linked(source: Path, target: Path) -> None:
 def _git(*words: str, held: tuple[int, ...] = ()) -> None:
     done = subprocess.run(["git", *words], capture_output=True, text=True, pass_fds=held)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it says nothing"]
-        raise TaskError(f"git {words[0]}: {said[-1]}"[:LONGEST_REASON], again=True)
+        lines = done.stderr.strip().splitlines() or ["it says nothing"]
+        said = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[-1])
+        command = words[2] if words[0] == "-C" else words[0]
+        raise TaskError(f"git {command}: {said}"[:LONGEST_REASON], again=True)
 
 
 def _repro(order: Order, stage: str, held: tuple[int, ...]) -> None:
