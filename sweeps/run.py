@@ -166,7 +166,7 @@ def work(arguments: argparse.Namespace) -> int:
     if arguments.seeds is not None and arguments.seeds < 1:
         raise ParamsError([f"seeds: must be >= 1 (got {arguments.seeds})"])
     checked = [(path, *planned(path, arguments)) for path in paths]
-    return max(one(path, spec, tasks, arguments) for path, spec, tasks in checked)
+    return max(run_spec(path, spec, tasks, arguments) for path, spec, tasks in checked)
 
 
 def planned(path: Path, arguments: argparse.Namespace) -> tuple[Spec, list[Task]]:
@@ -182,7 +182,7 @@ def planned(path: Path, arguments: argparse.Namespace) -> tuple[Spec, list[Task]
         raise type(error)([f"{path}: {fault}" for fault in getattr(error, "faults", [str(error)])]) from None
 
 
-def one(spec_path: Path, spec: Spec, tasks: list[Task], arguments: argparse.Namespace) -> int:
+def run_spec(spec_path: Path, spec: Spec, tasks: list[Task], arguments: argparse.Namespace) -> int:
     """Runs what a spec lacks. The exit code."""
     if spec.search:
         return search(spec_path, spec, arguments)
