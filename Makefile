@@ -147,31 +147,31 @@ pictures: env ## write a folder of pictures to try recipes/folder.yaml with: dat
 
 # --- sweeps ---
 
-# A run that fails is a row with its reason, so that the others go on; it is tried again the next time.
+# A run that fails is a row with its reason, so that the others go on; it is tried again the next time. A sweep takes
+# the shell's place: a signal that ends make reaches it then, and it ends what it started on other machines.
 .PHONY: sweep
 sweep: env ## many variants of the pipeline, here or on a Ray cluster: make sweep SPEC=sweeps/demo.yaml BRANCH=1
-	@"$(PY)" sweeps/run.py $(if $(BRANCH),--branch) $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- "$${SPEC:-}"
+	@exec "$(PY)" sweeps/run.py $(if $(BRANCH),--branch) $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- "$${SPEC:-}"
 
-# Each goes on where it was stopped; a run that failed is tried again the next time, and does not keep the others.
 .PHONY: studies
-studies: env ## the sweeps that ask the slides' questions, one after the other, then docs/studies.md: make studies BUDGET=small
-	@worst=0
-	for spec in $$(grep -l '^question:' sweeps/*.yaml); do
-		"$(PY)" sweeps/run.py $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- "$$spec" && code=0 || code=$$?
-		[ "$$code" -le 1 ] || exit "$$code"
-		[ "$$code" = 0 ] || worst=1
-	done
-	"$(PY)" tools/studies.py
-	exit "$$worst"
+studies: studies-rows ## the sweeps that ask the slides' questions, then docs/studies.md: make studies BUDGET=small
+	@exec "$(PY)" tools/studies.py
+
+.PHONY: studies-rows
+studies-rows: env
+	@exec "$(PY)" sweeps/run.py $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- $$(grep -l '^question:' sweeps/*.yaml)
 
 .PHONY: compare
 compare: env ## what differs in params and metrics: make compare A=main B=sweep/demo/gradual-0
 	@"$(PY)" tools/compare.py -- "$${A:-HEAD}" "$${B:-HEAD}"
 
 .PHONY: seeds
-seeds: env ## the active recipe with N seeds, mean and spread into metrics/seeds.json: make seeds N=3
-	@"$(PY)" sweeps/run.py --seeds "$${N:-3}" $(ARGS) -- sweeps/seeds.yaml
-	"$(PY)" tools/seeds.py
+seeds: seeds-rows ## the active recipe with N seeds, mean and spread into metrics/seeds.json: make seeds N=3
+	@exec "$(PY)" tools/seeds.py
+
+.PHONY: seeds-rows
+seeds-rows: env
+	@exec "$(PY)" sweeps/run.py --seeds "$${N:-3}" $(ARGS) -- sweeps/seeds.yaml
 
 # --- published results ---
 

@@ -2,8 +2,8 @@
 
 Everything is on loopback and the stages are real: 12 variants of the recipe `demo`, cut short, with two seeds. In the
 part `killed` the second node is killed after a third of the rows. Writes metrics/bench_scale.json, part by part:
-without --part those run that it lacks or that are of another commit, so that what was stopped goes on. About a quarter
-of an hour on two cores that do nothing else; --part tasks, a minute. `--variants 2 --output FILE` only tries it.
+without --part those run that it lacks or that are of another commit, so that what was stopped goes on. About twenty
+minutes on two cores that do nothing else; --part tasks, a minute. `--variants 2 --output FILE` only tries it.
 """
 
 from __future__ import annotations

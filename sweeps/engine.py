@@ -18,7 +18,7 @@ import yaml
 
 from micronet import params as parameters
 from micronet.errors import MicronetError, shown
-from micronet.files import FileError, read_json, write_json
+from micronet.files import FileError, check_place, read_json, write_json
 from sweeps import guard, worker
 from sweeps.spec import Spec
 from sweeps.tasks import Work, short
@@ -120,7 +120,7 @@ def started(cpus: int | None) -> Iterator[Any]:
     try:
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
-        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises a bare one where a busy machine takes it more than 30 seconds
             raise _refused(address, error) from None
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends with a stack of addresses
         yield ray
@@ -293,6 +293,15 @@ class Engine:
                 self.ray.cancel(reference, force=False)
         with contextlib.suppress(Exception):
             self.ray.wait(list(self.running), num_returns=len(self.running), timeout=STOP_SECONDS)
+
+
+def packed(place: Place, commit: str) -> bytes:
+    """The repository at a commit, as it travels to machines. Raises `MicronetError`, a line."""
+    check_place(place.folder / "commits")
+    try:
+        return worker.archive_of(place.root, commit, place.folder)
+    except worker.TaskError as error:
+        raise EngineError(shown(error, 250)) from None
 
 
 def keep_result(place: Place, outcome: Outcome) -> None:

@@ -21,7 +21,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from micronet.errors import MicronetError, shown  # noqa: E402 - the lines above make it importable
-from micronet.files import check_place, write_atomically  # noqa: E402
+from micronet.files import write_atomically  # noqa: E402
 from micronet.front import front, without_prompt  # noqa: E402
 from micronet.params import ParamsError  # noqa: E402
 from sweeps import branches, rows  # noqa: E402
@@ -108,7 +108,7 @@ class Sweep:
 
 def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
     """Runs what is missing. Raises KeyboardInterrupt when stopped; what is finished is in the table by then."""
-    from sweeps import engine, worker
+    from sweeps import engine
 
     price = any(name in PRICES for name in sweep.spec.metrics)
 
@@ -123,11 +123,7 @@ def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
         sweep.write()
         board.ended(outcome.work.name, [row], outcome.seconds)
 
-    check_place(place.folder / "commits")
-    try:
-        archive = worker.archive_of(place.root, sweep.commit, place.folder)
-    except worker.TaskError as error:
-        raise MicronetError(str(error)) from None
+    archive = engine.packed(place, sweep.commit)
     threads = max([task.tree.get("engine", {}).get("threads", 2) for task in sweep.tasks] or [1])
     needed = sweep.spec.needs.cpus or max(1, threads)
     with engine.started(cpus) as ray:
@@ -162,19 +158,34 @@ def make_branches(sweep: Sweep, place: Place) -> list[str]:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    if not arguments.spec:
+    """Each spec after the other; all of them are checked before the first one runs. The worst exit code."""
+    paths = [Path(one) for one in arguments.spec if one]
+    if not paths:
         names = ", ".join(path.as_posix() for path in sorted(Path("sweeps").glob("*.yaml")))
         raise ParamsError([f"SPEC is missing; one of {names} would work"])
-    spec_path = Path(arguments.spec)
-    spec = read(spec_path, arguments.budget)
-    if arguments.seeds:
+    if arguments.seeds is not None and arguments.seeds < 1:
+        raise ParamsError([f"seeds: must be >= 1 (got {arguments.seeds})"])
+    checked = [(path, *planned(path, arguments)) for path in paths]
+    return max(run_spec(path, spec, tasks, arguments) for path, spec, tasks in checked)
+
+
+def planned(path: Path, arguments: argparse.Namespace) -> tuple[Spec, list[Task]]:
+    """A spec and its tasks, none of a search. Raises `ParamsError`, a line a fault."""
+    spec = read(path, arguments.budget)
+    if arguments.seeds is not None:
         spec = spec.model_copy(update={"seeds": list(range(arguments.seeds))})
     if spec.search:
-        return search(spec_path, spec, arguments)
+        return spec, []
     try:
-        tasks = plan(spec, ROOT)
+        return spec, plan(spec, ROOT)
     except MicronetError as error:
-        raise type(error)([f"{spec_path}: {fault}" for fault in getattr(error, "faults", [str(error)])]) from None
+        raise type(error)([f"{path}: {fault}" for fault in getattr(error, "faults", [str(error)])]) from None
+
+
+def run_spec(spec_path: Path, spec: Spec, tasks: list[Task], arguments: argparse.Namespace) -> int:
+    """Runs what a spec lacks. The exit code."""
+    if spec.search:
+        return search(spec_path, spec, arguments)
     if arguments.check:
         print(f"{spec_path}: {len(tasks)} runs of {len({task.variant for task in tasks})} variants")
         return 0
@@ -221,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 2 for a faulty spec, 1 when a row failed, 130 when stopped."""
     without_prompt()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("spec", metavar="SPEC", help="sweeps/NAME.yaml")
+    parser.add_argument("spec", metavar="SPEC", nargs="+", help="sweeps/NAME.yaml; several run one after the other")
     parser.add_argument("--budget", metavar="NAME", help="one of the spec's, instead of the one it chooses")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1, instead of the spec's")
     parser.add_argument("--branch", action="store_true", help="make each row a git branch sweep/NAME/VARIANT-SEED")

@@ -219,7 +219,7 @@ def front(found: Sequence[Row], metric: str) -> list[Row]:
 
 def run(name: str, spec: Spec, cpus: int | None, folder: Path, cache: Path) -> int:
     """Runs a search to its last trial. The exit code: 1 when no trial is done."""
-    from sweeps import branches, engine, plots, worker
+    from sweeps import branches, engine, plots
     from sweeps.board import Board
     from sweeps.run import CODE, Sweep
 
@@ -244,7 +244,7 @@ def run(name: str, spec: Spec, cpus: int | None, folder: Path, cache: Path) -> i
             write()
             board.ended(outcome.work.name, [row], outcome.seconds)
 
-        archive = worker.archive_of(ROOT, sweep.commit, place.folder)
+        archive = engine.packed(place, sweep.commit)
         order = partial(engine.order_of, spec=spec, commit=sweep.commit, place=place, price=True)
         runner = engine.Engine(ray, spec, spec.needs.cpus or 1, order, archive, take=take, began=board.began)
         runner.run([], trials.more)

@@ -38,7 +38,7 @@ LACKING = re.compile(
     "|Cannot allocate memory|Too many open files",
     re.IGNORECASE,
 )
-EXITED = re.compile(r"exited with (-?\d+)")
+EXITED = re.compile(r"failed to reproduce '([^'\n]{1,80})'.*exited with (-?\d+)")
 
 
 class TaskError(Exception):
@@ -253,8 +253,10 @@ def _linked(source: Path, target: Path) -> None:
 def _git(*words: str, held: tuple[int, ...] = ()) -> None:
     done = subprocess.run(["git", *words], capture_output=True, text=True, pass_fds=held)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it says nothing"]
-        raise TaskError(f"git {words[0]}: {said[-1]}"[:LONGEST_REASON], again=True)
+        lines = done.stderr.strip().splitlines() or ["it says nothing"]
+        said = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[-1])
+        command = words[2] if words[0] == "-C" else words[0]
+        raise TaskError(f"git {command}: {said}"[:LONGEST_REASON], again=True)
 
 
 def _repro(order: Order, stage: str, held: tuple[int, ...]) -> None:
@@ -325,10 +327,15 @@ def failure(code: int, log: str) -> TaskError:
     Args:
         code: of DVC, negative for a signal. log: what it and the stages said.
     """
-    line, exited = reason(log), EXITED.findall(log)
-    killed = any(number < 0 or 128 < number < 255 for number in (code, *map(int, exited)))  # 255 is DVC's own
-    stages = exited or any(STAGE_LINE.match(one.strip()) for one in log.splitlines())
-    return TaskError(line, again=bool(killed or not stages or LACKING.search(line)), killed=killed)
+    exits = [("dvc", code), *((stage, int(number)) for stage, number in EXITED.findall(log))]
+    killed = [(name, number) for name, number in exits if number < 0 or 128 < number < 255]  # 255 is DVC's own
+    if killed:
+        name, number = killed[-1]
+        signal = number - 128 if number > 0 else -number
+        return TaskError(f"{name}: was ended from outside, by signal {signal}", again=True, killed=True)
+    line = reason(log)
+    stages = len(exits) > 1 or any(STAGE_LINE.match(one.strip()) for one in log.splitlines())
+    return TaskError(line, again=not stages or bool(LACKING.search(line)))
 
 
 def reason(log: str) -> str:

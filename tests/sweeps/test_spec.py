@@ -67,6 +67,19 @@ def test_a_fault_of_a_spec_is_a_line_and_nothing_runs(told, changes, line):
     assert line in told(changes)
 
 
+def test_several_specs_are_all_checked_before_the_first_one_runs(tmp_path, capsys):
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(yaml.safe_dump(BASE))
+    bad.write_text(yaml.safe_dump(BASE | {"reference": "c"}))
+    assert run.main([str(good), str(bad), "--check"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"{bad}: reference: there is no variant 'c'\n")
+    assert run.main(["", str(good), str(good), "--check"]) == 0
+    assert capsys.readouterr().out == f"{good}: 4 runs of 2 variants\n" * 2
+    assert run.main([str(good), "--seeds", "0", "--check"]) == 2
+    assert capsys.readouterr().err == "seeds: must be >= 1 (got 0)\n"
+
+
 def test_a_key_with_dots_replaces_and_a_section_is_laid_over():
     tree = {"student": {"model": {"name": "a", "widths": [1]}, "train": {"epochs": 4, "learning_rate": 1.0}}}
     found = spec.patched(tree, {"student.model": {"name": "b"}}, {"student": {"train": {"epochs": 1}}})

@@ -134,6 +134,19 @@ def test_a_failure_that_is_no_stages_own_is_tried_again(code, log, again):
     assert worker.failure(code, log).again is again
 
 
+def test_what_was_killed_says_so_and_not_what_it_was_about():
+    told = [
+        (worker.failure(255, "prune: epoch 1 of 3\n" + STAGE_FAILED.format(number)), signal)
+        for number, signal in ((-9, 9), (137, 9), (130, 2))
+    ]
+    told.append((worker.failure(-15, "prune: epoch 1 of 3\n"), 15))
+    assert [str(error) for error, _ in told] == [
+        f"{name}: was ended from outside, by signal {signal}"
+        for name, (_, signal) in zip(("prune", "prune", "prune", "dvc"), told, strict=True)
+    ]
+    assert all(error.killed for error, _ in told), "its clone holds the state that another try goes on from"
+
+
 @pytest.mark.parametrize(
     ("log", "line"),
     [
