@@ -171,7 +171,7 @@ def standing(row: Mapping[str, str], metrics: Path) -> dict[str, Any]:
     }
     models = {}
     for name in FOR_THE_DECK:
-        found = read_json_if_there(metrics / name / "score.json", f"make {name}")
+        found = read_json_if_there(metrics / name / "score.json", f"make verify NAME={name}")
         if found is not None:
             reached = found["test_accuracy_percent"], found["deck"]["score"]
             models[name] = {
@@ -221,11 +221,13 @@ def searches(metrics: Path) -> dict[str, Any]:
 
 
 def render(rows: Sequence[Mapping[str, str]], metrics: Path, deck: list[dict[str, Any]]) -> str:
-    """docs/record.md, of the released models, a metrics folder and `deck_steps`."""
+    """docs/record.md, of the released models, a metrics folder and `deck_steps`; pipelines/ lies beside the folder."""
+    folders = sorted((metrics.parent / "pipelines").glob("*/params.yaml"))
     facts = {
         "goal": {"accuracy": GOAL_ACCURACY, "challenge": GOAL_CHALLENGE, "deck": GOAL_DECK},
         "deck_score": DECK_SCORE,
         "releases": rows,
+        "pending": [path.parent.name for path in folders if not (path.parent / "metrics/score.json").is_file()],
         "last": rows[-1],
         **standing(rows[-1], metrics),
         "deck": deck,

@@ -1,47 +1,92 @@
-"""Writes the results block of README.md from metrics/, so that no number in it is typed by hand."""
+"""Writes the results block of README.md, and docs/trust.md, from metrics/: no number in them is typed by hand."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import documents
 import seeds
-from _tool import METRICS, ROOT, front, read_csv, read_json, read_json_if_there, training_runs
+from _tool import METRICS, ROOT, Facts, front, read_json, read_json_if_there
 
 from micronet import params as parameters
 from micronet.files import write_atomically
+from micronet.scoring.books import BOOKS
 
 BEGIN, END = "<!-- results: written by `make docs` from metrics/ -->", "<!-- end of results -->"
-FOR_THE_SLIDES = ("dense", "refined", "cascade")  # folders of metrics/: the models for the slides' rules
-
-
 FEWEST_SEEDS = 3  # that a headline is the mean of
+PIPELINES = Path("pipelines")
+MODELS = {  # beside the root's own
+    "dense": "few multiply-accumulates, for the slides' rules",
+    "refined": "dense, trained on with mixed images",
+    "glance": "the cascade's front network",
+    "cascade": "glance, and for unsure images a second network",
+    "deck": "the slides' own recipe",
+    "mnist": "handwritten digits; scores relative to its teacher",
+}
+
+
+def claims_of(name: str, root: Path) -> tuple[Facts, Path] | None:
+    """What is claimed of a model, by its pipeline once that has run, and the file that says it; None: nothing is."""
+    for path in (PIPELINES / name / "metrics/score.json", METRICS / name / "score.json"):
+        found = read_json_if_there(root / path, f"dvc repro pipelines/dvc.yaml:score@{name}")
+        if found is not None:
+            return found, path
+    return None
+
+
+def row(name: str, about: str, score: Facts, path: Path) -> dict[str, Any]:
+    """A model's row; a score that was not counted when its metrics were written is None."""
+    scores = [score[book.name]["score"] if book.name in score else None for book in BOOKS]
+    return {
+        "name": name,
+        "about": about,
+        "accuracy": score["test_accuracy_percent"],
+        "scores": scores,
+        "bytes": score["packed"]["bytes"],
+        "verify": "make score" if name == "record" else f"make verify NAME={name}",
+        "path": path.as_posix(),
+    }
+
+
+def facts(metrics: Path) -> dict[str, Any]:
+    """What README and docs/trust.md are filled from: a metrics folder, and pipelines/ beside it."""
+    root, made_by = metrics.parent, "python stages/score.py"
+    score = read_json(metrics / "score.json", made_by)
+    rows = [row("record", "sparse: nine weights in ten are zero", score, METRICS / "score.json")]
+    for name, about in MODELS.items():
+        if (found := claims_of(name, root)) is not None:
+            rows.append(row(name, about, *found))
+    return {
+        "books": BOOKS,
+        "models": rows,
+        "score": score,
+    }
+
+
+def of_seeds(metrics: Path, params: Path) -> Facts | None:
+    """`seeds.json` of the record's params, where it holds enough seeds for a mean."""
+    found = read_json_if_there(metrics / "seeds.json", "make seeds")
+    if found is None or len(found["rows"]) < FEWEST_SEEDS:
+        return None
+    return found if found["params_digest"] == seeds.recipe_digest(parameters.load(params)) else None
 
 
 def render(metrics: Path, params: Path = ROOT / "params.yaml") -> str:
-    """The block, from `path.csv`, `score.json` and `runs/` of a metrics folder, and the models beside them.
+    """The block of README.md.
 
     Args:
-        params: of the recipe; its seeds in `seeds.json` count when they are of these params, and enough.
+        params: of the record.
     """
-    runs, made_by = training_runs(metrics), "python stages/score.py"
-    facts = {
-        "score": read_json(metrics / "score.json", made_by),
-        "path": read_csv(metrics / "path.csv", made_by, ("test_accuracy_percent", "macs")),
-        "minutes": sum(run["seconds"] for run in runs) / 60,
-        "seed": parameters.load(params).seed,
-        "devices": sorted({f"{run['device']}, {run['precision']}" for run in runs}),
-    }
-    facts["seeds"] = read_json_if_there(metrics / "seeds.json", "make seeds")
-    if facts["seeds"] and (
-        len(facts["seeds"]["rows"]) < FEWEST_SEEDS
-        or facts["seeds"]["params_digest"] != seeds.recipe_digest(parameters.load(params))
-    ):
-        facts["seeds"] = None
-    for name in FOR_THE_SLIDES:
-        facts[name] = read_json_if_there(metrics / name / "score.json", f"make {name}")
-    return documents.render("results", facts)
+    return documents.render(
+        "results", facts(metrics) | {"seeds": of_seeds(metrics, params), "seed": parameters.load(params).seed}
+    )
+
+
+def trust(metrics: Path) -> str:
+    """docs/trust.md."""
+    return documents.render("trust", facts(metrics))
 
 
 def replaced(text: str, block: str) -> str:
@@ -56,6 +101,7 @@ def main() -> int:
 
     def work() -> int:
         write_atomically(readme, replaced(readme.read_text(encoding="utf-8"), render(ROOT / METRICS)))
+        write_atomically(ROOT / "docs/trust.md", trust(ROOT / METRICS))
         return 0
 
     return front("results", work)
