@@ -24,7 +24,7 @@ BYTES = {"i8": 1, "u8": 1, "i16": 2, "i32": 4}  # of a code by its kind
 
 @dataclass(frozen=True)
 class Call:
-    """One step: `KERNEL(&step_N)`, whose argument is a constant of the type `kind` with these fields."""
+    """One step: `run_KIND_TYPES(&step_N)`, whose argument is a constant of the type `kind` with these fields."""
 
     index: int
     kind: str  # of the kernel, and of its argument
@@ -35,7 +35,7 @@ class Call:
 
     @property
     def kernel(self) -> str:
-        return "_".join((self.kind, *self.variant))
+        return "_".join(("run", self.kind, *self.variant))
 
 
 @dataclass
