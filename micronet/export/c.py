@@ -158,8 +158,7 @@ def _facts(model: PackedModel, name: str, networks: list[Network], constants: Co
     found = [call for network in networks for call in network.calls]
     variants = {name: list(dict.fromkeys(call.variant for call in found if call.kind == name)) for name in KINDS}
     scales = list(dict.fromkeys(variant for call in found for _, variant in sorted(call.needs)))
-    stores = {variant[-1] for each in ("pool", "maximum", "copy") for variant in variants[each]}
-    loads = {word for call in found for word in call.variant} | {word for scale in scales for word in scale} | stores
+    loads, stores = _wide_types(variants, scales)
     near = _near(networks)
     total = -(-max(network.bytes for network in networks) // 4) * 4
     channels, height, width = model.image
@@ -192,7 +191,7 @@ def _facts(model: PackedModel, name: str, networks: list[Network], constants: Co
             {"calls": each, "input": network.memory.maps[0].offset}
             for network, each in zip(networks, called, strict=True)
         ],
-        "loads": [word for word in ("i16", "i32") if word in loads],
+        "loads": loads,
         "stores": stores,
         "scales": scales,
         "takes": list(dict.fromkeys(sums for _, sums in variants["conv"])),
@@ -201,6 +200,20 @@ def _facts(model: PackedModel, name: str, networks: list[Network], constants: Co
         "passes": _passes(model),
         "mirrors": len(_passes(model)) > 1,
     }
+
+
+def _wide_types(
+    variants: dict[str, list[tuple[str, ...]]], scales: list[tuple[str, ...]]
+) -> tuple[list[str], list[str]]:
+    """The types of 16 and 32 bits that maps are read as, and those that they are written as."""
+    converting = [each for each in variants["copy"] if BYTES[each[0]] != BYTES[each[1]]]
+    over_windows = variants["pool"] + variants["maximum"]
+    reads = {each[0] for name in ("conv", "linear", "table") for each in variants[name]}
+    reads |= {word for each in [*variants["product"], *scales] for word in each}
+    reads |= {each[0] for each in over_windows + converting}
+    writes = {each[1] for each in over_windows + converting}
+    wide = ("i16", "i32")
+    return [word for word in wide if word in reads], [word for word in wide if word in writes]
 
 
 def _views(found: list[Call], model: PackedModel) -> list[dict[str, Any]]:
