@@ -7,6 +7,7 @@ types that their proven ranges fit in. `size` keeps the file's payload as it is 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -137,16 +138,22 @@ def _listed_bytes(found: Iterable[Call], near: bool) -> int:
 # Text
 
 
-def _rendered(
-    model: PackedModel, name: str, networks: list[Network], constants: Constants, speed: bool
-) -> dict[PurePosixPath, bytes]:
-    environment = jinja2.Environment(
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Templates that are compiled once."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _rendered(
+    model: PackedModel, name: str, networks: list[Network], constants: Constants, speed: bool
+) -> dict[PurePosixPath, bytes]:
+    environment = _environment()
     facts = _facts(model, name, networks, constants, speed)
     made = {f"{name}.h": "model.h.jinja", f"{name}.c": "model.c.jinja", "main.c": "main.c.jinja"}
     texts = {file: environment.get_template(template).render(facts) for file, template in made.items()}
