@@ -10,6 +10,8 @@ NAME ?=
 SPEC ?=
 BRANCH ?=
 BUDGET ?=
+TO ?= all
+OUT ?= build/export
 N ?= 3
 A ?= HEAD
 B ?= HEAD
@@ -25,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Code is imported from this checkout, never from what a shell happens to point at, and a script ends without a prompt.
 unexport PYTHONPATH PYTHONSAFEPATH PYTHONINSPECT
 export DVC_NO_ANALYTICS := 1
-export RECIPE FILE NAME SPEC BUDGET A B N
+export RECIPE FILE NAME SPEC BUDGET A B N TO OUT
 
 BIN := $(abspath $(VENV))/bin
 PY := $(BIN)/python
@@ -219,6 +221,16 @@ docs: env ## write what metrics/ says into README.md and docs/{record,performanc
 	"$(PY)" tools/reliability.py
 	"$(PY)" tools/studies.py
 	"$(PY)" tools/scale.py
+
+# --- export ---
+
+.PHONY: export
+export: env ## a packed model as C, ONNX, a web page: make export TO=c FILE=path OUT=build/export ARGS="--optimize speed"
+	@"$(PY)" tools/export.py --to "$${TO:-all}" --out "$${OUT:-build/export}" $(ARGS) -- "$$FILE"
+
+.PHONY: mcu
+mcu: env ## the C on emulated Cortex-M4 and M55 boards: same logits, flash, RAM, instructions: make mcu FILE=path
+	@"$(PY)" tools/mcu.py $(ARGS) -- "$$FILE"
 
 # --- speed: only true when nothing else runs ---
 

@@ -96,7 +96,7 @@ def _count(text: str) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     """Answers, and says what cannot be read. Returns the exit code."""
     model = read_packed(arguments.file)
-    form = _form(model, arguments.fit)
+    form = form_of(model, arguments.fit)
     pictures = _pictures(arguments.images)
     with progress_bar("looking at pictures", len(pictures), "pictures", _say) as update:
         answers: list[Answer] = []
@@ -117,7 +117,7 @@ def _say(line: str) -> None:
     print(shown(f"predict: {line}"), file=sys.stderr)
 
 
-def _form(model: PackedModel, fit: Any) -> Form:
+def form_of(model: PackedModel, fit: Any) -> Form:
     """What pictures must become. Raises `PredictError`: the model is for something else."""
     channels, height, width = model.image
     if channels not in (1, 3):

@@ -86,7 +86,7 @@ def test_class_and_confidence_are_the_softmax_of_what_the_module_says(changes, t
             assert candidate["confidence"] == pytest.approx(row[candidate["label"]], abs=2e-6)
     assert len({answer["confidence"] for answer in found}) == len(pictures)
     if "flip_share" in changes:
-        module, images = load_packed(file), [read_picture(p, predict._form(read(file), None)) for p in pictures]
+        module, images = load_packed(file), [read_picture(p, predict.form_of(read(file), None)) for p in pictures]
         passes = module.look(normalise(torch.from_numpy(np.stack(images)))).passes
         assert set(passes.tolist()) == {1, 2}, "both ways are tested"
 

@@ -25,7 +25,7 @@ from micronet.packed.limits import MOST_NETWORKS
 from micronet.packed.margins import margin_of, margins, mean_passes
 from micronet.packed.model import CASCADE, PackedModel, joined
 from micronet.packed.module import PackedModule
-from micronet.packed.steps import Affine, Conv, Step
+from micronet.packed.steps import Affine, Conv, Product, Step
 from micronet.packed.steps.linear import Choice, chosen
 from micronet.packed.widths import bit_length
 
@@ -84,7 +84,7 @@ def _moved(step: Step, offset: int, name: str) -> Step:
         return value + offset if value else 0
 
     step = replace(step, name=name, inputs=tuple(place(value) for value in step.inputs))
-    if not isinstance(step, Conv | Affine) or step.scaling.residual is None:
+    if not isinstance(step, Conv | Affine | Product) or step.scaling.residual is None:
         return step
     residual = replace(step.scaling.residual, value=place(step.scaling.residual.value))
     return replace(step, scaling=replace(step.scaling, residual=residual))

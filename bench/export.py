@@ -1,0 +1,69 @@
+"""Every way to run a packed model, side by side: one image, a batch of 500, memory; on one core.
+
+Each is a process of its own; a case is measured in turns, and the fastest of each counts. Writes
+metrics/bench_export.json and prints a table. `make bench` runs it; the numbers count when nothing else runs beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from _bench import ROOT, describe, engine, measure, write
+from runners import JAVASCRIPT, NEEDS, RUNNERS
+
+FILE = ROOT / "checkpoints/quantized.safetensors"
+TURNS = 3
+QUICKEST, QUANTIZED = "C for speed, -O3 -march=native", "ONNX Runtime, QDQ"
+
+
+def runners() -> list[str]:
+    """Those whose exporter is there."""
+    names = [*RUNNERS, JAVASCRIPT]
+    missing = tuple(word for word, path in NEEDS.items() if not (ROOT / path).is_file())
+    return [name for name in names if not name.startswith(missing or ("\0",))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--file", type=Path, default=FILE, help="packed model of one network; default: %(default)s")
+    parser.add_argument("--output", default="metrics/bench_export.json", help="default: %(default)s")
+    arguments = parser.parse_args()
+    from rich.console import Console
+    from rich.table import Table
+
+    from micronet.packed.file import read
+    from micronet.training.hardware import machine
+
+    model = read(arguments.file)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in runners()}
+    for _ in range(TURNS):
+        for name, found in runs.items():
+            found.append(measure("runners.py", name, str(arguments.file)))
+    best = {name: {key: min(run[key] for run in found) for key in found[0]} for name, found in runs.items()}
+    result: dict[str, Any] = {
+        "machine": describe(machine(engine("cpu"))) | {"threads": 1},
+        "model": model.digest,
+        "weights": model.weights,
+        "zero_weights": model.zero_weights,
+        "turns": TURNS,
+        "runners": best,
+    }
+    if QUANTIZED in best:
+        for key in ("milliseconds_one", "memory_bytes"):
+            result[f"{key}_of_qdq_over_c"] = best[QUANTIZED][key] / max(best[QUICKEST][key], 1e-9)
+    write(arguments.output, result)
+    table = Table(title=f"milliseconds an image on one core, the best of {TURNS} runs")
+    for column in ("", "one image", "in a batch of 500", "MB"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, row in best.items():
+        times = [f"{row[key]:.3f}" for key in ("milliseconds_one", "milliseconds_of_batch")]
+        table.add_row(name, *times, f"{row['memory_bytes'] / 1e6:.1f}")
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

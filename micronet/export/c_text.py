@@ -1,0 +1,55 @@
+"""Text of C: literals of any text and of numbers, and names that C allows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from micronet.errors import shown
+from micronet.export.errors import ExportError
+
+LONGEST_NAME = 40  # characters; with what is put behind it stays below the 63 that C99 tells apart
+WIDTH = 112  # characters of a line of numbers
+KEYWORDS = frozenset(
+    "auto break case char const continue default do double else enum extern float for goto if inline int long "
+    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while "
+    "asm bool class false main namespace new template this true typename using virtual".split()
+)
+
+
+def identifier(name: str) -> str:
+    """A prefix of names in C and of files. Raises `ExportError`."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or len(name) > LONGEST_NAME or name in KEYWORDS:
+        raise ExportError(
+            f"'{shown(name, 60)}' is no name for C; one of up to {LONGEST_NAME} small letters, digits and _ works, "
+            "as in: micronet"
+        )
+    return name
+
+
+def string(text: str) -> str:
+    """A literal of the text in UTF-8. What could end it, be a trigraph or confuse a terminal is an octal escape."""
+    return '"' + "".join(map(_letter, text.encode("utf-8", "backslashreplace"))) + '"'
+
+
+def _letter(byte: int) -> str:
+    letter = chr(byte)
+    return letter if letter.isascii() and (letter.isalnum() or letter in " _-.,:;+=()[]<>/") else f"\\{byte:03o}"
+
+
+def comment(text: str, longest: int) -> str:
+    """Foreign text inside of a comment, which it cannot end: ASCII, in one line."""
+    escaped = shown(text, longest).encode("ascii", "backslashreplace").decode("ascii")
+    return re.sub(r"[^A-Za-z0-9 _.,:;+=()\[\]<>-]", "_", escaped)
+
+
+def numbers(values: Iterable[int]) -> str:
+    """The inside of an array, in lines."""
+    lines, line = [], "   "
+    for value in values:
+        word = f" {value},"
+        if len(line) + len(word) > WIDTH:
+            lines.append(line)
+            line = "   "
+        line += word
+    return "\n".join([*lines, line]).removesuffix(",")
