@@ -122,7 +122,8 @@ class Graph:
         given = helper.make_tensor_value_info(IMAGE, onnx.TensorProto.UINT8, [BATCH, *image])
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(logits))
         made = helper.make_tensor_value_info(LOGITS, kind, [BATCH, classes])
-        graph = helper.make_graph(self.nodes, name, [given], [made], list(self.constants.values()))
+        nodes, constants = self._needed()
+        graph = helper.make_graph(nodes, name, [given], [made], constants)
         two_bits = any(kind == "int2" for _, kind, _ in self.stored.values())
         opset, version = (OPSET_OF_INT2, IR_VERSION_OF_INT2) if two_bits else (OPSET, IR_VERSION)
         opsets = [helper.make_opsetid("", opset)]
@@ -131,3 +132,12 @@ class Graph:
         helper.set_model_props(model, said)
         onnx.checker.check_model(model, full_check=True)
         return model.SerializeToString(deterministic=True)
+
+    def _needed(self) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+        """The nodes and constants that the output depends on."""
+        read, nodes = {LOGITS}, []
+        for node in reversed(self.nodes):
+            if not read.isdisjoint(node.output):
+                read.update(node.input)
+                nodes.append(node)
+        return nodes[::-1], [constant for name, constant in self.constants.items() if name in read]

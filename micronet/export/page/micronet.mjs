@@ -26,8 +26,9 @@ class Model {
     this.ends = steps.filter((step) => step.op === "linear");
     /** What one unit of a logit is worth, or null. The logits of a cascade have several scales. */
     this.logitScale = this.ends.length > 1 ? null : logitScale;
-    const work = steps.reduce((sum, step) => sum + workOf(step), 0);
-    if (work > MOST_WORK) throw new PackedError(`asks for ${work} operations an image, ${MOST_WORK} are the most here`);
+    /** Multiplications and comparisons of one image in one pass of each network. */
+    this.work = steps.reduce((sum, step) => sum + workOf(step), 0);
+    if (this.work > MOST_WORK) throw new PackedError(`asks for ${this.work} operations an image, ${MOST_WORK} are the most here`);
   }
 
   /**

@@ -5,6 +5,7 @@ import { load } from "./micronet.mjs";
 import { pixelsOf } from "./pictures.mjs";
 
 const MOST_BARS = 10;
+const MOST_WARM_UP = 2 ** 25; // operations of an image
 const find = (id) => document.getElementById(id);
 
 function say(text, wrong = false) {
@@ -62,6 +63,8 @@ async function main() {
   const kind = channels === 1 ? "grey" : "colour";
   find("about").textContent = `${model.ends[0].shape[0]} classes, ${kind} images of ${height} x ${width}, `
     + `${encoded.length.toLocaleString("en")} bytes; computed here, in whole numbers.`;
+  // The first images of a page take several times as long, until the engine has compiled what computes them.
+  if (model.work < MOST_WARM_UP) model.classify(new Uint8Array(channels * height * width));
   let newest = 0;
   const look = async (file) => {
     const turn = (newest += 1);
