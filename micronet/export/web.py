@@ -77,7 +77,8 @@ def _notes(model: PackedModel) -> Iterator[str]:
     yield "index.html opens from the disk, with the network off; it fetches nothing, and its policy forbids that."
     yield (
         "The browser decodes a picture, so a JPEG may differ by a level or two from what `micronet.predict` reads, and "
-        "a large one by more, which that decodes at a smaller size; resizing is the same. Most browsers read no TIFF."
+        "a large one by more, which that decodes at a smaller size; resizing differs by a level at most. "
+        "Most browsers read no TIFF."
     )
     yield "Pages that come by plain http have no crypto.subtle; there the file's digest is not checked."
     if model.image[0] not in (1, 3):

@@ -82,7 +82,9 @@ async function main() {
       const again = found.passes > 1 ? `, ${found.passes} passes` : "";
       say(`${name(found.label)}${sure}: ${milliseconds.toFixed(1)} ms${again}.`);
     } catch (error) {
-      if (turn === newest) say(error.message, true);
+      if (turn !== newest) return;
+      find("answer").hidden = true;
+      say(error.message, true);
     }
   };
   listen(look);

@@ -1,5 +1,6 @@
-// Pictures as pixels of the network's size, as micronet/data/pictures.py makes them with Pillow. The browser decodes: it
-// turns a picture as its EXIF says and lays what is transparent on white; colour profiles are not applied.
+// Pictures as pixels of the network's size, as micronet/data/pictures.py makes them with Pillow, but for a level where
+// Pillow resamples columns before rows, and rounds in between. The browser decodes: it turns a picture as its EXIF says;
+// what is transparent lies on white, and colour profiles are not applied.
 
 const MOST_PIXELS = 100_000_000;
 const ROUNDING = 22; // bits of a resampling weight, as in Pillow
