@@ -99,9 +99,7 @@ def test_the_confidence_is_that_of_predict_and_null_where_the_file_says_nothing(
 
 
 def test_a_missing_tool_fails_with_the_line_that_gets_it():
-    with pytest.raises(
-        AssertionError, match="there is no no-such-program here; get it with: apt-get install chromium nodejs"
-    ):
+    with pytest.raises(AssertionError, match="there is no nothing here; get it with: apt-get install chromium nodejs"):
         tool("nothing")
 
 
