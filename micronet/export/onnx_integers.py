@@ -1,0 +1,207 @@
+"""The steps of a packed model in ONNX's integers: the logits are those of docs/format.md, whatever runs the graph.
+
+Codes are uint8 or int8, and what does not fit those, as the sums of a pool, is float64. Dot products of 8-bit codes are
+ConvInteger and MatMulInteger, which are exact by definition; others are MatMul in float64, below 2**31. A
+requantization is float64 too: all of its terms are whole multiples of 2**-shift, and their sum stays below
+2**(52 - shift), so nothing is rounded before `Floor`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from micronet.export.onnx_graph import IMAGE, Graph
+from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step, Table
+from micronet.packed.steps.geometry import Geometry
+from micronet.packed.steps.scaling import Requantization, in_integers
+from micronet.packed.steps.weights import Weights
+
+WIDE = np.float64  # holds every sum and every requantization of a packed file exactly
+PAIR_SATURATES = 1 << 15  # x86 without VNNI adds two products of uint8 and int8 in 16 bits, and cuts the sum off there
+
+
+@dataclass
+class Pass:
+    """One pass through one network: what it reads and writes, and the values that are there."""
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    image: str = IMAGE
+    mark: str = ""  # before the names of a second pass's layers
+    values: dict[int, str] = field(default_factory=dict)
+    codes: dict[str, str] = field(default_factory=dict)  # of a value that is dequantized: its codes
+
+    def layer(self, step: Step) -> str:
+        return self.mark + step.name
+
+    def wide(self, index: int, layer: str) -> str:
+        """A value in float64."""
+        value = self.values[index]
+        return value if kind(self.steps[index]) is WIDE else self.graph.cast(value, layer, WIDE)
+
+
+def kind(step: Step) -> type[np.generic]:
+    """The type of a value: codes of 8 bits with a sign or without, else float64."""
+    low, high = int(step.low.min()), int(step.high.max())
+    if low >= 0 and high <= 255:
+        return np.uint8
+    return np.int8 if low >= -128 and high <= 127 else WIDE
+
+
+@singledispatch
+def add(step: Step, walk: Pass) -> str:
+    """Adds the nodes of a step; returns the value that it makes. A linear step's is (N, classes) float64."""
+    raise NotImplementedError(type(step).__name__)
+
+
+@add.register
+def _(step: Input, walk: Pass) -> str:
+    graph, layer, image = walk.graph, walk.layer(step), walk.image
+    if step.code_bits < 8:
+        image = graph.node("BitShift", layer, image, graph.number(8 - step.code_bits, np.uint8), direction="RIGHT")
+    half = graph.number(1 << (step.code_bits - 1), np.int32)
+    return graph.cast(graph.node("Sub", layer, graph.cast(image, layer, np.int32), half), layer, np.int8)
+
+
+@add.register
+def _(step: Concat, walk: Pass) -> str:
+    graph, layer = walk.graph, walk.layer(step)
+    parts = [
+        walk.values[index]
+        if kind(walk.steps[index]) is kind(step)
+        else graph.cast(walk.values[index], layer, kind(step))
+        for index in step.inputs
+    ]
+    return graph.node("Concat", layer, *parts, axis=1)
+
+
+@add.register
+def _(step: Pool, walk: Pass) -> str:
+    graph, layer, source = walk.graph, walk.layer(step), walk.steps[step.inputs[0]]
+    windows = graph.windows(walk.wide(step.inputs[0], layer), layer, source.shape, step.geometry, WIDE)
+    sums = graph.node("ReduceSum", layer, windows, graph.constant("places", np.array([3, 5])), keepdims=0)
+    return sums if kind(step) is WIDE else graph.cast(sums, layer, kind(step))
+
+
+@add.register
+def _(step: Maximum, walk: Pass) -> str:
+    return walk.graph.node("MaxPool", walk.layer(step), walk.values[step.inputs[0]], **placed(step.geometry))
+
+
+def placed(geometry: Geometry) -> dict[str, Any]:
+    """Where windows lie, as the attributes of a pool or convolution."""
+    where = {"kernel_shape": geometry.kernel, "strides": geometry.stride, "pads": geometry.padding * 2}
+    return {name: list(pair) for name, pair in where.items()} | {"dilations": list(geometry.dilation)}
+
+
+@add.register
+def _(step: Conv, walk: Pass) -> str:
+    graph, layer, source = walk.graph, walk.layer(step), walk.steps[step.inputs[0]]
+    if kind(source) is WIDE:
+        sums = _wide_sums(step, walk)
+    else:
+        given = _operands(step.weights, step.weights.codes, walk, step)
+        sums = graph.node("ConvInteger", layer, *given, group=step.weights.groups, **placed(step.geometry))
+        sums = graph.cast(sums, layer, WIDE)
+    if step.window > 1:
+        sums = graph.node("MaxPool", layer, sums, **placed(Geometry.tiles((step.window, step.window))))
+    return _requantized(sums, in_integers(step), walk, step)
+
+
+def _wide_sums(step: Conv, walk: Pass) -> str:
+    """Dot products of values beyond 8 bits, (N, O, H', W') float64."""
+    graph, layer, (index, *_) = walk.graph, walk.layer(step), step.inputs
+    source, groups = walk.steps[index], step.weights.groups
+    rows, height, width = step.sum_shape(source)
+    windows = graph.windows(walk.values[index], layer, source.shape, step.geometry, WIDE)
+    columns = graph.node("Transpose", layer, windows, perm=[0, 1, 3, 5, 2, 4])
+    taps = step.weights.rows.shape[1]
+    columns = graph.reshape(columns, layer, (groups, taps, height * width))
+    codes = step.weights.rows.reshape(groups, rows // groups, taps)
+    sums = graph.node("MatMul", layer, graph.integers(codes, step.weights.bits, step.name, WIDE), columns)
+    return graph.reshape(sums, layer, (rows, height, width))
+
+
+def _operands(weights: Weights, codes: np.ndarray, walk: Pass, step: Step) -> list[str]:
+    """What ConvInteger or MatMulInteger read: codes, weights, and zero points where there are any."""
+    graph, layer, index = walk.graph, walk.layer(step), step.inputs[0]
+    source, value = walk.steps[index], walk.values[index]
+    if not saturates(weights, source):
+        return [value, graph.integers(codes, weights.bits, step.name, np.int8)]
+    # Kernels of two factors without a sign add in 32 bits everywhere.
+    zero, none = graph.number(128, np.uint8), graph.number(0, np.uint8)
+    above = graph.weights((codes.astype(np.int16) + 128).astype(np.uint8), weights.bits, step.name, "uint8")
+    if kind(source) is np.uint8:
+        return [value, above, none, zero]
+    raised = graph.node("Add", layer, graph.cast(value, layer, np.int32), graph.number(128, np.int32))
+    return [graph.cast(raised, layer, np.uint8), above, zero, zero]
+
+
+def saturates(weights: Weights, source: Step) -> bool:
+    """Whether weights as int8 and codes of 8 bits can be more than two products in 16 bits hold."""
+    largest = int(np.abs(weights.codes.astype(np.int64)).max(initial=0))
+    reach = int(source.high.max()) if kind(source) is np.uint8 else 255
+    return 2 * largest * reach >= PAIR_SATURATES
+
+
+@add.register
+def _(step: Affine, walk: Pass) -> str:
+    value, layer = walk.values[step.inputs[0]], walk.layer(step)
+    if step.order > 1:
+        value = walk.graph.node("Gather", layer, value, walk.graph.constant(f"{step.name}.order", step.chosen), axis=1)
+    if kind(walk.steps[step.inputs[0]]) is not WIDE:
+        value = walk.graph.cast(value, layer, WIDE)
+    return _requantized(value, in_integers(step), walk, step)
+
+
+@add.register
+def _(step: Product, walk: Pass) -> str:
+    layer = walk.layer(step)
+    both = [walk.wide(index, layer) for index in step.inputs]
+    return _requantized(walk.graph.node("Mul", layer, *both), in_integers(step), walk, step)
+
+
+@add.register
+def _(step: Table, walk: Pass) -> str:
+    graph, layer = walk.graph, walk.layer(step)
+    place = graph.cast(walk.values[step.inputs[0]], layer, np.int32)
+    if step.first:
+        place = graph.node("Sub", layer, place, graph.number(step.first, np.int32))
+    return graph.node("Gather", layer, graph.constant(f"{step.name}.entries", step.entries.astype(kind(step))), place)
+
+
+@add.register
+def _(step: Linear, walk: Pass) -> str:
+    graph, layer, source = walk.graph, walk.layer(step), walk.steps[step.inputs[0]]
+    codes = np.ascontiguousarray(step.weights.rows.T)
+    if kind(source) is WIDE:
+        given = [walk.values[step.inputs[0]], graph.integers(codes, step.weights.bits, step.name, WIDE)]
+    else:
+        given = _operands(step.weights, codes, walk, step)
+    given[0] = graph.node("Flatten", layer, given[0], axis=1)
+    sums = graph.node("MatMul" if kind(source) is WIDE else "MatMulInteger", layer, *given)
+    sums = sums if kind(source) is WIDE else graph.cast(sums, layer, WIDE)
+    return graph.node("Add", layer, sums, graph.constant(f"{step.name}.bias", step.bias.astype(WIDE)))
+
+
+def _requantized(sums: str, scaling: Requantization, walk: Pass, step: Step) -> str:
+    """The codes of float64 sums, in the type of the step's value."""
+    graph, layer = walk.graph, walk.layer(step)
+    unit = np.ldexp(1.0, -scaling.shift)
+    gain, offset = (
+        graph.constant(f"{step.name}.{name}", (vector * unit).reshape(-1, 1, 1))
+        for name, vector in (("multiplier", scaling.multiplier), ("bias", scaling.scaled_bias))
+    )
+    total = graph.node("Add", layer, graph.node("Mul", layer, sums, gain), offset)
+    if scaling.residual is not None:
+        ratio = math.ldexp(scaling.residual.multiplier, -scaling.residual.fraction)
+        added = walk.wide(scaling.residual.value, layer)
+        total = graph.node("Add", layer, total, graph.node("Mul", layer, added, graph.number(ratio, WIDE)))
+    low, high = (graph.number(edge, WIDE) for edge in scaling.edges)
+    codes = graph.node("Clip", layer, graph.node("Floor", layer, total), low, high)
+    return graph.cast(codes, layer, kind(step))

@@ -1,0 +1,118 @@
+// The page: a picture becomes pixels of the network's size, and the classes become bars. No text of the file or of a
+// picture is ever taken for markup.
+
+import { load } from "./micronet.mjs";
+import { pixelsOf } from "./pictures.mjs";
+
+const MOST_BARS = 10;
+const MOST_WARM_UP = 2 ** 25; // operations of an image
+const find = (id) => document.getElementById(id);
+
+function say(text, wrong = false) {
+  find("said").textContent = text;
+  find("said").classList.toggle("wrong", wrong);
+}
+
+function element(tag, name, text = "") {
+  const made = document.createElement(tag);
+  made.className = name;
+  made.textContent = text;
+  return made;
+}
+
+/** How long each bar is, 0 to 1, and what stands beside it: a confidence, or the logit where the file has no scale. */
+function bars(logits, confidences) {
+  if (confidences !== null) return confidences.map((share) => [share, `${(100 * share).toFixed(1)} %`]);
+  const [least, most] = [Math.min(...logits), Math.max(...logits)];
+  return logits.map((logit) => [(logit - least) / Math.max(1, most - least), String(logit)]);
+}
+
+function show({ logits, confidences }, name) {
+  const order = logits.map((_, i) => i).sort((one, other) => logits[other] - logits[one] || one - other);
+  const each = bars(logits, confidences);
+  find("bars").replaceChildren(...order.slice(0, MOST_BARS).map((label) => {
+    const row = document.createElement("li");
+    const track = element("div", "track");
+    track.setAttribute("aria-hidden", "true");
+    track.append(element("div", "bar"));
+    track.firstChild.style.width = `${100 * each[label][0]}%`;
+    row.append(element("span", "name", name(label)), track, element("span", "share", each[label][1]));
+    return row;
+  }));
+  find("classes").textContent = confidences === null ? "Classes, with their logits" : "Classes, with the network's confidence";
+}
+
+/** The pixels as a picture. */
+function showSeen(pixels, [channels, height, width]) {
+  const canvas = find("seen");
+  Object.assign(canvas, { width, height });
+  const image = new ImageData(width, height);
+  const area = width * height;
+  for (let i = 0; i < area; i += 1) {
+    for (let c = 0; c < 3; c += 1) image.data[4 * i + c] = pixels[Math.min(c, channels - 1) * area + i];
+    image.data[4 * i + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+async function main() {
+  const encoded = atob(find("model").textContent);
+  const model = await load(Uint8Array.from(encoded, (letter) => letter.charCodeAt(0)));
+  const [channels, height, width] = model.image;
+  const name = (label) => model.classes[label] ?? `class ${label}`;
+  const kind = channels === 1 ? "grey" : "colour";
+  find("about").textContent = `${model.ends[0].shape[0]} classes, ${kind} images of ${height} x ${width}, `
+    + `${encoded.length.toLocaleString("en")} bytes; computed here, in whole numbers.`;
+  // The first images of a page take several times as long, until the engine has compiled what computes them.
+  if (model.work < MOST_WARM_UP) model.classify(new Uint8Array(channels * height * width));
+  let newest = 0;
+  const look = async (file) => {
+    const turn = (newest += 1);
+    say("Looking…");
+    try {
+      const pixels = await pixelsOf(file, model.image, model.made.image_fit);
+      if (turn !== newest) return;
+      const start = performance.now();
+      const found = model.classify(pixels);
+      const milliseconds = performance.now() - start;
+      showSeen(pixels, model.image);
+      show(found, name);
+      find("answer").hidden = false;
+      const sure = found.confidences === null ? "" : `, ${(100 * found.confidences[found.label]).toFixed(1)} %`;
+      const again = found.passes > 1 ? `, ${found.passes} passes` : "";
+      say(`${name(found.label)}${sure}: ${milliseconds.toFixed(1)} ms${again}.`);
+    } catch (error) {
+      if (turn !== newest) return;
+      find("answer").hidden = true;
+      say(error.message, true);
+    }
+  };
+  listen(look);
+  say("Ready.");
+}
+
+function listen(look) {
+  const [place, input] = [find("place"), find("picture")];
+  const first = (items) => Array.from(items?.files ?? []).find(({ type }) => type.startsWith("image/") || type === "");
+  const take = (event, items) => {
+    event.preventDefault();
+    const file = first(items);
+    if (file) look(file);
+    else say("That is no picture.", true);
+  };
+  input.addEventListener("change", () => input.files.length && look(input.files[0]));
+  for (const over of ["dragenter", "dragover"]) {
+    document.addEventListener(over, (event) => {
+      event.preventDefault();
+      place.classList.add("over");
+    });
+  }
+  document.addEventListener("dragleave", (event) => event.relatedTarget === null && place.classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    place.classList.remove("over");
+    take(event, event.dataTransfer);
+  });
+  document.addEventListener("paste", (event) => event.clipboardData.files.length && take(event, event.clipboardData));
+}
+
+main().catch((error) => say(error.message, true));

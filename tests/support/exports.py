@@ -1,0 +1,92 @@
+"""Packed files for the tests of exports: random networks, and what they should say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from micronet import params
+from micronet.compress.calibration import calibrate
+from micronet.compress.quantization import prepare
+from micronet.data.sources import fetch
+from micronet.errors import MicronetError
+from micronet.packed.errors import PackedFileError
+from micronet.packed.file import decode
+from micronet.packed.model import PackedModel
+from micronet.packed.packing import pack
+from tests.support import generated_networks, generated_shapes
+from tests.support.hostile import hostile_file
+from tests.support.images import random_images
+from tests.support.networks import settled
+from tests.support.packed import tiny_files
+from tests.support.places import ROOT
+
+
+@torch.no_grad()
+def random_file(seed: int) -> bytes | None:
+    """The packed file of a random network: of odd shapes, or of odd operations; None: the packer refuses it."""
+    chance = random.Random(seed)
+    if seed % 2:
+        model, image = generated_shapes.network(chance)
+        method = chance.choice(generated_shapes.METHODS)
+    else:
+        model, image = generated_networks.Recipe(chance), (3, 32, 32)
+        method = chance.choice(generated_networks.METHODS)
+    images = random_images(8, image=image)
+    try:
+        prepared = prepare(settled(model, images), method, image).eval()
+        calibrate(prepared, images)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "packed"
+            pack(prepared, path, quantize=method, seen=images)
+            return path.read_bytes()
+    except MicronetError:
+        return None
+
+
+RELEASED: dict[str, Any] = json.loads((ROOT / "tests/packed/released.json").read_text(encoding="utf-8"))
+"""What each released file was released with, by name."""
+
+
+def released(name: str) -> bytes:
+    """A released file; one that a later one replaced lies beside its tests."""
+    path = ROOT / f"release/{name}.safetensors"
+    return (path if path.exists() else ROOT / "tests/packed" / path.name).read_bytes()
+
+
+def sample() -> np.ndarray:
+    """(100, 3, 32, 32) uint8: every fifth test image of the sample, which `released.json` tells the logits of."""
+    arrays = fetch(params.Data(source="sample", validation_size=500))[1]
+    return arrays.test_images[::5].reshape(-1, 3, 32, 32).copy()
+
+
+def seen_by(model: PackedModel, pixels: np.ndarray) -> np.ndarray:
+    """Images of a model's shape: a smaller network sees a corner of each."""
+    channels, height, width = model.image
+    return np.ascontiguousarray(pixels[:, :channels, :height, :width])
+
+
+def digest(logits: np.ndarray) -> str:
+    """The sha256 of integer logits, as `released.json` has it."""
+    return hashlib.sha256(np.ascontiguousarray(np.asarray(logits).astype("<i8")).tobytes()).hexdigest()
+
+
+def altered_files(count: int, seed: int = 0) -> list[bytes]:
+    """What hostile files decode to other networks, of so many; every operation is in some of them."""
+    sources = tiny_files()
+    return [data for data in (hostile_file(sources, number, seed) for number in range(count)) if _decodes(data)]
+
+
+def _decodes(data: bytes) -> bool:
+    try:
+        decode(data)
+    except PackedFileError:
+        return False
+    return True
