@@ -165,6 +165,7 @@ class Trimming(FixedMask):
             for name, module in self._layers(prepared)
         )
         self.squares: dict[str, Tensor] = {}
+        self.seen: list[tuple[str, Tensor]] = []  # gradients of this step, by layer
         for name, module in self._layers(prepared):
             self.squares[name] = torch.zeros_like(module.weight, requires_grad=False)
             self._watch(name, module.quantizer)
@@ -179,14 +180,23 @@ class Trimming(FixedMask):
 
     def _watch(self, name: str, quantizer: nn.Module) -> None:
         def remember(gradient: Tensor) -> None:
-            squares = self.squares[name].to(gradient.device)
-            self.squares[name] = squares.lerp_(gradient.square(), 1 - SQUARES_DECAY)
+            self.seen.append((name, gradient))
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if output.requires_grad and module is quantizer:  # a copy, which has this hook too, does not count
                 output.register_hook(remember)
 
         quantizer.register_forward_hook(hook)
+
+    def gradients(self) -> list[Tensor]:
+        return [gradient for _, gradient in self.seen]
+
+    @torch.no_grad()
+    def before_step(self, model: nn.Module) -> None:
+        for name, gradient in self.seen:
+            squares = self.squares[name].to(gradient.device)
+            self.squares[name] = squares.lerp_(gradient.square(), 1 - SQUARES_DECAY)
+        self.seen.clear()
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
