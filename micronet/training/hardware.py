@@ -52,8 +52,8 @@ def machine(engine: Engine, rank: int = 0) -> Machine:
         raise ThreadsError(f"{ignored[0]}; torch is loaded already, so unset it before")
     if engine.threads:
         torch.set_num_threads(engine.threads)
-    cuda = engine.device == "cuda" or (engine.device == "auto" and torch.cuda.is_available())
-    check_processes(engine.processes, cuda)
+    check_processes(engine)
+    cuda = _on_cuda(engine)
     device = torch.device("cuda" if cuda else "cpu")
     if cuda and engine.processes > 1:
         device = torch.device("cuda", rank)
@@ -65,14 +65,26 @@ def machine(engine: Engine, rank: int = 0) -> Machine:
     return Machine(device, bf16, channels_last=engine.channels_last, compile=engine.compile, any_precision=free)
 
 
-def check_processes(processes: int, cuda: bool) -> None:
-    """Raises `ParamsError` where there are fewer GPUs, or cores, than processes."""
-    if processes == 1:
+def _on_cuda(engine: Engine) -> bool:
+    return engine.device == "cuda" or (engine.device == "auto" and torch.cuda.is_available())
+
+
+def check_processes(engine: Engine) -> None:
+    """Raises `ParamsError` where there are fewer GPUs, or cores, than `engine.processes`."""
+    if engine.processes == 1:
         return
-    most, kind = (torch.cuda.device_count(), "GPUs") if cuda else (len(os.sched_getaffinity(0)), "cores")
-    if processes > most:
-        other = "; engine.device: cpu counts cores" if cuda else ""
-        raise ParamsError([f"engine.processes: must be <= {max(1, most)}, the {kind} here (got {processes}){other}"])
+    most, kind, way = _cores(), "cores", ""
+    if _on_cuda(engine):
+        most, kind, way = torch.cuda.device_count(), "GPUs", "; engine.device: cpu counts cores"
+    if engine.processes > most:
+        got = f"(got {engine.processes})"
+        raise ParamsError([f"engine.processes: must be <= {max(1, most)}, the {kind} of this machine {got}{way}"])
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def suited(model: nn.Module, machine: Machine) -> Machine:
