@@ -29,6 +29,7 @@ from micronet.sections import (
     NonNegative,
     Place,
     Positive,
+    Processes,
     Seconds,
     Section,
     Threads,
@@ -56,7 +57,8 @@ class ParamsError(MicronetError):
 
 
 class Engine(Section):
-    """How the machine is used. On one machine kind, only `threads`, `precision` and `compile` change results."""
+    """How the machine is used. On one machine kind, only `threads`, `processes`, `precision` and `compile` change
+    results."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -64,7 +66,12 @@ class Engine(Section):
         description="auto: bf16 on CUDA, and on CPUs with AMX or AVX-512 BF16 for networks without depthwise "
         "convolutions; else fp32",
     )
-    threads: Threads = Field(default=2, description="CPU threads of torch; 0 leaves torch's own choice")
+    threads: Threads = Field(default=2, description="CPU threads of torch, a process; 0 leaves torch's own choice")
+    processes: Processes = Field(
+        default=1,
+        exclude_if=lambda processes: processes == 1,
+        description="that train together, each on its share of every batch: at most as many as cores, on CUDA as GPUs",
+    )
     channels_last: bool = True
     compile: Literal["auto", "on", "off"] = Field(
         default="auto", description="torch.compile the network in training; auto: long runs on CUDA, without quantizers"
@@ -382,6 +389,22 @@ class Params(Section):
     retrain: Retrain
     quantize: Quantize
     score: Score
+
+    @model_validator(mode="after")
+    def _processes_share_every_batch(self) -> Params:
+        processes = self.engine.processes
+        for name in ("teacher", "student", "distill", "prune", "retrain", "quantize"):
+            train: Train = getattr(self, name).train
+            size = train.max_batch_size if train.batch_size == "auto" else train.batch_size
+            if train.epochs and size < processes:
+                key = "max_batch_size" if train.batch_size == "auto" else "batch_size"
+                raise ValueError(f"{name}.train.{key}: must be >= engine.processes, {processes} (got {size})")
+        if processes > 1 and self.quantize.method == "fx_int8" and self.quantize.train.epochs:
+            raise ValueError(
+                "quantize.method: fx_int8 observes its ranges in one process, engine.processes: 1 or method: lsq works "
+                f"(got engine.processes: {processes})"
+            )
+        return self
 
 
 def read_yaml(path: Path | str) -> Any:

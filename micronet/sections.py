@@ -18,6 +18,7 @@ PositiveCount = Annotated[int, Field(ge=1, le=1_000_000)]
 Epochs = Annotated[int, Field(ge=0, le=100_000)]  # a row each of a curve that people read
 BatchSize = PositiveCount  # no split has more images; a batch larger than its split is all of it
 Threads = Annotated[int, Field(ge=0, le=1024)]  # torch starts them all, and no machine has more cores
+Processes = Annotated[int, Field(ge=1, le=1024)]  # each needs a core or a GPU
 Views = Annotated[int, Field(ge=0, le=1000)]  # each takes a pass of the teacher, and 2 MB
 
 

@@ -20,7 +20,7 @@ from micronet.errors import MicronetError
 from micronet.packed.packing import rehearse
 from micronet.params import Params, Student, Teacher
 from micronet.scoring.counting import operations
-from micronet.training.hardware import Machine
+from micronet.training.hardware import Machine, check_processes
 from micronet.training.starts import StartError, started
 from micronet.training.trial import check_network, class_count
 from models import own
@@ -41,6 +41,9 @@ def inconsistencies(params: Params) -> list[str]:
     faults: list[str] = []
     if params.engine.device == "cuda" and not torch.cuda.is_available():
         faults.append("engine.device: cuda needs a GPU, and torch sees none here; cpu or auto would work")
+    else:
+        with _told("engine.processes", faults, data):
+            check_processes(params.engine)
     networks = {}
     for section in ("teacher", "student"):
         with _told(f"{section}.model", faults, data):
@@ -104,8 +107,12 @@ def _batches_of_one(params: Params, networks: dict[str, nn.Module], data: Descri
     """Faults of sections that train a network on one image at a time which cannot: a norm has one value to average."""
     for section in ("teacher", *OF_THE_STUDENT):
         train, name = getattr(params, section).train, "teacher" if section == "teacher" else "student"
-        if train.batch_size == 1 and train.epochs and name in networks and not _trains_on_one(networks[name], data):
-            yield f"{section}.train.batch_size: must be >= 2, a batch norm of {name}.model sees a 1 x 1 map (got 1)"
+        size, ranks = train.batch_size, params.engine.processes
+        if size == "auto" or size >= 2 * ranks or not train.epochs or name not in networks:
+            continue
+        if not _trains_on_one(networks[name], data):
+            needed = f"must be >= {2 * ranks}" + (", two a process" if ranks > 1 else "")
+            yield f"{section}.train.batch_size: {needed}, a batch norm of {name}.model sees a 1 x 1 map (got {size})"
 
 
 def _trains_on_one(network: nn.Module, data: Description) -> bool:

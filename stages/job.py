@@ -74,6 +74,10 @@ class Job:
         }
         write_json(METRICS / "runs" / f"{self.stage}.json", record | facts)
 
+    def perform(self, work: Callable[[Self], int | None]) -> int | None:
+        """Does the stage's work. Returns what `work` gives."""
+        return work(self)
+
     @classmethod
     def main(
         cls,
@@ -90,6 +94,6 @@ class Job:
 
             for folder in (METRICS / "curves", METRICS / "runs", CHECKPOINTS):
                 check_place(folder)  # before hours of work, not after them
-            return work(cls(Path(script), params, switches, reporter))
+            return cls(Path(script), params, switches, reporter).perform(work)
 
         return run(script, description, started, flags, more)

@@ -37,7 +37,7 @@ class TaughtJob(TrainingJob):
         model: nn.Module,
         section: parameters.Taught,
         *,
-        state: ResumeState,
+        state: ResumeState | None,
         constraint: Constraint | None = None,
     ) -> TrainResult:
         """Trains the model as the section says."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from common import CHECKPOINTS, MANIFEST, METRICS, model_faults
 from dependencies import stage_digests
 from job import Job
 
 from micronet import params as parameters
+from micronet.training.processes import Member, together
+from micronet.training.reporting import Reporter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,14 +36,28 @@ STATE = Path("run")
 FIT_IMAGES = 5000  # training images that a model may set itself from before it trains
 
 
+@dataclass
 class TrainingJob(Job):
-    """A run of a stage that trains."""
+    """A run of a stage that trains, or one of the processes that train together."""
+
+    member: Member = field(default_factory=Member)
+
+    def perform(self, work: Callable[[Self], int | None]) -> int | None:
+        """Does the stage's work in `engine.processes` processes; the first one writes and reports."""
+
+        def join(member: Member) -> int | None:
+            job = replace(self, member=member, reporter=self.reporter if member.first else Reporter())
+            if member.size > 1:
+                _ = job.machine  # which says whether it has room for so many
+            return work(job)
+
+        return together(self.params.engine.processes, self.stage, join)
 
     @cached_property
     def machine(self) -> Machine:
         from micronet.training.hardware import machine
 
-        return machine(self.params.engine)
+        return machine(self.params.engine, self.member.rank)
 
     @property
     def seed(self) -> int:
@@ -83,13 +100,17 @@ class TrainingJob(Job):
         return load(CHECKPOINTS / f"{name}.safetensors")
 
     @contextmanager
-    def resumable(self, section: str, inputs: tuple[str, ...] = ()) -> Iterator[ResumeState]:
+    def resumable(self, section: str, inputs: tuple[str, ...] = ()) -> Iterator[ResumeState | None]:
         """State of an earlier, interrupted run of the same work; removed when the block succeeds.
 
-        It is found again only when all that decides the result is the same: params, code, input checkpoints, data.
+        It is found again only when all that decides the result is the same: params, code, input checkpoints, data. Of
+        several processes the first one alone has it.
         """
         from micronet.training.state import ResumeState
 
+        if not self.member.first:
+            yield None
+            return
         paths = [CHECKPOINTS / f"{name}.safetensors" for name in inputs]
         for path in paths:
             self.load(path.stem)  # a missing or foreign input is named before anything is written
@@ -105,30 +126,37 @@ class TrainingJob(Job):
         model: nn.Module,
         config: parameters.Train,
         *,
-        state: ResumeState,
+        state: ResumeState | None,
         loss: Loss | None = None,
         sampler: Sampler | None = None,
         constraint: Constraint | None = None,
     ) -> TrainResult:
-        """`micronet.training.train` on this stage's data, machine, seed and places."""
+        """`micronet.training.train` on this stage's data, machine, seed and places. Of several processes the first one
+        returns from it, alone."""
         from micronet.training.loop import train
+        from micronet.training.ranks import joined
 
-        return train(
-            model,
-            config=config,
-            training=self.split("train"),
-            validation=self.split("validation"),
-            machine=self.machine,
-            seed=self.seed,
-            loss=loss,
-            sampler=sampler,
-            constraint=constraint,
-            state=state,
-            reporter=self.reporter,
-            curve=METRICS / "curves" / f"{self.stage}.csv",
-            evaluation_batch_size=self.params.engine.evaluation_batch_size,
-            save_every_seconds=self.params.engine.save_every_seconds,
-        )
+        training, validation = self.split("train"), self.split("validation")
+        with joined(self.member, self.machine) as ranks:
+            result = train(
+                model,
+                config=config,
+                training=training,
+                validation=validation,
+                machine=self.machine,
+                seed=self.seed,
+                loss=loss,
+                sampler=sampler,
+                constraint=constraint,
+                ranks=ranks,
+                state=state,
+                reporter=self.reporter,
+                curve=METRICS / "curves" / f"{self.stage}.csv" if self.member.first else None,
+                evaluation_batch_size=self.params.engine.evaluation_batch_size,
+                save_every_seconds=self.params.engine.save_every_seconds,
+            )
+        self.member.leave()
+        return result
 
     def save(self, name: str, model: nn.Module, result: TrainResult, *sections: str, zeros: int | None = None) -> None:
         """Writes the checkpoint, `metrics/STAGE.json` and `metrics/runs/STAGE.json`.
@@ -185,5 +213,6 @@ class TrainingJob(Job):
             device=device_name(self.machine),
             precision=result.precision,
             threads=torch.get_num_threads(),
+            processes=self.member.size,
             torch=torch.__version__,
         )

@@ -124,8 +124,9 @@ def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
         board.ended(outcome.work.name, [row], outcome.seconds)
 
     archive = engine.packed(place, sweep.commit)
-    threads = max([task.tree.get("engine", {}).get("threads", 2) for task in sweep.tasks] or [1])
-    needed = sweep.spec.needs.cpus or max(1, threads)
+    engines = [task.tree.get("engine", {}) for task in sweep.tasks]
+    cores = max([max(1, each.get("threads", 2)) * each.get("processes", 1) for each in engines] or [1])
+    needed = sweep.spec.needs.cpus or cores
     with engine.started(cpus) as ray:
         order = partial(engine.order_of, spec=sweep.spec, commit=sweep.commit, place=place, price=price)
         runner = engine.Engine(ray, sweep.spec, needed, order, archive, take=take, began=board.began)

@@ -86,7 +86,9 @@ class Budget(Section):
 class Needs(Section):
     """What a task takes of a machine."""
 
-    cpus: Annotated[int, Field(ge=1, le=1024)] | None = Field(default=None, description="default: engine.threads")
+    cpus: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None, description="default: engine.threads times engine.processes"
+    )
     gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
 
 

@@ -199,6 +199,9 @@ class FixedMask:
     def __init__(self, model: nn.Module):
         self.masks = {name: module.weight.detach() != 0 for name, module in prunable(model)}
 
+    def gradients(self) -> list[Tensor]:
+        return []
+
     def before_step(self, model: nn.Module) -> None:
         pass
 
@@ -245,6 +248,9 @@ class PruningSchedule:
         floor, exponent = self.config.layer_floor, self.config.cost_exponent
         self.masks = global_masks(model, amount, layer_floor=floor, cost_exponent=exponent, image=self.image)
         apply_masks(model, self.masks)
+
+    def gradients(self) -> list[Tensor]:
+        return []
 
     @torch.no_grad()
     def before_step(self, model: nn.Module) -> None:

@@ -164,9 +164,10 @@ class Trimming(FixedMask):
             layer_price(module.quantizer.codes(module.weight)[0] != 0, self.prices[name])
             for name, module in self._layers(prepared)
         )
-        self.squares: dict[str, Tensor] = {}
+        self._squares: dict[str, Tensor] = {}
+        self._seen: list[tuple[str, Tensor]] = []  # gradients that are not in the squares yet, by layer
         for name, module in self._layers(prepared):
-            self.squares[name] = torch.zeros_like(module.weight, requires_grad=False)
+            self._squares[name] = torch.zeros_like(module.weight, requires_grad=False)
             self._watch(name, module.quantizer)
 
     def price(self) -> float:
@@ -179,14 +180,28 @@ class Trimming(FixedMask):
 
     def _watch(self, name: str, quantizer: nn.Module) -> None:
         def remember(gradient: Tensor) -> None:
-            squares = self.squares[name].to(gradient.device)
-            self.squares[name] = squares.lerp_(gradient.square(), 1 - SQUARES_DECAY)
+            self._seen.append((name, gradient))
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if output.requires_grad and module is quantizer:  # a copy, which has this hook too, does not count
                 output.register_hook(remember)
 
         quantizer.register_forward_hook(hook)
+
+    def gradients(self) -> list[Tensor]:
+        return [gradient for _, gradient in self._seen]
+
+    @property
+    def squares(self) -> dict[str, Tensor]:
+        """Running means of the squared gradients of the quantized weights, by layer."""
+        seen, self._seen = self._seen, []
+        for name, gradient in seen:
+            squares = self._squares[name].to(gradient.device)
+            self._squares[name] = squares.lerp_(gradient.square(), 1 - SQUARES_DECAY)
+        return self._squares
+
+    def before_step(self, model: nn.Module) -> None:
+        _ = self.squares  # no gradient is held longer than needed
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
@@ -217,5 +232,5 @@ class Trimming(FixedMask):
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.step = int(state["step"])
-        self.squares = {name: state[f"squares {name}"] for name in self.squares}
+        self._squares = {name: state[f"squares {name}"] for name in self.squares}
         self.masks = {name: state[MASK + name] for name in self.masks}

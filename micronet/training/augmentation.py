@@ -16,6 +16,8 @@ from torch import Tensor
 from micronet import params
 from micronet.data.images import PIXEL_ZERO, normalise
 
+WHOLE = slice(None)
+
 
 def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, mirrored: Tensor, padding: int) -> Tensor:
     """Pads every image with mid grey, cuts one window of the old size out of each, mirrors some.
@@ -77,9 +79,14 @@ def _cutmix_masks(count: int, size: tuple[int, int], alpha: float, generator: to
 
 
 def augment(
-    images: Tensor, labels: Tensor, config: params.Augment, generator: torch.Generator, classes: int
+    images: Tensor,
+    labels: Tensor,
+    config: params.Augment,
+    generator: torch.Generator,
+    classes: int,
+    part: slice = WHOLE,
 ) -> tuple[Tensor, Tensor]:
-    """Augments and normalises a batch, on the images' own device.
+    """Augments and normalises a batch, or a part of it, on the images' own device.
 
     Args:
         images: (N, C, H, W) uint8.
@@ -87,42 +94,47 @@ def augment(
         config: what is switched on.
         generator: the only source of random numbers, on the CPU or on the images' device.
         classes: how many the network tells apart; only mixed targets need it.
+        part: of the batch that is wanted. All of the batch is drawn for, so that a part is the same in any division.
 
     Returns:
-        Images, (N, C, H, W) float32, normalised, channels-last; and targets: the labels as they are, or, when
-        mixup or CutMix is on, (N, classes) float32 of which every row sums to 1.
+        Of the part: images, (N, C, H, W) float32, normalised, channels-last; and targets: the labels as they are, or,
+        when mixup or CutMix is on, (N, classes) float32 of which every row sums to 1.
     """
     count, device, size = len(images), images.device, (images.shape[2], images.shape[3])
+    mixes = config.cutmix_alpha > 0 or config.mixup_alpha > 0
+    near = WHOLE if mixes else part  # an image is mixed with any other one
+    images = images[near]
     if config.crop_padding or config.flip:
         rows, columns = (_integers(2 * config.crop_padding + 1, count, generator).to(device) for _ in range(2))
         mirrored = (_uniform(count, generator) < (0.5 if config.flip else 0.0)).to(device)
-        images = crop_and_flip(images, rows, columns, mirrored, config.crop_padding)
+        images = crop_and_flip(images, rows[near], columns[near], mirrored[near], config.crop_padding)
     if config.cutout_size:
         side = torch.full((count,), config.cutout_size, device=device)
         top, left = (_integers(extent, count, generator).to(device) - config.cutout_size // 2 for extent in size)
-        images = images.masked_fill(box_masks(top, left, side, side, size), PIXEL_ZERO)
+        images = images.masked_fill(box_masks(top, left, side, side, size)[near], PIXEL_ZERO)
 
     cutmix_share = config.cutmix_probability if config.cutmix_alpha > 0 else 0.0
     mixup_share = config.mixup_probability if config.mixup_alpha > 0 else 0.0
-    if not config.cutmix_alpha > 0 and not config.mixup_alpha > 0:
-        return normalise(images).contiguous(memory_format=torch.channels_last), labels
+    if not mixes:
+        return normalise(images).contiguous(memory_format=torch.channels_last), labels[part]
 
     # one uniform draw decides between CutMix, mixup and neither, so that no image gets both
     choice = _uniform(count, generator)
-    partner = torch.randperm(count, generator=generator, device=generator.device).to(device)
+    partner = torch.randperm(count, generator=generator, device=generator.device).to(device)[part]
     others = images[partner]  # taken before any box is pasted, so that a partner's label is the whole truth
-    kept = torch.ones(count, device=device)  # the share of its own label that an image keeps
+    images = images[part]
+    kept = torch.ones(len(images), device=device)  # the share of its own label that an image keeps
     if config.cutmix_alpha > 0:
         masks = _cutmix_masks(count, size, config.cutmix_alpha, generator)
-        masks = (masks & (choice < cutmix_share)[:, None, None, None]).to(device)
+        masks = (masks & (choice < cutmix_share)[:, None, None, None])[part].to(device)
         images = torch.where(masks, others, images)
         kept = 1 - masks.sum((1, 2, 3)) / (size[0] * size[1])
     result = normalise(images)
     if config.mixup_alpha > 0:
         mixed = (choice >= cutmix_share) & (choice < cutmix_share + mixup_share)
-        weight = torch.where(mixed, sample_beta(config.mixup_alpha, count, generator), 1.0).float().to(device)
+        weight = torch.where(mixed, sample_beta(config.mixup_alpha, count, generator), 1.0)[part].float().to(device)
         result = torch.lerp(normalise(others), result, weight[:, None, None, None])
         kept = kept * weight
     one_hot = F.one_hot(labels.long(), classes).float()
-    targets = torch.lerp(one_hot[partner], one_hot, kept[:, None])
+    targets = torch.lerp(one_hot[partner], one_hot[part], kept[:, None])
     return result.contiguous(memory_format=torch.channels_last), targets

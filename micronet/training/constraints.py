@@ -12,6 +12,9 @@ MASK = "mask "  # begins the name of a layer's mask in the state of a constraint
 class Constraint(Protocol):
     """What holds for the weights: a mask, a schedule of masks, a clip."""
 
+    def gradients(self) -> list[Tensor]:
+        """What it has seen of this step's gradients. Where ranks share a batch they are added up, in place."""
+
     def before_step(self, model: nn.Module) -> None:
         """Called between the backward pass and the optimizer's step."""
 
@@ -27,6 +30,9 @@ class Constraint(Protocol):
 
 class Unconstrained:
     """The constraint that leaves the weights as they are."""
+
+    def gradients(self) -> list[Tensor]:
+        return []
 
     def before_step(self, model: nn.Module) -> None:
         pass

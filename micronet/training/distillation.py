@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from micronet.data.images import normalise
 from micronet.params import Augment, Distillation
-from micronet.training.augmentation import crop_and_flip
+from micronet.training.augmentation import WHOLE, crop_and_flip
 from micronet.training.hardware import Machine
 from micronet.training.losses import Loss, cross_entropy
 from micronet.training.memory import NoMemory, available_memory
@@ -191,8 +191,11 @@ def known_answers(views: Views, answers: Tensor, machine: Machine) -> Sampler:
     """
     answers, views = answers.to(machine.device), views.to(machine.device)
 
-    def sample(images: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator) -> Batch:
+    def sample(
+        images: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator, part: slice = WHOLE
+    ) -> Batch:
         drawn = torch.randint(len(views), (len(indices),), generator=generator, device=generator.device)
+        drawn, indices = drawn[part], indices[part]
         return Batch(views.show(images[indices], drawn, indices), labels[indices], answers[drawn, indices])
 
     return sample

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from micronet.params import Engine
+from micronet.params import Engine, ParamsError
 from micronet.training.openmp import ThreadsError, settle
 
 COMPILE_STEPS = 5_000  # a run this long earns back the minute or so that compiling takes
@@ -39,10 +39,11 @@ class Machine:
         return replace(self, autocast=False)
 
 
-def machine(engine: Engine) -> Machine:
+def machine(engine: Engine, rank: int = 0) -> Machine:
     """Chooses the device and precision, sets threads and deterministic kernels.
 
-    Raises `ThreadsError` for settings of OpenMP with which torch, which has read them by now, would hang.
+    Each of several ranks has a GPU of its own. Raises `ThreadsError` for settings of OpenMP with which torch, which has
+    read them by now, would hang, and `ParamsError` for more `engine.processes` than cores or GPUs.
 
     `precision: auto` is bf16 on CUDA and on CPUs that multiply it, with AMX or AVX-512 BF16, where it is two to three
     times as fast; elsewhere bf16 is emulated and ten times slower, so it is fp32.
@@ -51,13 +52,39 @@ def machine(engine: Engine) -> Machine:
         raise ThreadsError(f"{ignored[0]}; torch is loaded already, so unset it before")
     if engine.threads:
         torch.set_num_threads(engine.threads)
-    cuda = engine.device == "cuda" or (engine.device == "auto" and torch.cuda.is_available())
+    check_processes(engine)
+    cuda = _on_cuda(engine)
     device = torch.device("cuda" if cuda else "cpu")
+    if cuda and engine.processes > 1:
+        device = torch.device("cuda", rank)
+        torch.cuda.set_device(device)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would load the compiler, for two seconds
     bf16 = engine.precision == "bf16" or (engine.precision == "auto" and (cuda or multiplies_bf16()))
     free = engine.precision == "auto"
     return Machine(device, bf16, channels_last=engine.channels_last, compile=engine.compile, any_precision=free)
+
+
+def _on_cuda(engine: Engine) -> bool:
+    return engine.device == "cuda" or (engine.device == "auto" and torch.cuda.is_available())
+
+
+def check_processes(engine: Engine) -> None:
+    """Raises `ParamsError` where there are fewer GPUs, or cores, than `engine.processes`."""
+    if engine.processes == 1:
+        return
+    most, kind, way = _cores(), "cores", ""
+    if _on_cuda(engine):
+        most, kind, way = torch.cuda.device_count(), "GPUs", "; engine.device: cpu counts cores"
+    if engine.processes > most:
+        got = f"(got {engine.processes})"
+        raise ParamsError([f"engine.processes: must be <= {max(1, most)}, the {kind} of this machine {got}{way}"])
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def suited(model: nn.Module, machine: Machine) -> Machine:

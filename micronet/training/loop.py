@@ -22,6 +22,7 @@ from micronet.training.hardware import Machine
 from micronet.training.interruption import Interrupted, orphan_watch, stop_signals
 from micronet.training.losses import Loss
 from micronet.training.memory import memory_faults
+from micronet.training.ranks import Ranks
 from micronet.training.reporting import EpochRow, Reporter, write_curve
 from micronet.training.run import Run
 from micronet.training.sampling import Sampler
@@ -51,13 +52,14 @@ class Saves:
         self.state, self.every_seconds = state, every_seconds
         self.last = time.monotonic()
 
-    def restore(self, run: Run, reporter: Reporter) -> None:
-        """Puts the run where an earlier one was saved."""
+    def restore(self, run: Run, reporter: Reporter) -> bool:
+        """Puts the run where an earlier one was saved; tells whether there was one."""
         saved, remark = self.state.load(run.restore) if self.state else (None, None)
         if remark:
             reporter.say(remark)
         if saved:
             reporter.say(f"going on after epoch {run.epoch}, step {run.step_in_epoch} of {run.steps_an_epoch}")
+        return saved is not None
 
     def save(self, run: Run) -> None:
         """Saves the run."""
@@ -83,6 +85,7 @@ def train(
     loss: Loss | None = None,
     sampler: Sampler | None = None,
     constraint: Constraint | None = None,
+    ranks: Ranks | None = None,
     state: ResumeState | None = None,
     reporter: Reporter | None = None,
     curve: Path | str | None = None,
@@ -95,6 +98,7 @@ def train(
         loss: from logits and the batch that gave them; cross entropy by default.
         sampler: draws the batches; what `config.augment` says by default.
         constraint: applied after every optimizer step, and to the averaged weights before they are used.
+        ranks: the processes that train together, which all call this; the first one's state, reporter and curve count.
         state: where the run is saved and from where it goes on; None: nowhere.
         curve: CSV, a row an epoch.
         save_every_seconds: least time between two saves within an epoch; each epoch's end is saved too.
@@ -104,13 +108,15 @@ def train(
         Interrupted: Ctrl-C, SIGTERM, or DVC died; after the current step, with the state saved.
         WeightsError, TrainingError: network, images, labels and params do not go together. Nothing was trained.
         NoMemory: a batch does not fit into memory.
+        RanksError: a process that trains along is gone.
     """
-    reporter = reporter or Reporter()
+    reporter, ranks = reporter or Reporter(), ranks or Ranks()
     check_split(validation, "validation")
-    run = Run(model, config, training, machine, seed, loss=loss, sampler=sampler, constraint=constraint)
+    run = Run(model, config, training, machine, seed, loss=loss, sampler=sampler, constraint=constraint, ranks=ranks)
     check_labels(validation.labels, run.classes, "validation")
     saves, orphaned = Saves(state, save_every_seconds), orphan_watch()
-    saves.restore(run, reporter)
+    if ranks.of_first(lambda: saves.restore(run, reporter)):
+        ranks.same(run.snapshot, run.restore)
     reporter.start(epochs=config.epochs, images=run.steps_an_epoch * run.batch_size, epoch=run.epoch)
     try:
         with stop_signals() as signals:
@@ -130,7 +136,7 @@ def train(
     if run.rows:
         accuracy = run.rows[-1].validation_accuracy_percent
     else:
-        _, accuracy = evaluate(model, validation, run.machine, evaluation_batch_size)
+        _, accuracy = ranks.of_first(lambda: evaluate(model, validation, run.machine, evaluation_batch_size))
     return TrainResult(
         rows=run.rows,
         batch_size=run.batch_size,

@@ -20,11 +20,12 @@ from micronet.training.hardware import Machine, compiled, suited
 from micronet.training.losses import Loss, cross_entropy
 from micronet.training.moving_average import MovingAverage
 from micronet.training.optimizers import make_optimizer
+from micronet.training.ranks import Ranks
 from micronet.training.reporting import EpochRow
 from micronet.training.sampling import Batch, Sampler, augmented, batches
 from micronet.training.schedules import learning_rate
 from micronet.training.snapshots import check_snapshot
-from micronet.training.trial import check_labels, check_network, check_split, class_count
+from micronet.training.trial import check_labels, check_network, check_shares, check_split, class_count
 
 EXPLODED = 100.0  # times the loss of a network that has not learned its classes, at least ten, yet
 
@@ -51,17 +52,22 @@ class Run:
         loss: Loss | None = None,
         sampler: Sampler | None = None,
         constraint: Constraint | None = None,
+        ranks: Ranks | None = None,
     ):
         check_network(model)
         check_split(training, "training")
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.ranks = config, seed, ranks or Ranks()
         self.machine = suited(model, machine)
         self.model = self.machine.place(model).train()
+        self.ranks.same(self.model.state_dict, self.model.load_state_dict)
         self.images = training.images.to(self.machine.device)
         self.labels = training.labels.to(self.machine.device).long()
-        self.batch_size, self.peak = find_batch_size(model, config, self.machine, training.images.shape[1:])
+        self.batch_size, self.peak = self.ranks.of_first(
+            lambda: find_batch_size(model, config, self.machine, training.images.shape[1:])
+        )
+        smallest = check_shares(min(self.batch_size, len(self.labels)), self.ranks.size)
         self.classes = class_count(
-            model, training.images, self.machine, batch_size=self.batch_size, trains=config.epochs > 0
+            model, training.images, self.machine, batch_size=smallest, trains=config.epochs > 0, ranks=self.ranks.size
         )
         check_labels(training.labels, self.classes, "training")
         self.loss = loss or cross_entropy(config.label_smoothing)
@@ -150,13 +156,17 @@ class Run:
         step = self.epoch * self.steps_an_epoch + self.step_in_epoch
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
-        batch = self.sampler(self.images, self.labels, indices, self.generator)
+        self.ranks.begin(self.model, self.seed * 1_000_003 + step)
+        part = self.ranks.share(len(indices))
+        batch = self.sampler(self.images, self.labels, indices, self.generator, part)
         batch = replace(batch, images=batch.images.contiguous(memory_format=self.machine.memory_format))
         with torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.machine.autocast):
             logits = self.forward(batch.images)
         loss = self.loss(logits, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.ranks.backward(loss, len(logits), len(indices))
+        figures = self._figures(loss, logits, batch, len(indices))
+        self.ranks.sum(self.model, [*self.constraint.gradients(), figures])
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.constraint.before_step(self.model)
@@ -166,14 +176,16 @@ class Run:
             self.average.update(self.model)
         self.step_in_epoch += 1
         self.images_seen += len(indices)
-        self._count(loss, logits, batch)
-        return loss.detach()
+        self.totals += figures[:2]
+        return figures[2]
 
     @torch.no_grad()
-    def _count(self, loss: Tensor, logits: Tensor, batch: Batch) -> None:
+    def _figures(self, loss: Tensor, logits: Tensor, batch: Batch, count: int) -> Tensor:
+        """(3,) float32: the sum of the losses, the number of correct answers, and of the mean loss of all `count`
+        images of the batch what these ones add."""
         labels = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
-        self.totals[0] += loss * len(logits)
-        self.totals[1] += (logits.argmax(1) == labels).sum()
+        loss, correct = loss.detach().float(), (logits.argmax(1) == labels).sum().float()
+        return torch.stack([loss * len(logits), correct, loss * (len(logits) / count)])
 
     def check(self, loss: float) -> None:
         """Raises `TrainingDiverged` for the loss of the last step when nothing good can come of it."""
@@ -191,7 +203,8 @@ class Run:
         rate = self.rate((self.epoch + 1) * self.steps_an_epoch - 1)
         self.epoch += 1
         self.step_in_epoch = 0
-        validation_loss, accuracy = evaluate(self.kept_model(), validation, self.machine, batch_size)
+        kept = self.kept_model()
+        validation_loss, accuracy = self.ranks.of_first(lambda: evaluate(kept, validation, self.machine, batch_size))
         train_loss, correct = (self.totals / self.images_an_epoch).tolist()
         self.rows.append(EpochRow(self.epoch, rate, train_loss, 100.0 * correct, validation_loss, accuracy))
         return self.rows[-1]

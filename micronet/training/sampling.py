@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from micronet.params import Augment
-from micronet.training.augmentation import augment
+from micronet.training.augmentation import WHOLE, augment
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,27 @@ class Batch:
     answers: Tensor | None = None  # (N, classes) float32, the teacher's logits, where they were computed before
 
 
-# All images (M, C, H, W) uint8, all labels (M,), a batch's indices (N,), a generator -> the batch.
-Sampler = Callable[[Tensor, Tensor, Tensor, torch.Generator], Batch]
+class Sampler(Protocol):
+    """Draws a batch, or a part of it: what is in the part is what it would be in the whole."""
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator, part: slice = WHOLE
+    ) -> Batch:
+        """
+        Args:
+            images, labels: all of them, (M, C, H, W) uint8 and (M,).
+            indices: of the whole batch, (N,).
+            generator: ends in the same state, whatever the part.
+        """
 
 
 def augmented(config: Augment, classes: int) -> Sampler:
     """The plain sampler: every image is augmented anew whenever it is seen; mixed targets are (N, classes)."""
 
-    def sample(images: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator) -> Batch:
-        return Batch(*augment(images[indices], labels[indices], config, generator, classes))
+    def sample(
+        images: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator, part: slice = WHOLE
+    ) -> Batch:
+        return Batch(*augment(images[indices], labels[indices], config, generator, classes, part))
 
     return sample
 

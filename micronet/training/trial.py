@@ -61,12 +61,23 @@ def check_network(model: nn.Module) -> None:
             )
 
 
-def class_count(model: nn.Module, images: Tensor, machine: Machine, *, batch_size: int, trains: bool = True) -> int:
+def check_shares(batch_size: int, ranks: int) -> int:
+    """How many images of a batch a rank sees at least. Raises `TrainingError` where it would see none."""
+    if batch_size < ranks:
+        raise TrainingError(
+            f"a batch of {batch_size} has no image for each of {ranks} ranks; engine.processes: {batch_size} would work"
+        )
+    return batch_size // ranks
+
+
+def class_count(
+    model: nn.Module, images: Tensor, machine: Machine, *, batch_size: int, trains: bool = True, ranks: int = 1
+) -> int:
     """How many classes a network tells apart. A copy of it sees one image or two, as it would in a step.
 
     Args:
         images: (N, C, H, W) uint8.
-        batch_size: of a step: 1 is tried as 1.
+        batch_size: of a step on one rank: 1 is tried as 1.
         trains: whether it is to be trained, or measured alone.
 
     Raises:
@@ -83,7 +94,7 @@ def class_count(model: nn.Module, images: Tensor, machine: Machine, *, batch_siz
     except MicronetError:
         raise
     except Exception as error:  # whatever a network of the user's own raises
-        raise TrainingError(_why(error, model, batch)) from None
+        raise TrainingError(_why(error, model, batch, ranks)) from None
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(batch) or not logits.shape[1]:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise TrainingError(f"the network gives {got} for {len(batch)} images, it must give logits (N, classes)")
@@ -92,12 +103,12 @@ def class_count(model: nn.Module, images: Tensor, machine: Machine, *, batch_siz
     return logits.shape[1]
 
 
-def _why(error: Exception, model: nn.Module, batch: Tensor) -> str:
+def _why(error: Exception, model: nn.Module, batch: Tensor, ranks: int) -> str:
     """One line for what a network raised at its first images."""
     if len(batch) == 1 and "more than 1 value per channel" in str(error):
         return (
             "a batch norm behind a map of 1 x 1 sees one value a channel of a batch of one image, which has no "
-            "variance; batch_size: 2 works, with two training images or more"
+            f"variance; batch_size: {2 * ranks} works, with {2 * ranks} training images or more"
         )
     kinds = {tensor.dtype for tensor in model.parameters() if tensor.dtype != torch.float32}
     if kinds:

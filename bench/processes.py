@@ -1,0 +1,119 @@
+"""Two processes of one thread against one process of two threads: the same batches, trained in turn on one machine.
+
+Each run is one of its own, started as a stage starts it, and times every step after the first ones, data and sums over
+processes included; evaluation is not. Of all steps of all turns the median counts, and the fastest beside it: on a
+machine with other work that says what the processors can do. Writes metrics/bench_processes.json and prints a table.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from _bench import BATCH_SIZE, CASES, TRAIN, Case, arguments, describe, engine, images, measure, write
+
+if TYPE_CHECKING:
+    from micronet.training.processes import Member
+
+TURNS = 3
+WARM_STEPS, STEPS = 1, 6
+SETTINGS = {"one process, two threads": (1, 2), "two processes, one thread each": (2, 1)}
+NAMES = ("densenet_nano", "laptop student", "laptop student, taught by the laptop teacher")
+
+
+def step_seconds(case: Case, threads: int, member: Member) -> list[float]:
+    """Seconds of each timed step on the first rank; the others end with it."""
+    import torch
+    from loops import Done
+
+    import models
+    from micronet import params
+    from micronet.data.images import Split
+    from micronet.training.distillation import distilled
+    from micronet.training.hardware import machine
+    from micronet.training.loop import train
+    from micronet.training.ranks import joined
+    from micronet.training.reporting import Reporter
+
+    class Times(Reporter):
+        def __init__(self) -> None:
+            self.marks: list[float] = []
+
+        def step(self, *, epoch: int, images: int, loss: float) -> None:
+            self.marks.append(time.perf_counter())
+            if len(self.marks) > WARM_STEPS + STEPS:
+                raise Done
+
+    here = machine(engine("cpu").model_copy(update={"threads": threads, "processes": member.size}), member.rank)
+    torch.manual_seed(0)
+    model = models.build(case.model)
+    loss = distilled(lambda: models.build(case.teacher), params.Distillation(), here) if case.teacher else None
+    pixels, labels = images((WARM_STEPS + STEPS + 2) * BATCH_SIZE)
+    split, times = Split(torch.from_numpy(pixels), torch.from_numpy(labels)), Times()
+    with joined(member, here) as ranks:
+        try:
+            train(
+                model, config=params.Train(epochs=1, **TRAIN), training=split, validation=split, machine=here,
+                seed=0, loss=loss, ranks=ranks, reporter=times if member.first else None,
+            )  # fmt: skip
+        except Done:
+            member.leave()
+    return [after - before for before, after in pairwise(times.marks[WARM_STEPS:])]
+
+
+def one_run(name: str, processes: int, threads: int) -> None:
+    """Prints the seconds of the steps of one run as JSON."""
+    from micronet.training.processes import together
+
+    def work(member: Member) -> int:
+        seconds = step_seconds(CASES[name], threads, member)
+        print(json.dumps({"seconds": seconds}))
+        return 0
+
+    together(processes, "bench", work)
+
+
+def compared(name: str) -> dict[str, Any]:
+    """What the settings take in turn."""
+    seconds: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
+    for _ in range(TURNS):
+        for setting, (processes, threads) in SETTINGS.items():
+            seconds[setting] += measure("processes.py", "run", name, str(processes), str(threads))["seconds"]
+    speeds = {
+        kind: {setting: BATCH_SIZE / found(times) for setting, times in seconds.items()}
+        for kind, found in (("median", statistics.median), ("fastest", min))
+    }
+    one, two = SETTINGS
+    ratios = {f"ratio_of_{kind}_steps": speed[two] / speed[one] for kind, speed in speeds.items()}
+    return ratios | {f"images_per_second_{kind}_step": speed for kind, speed in speeds.items()}
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["run"]:
+        one_run(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        return 0
+    args = arguments(__doc__.splitlines()[0], "metrics/bench_processes.json")
+    from rich.console import Console
+    from rich.table import Table
+
+    from micronet.training.hardware import machine
+
+    results = {name: compared(name) for name in NAMES}
+    write(args.output, {"machine": describe(machine(engine("cpu"))), "turns": TURNS, "cases": results})
+    table = Table(title="images a second of the median step, and of the fastest")
+    for column in ("case", *SETTINGS, "ratio", "of the fastest"):
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for name, result in results.items():
+        kinds = [result[f"images_per_second_{kind}_step"] for kind in ("median", "fastest")]
+        speeds = [" / ".join(f"{kind[setting]:,.0f}" for kind in kinds) for setting in SETTINGS]
+        table.add_row(name, *speeds, *[f"{result[f'ratio_of_{kind}_steps']:.2f}" for kind in ("median", "fastest")])
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

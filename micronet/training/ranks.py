@@ -1,0 +1,144 @@
+"""One training run in several processes, the ranks: each computes the gradient of its share of every batch.
+
+Data parallelism with one sum a step, over gloo on CPUs and NCCL on GPUs (Li et al. 2020, arXiv:2006.15704). Not torch's
+DistributedDataParallel: it sorts its buckets anew after the first step, so that three ranks would sum in another order
+in a run that was resumed. Every rank holds the same weights, batch norm statistics and masks after every step.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from micronet.training.hardware import Machine
+from micronet.training.processes import Member
+
+LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # a name that resolves to another address, or none, is of no matter then
+PATIENCE = timedelta(days=1)  # for an evaluation by the first rank; a rank that has died is noticed otherwise
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """The ranks of a run, as one of them sees them. Here it is the only one, and what it computes is the whole."""
+
+    size = 1
+
+    def of_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives on the first rank; it is called on no other."""
+        return make()
+
+    def same(self, give: Callable[[], dict[str, Any]], take: Callable[[dict[str, Any]], Any]) -> None:
+        """Lets every other rank take what the first gives: tensors, numbers and containers of them."""
+
+    def begin(self, model: nn.Module, seed: int) -> None:
+        """Begins a step. `seed` names the step: what a dropout draws is decided by it and the rank."""
+
+    def share(self, count: int) -> slice:
+        """This rank's part of a batch of so many images."""
+        return slice(None)
+
+    def backward(self, loss: Tensor, part: int, count: int) -> None:
+        """Computes the gradients of the mean loss of `count` images, as far as `part` of them have a part in it."""
+        loss.backward()
+
+    def sum(self, model: nn.Module, others: Sequence[Tensor]) -> None:
+        """Makes the gradients those of the whole batch, and the buffers, batch norm statistics, the ranks' mean.
+
+        Args:
+            others: float32 tensors, which become the sums over all ranks too.
+        """
+
+
+class _Several(Ranks):
+    """Ranks that reach each other through the default process group."""
+
+    def __init__(self, member: Member):
+        self.member, self.rank, self.size = member, member.rank, member.size
+        self.before: list[Tensor] = []  # the buffers at the beginning of the step
+
+    def _reach(self, collective: Callable[[], Any]) -> None:
+        """Calls a collective operation. Raises what tells that a rank is gone."""
+        try:
+            collective()
+        except RuntimeError as error:  # torch has no finer one
+            raise self.member.lost(" ".join(str(error).split())) from None
+
+    def of_first(self, make: Callable[[], T]) -> T:
+        told: list[Any] = [make() if self.rank == 0 else None]
+        self._reach(lambda: dist.broadcast_object_list(told, src=0))
+        return told[0]
+
+    def same(self, give: Callable[[], dict[str, Any]], take: Callable[[dict[str, Any]], Any]) -> None:
+        data = self.of_first(lambda: _saved(give()))
+        if self.rank:
+            take(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))
+
+    def begin(self, model: nn.Module, seed: int) -> None:
+        torch.manual_seed((seed * self.size + self.rank) % 2**63)
+        self.before = [buffer.clone() for buffer in _float_buffers(model)]
+
+    def share(self, count: int) -> slice:
+        each, rest = divmod(count, self.size)
+        start = self.rank * each + min(self.rank, rest)
+        return slice(start, start + each + (self.rank < rest))
+
+    def backward(self, loss: Tensor, part: int, count: int) -> None:
+        loss.backward(gradient=loss.new_tensor(part / count))
+
+    @torch.no_grad()
+    def sum(self, model: nn.Module, others: Sequence[Tensor]) -> None:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        absent = [parameter.grad is None for parameter in trained]  # the network may not have used it
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in trained]
+        buffers = _float_buffers(model)
+        # Of a buffer its change is averaged: a constant stays what it is to the bit.
+        changes = [(buffer - before) / self.size for buffer, before in zip(buffers, self.before, strict=True)]
+        used = torch.tensor([not each for each in absent], dtype=torch.float32, device=gradients[0].device)
+        summed = [*gradients, *changes, used, *others]
+        flat = torch.cat([each.reshape(-1) for each in summed])
+        self._reach(lambda: dist.all_reduce(flat))
+        for mine, all_of_it in zip(summed, flat.split([each.numel() for each in summed]), strict=True):
+            mine.copy_(all_of_it.view(mine.shape))
+        for buffer, before, change in zip(buffers, self.before, changes, strict=True):
+            buffer.copy_(before + change)
+        for index in (index for index, missing in enumerate(absent) if missing):
+            if used[index]:
+                trained[index].grad = gradients[index]
+
+
+@contextmanager
+def joined(member: Member, machine: Machine) -> Iterator[Ranks]:
+    """The ranks of a stage, from the moment when all of them have come here."""
+    if member.size == 1:
+        yield Ranks()
+        return
+    member.begin()
+    if sys.platform in LOOPBACK:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
+    backend = "cpu:gloo,cuda:nccl" if machine.device.type == "cuda" else "gloo"
+    store = dist.FileStore(str(member.store), member.size)
+    dist.init_process_group(backend, store=store, rank=member.rank, world_size=member.size, timeout=PATIENCE)
+    try:
+        yield _Several(member)
+    finally:
+        dist.destroy_process_group()
+
+
+def _float_buffers(model: nn.Module) -> list[Tensor]:
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+def _saved(content: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
