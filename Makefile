@@ -235,10 +235,11 @@ mcu: env ## the C on emulated Cortex-M4 and M55 boards: same logits, flash, RAM,
 # --- speed: only true when nothing else runs ---
 
 .PHONY: bench
-bench: env ## our training loop against the one everybody copies: images a second, memory, accuracy
+bench: env ## our training loop against the one everybody copies, and all exports side by side: speed, memory
 	@"$(PY)" bench/run.py
 	"$(PY)" bench/accuracy.py
 	"$(PY)" bench/startup.py
+	"$(PY)" bench/export.py
 
 .PHONY: profile
 profile: env ## where the time of a training step goes, and what was tried on DenseNets

@@ -12,18 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from _bench import ROOT, describe, engine, measure, write
-from runners import JAVASCRIPT, NEEDS, RUNNERS
+from runners import available
 
 FILE = ROOT / "checkpoints/quantized.safetensors"
 TURNS = 3
 QUICKEST, QUANTIZED = "C for speed, -O3 -march=native", "ONNX Runtime, QDQ"
-
-
-def runners() -> list[str]:
-    """Those whose exporter is there."""
-    names = [*RUNNERS, JAVASCRIPT]
-    missing = tuple(word for word, path in NEEDS.items() if not (ROOT / path).is_file())
-    return [name for name in names if not name.startswith(missing or ("\0",))]
 
 
 def main() -> int:
@@ -38,7 +31,7 @@ def main() -> int:
     from micronet.training.hardware import machine
 
     model = read(arguments.file)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in runners()}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in available()}
     for _ in range(TURNS):
         for name, found in runs.items():
             found.append(measure("runners.py", name, str(arguments.file)))

@@ -190,6 +190,12 @@ NEEDS = {"ONNX": "micronet/export/onnx.py", "JavaScript": "micronet/export/web.p
 JAVASCRIPT = "JavaScript (node)"
 
 
+def available(root: Path = ROOT) -> list[str]:
+    """The runners whose exporter is there."""
+    missing = tuple(word for word, path in NEEDS.items() if not (root / path).is_file())
+    return [name for name in (*RUNNERS, JAVASCRIPT) if not name.startswith(missing or ("no exporter",))]
+
+
 def javascript(data: bytes, folder: Path, images: np.ndarray) -> dict[str, Any]:
     """Measured inside of node, whose clock and memory they are."""
     _exported("web", data, folder)

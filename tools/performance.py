@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import documents
-from _tool import METRICS, front, read_json
+from _tool import METRICS, front, read_json, read_json_if_there
 
 from micronet.files import write_atomically
 
@@ -21,6 +21,7 @@ PARTS = {  # of the document: the file of metrics/, what makes it
     "variants": ("bench_variants", "make profile"),
     "startup": ("bench_startup", "make bench"),
 }
+EXPORT = ("bench_export", "make bench")
 GPU_PARTS = {"bench": ("bench_gpu", "make gpu-check"), "profile": ("profile_gpu", "make gpu-check")}
 
 
@@ -55,7 +56,8 @@ def render(metrics: Path) -> str:
     """docs/performance.md."""
     here = parts_of(metrics, PARTS)
     gpu = parts_of(metrics, GPU_PARTS) if (metrics / "bench_gpu.json").is_file() else None
-    facts = {**here, "obstacles": obstacles(here), "gpu": gpu}
+    export = read_json_if_there(metrics / f"{EXPORT[0]}.json", EXPORT[1])
+    facts = {**here, "obstacles": obstacles(here), "gpu": gpu, "export": export}
     return documents.render("performance", facts)
 
 

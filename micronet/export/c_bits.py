@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from micronet.packed.bits import weight_fields
 from micronet.packed.steps import Step
 from micronet.packed.steps.weights import Weights
 
@@ -46,7 +44,6 @@ class Constants:
     @staticmethod
     def levels(weights: Weights, at: int) -> list[int]:
         """The first bit of each level of a mask, the coarsest first, and of the codes behind them."""
-        fields = dict(weight_fields(weights.codes, weights.bits, weights.mask))
         if weights.mask is None:
             return [at]
         # A level has a bit for each place of a marked block of the level above, so the finest are counted first.
@@ -57,15 +54,9 @@ class Constants:
             counts.append(int(above.sum()) * block)
             nonzero = above
         sizes = [len(nonzero), *reversed(counts)]
-        assert sum(sizes) == len(fields["mask"])
         return [at + sum(sizes[:level]) for level in range(len(sizes) + 1)]
 
 
 def payload_of(data: bytes) -> bytes:
     """What follows the header of a packed file."""
     return data[8 + int.from_bytes(data[:8], "little") :]
-
-
-def bit_bytes(weights: Weights) -> int:
-    """Bytes of the codes and masks, rounded up."""
-    return math.ceil(sum(len(values) for _, values in weight_fields(weights.codes, weights.bits, weights.mask)) / 8)

@@ -21,6 +21,7 @@ from micronet.packed.steps.geometry import Pair
 class Spread:
     """How the input of a convolution lies in memory."""
 
+    # Both stand in the kernels too.
     BLOCK: ClassVar[int] = 16  # lanes that are computed together, those of a vector register
     TOGETHER: ClassVar[int] = 4  # weights that are added in one pass over the sums
 

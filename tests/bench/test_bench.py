@@ -6,14 +6,18 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import models
 from micronet import params
+from micronet.packed.file import decode
+from micronet.packed.reference import predict
 from micronet.training.hardware import machine
 from tests.support.models import TINY, meta, new_model
+from tests.support.packed import tiny_files
 from tests.support.places import ROOT
 
 
@@ -130,6 +134,15 @@ def test_the_document_says_what_the_files_say(tmp_path):
             "compile_seconds": 60.0,
         },
         "bench_startup": {"machine": this, "help_seconds": 0.456, "score_seconds": 12.34},
+        "bench_export": {
+            "machine": this,
+            "weights": 1000,
+            "zero_weights": 880,
+            "turns": 3,
+            "runners": {"C": {"milliseconds_one": 0.6512, "milliseconds_of_batch": 3.1, "memory_bytes": 74_000}},
+            "milliseconds_one_of_qdq_over_c": 22.46,
+            "memory_bytes_of_qdq_over_c": 121.0,
+        },
     }
     command = [sys.executable, str(ROOT / "tools/performance.py")]
     (tmp_path / "metrics").mkdir()
@@ -145,6 +158,10 @@ def test_the_document_says_what_the_files_say(tmp_path):
         "**1.50** | 3 | 5 | 5 |",
         "Below the goal: densenet_nano",
         "44 %",
+        "1,000 weights, 88% of them zero",
+        "| C | 0.65 | 3.10 | 0.1 |",
+        "22.5 times as fast at one image as ONNX Runtime's QDQ (goal: 2)",
+        "121 times less memory (goal: 10)",
         "12.5 %",
     ):
         assert expected in text
@@ -152,3 +169,28 @@ def test_the_document_says_what_the_files_say(tmp_path):
     # Three times 100 images a second where the profile saw 1: 300 times as fast.
     assert "| densenet_nano | 300.0 | 13200 % | 9900 % |" in text
     assert "Not measured yet: `make gpu-check`" in text
+
+
+def test_each_way_to_run_c_gives_the_references_logits_and_says_what_it_takes(bench, tmp_path):
+    import runners
+
+    data = tiny_files()[1]
+    model = decode(data)
+    images = runners.images_of((3, 40, 40))[:7, :, :32, :32].copy()
+    assert runners.images_of(model.image).shape == (500, 3, 32, 32)
+    run = runners.RUNNERS["C for speed, -O2"](data, tmp_path)()
+    assert np.array_equal(run(images), predict(model, images))
+    found = runners.measured(run, np.tile(images, (30, 1, 1, 1)))
+    assert 0 < found["milliseconds_one"] < 1000 and 0 < found["milliseconds_of_batch"] < 1000
+    packed = runners.torch_packed(data, tmp_path)()
+    assert np.array_equal(packed(images), predict(model, images))
+
+
+def test_a_runner_whose_exporter_is_not_there_is_left_out(bench, tmp_path):
+    import runners
+
+    assert not [name for name in runners.available(tmp_path) if name.startswith(("ONNX", "JavaScript"))]
+    for name in runners.NEEDS.values():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert runners.available(tmp_path) == [*runners.RUNNERS, runners.JAVASCRIPT]

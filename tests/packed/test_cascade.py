@@ -20,7 +20,8 @@ from micronet.packed.margins import margins
 from micronet.packed.model import PackedModel, joined, logit_ranges, shifts
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
-from micronet.packed.reference import predict, witness
+from micronet.packed.reference import predict, run, witness
+from micronet.packed.steps import Product
 from micronet.scoring.challenge import challenge_ops, challenge_score
 from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_flops, deck_score
@@ -29,6 +30,7 @@ from micronet.scoring.packed_counts import packed_operations
 from tests.support.configs import quantize_config
 from tests.support.images import random_images, random_labels
 from tests.support.models import TINY, new_model, quantized
+from tests.support.packed import gated_file
 
 IMAGES, LABELS = random_images(60, 3), random_labels(60, 4)
 SPECS = (
@@ -62,6 +64,15 @@ def written(three, tmp_path_factory):
     tuning = cascade.tune([0.6, 0.4, 0.2])
     cascade.write(path, tuning, {"made": "here"})
     return path, tuning
+
+
+def test_the_residual_of_a_product_moves_with_its_network():
+    one = decode(gated_file())
+    both = decode(join([one, one]))
+    values = [step.scaling.residual.value for step in both.steps if isinstance(step, Product) and step.reads[2:]]
+    assert values == [1, 1 + len(one.networks[0])]
+    images = random_images(3, image=one.image).numpy()
+    assert np.array_equal(run(both, images, network=1), run(one, images))
 
 
 def seen(images: Tensor, number: int) -> Tensor:
