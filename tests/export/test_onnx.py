@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import PurePosixPath
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 
 from micronet import params
 from micronet.compress.functions import FUNCTIONS, Function
@@ -28,6 +30,7 @@ from micronet.packed.reference import predict
 from tests.support.exports import RELEASED, altered_files, digest, released, sample, seen_by
 from tests.support.images import random_images
 from tests.support.packed import conv, hand_made, linear, pool, tiny_files
+from tests.support.places import ROOT
 
 SOME = slice(46, 60)  # of the sample: networks with a margin look twice at some of them
 CIFAR10_AGREES, ACCURACY_APART = 99.9, 0.05  # percent of 10,000 images; points
@@ -65,6 +68,16 @@ def test_every_operation_pass_and_number_of_images_is_as_in_the_reference(count)
         (found,), (near,) = (target.session(file).run(None, {"image": images}) for file in (exact, quantized))
         assert found.shape == wanted.shape and np.array_equal(found, wanted)
         assert np.abs(near - wanted).max(initial=0) <= 1e-3
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 4])
+def test_onnxs_own_evaluator_gives_the_same_logits(number):
+    data = tiny_files()[number]
+    model, *files = both(data)
+    images = random_images(2, 5, model.image).numpy()
+    for content in files:
+        (found,) = ReferenceEvaluator(onnx.load_from_string(content)).run(None, {"image": images})
+        assert np.array_equal(found, predict(model, images))
 
 
 def test_altered_networks_of_every_operation_have_the_references_logits():
@@ -159,6 +172,17 @@ def test_every_function_of_a_file_of_16_bit_floats_is_torchs():
     x = (torch.arange(256) - 128) / 16
     for function, got in zip(functions, found.reshape(len(functions), 256), strict=True):
         np.testing.assert_allclose(got, computed(function, x).numpy(), rtol=1e-5, atol=1e-6, err_msg=function.name)
+
+
+def test_the_example_of_the_documents_runs(tmp_path, monkeypatch, capsys):
+    model, exact, _ = both(released("glance"))
+    (tmp_path / "micronet.onnx").write_bytes(exact)
+    document = (ROOT / "docs/export.md").read_text(encoding="utf-8").split("## ONNX")[1]
+    example = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    best = predict(model, np.zeros((1, 3, 32, 32), np.uint8))[0].argmax()
+    assert capsys.readouterr().out == f"{[model.class_names[best]] * 2}\n"
 
 
 def test_what_is_too_large_for_a_file_is_a_line(monkeypatch):
