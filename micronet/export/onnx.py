@@ -107,7 +107,10 @@ def _notes(model: PackedModel, exact: PurePosixPath, quantized: PurePosixPath) -
     yield "Activations of less than 8 bits are uint8 or int8, cut off by Clip: onnxruntime has no kernels below 8 bits."
     yield f"The files need operator set {OPSET}; with int2 {OPSET_OF_INT2}, which onnxruntime 1.32 runs."
     if any(end.choice for end in model.ends):
-        yield "Images that a margin sends on are gathered for their next pass; the others do not take it."
+        yield (
+            "Images that a margin sends on are gathered for their next pass, and the others do not take it: where "
+            "there are none, the runtime has to run on an empty batch, as onnxruntime does."
+        )
 
 
 def session(content: bytes, threads: int = 1) -> InferenceSession:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import PurePosixPath
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 
 from micronet import params
 from micronet.compress.functions import FUNCTIONS, Function
@@ -28,9 +30,10 @@ from micronet.packed.reference import predict
 from tests.support.exports import RELEASED, altered_files, digest, released, sample, seen_by
 from tests.support.images import random_images
 from tests.support.packed import conv, hand_made, linear, pool, tiny_files
+from tests.support.places import ROOT
 
 SOME = slice(46, 60)  # of the sample: networks with a margin look twice at some of them
-CIFAR10_AGREES, ACCURACY_APART = 99.9, 0.05  # percent of 10,000 images; points
+AGREES, ACCURACY_APART = 99.9, 0.05  # percent of 10,000 images; points
 
 
 def both(data: bytes) -> tuple[PackedModel, bytes, bytes]:
@@ -65,6 +68,16 @@ def test_every_operation_pass_and_number_of_images_is_as_in_the_reference(count)
         (found,), (near,) = (target.session(file).run(None, {"image": images}) for file in (exact, quantized))
         assert found.shape == wanted.shape and np.array_equal(found, wanted)
         assert np.abs(near - wanted).max(initial=0) <= 1e-3
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 4])
+def test_onnxs_own_evaluator_gives_the_same_logits(number):
+    data = tiny_files()[number]
+    model, *files = both(data)
+    images = random_images(2, 5, model.image).numpy()
+    for content in files:
+        (found,) = ReferenceEvaluator(onnx.load_from_string(content)).run(None, {"image": images})
+        assert np.array_equal(found, predict(model, images))
 
 
 def test_altered_networks_of_every_operation_have_the_references_logits():
@@ -161,6 +174,17 @@ def test_every_function_of_a_file_of_16_bit_floats_is_torchs():
         np.testing.assert_allclose(got, computed(function, x).numpy(), rtol=1e-5, atol=1e-6, err_msg=function.name)
 
 
+def test_the_example_of_the_documents_runs(tmp_path, monkeypatch, capsys):
+    model, exact, _ = both(released("glance"))
+    (tmp_path / "micronet.onnx").write_bytes(exact)
+    document = (ROOT / "docs/export.md").read_text(encoding="utf-8").split("## ONNX")[1]
+    example = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    best = predict(model, np.zeros((1, 3, 32, 32), np.uint8))[0].argmax()
+    assert capsys.readouterr().out == f"{[model.class_names[best]] * 2}\n"
+
+
 def test_what_is_too_large_for_a_file_is_a_line(monkeypatch):
     monkeypatch.setattr(target, "MOST_BYTES", 10)
     data = tiny_files()[0]
@@ -175,12 +199,12 @@ def test_10000_images_have_equal_logits_in_the_exact_graph_and_their_class_and_a
     assert digest(run(exact, seen_by(model, sample()))) == RELEASED[name]["answers_sha256"]
     source = "mnist" if name == "mnist" else "auto"
     arrays = fetch(params.Data(source=source, validation_size=5000))[1]
-    images = arrays.test_images.reshape(-1, *model.image)
+    images = arrays.test_images.reshape(-1, *model.image).copy()
     assert len(images) == 10_000
     module = PackedModule(model)
     logits = torch.cat([module(normalise(part)) for part in torch.from_numpy(images).split(500)]).numpy()
     assert np.array_equal(run(exact, images), logits)
     answers, near = logits.argmax(1), run(quantized, images).argmax(1)
-    assert 100 * (answers == near).mean() >= CIFAR10_AGREES
+    assert 100 * (answers == near).mean() >= AGREES
     accuracies = [100 * float((one == arrays.test_labels).mean()) for one in (answers, near)]
     assert abs(accuracies[0] - accuracies[1]) <= ACCURACY_APART

@@ -1,7 +1,10 @@
-"""The runner in JavaScript: the reference's logits under node and in Chromium, and refusals in one line."""
+"""The runner in JavaScript: the reference's logits under node, and refusals in one line."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +14,18 @@ from micronet.export import web
 from micronet.export.errors import ExportError
 from micronet.export.targets import Options, export
 from micronet.packed.errors import PackedFileError
-from micronet.packed.file import decode
+from micronet.packed.file import decode, encode
 from micronet.packed.reference import predict
+from micronet.packed.steps import Input, Pool, Step
+from micronet.packed.steps.geometry import Geometry
 from tests.support.configs import quantize_config
 from tests.support.exports import RELEASED, digest, released, sample, seen_by
-from tests.support.hostile import hostile_file, resigned
+from tests.support.hostile import hostile_file, opened, signed
 from tests.support.images import random_images
 from tests.support.javascript import in_node, tool
 from tests.support.models import RESNET
-from tests.support.packed import general_file, packed_network, tiny_files
+from tests.support.packed import conv, general_file, linear, packed_network, tiny_files, weights
+from tests.support.places import ROOT
 
 ALTERED = 200
 
@@ -44,7 +50,8 @@ def test_a_released_file_has_its_logits_for_100_images(answers, name):
 
 
 def test_hostile_files_are_refused_as_python_refuses_them_or_have_the_references_logits():
-    files = [*tiny_files(), *(hostile_file(tiny_files(), number, 9) for number in range(ALTERED))]
+    sources = tiny_files()
+    files = [*sources, *(hostile_file(sources, number, 9) for number in range(ALTERED))]
     cases: list[tuple[bytes, np.ndarray | None]] = []
     wanted = []
     for data in files:
@@ -66,21 +73,56 @@ def test_hostile_files_are_refused_as_python_refuses_them_or_have_the_references
     assert sum(not isinstance(one, str) for one in wanted) > 30
 
 
-def test_a_file_of_floats_and_bytes_of_all_kinds_are_refused_in_a_line(tmp_path):
-    quantize = quantize_config(method="half")
-    packed_network(RESNET, quantize, random_images(8), tmp_path / "half")
+def heavy_file(layers: int) -> bytes:
+    """Convolutions of 2 x 2 from 16 to 16 channels on an image of 1024 x 1024, each 2**30 multiplications."""
+    side, codes = 1024, (np.zeros(16), np.full(16, 15))
+    image = Input.of(8, (1, side, side))
+    first = conv([[1]] * 16, input_range=(image.low, image.high), shape=(16, side, side))
+    steps: list[Step] = [image, first]
+    for place in range(1, layers + 1):
+        square = weights(np.ones((16, 16, 2, 2), np.int8), codes)
+        layer = conv([[1] * 16] * 16, place, input_range=codes, shape=(16, side - place, side - place))
+        steps.append(replace(layer, weights=square))
+    pooled = Pool.over(steps[-1], layers + 1, Geometry.tiles((side - layers, side - layers)), "pool")
+    return encode([*steps, pooled, linear([[1] * 16], [0], layers + 2, (pooled.low, pooled.high))], None, "integer", {})
+
+
+def test_a_file_of_floats_and_what_would_take_gigabytes_or_minutes_are_refused_in_a_line(tmp_path):
+    packed_network(RESNET, quantize_config(method="half"), random_images(8), tmp_path / "half")
     halves = (tmp_path / "half").read_bytes()
-    whole = general_file()
-    many = resigned(whole, lambda header, table, payload: table.update(classes=["a", "b"]))
-    found = in_node(
-        (data, None) for data in (halves, b"", b"PK\3\4 no model", whole[:-1], whole[:400], whole + b"\0", many)
-    )
-    assert [set(one) for one in found] == [{"refused"}] * 7
-    lines = [one["refused"] for one in found]
-    assert lines[0] == "computes in 16-bit floats, which this runner does not; the ONNX export does"
-    assert lines[-1] == "classes: must be 3 names, one a logit, or none"
+    header, table, payload = opened(general_file())
+    bomb = signed(header, "[" + "0," * 2_000_000, payload)
+    deep = signed(header, "[" * 60_000, payload)
+    many = signed(header, table | {"classes": ["a", "b"]}, payload)
+    found = in_node((data, None) for data in (halves, bomb, deep, many, heavy_file(17), heavy_file(3)))
+    assert [one.get("refused") for one in found] == [
+        "computes in 16-bit floats, which this runner does not; the ONNX export does",
+        f"its table is longer than {len(bomb) + 2**16} bytes",
+        "its header or table is nested too deep",
+        "classes: must be 3 names, one a logit, or none",
+        "asks for 18265630115 operations an image, 17179869184 are the most here",
+        None,
+    ]
     with pytest.raises(ExportError, match="the browser runs integers, this model holds 16-bit floats; the target onnx"):
         export("web", decode(halves), halves, Options())
+
+
+def test_bytes_of_all_kinds_are_refused_in_a_line():
+    whole = general_file()
+    wrong = b"", b"PK\3\4 no model", whole[:-1], whole[:400], whole + b"\0", b"\xff" * 100, bytes(100)
+    for found in in_node((data, None) for data in wrong):
+        assert set(found) == {"refused"} and found["refused"].isprintable() and len(found["refused"]) <= 300
+
+
+def test_the_example_of_the_documents_runs(tmp_path):
+    data = released("mnist")
+    for name, content in export("web", decode(data), data, Options()).files.items():
+        (tmp_path / name).write_bytes(content)
+    (example,) = re.findall(r"```js\n(.*?)```", (ROOT / "docs/export.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "example.mjs").write_text(example)
+    run = subprocess.run([tool("node"), "example.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    logits = predict(decode(data), np.zeros((1, 1, 28, 28), np.uint8))[0]
+    assert run.stdout.startswith(f"{decode(data).class_names[logits.argmax()]} [") and str(logits[0]) in run.stdout
 
 
 def test_a_wrong_digest_and_a_bit_that_flipped_are_noticed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -61,6 +62,7 @@ def released(name: str) -> bytes:
     return (path if path.exists() else ROOT / "tests/packed" / path.name).read_bytes()
 
 
+@functools.cache
 def sample() -> np.ndarray:
     """(100, 3, 32, 32) uint8: every fifth test image of the sample, which `released.json` tells the logits of."""
     arrays = fetch(params.Data(source="sample", validation_size=500))[1]

@@ -15,6 +15,7 @@ const MOST_WORK = 2 ** 34;
 
 /** The model in a packed file. bytes: Uint8Array. Rejects with a `PackedError`, whose message is one line. */
 export async function load(bytes) {
+  if (!(bytes instanceof Uint8Array)) throw new PackedError("takes the bytes of a packed file as a Uint8Array");
   return new Model(await read(bytes));
 }
 
