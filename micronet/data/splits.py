@@ -51,8 +51,8 @@ def chosen(
     else:
         counts = _by_number(sizes, amount, classes, key)
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
-    named = range(len(labels)) if names is None else names
-    ranks = [hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest() for name in named]
+    known_by = range(len(labels)) if names is None else names
+    ranks = [hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest() for name in known_by]
     picked = [sorted(own.tolist(), key=ranks.__getitem__)[:count] for own, count in zip(members, counts, strict=True)]
     return np.array(sorted(index for part in picked for index in part), dtype=np.int64)
 
