@@ -126,10 +126,13 @@ def training_runs(metrics: Path) -> list[Facts]:
 def open_split(params: parameters.Params, name: str) -> Split:
     """`validation` or `test`, its checksums verified; what happens to the data goes to stderr."""
     from micronet.data import store
+    from micronet.data.datasets import standing_in
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
+    if line := standing_in(params.data):
+        say(line)
     return store.open_split(params.data, name, manifest_path=MANIFEST, report=say)
 
 
