@@ -260,10 +260,8 @@ def test_a_setting_of_several_types_is_one_line_and_true_is_no_number(networks, 
 
 
 def test_a_setting_may_be_an_entry_of_an_enumeration_of_the_file(networks):
-    source = (
-        "import enum\nfrom typing import Literal\nfrom torch import nn\n\n\nclass Kind(enum.Enum):\n    A = 'a'\n\n\n"
-    )
-    source += "class Net(nn.Module):\n    def __init__(self, mode: Literal[Kind.A]):\n        super().__init__()\n"
+    source = "import enum\nfrom torch import nn\n\n\nclass Kind(enum.Enum):\n    A = 'a'\n\n\n"
+    source += "class Net(nn.Module):\n    def __init__(self, mode: Kind | int):\n        super().__init__()\n"
     (networks / "net.py").write_text(f"{source}        assert mode is Kind.A\n")
     models.build(spec(mode="a"))
 
