@@ -237,6 +237,6 @@ def _said_type(schema: Any) -> str:
     if kind == "literal":
         return " or ".join(map(repr, schema["expected"]))
     if items := schema.get("items_schema"):
-        members = map(_said_type, items if isinstance(items, list) else [items])
-        return f"{kind}[{', '.join(members)}{', ...' if 'variadic_item_index' in schema else ''}]"
+        parts = map(_said_type, items if isinstance(items, list) else [items])
+        return f"{kind}[{', '.join(parts)}{', ...' if 'variadic_item_index' in schema else ''}]"
     return _said_type(schema["schema"]) if isinstance(schema.get("schema"), dict) else str(kind)
