@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticKnownError
 
 from micronet.sections import Count, HomePlace, Place, PositiveCount, Seconds, Section, Share
 
@@ -21,12 +22,21 @@ OWN = ("image", "test_share", "most_broken")  # keys of the source folder
 VALIDATION_SHARE = 0.1  # of the source folder
 
 
+def _whole(given: Any) -> Any:
+    """A number that is one of some: where those are compared, as Python does, true and 1.0 are 1."""
+    if isinstance(given, bool | float):
+        raise PydanticKnownError("int_type")
+    return given
+
+
 class ImageFormat(Section):
     """What the pictures of a folder become: all of one size."""
 
     height: Side = Field(description="pixels")
     width: Side = Field(description="pixels")
-    channels: Literal[1, 3] = Field(default=3, description="1: grey; 3: red, green, blue")
+    channels: Annotated[Literal[1, 3], BeforeValidator(_whole)] = Field(
+        default=3, description="1: grey; 3: red, green, blue"
+    )
     fit: Literal["stretch", "crop", "pad"] = Field(
         default="crop",
         description="how a picture of another shape comes to that size: crop keeps its middle, pad adds black, "

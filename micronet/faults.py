@@ -22,9 +22,13 @@ _REASONS = {
     "less_than_equal": "must be <= {le:g} (got {got})",
     "literal_error": "must be {expected} (got {got})",
     "model_type": "must be a section with keys (got {got})",
+    "dict_type": "must be a section with keys (got {got})",
+    "string_type": "must be text (got {got})",
+    "invalid_key": "keys must be text (got {got})",
     "int_type": "must be a whole number (got {got})",
     "bool_type": "must be true or false (got {got})",
     "list_type": "must be a list (got {got})",
+    "tuple_type": "must be a list (got {got})",
     "too_short": "must have {min_length} items or more (got {actual_length})",
     "too_long": "must have at most {max_length} items (got {actual_length})",
 }

@@ -9,10 +9,12 @@ import json
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
+from pydantic_core import CoreConfig, PydanticKnownError, SchemaValidator
 
 from micronet.errors import shown
 from micronet.faults import LONGEST_VALUE, faults, said
@@ -24,6 +26,7 @@ UNKNOWN = object()  # of a default: there is one, and only running the file tell
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _NAMES = {name: getattr(builtins, name) for name in ("int", "float", "bool", "str", "list", "tuple", "dict", "set")}
 _NAMES |= {name: getattr(typing, name) for name in typing.__all__} | {"typing": typing}
+_NO_SCHEMAS = ("default", "metadata", "serialization", "expected")  # keys of a schema that hold none
 _PLAIN = (ast.Name, ast.Attribute, ast.Subscript, ast.Tuple, ast.List, ast.Constant, ast.BinOp, ast.BitOr, ast.Load)
 
 
@@ -184,17 +187,56 @@ def _checked(argument: Argument, given: Any) -> tuple[Any, list[str]]:
     if argument.annotation is Any:
         return given, []
     try:
-        return _adapter(argument.annotation).validate_json(text, strict=True), []
+        return _validator(argument.annotation).validate_json(text, strict=True), []
     except ValidationError as error:
         return None, faults(error, "settings", argument.name)
     except PydanticUserError:
         return None, [f"{key}: its type has no plain form; int, float, bool, str or lists of them would work"]
 
 
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
+def _validator(annotation: Any) -> SchemaValidator:
+    """What holds a value against a type. Raises `PydanticUserError`: of such a type there are no plain values."""
     try:
-        return TypeAdapter(annotation, config=_STRICT)
+        adapter = TypeAdapter[Any](annotation, config=_STRICT)
     except PydanticUserError as error:
         if error.code != "type-adapter-config-unused":
             raise
-        return TypeAdapter(annotation)
+        adapter = TypeAdapter(annotation)
+    return SchemaValidator(_told(adapter.core_schema), CoreConfig(strict=True, allow_inf_nan=False))
+
+
+def _told(schema: Any) -> Any:
+    """The schema of a type whose unions say one line together, and whose literals take no 1 for true."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(_told(part) for part in schema)
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "literal":
+        check = partial(_of_a_literal, schema["expected"])
+        return {"type": "function-before", "function": {"type": "no-info", "function": check}, "schema": schema}
+    told = {key: part if key in _NO_SCHEMAS else _told(part) for key, part in schema.items()}
+    if schema.get("type") == "union":
+        told |= {"custom_error_type": "no_member", "custom_error_message": f"must be {_said_type(schema)}"}
+    return told
+
+
+def _of_a_literal(expected: list[Any], given: Any) -> Any:
+    if isinstance(given, bool | int | float) and type(given) not in map(type, expected):
+        raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, expected))})
+    return given
+
+
+def _said_type(schema: Any) -> str:
+    """A type as Python writes it."""
+    kind = schema["type"]
+    if kind == "union":
+        members = [choice[0] if isinstance(choice, tuple) else choice for choice in schema["choices"]]
+        return " or ".join(dict.fromkeys(map(_said_type, members)))
+    if kind == "nullable":
+        return f"{_said_type(schema['schema'])} or None"
+    if kind == "literal":
+        return " or ".join(map(repr, schema["expected"]))
+    if items := schema.get("items_schema"):
+        parts = map(_said_type, items if isinstance(items, list) else [items])
+        return f"{kind}[{', '.join(parts)}{', ...' if 'variadic_item_index' in schema else ''}]"
+    return _said_type(schema["schema"]) if isinstance(schema.get("schema"), dict) else str(kind)

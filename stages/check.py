@@ -22,9 +22,18 @@ from common import MANIFEST, validate
 from micronet.front import front, without_prompt
 
 
+def say(line: str) -> None:
+    """A line on stderr."""
+    print(f"check: {line}", file=sys.stderr)
+
+
 def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
     """Says what the student will cost. Raises `ParamsError` with every fault, `DataError` for pictures at fault."""
     loaded = validate(path)
+    from micronet.data.datasets import standing_in
+
+    if line := standing_in(loaded.data):
+        say(line)
     from consistency import inconsistencies
 
     from micronet.params import ParamsError
@@ -36,7 +45,7 @@ def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
         from micronet.data.store import changed, prepare
 
         if changed(loaded.data):
-            prepare(loaded.data, MANIFEST, report=lambda line: print(f"check: {line}", file=sys.stderr))
+            prepare(loaded.data, MANIFEST, report=say)
     if not (quiet or renew):
         from costs import costs
 

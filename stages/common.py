@@ -32,6 +32,8 @@ MANIFEST = Path("data/manifest.json")
 CHECKPOINTS = Path("checkpoints")
 METRICS = Path("metrics")
 _KEY = r"[a-z_][a-z0-9_.]*: "  # how a fault begins that is one of a key
+_MODEL_KEY = re.compile(r"(?<= )(?:teacher|student)\.model(?:\.[^: ]+)*(?=: )")  # in a fault of a model
+_UNKNOWN = "no such key"
 
 
 def validate(path: str | Path) -> parameters.Params:
@@ -51,7 +53,7 @@ def validated(tree: Any, path: str | Path) -> parameters.Params:
     except parameters.ParamsError as error:
         faults = list(error.faults)
     description = _description(tree)
-    faults += [f"{path}: {fault}" for fault in _model_faults(tree, description)]
+    faults = _one_a_key(faults, [shown(f"{path}: {fault}") for fault in _model_faults(tree, description)])
     if not faults and loaded is not None:
         faults += [f"{path}: {fault}" for fault in _start_faults(loaded, description)]
     if faults or loaded is None:
@@ -105,6 +107,26 @@ def _model_faults(tree: Any, data: Description | None) -> Iterator[str]:
                     f"{section}.model.file: must lie in networks/, where dvc repro sees its changes (got {place}); "
                     f"cp {place} networks/ would do"
                 )
+
+
+def _one_a_key(form: list[str], models: list[str]) -> list[str]:
+    """The faults of a file's form and those of its models, of which both see some: one line of a key.
+
+    What the form says is nearer to what was typed; of an unknown key the model says which ones there are.
+    """
+
+    def key(fault: str) -> str:
+        found = _MODEL_KEY.search(fault)
+        return f"{found.group()}." if found else ""
+
+    def one(fault: str, other: str) -> bool:
+        return bool(key(fault) and key(other)) and (
+            key(fault).startswith(key(other)) or key(other).startswith(key(fault))
+        )
+
+    told = [fault for fault in form if _UNKNOWN in fault and any(key(fault) == key(other) for other in models)]
+    form = [fault for fault in form if fault not in told]
+    return form + [fault for fault in models if not any(one(fault, other) for other in form)]
 
 
 def _start_faults(params: parameters.Params, data: Description | None) -> Iterator[str]:

@@ -90,8 +90,11 @@ class Job:
         """Runs a stage script as `common.run` says, `work` with a job. Returns the exit code."""
 
         def started(params: parameters.Params, switches: argparse.Namespace, reporter: Reporter) -> int | None:
+            from micronet.data.datasets import standing_in
             from micronet.files import check_place
 
+            if line := standing_in(params.data):
+                reporter.say(line)
             for folder in (METRICS / "curves", METRICS / "runs", CHECKPOINTS):
                 check_place(folder)  # before hours of work, not after them
             return cls(Path(script), params, switches, reporter).perform(work)

@@ -46,6 +46,8 @@ def test_params_of_before_keep_their_dump_and_their_digest():
         (FOLDER | {"image": IMAGE | {"height": 7}}, "image.height: must be >= 8 (got 7)"),
         (FOLDER | {"image": IMAGE | {"width": 257}}, "image.width: must be <= 256 (got 257)"),
         (FOLDER | {"image": IMAGE | {"channels": 4}}, "image.channels: must be 1 or 3 (got 4)"),
+        (FOLDER | {"image": IMAGE | {"channels": True}}, "image.channels: must be a whole number (got True)"),
+        (FOLDER | {"image": IMAGE | {"channels": 3.0}}, "image.channels: must be a whole number (got 3.0)"),
         (FOLDER | {"image": IMAGE | {"fit": "zoom"}}, "image.fit: must be 'stretch', 'crop' or 'pad' (got 'zoom')"),
         (FOLDER | {"test_share": 1.0}, "test_share: must be < 1 (got 1.0)"),
         (FOLDER | {"seed": -1}, "seed: must be >= 0 (got -1)"),

@@ -131,7 +131,10 @@ def say(line: str) -> None:
 def open_split(params: parameters.Params, name: str, manifest: Path = MANIFEST) -> Split:
     """`train`, `validation` or `test`, its checksums verified."""
     from micronet.data import store
+    from micronet.data.datasets import standing_in
 
+    if line := standing_in(params.data):
+        say(line)
     return store.open_split(params.data, name, manifest_path=manifest, report=say)
 
 

@@ -16,7 +16,7 @@ from _tool import MANIFEST, ROOT, SHOWN, add_params, arguments_of, front, parame
 from micronet.data import store
 from micronet.data.arrays import DataError
 from micronet.data.cache import cache_folder, cache_size
-from micronet.data.datasets import pictures
+from micronet.data.datasets import pictures, standing_in
 from micronet.errors import shown
 from micronet.files import FileError, check_place, read_bytes
 
@@ -68,10 +68,12 @@ def data(config: parameters.Data) -> Iterator[Finding]:
 
 
 def _own(config: parameters.Data) -> Iterator[Finding]:
-    path = shown(config.path, SHOWN)
+    path, way_out = shown(config.path, SHOWN), "set data.path in params.yaml"
     try:
-        if pictures(config) is None:
-            yield Finding("pictures", f"{path}: not on this machine; what was prepared of them counts")
+        if line := standing_in(config):
+            yield Finding("pictures", line)
+        elif pictures(config) is None:
+            yield Finding("pictures", f"{path}: is not here, and nothing was prepared of it", way_out)
         elif store.changed(config):
             yield Finding("pictures", f"{path}: have changed since they were prepared", store.MAKE)
         else:
@@ -80,7 +82,7 @@ def _own(config: parameters.Data) -> Iterator[Finding]:
             )
             yield Finding("pictures", f"{path}: as they were prepared" + (f"; {found}" if found else ""))
     except DataError as error:
-        yield Finding("pictures", str(error), "set data.path in params.yaml")
+        yield Finding("pictures", str(error), way_out)
 
 
 def cache() -> Finding:

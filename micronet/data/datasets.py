@@ -6,11 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from micronet import params
 from micronet.data.arrays import Arrays, DataError, sha256
 from micronet.data.arrays import Description as Description
 from micronet.data.manifest import MARKER, read_marker
+from micronet.errors import shown
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHAPE = (3, 32, 32)
@@ -126,12 +128,11 @@ def described(config: params.Data) -> Description:
     """The images and classes of a source, before anything is prepared; the class folders of one's own are listed.
 
     Raises:
-        DataError: the folder that the source names cannot be read.
+        DataError: the folder that the source names cannot be read, or is not here and not what was prepared.
     """
     if config.source == "folder" and config.image:
         shape = (config.image.channels, config.image.height, config.image.width)
-        prepared = None if pictures(config) else read_marker(Path(config.folder) / MARKER)
-        if prepared and prepared["manifest"]["dataset"] == FOLDER:  # the pictures are on another machine
+        if prepared := stand_in(config):
             return Description(FOLDER, shape, tuple(prepared["manifest"]["classes"]))
         from micronet.data.folder import class_names
 
@@ -149,6 +150,47 @@ def pictures(config: params.Data) -> Path | None:
         return path if os.path.lexists(path) else None
     except (OSError, RuntimeError, ValueError):
         return None
+
+
+def origin(config: params.Data) -> dict[str, str]:
+    """Where the pictures of source folder are, as the marker of the prepared folder says it."""
+    path = str(config.path)
+    try:
+        there = os.path.realpath(Path(path).expanduser())
+        return {"path": path, "place": os.path.relpath(there, os.path.realpath(config.folder))}
+    except (OSError, RuntimeError, ValueError):  # no home, no working folder
+        return {"path": path}
+
+
+def stand_in(config: params.Data) -> dict[str, Any] | None:
+    """The marker of the prepared folder where it counts for pictures that are not here; None where it does not.
+
+    Raises:
+        DataError: it was made of other pictures than `data.path` names.
+    """
+    if config.source != "folder" or pictures(config) is not None:
+        return None
+    marker = read_marker(Path(config.folder) / MARKER)
+    if marker is None or marker["manifest"]["dataset"] != FOLDER:
+        return None
+    wanted, path = origin(config), marker.get("path")
+    known = path is not None  # it is not written in older markers
+    if known and path != wanted["path"] and ("place" not in marker or marker["place"] != wanted.get("place")):
+        raise DataError(
+            f"{shown(config.path, 80)}: there is no such folder, and {shown(config.folder, 40)} was prepared of "
+            f"{shown(path, 80)}; data.path must name that one, or a folder that is here"
+        )
+    return marker
+
+
+def standing_in(config: params.Data) -> str | None:
+    """A line that says so where prepared pictures count for a folder that is not here. Raises `DataError`."""
+    marker = stand_in(config)
+    if marker is None:
+        return None
+    path, said = marker.get("path"), shown(config.path, 80)
+    of = f"of {shown(path, 80)}" if path else "it does not say of which folder"
+    return f"{said}: is not here; the pictures that were prepared in {shown(config.folder, 40)} count ({of})"
 
 
 def dataset_of(source: str) -> Dataset:

@@ -163,9 +163,10 @@ def _classes_listed(config: params.Data) -> Listing:
     if config.test_share is None:
         if any(part not in there for part in PARTS):
             found = f" (it has {_named(there)})" if there else ""
+            left_out = _but_for(_unfollowed(listing, ("",), PARTS))
             raise DataError(
                 f"{listing.said}: has no train/ and test/{found}; data.test_share, 0.2 say, keeps a share of each "
-                "class for testing where the classes lie in the folder itself"
+                f"class for testing where the classes lie in the folder itself{left_out}"
             )
         listing.places = {part: part for part in PARTS}
         listing.beside = [name for name in there if name not in PARTS]
@@ -174,20 +175,22 @@ def _classes_listed(config: params.Data) -> Listing:
             raise DataError(f"{listing.said}: has train/ and test/, so data.test_share must be left out")
         listing.places = {"": ""}
     classes = {part: there if part == "" else _folders(listing, place) for part, place in listing.places.items()}
+    left_out = _but_for(_unfollowed(listing, listing.places.values()))
     for part, names in classes.items():
-        _check_classes(f"{listing.said}/{part}".rstrip("/"), names)
+        _check_classes(f"{listing.said}/{part}".rstrip("/"), names, left_out)
     first, last = list(classes.values())[0], list(classes.values())[-1]
     if first != last:
         apart = " and ".join(filter(None, (_only(first, last, "train"), _only(last, first, "test"))))
-        raise DataError(f"{listing.said}: train/ and test/ must have the same classes: {apart}")
+        raise DataError(f"{listing.said}: train/ and test/ must have the same classes: {apart}{left_out}")
     listing.classes = tuple(first)
     return listing
 
 
-def _check_classes(said: str, names: list[str]) -> None:
-    """Raises `DataError`: names that are no classes."""
+def _check_classes(said: str, names: list[str], left_out: str) -> None:
+    """Raises `DataError`: names that are no classes. Args: left_out: what is said of links that are not followed."""
     if not names:
-        raise DataError(f"{said}: has no folders; it must have one for each class, with the pictures of it inside")
+        must = "it must have one for each class, with the pictures of it inside"
+        raise DataError(f"{said}: has no folders; {must}{left_out}")
     seen: dict[str, str] = {}
     for name in names:
         if not name.isprintable() or len(name) > MOST_NAME:
@@ -202,7 +205,27 @@ def _check_classes(said: str, names: list[str]) -> None:
                 "alone, which other systems take for one; rename or join them"
             )
     if len(names) == 1:
-        raise DataError(f"{said}: has one class, {shown(names[0], 60)}; there must be two or more")
+        raise DataError(f"{said}: has one class, {shown(names[0], 60)}; there must be two or more{left_out}")
+
+
+def _unfollowed(listing: Listing, places: Iterable[str], names: Sequence[str] | None = None) -> list[str]:
+    """The links that are not followed where classes stand, and so may be meant as some.
+
+    Args:
+        places: folders in the root. names: the only ones that are asked for.
+    """
+    return [
+        link
+        for link in listing.links
+        if os.path.dirname(link) in places
+        and (names is None or os.path.basename(link) in names)
+        and not os.path.isfile(listing.root / link)
+    ]
+
+
+def _but_for(links: Sequence[str]) -> str:
+    """What a refusal says of links that are not followed."""
+    return f"; links out of it are not followed: {_named(links, 2)}" if links else ""
 
 
 def _only(names: Iterable[str], others: Iterable[str], part: str) -> str:
@@ -298,6 +321,11 @@ def _say_what_is_there(listing: Listing, report: Report) -> None:
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         where = f"{listing.said}/{part}".rstrip("/")
         report(f"{where}: {len(pictures):,} pictures of {len(listing.classes)} classes, {each} of each")
+    if links := _unfollowed(listing, listing.places.values()):
+        named = _named(links, MOST_SHOWN)
+        report(
+            f"{listing.said}: left out as classes, because links out of it are not followed: {named}; copies would do"
+        )
     if listing.beside:
         report(f"{listing.said}: left out what is beside train/ and test/: {_named(listing.beside)}")
     if listing.others:

@@ -21,6 +21,7 @@ class Split:
     images: Tensor  # (N, C, H, W) uint8; of a prepared folder: mapped from disk
     labels: Tensor  # (N,) int64
     classes: tuple[str, ...] = ()  # the labels' names, where they are known
+    dataset: str | None = None  # its name in the manifest, where they come from a prepared folder
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,7 +37,7 @@ class Split:
             for places in (torch.nonzero(self.labels == label).flatten() for label in self.labels.unique())
         ]
         indices = torch.cat(chosen).sort().values
-        return Split(self.images[indices], self.labels[indices], self.classes)
+        return Split(self.images[indices], self.labels[indices], self.classes, self.dataset)
 
 
 def normalise(images: Tensor) -> Tensor:

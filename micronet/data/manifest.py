@@ -72,6 +72,8 @@ class Marker(Strict):
     manifest: Manifest
     validation_indices: list[Annotated[int, Field(ge=0, lt=2**31)]]
     scan: str | None = None  # source folder: of the pictures that these files were made of
+    path: str | None = None  # where they were, as the params said it
+    place: str | None = None  # the same, seen from the prepared folder: on every machine that has both
     most_broken: NonNegativeInt | None = None  # that was allowed then
     facts: dict[str, Any] | None = None  # what was found
 

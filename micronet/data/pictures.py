@@ -3,7 +3,8 @@
 What a picture becomes does not depend on the machine, only on the version of Pillow:
 
 - the first frame or page, turned as its EXIF orientation says;
-- 16-bit values by their upper byte, floats in 0..1 as shares of white; colour profiles are not applied;
+- 16-bit values by their upper byte, 12-bit ones by their upper eight bits, floats in 0..1 as shares of white; colour
+  profiles are not applied; what has a sign has no black and no white, and is not read;
 - what is transparent lies on white, as a page shows it;
 - grey by ITU-R 601 luma, where one channel is asked for;
 - resampled by a triangle as wide as a pixel of the result, as torchvision does to what networks train on: nothing is
@@ -17,16 +18,17 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageChops,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -37,8 +39,9 @@ from PIL import (
 from micronet.errors import MicronetError, shown
 
 TIFF = TiffImagePlugin.TiffImageFile.format
+PNG = PngImagePlugin.PngImageFile.format
 FORMATS = (  # Pillow knows more, some of which start other programs
-    PngImagePlugin.PngImageFile.format,
+    PNG,
     JpegImagePlugin.JpegImageFile.format,
     WebPImagePlugin.WebPImageFile.format,
     BmpImagePlugin.BmpImageFile.format,
@@ -62,8 +65,13 @@ TURNS = {  # by EXIF orientation, to what it should look like
     8: Image.Transpose.ROTATE_90,
 }
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-ORIENTATION, PHOTOMETRIC = 0x0112, 262  # tags
-WHITE_IS_ZERO = 0
+ORIENTATION = 0x0112  # a tag of EXIF
+BITS, PHOTOMETRIC, PALETTE, SAMPLE_FORMAT, SUBSAMPLING = 258, 262, 320, 339, 530  # tags of TIFF 6.0
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+WHITE_IS_ZERO, SIGNED = 0, 2
+KEY_SCALES = {"L;2": 85, "L;4": 17}  # by how a PNG packs its grey: what Pillow multiplies the pixels by, not the key
+# How Pillow calls 16-bit colours of which it keeps the upper bytes; read in the other order the lower ones are kept.
+UPPER, LOWER = "RGB;16B", "RGB;16L"
 
 
 class Unreadable(MicronetError):
@@ -102,13 +110,19 @@ def read(file: Path | str | bytes, image: Format) -> np.ndarray:
             width, height = opened.size
             if width * height > MOST_PIXELS:
                 raise Unreadable(f"has {width} x {height} pixels, {MOST_PIXELS:,} are the most")
+            if opened.format == TIFF:
+                _check_tiff(opened)
             reduced = _skip_detail(opened, image)
+            packing = opened.tile[0].args if opened.format == PNG and opened.tile else None  # loading forgets it
             with _mute() if opened.format == TIFF else nullcontext():
                 opened.load()
-            return _fitted(_plain(_turned(opened), image.channels), image, reduced)
+            turned = _turned(_keyed(opened, packing, content))
+            return _fitted(_plain(turned, image.channels), image, reduced)
     except (Unreadable, MemoryError):
         raise
     except UnidentifiedImageError:
+        if content.startswith(TIFF_STARTS):
+            raise Unreadable("is a TIFF that is damaged, or of a kind that is not read; as PNG it would be") from None
         raise Unreadable("is no picture in PNG, JPEG, WebP, BMP, GIF or TIFF") from None
     except Image.DecompressionBombError:
         raise Unreadable(f"has too many pixels, {MOST_PIXELS:,} are the most") from None
@@ -189,15 +203,61 @@ def _turned(opened: Image.Image) -> Image.Image:
     return opened if turn is None else opened.transpose(turn)
 
 
+def _check_tiff(opened: Image.Image) -> None:
+    """Raises `Unreadable`: a TIFF whose values Pillow would take for other ones."""
+    tags = _tags(opened)
+    if SIGNED in tags.get(SAMPLE_FORMAT, ()) and max(tags.get(BITS, (1,))) <= 16:
+        raise Unreadable("holds numbers with a sign; without one, in 8 or 16 bits, it can be read")
+    if opened.mode == "YCbCr" and tuple(tags.get(SUBSAMPLING, (1, 1))) != (1, 1):
+        raise Unreadable("holds subsampled colours without compression; in RGB it can be read")
+    if opened.mode in ("P", "PA") and 0 < max(tags.get(PALETTE, (0,))) <= 0xFF:
+        raise Unreadable("has a palette of 8 bits where a TIFF's are of 16; in RGB it can be read")
+
+
+def _tags(opened: Image.Image) -> Mapping[int, Any]:
+    """Of a TIFF; none of other formats."""
+    return getattr(opened, "tag_v2", {})
+
+
+def _keyed(opened: Image.Image, packing: object, content: bytes) -> Image.Image:
+    """The picture, with the transparent colour of a PNG on the scale of its pixels.
+
+    Args:
+        packing: how the file packs its pixels, as Pillow calls it.
+    """
+    key = opened.info.get("transparency")
+    if isinstance(key, int) and packing in KEY_SCALES:
+        scale = KEY_SCALES[str(packing)]
+        opened.info["transparency"] = key * scale & 0xFF  # bits above the depth count for nothing
+    elif isinstance(key, tuple) and packing == UPPER:
+        return _keyed_16_bits(opened, key, content)
+    return opened
+
+
+def _keyed_16_bits(opened: Image.Image, key: tuple[int, ...], content: bytes) -> Image.Image:
+    """The picture as RGBA, transparent where both bytes of every colour are those of the key."""
+    with Image.open(io.BytesIO(content), formats=[PNG]) as lower:
+        lower.tile = [tile._replace(args=LOWER) for tile in lower.tile]
+        lower.load()
+        lower.info["transparency"] = tuple(value & 0xFF for value in key)
+        alpha = lower.convert("RGBA").getchannel("A")
+    opened.info["transparency"] = tuple(value >> 8 for value in key)
+    picture = opened.convert("RGBA")
+    picture.putalpha(ImageChops.lighter(picture.getchannel("A"), alpha))
+    return picture
+
+
 def _plain(picture: Image.Image, channels: int) -> Image.Image:
     """The picture in 8 bits, grey or RGB, nothing of it transparent."""
     mode = "L" if channels == 1 else "RGB"
+    if picture.mode == "La":  # premultiplied: Pillow makes nothing else of it
+        picture = picture.convert("LA")
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = Image.fromarray(_eight_bits(picture))
     elif picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, WHITE), picture)
-    elif picture.mode == "P":
+    elif picture.mode in ("P", "LAB"):
         picture = picture.convert("RGB")
     try:
         return picture if picture.mode == mode else picture.convert(mode)
@@ -207,16 +267,17 @@ def _plain(picture: Image.Image, channels: int) -> Image.Image:
 
 def _eight_bits(picture: Image.Image) -> np.ndarray:
     """Grey of 16 or more bits a pixel as (H, W) uint8. Pillow's own conversion clips it. Raises `Unreadable`."""
-    values = np.asarray(picture)
+    values, tags = np.asarray(picture), _tags(picture)
+    inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
     if picture.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0.0 and values.max() <= 1.0):
             raise Unreadable("holds floats outside of 0 to 1; in 8 or 16 bits it can be read")
-        return np.rint(values * 255.0).astype(np.uint8)
+        return np.rint((1.0 - values if inverted else values) * 255.0).astype(np.uint8)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise Unreadable("holds whole numbers outside of 0 to 65,535; in 8 or 16 bits it can be read")
     # The upper byte, as Pillow takes it of 16-bit colours.
-    grey = (values >> 8).astype(np.uint8)
-    if getattr(picture, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+    grey = (values >> (4 if tags.get(BITS) == (12,) else 8)).astype(np.uint8)
+    if inverted:
         grey = 255 - grey
     key = picture.info.get("transparency")
     if isinstance(key, int):

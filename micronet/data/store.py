@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from micronet import params
 from micronet.data.arrays import DataError, Description, sha256
-from micronet.data.datasets import FOLDER, dataset_of, described, pictures
+from micronet.data.datasets import FOLDER, dataset_of, described, origin, pictures, stand_in
 from micronet.data.images import Split, SplitName
 from micronet.data.manifest import MARKER, read_manifest, read_marker
 from micronet.data.pieces import Joined, Rows, Written, image_digests, label_type, pixels_of, write_splits
@@ -28,7 +29,7 @@ from micronet.data.progress import Report, silent
 from micronet.data.sources import fetch
 from micronet.data.splits import chosen
 from micronet.errors import shown
-from micronet.files import FileError, checksum, reason, temporary_folder, write_json
+from micronet.files import FileError, checksum, reason, temporary_folder, write_atomically, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,7 @@ DECIDED = (
     "image_format",
     "test_share",
 )
+OF_PICTURES = ("scan", "path", "place", "most_broken", "facts")  # keys of the marker that no new split changes
 CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 MOST_CLASSES = 1 << 16
 # of mmap(2); Python before 3.13 does not name it, Linux on x86 and ARM has this value
@@ -186,8 +188,13 @@ def _check_whole(config: params.Data, whole: Whole, manifest: dict[str, Any]) ->
 
 
 def _scan(config: params.Data) -> str | None:
-    """What the pictures of source folder are known by; None for other sources, and where they are not here."""
+    """What the pictures of source folder are known by; None for other sources, and where they are not here.
+
+    Raises:
+        DataError: the folder cannot be read, or is not here and another one than that of what was prepared.
+    """
     if pictures(config) is None:
+        stand_in(config)
         return None
     from micronet.data.folder import scan
 
@@ -200,7 +207,7 @@ def changed(config: params.Data) -> bool:
     Quick: names, sizes and times are looked at, no content.
 
     Raises:
-        DataError: the folder of pictures cannot be read.
+        DataError: the folder of pictures cannot be read, or is not here and another one than was prepared.
     """
     if config.source != "folder" or (marker := read_marker(Path(config.folder) / MARKER)) is None:
         return False
@@ -241,9 +248,9 @@ def _ready(config: params.Data, report: Report) -> dict[str, Any]:
             if fault is None:
                 if _decided(held) == _decided(wanted):
                     report(f"{folder}: already there, all checksums match")
-                    return marker
+                    return _moved(config, marker, scan)
                 report(f"{folder}: split anew with seed {config.seed} and {_held_out(config)}")
-                more = {key: value for key, value in marker.items() if key in ("scan", "most_broken", "facts")}
+                more = {key: value for key, value in _moved(config, marker, scan).items() if key in OF_PICTURES}
                 return _build(config, marker["source"], whole, more, report)
         except (LookupError, ValueError, OSError) as error:
             fault = f"is damaged ({reason(error)})"
@@ -251,6 +258,16 @@ def _ready(config: params.Data, report: Report) -> dict[str, Any]:
     else:
         report(f"{folder}: {'is not complete' if folder.is_dir() else 'is not there yet'}: building")
     return _from_source(config, scan, report)
+
+
+def _moved(config: params.Data, marker: dict[str, Any], scan: str | None) -> dict[str, Any]:
+    """The marker of a folder that is right, which names the place where the same pictures were found now."""
+    if scan is None or marker.items() >= origin(config).items():
+        return marker
+    marker = marker | origin(config)
+    with suppress(FileError):  # a disk that takes nothing: the images are right all the same
+        write_atomically(Path(config.folder) / MARKER, json.dumps(marker))
+    return marker
 
 
 def _from_source(config: params.Data, scan: str | None, report: Report) -> dict[str, Any]:
@@ -280,7 +297,7 @@ def _from_pictures(config: params.Data, scan: str | None, report: Report) -> dic
             train = (arrays.train_images, arrays.train_labels)
             whole = Whole(description, train, (arrays.test_images, arrays.test_labels))
             # looked at before it was read: a picture that came in between is noticed the next time
-            more = {"scan": scan, "most_broken": config.most_broken, "facts": facts}
+            more = {"scan": scan, "most_broken": config.most_broken, "facts": facts, **origin(config)}
             return _build(config, "folder", whole, more, report)
     except OSError as error:
         raise DataError(f"{error.filename or folder}: {reason(error)}") from None
@@ -363,11 +380,11 @@ def open_split(
     """Opens one split, verified by its checksums and mapped into memory.
 
     The folder is rebuilt when it is missing or damaged. Of a folder of pictures that is not on this machine any more
-    the prepared images count.
+    the prepared images count, as `datasets.standing_in` says.
 
     Raises:
-        DataError: the manifest is damaged or of other params, the pictures have changed since they were prepared, or
-            the data cannot be had.
+        DataError: the manifest is damaged or of other params, the pictures have changed since they were prepared, are
+            not here and other ones than were prepared, or the data cannot be had.
     """
     import torch
 
@@ -387,7 +404,7 @@ def open_split(
         labels = torch.from_numpy(np.fromfile(folder / f"{name}_labels.bin", kind).astype(np.int64))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: cannot be mapped into memory ({reason(error)})") from None
-    split = Split(images.reshape(-1, *shape), labels, tuple(manifest["classes"]))
+    split = Split(images.reshape(-1, *shape), labels, tuple(manifest["classes"]), manifest["dataset"])
     return split.part(config.training_images) if name == "train" and config.training_images else split
 
 

@@ -242,6 +242,9 @@ def _class_names(table: dict[str, Any], version: int, classes: int) -> tuple[str
         if not isinstance(name, str) or not 1 <= len(name) <= MOST_CLASS_NAME or not name.isprintable():
             most = f"a text of 1 to {MOST_CLASS_NAME} printable characters"
             raise PackedFileError(f"classes: a name must be {most} (got {checks.shown(name)})")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise PackedFileError(f"classes: each needs a name of its own (got {checks.shown(twice)} twice)")
     return tuple(names)
 
 

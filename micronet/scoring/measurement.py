@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import models
-from micronet.data.datasets import CLASSES
+from micronet.data.datasets import CIFAR10, CLASSES, SAMPLE
 from micronet.data.images import Split, normalise
 from micronet.errors import shown
 from micronet.packed.file import content, decode, encode
@@ -46,7 +46,7 @@ def predictions(model: PackedModule, split: Split, batch_size: int = 500) -> tor
 def _check_classes(model: PackedModule, split: Split) -> None:
     names = split.classes or CLASSES
     if model.packed.classes != len(names):
-        data = "CIFAR-10" if names == CLASSES else "the data"
+        data = "CIFAR-10" if _of_cifar10(split) else "the data"
         raise ScoreError(
             f"the packed model has {model.packed.classes} classes, {data} has {len(names)}; "
             "it can be priced but not measured on this data"
@@ -128,8 +128,8 @@ def measure(
 
     `one_pass` is what the same file would be if every image took one pass of each network. `cascade`, where there are
     several: the share of the images that each network sees, and its accuracy on all of them when it is alone. Of
-    other classes than CIFAR-10's also the accuracy of each, and their mean, the balanced accuracy; of another reference
-    what the scores are relative to.
+    other images than CIFAR-10's also the accuracy of each class, and their mean, the balanced accuracy; of another
+    reference what the scores are relative to.
 
     Args:
         path: the packed file that `model` was read from.
@@ -206,12 +206,19 @@ def _said(value: Any, other: Any) -> str:
     return repr(told) if isinstance(value, str) and not isinstance(other, str) else told
 
 
+def _of_cifar10(split: Split) -> bool:
+    """Whether these are images of it: what the manifest calls them, or, where there is none, their classes say it."""
+    if split.dataset is not None:
+        return split.dataset in (CIFAR10.name, SAMPLE.name)
+    return split.classes in ((), CLASSES)
+
+
 def _by_class(predicted: torch.Tensor, test: Split) -> dict[str, Any]:
     """The accuracy of each class and their mean where they are not CIFAR-10's, the mean also where they are uneven."""
     found = class_accuracies(predicted, test.labels, test.classes)
     there = [accuracy for accuracy in found.values() if accuracy is not None]
     balanced = {"balanced_accuracy_percent": sum(there) / len(there)}
-    if test.classes not in ((), CLASSES):
+    if not _of_cifar10(test):
         return {**balanced, "class_accuracy_percent": found}
     counts = torch.bincount(test.labels)
     return balanced if (counts != counts[0]).any() else {}

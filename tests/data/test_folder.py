@@ -153,6 +153,46 @@ def test_links_are_followed_inside_of_the_folder_and_said_where_they_lead_out(pe
     assert noise(10, 8, 77).transpose(2, 0, 1).tobytes() not in {row.tobytes() for row in arrays.train_images}
 
 
+def test_a_class_that_is_a_link_out_of_the_folder_is_said_in_a_line_of_its_own(pets, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "notes.txt").write_text("no class")
+    for part in ("train", "test"):
+        (pets / part / "fox").symlink_to(tmp_path / "outside")
+        (pets / part / "owl").symlink_to(tmp_path / "gone")
+        (pets / part / "notes.txt").symlink_to(tmp_path / "notes.txt")
+    (pets / "fox").symlink_to(tmp_path / "outside")
+    heard = Heard()
+    _, description, facts = read(config_of(pets), tmp_path, heard)
+    assert description.classes == ("cat", "dog") and facts["links_left_out"] == 7
+    assert heard[2] == (
+        f"{pets}: left out as classes, because links out of it are not followed: "
+        "train/fox, train/owl, test/fox, test/owl; copies would do"
+    )
+
+
+@pytest.mark.parametrize(
+    ("moved", "share", "said"),
+    [
+        (("train/dog",), None, "/train: has one class, cat; there must be two or more"),
+        (("train/dog",), None, "two or more; links out of it are not followed: train/dog"),
+        (("train/emu",), None, "emu only in test/; links out of it are not followed: train/emu"),
+        (("train/dog", "train/emu", "test/cat", "test/emu"), None, "followed: train/dog, train/emu and 2 more"),
+        (("train",), None, "has no train/ and test/ (it has test); data.test_share, 0.2 say"),
+        (("train",), None, "where the classes lie in the folder itself; links out of it are not followed: train"),
+        (("train",), 0.5, "has one class, test; there must be two or more; links out of it are not followed: train"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_links_that_were_meant_as_classes(pets, tmp_path, moved, share, said):
+    for part in ("train", "test"):
+        (pets / part / "emu").mkdir()
+    for number, place in enumerate(moved):
+        (pets / place).rename(tmp_path / f"outside{number}")
+        (pets / place).symlink_to(tmp_path / f"outside{number}")
+    if moved == ("train/dog",):
+        shutil.rmtree(pets / "train/emu")
+    assert said in refusal(config_of(pets, test_share=share))
+
+
 def test_two_folders_that_lead_into_each_other_end(pets, tmp_path):
     (pets / "train/cat/dogs").symlink_to("../dog")
     (pets / "train/dog/cats").symlink_to("../cat")

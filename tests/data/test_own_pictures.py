@@ -6,6 +6,7 @@ The module that reads pictures is a stand-in here: one that makes them up.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,14 +20,17 @@ import torch
 from micronet import params
 from micronet.data import pieces
 from micronet.data.arrays import Arrays, DataError, Description
-from micronet.data.datasets import described
+from micronet.data.datasets import described, standing_in
 from micronet.data.pieces import Joined
 from micronet.data.store import MARKER, _mapped, changed, open_split, prepare
+from micronet.errors import shown
 from tests.support.places import ROOT
+from tests.support.releases import change
 
 sys.path.insert(0, str(ROOT / "stages"))
 
-import check  # noqa: E402 - it stands among the stage scripts
+import check  # noqa: E402 - they stand among the stage scripts
+import job  # noqa: E402
 
 
 @dataclass
@@ -84,7 +88,7 @@ def test_images_of_any_shape_come_back_with_their_labels_and_the_names_of_the_cl
     whole, description, _ = found.read(config, tmp_path, None)
     assert described(config) == description
     split = open_split(config, "test", tmp_path / "m.json")
-    assert split.images.shape == (6, 3, 9, 14) and split.classes == found.classes
+    assert split.images.shape == (6, 3, 9, 14) and split.classes == found.classes and split.dataset == "folder"
     assert np.array_equal(split.images.numpy().reshape(6, -1), whole.test_images)
     both = [open_split(config, name, tmp_path / "m.json") for name in ("train", "validation")]
     rows = torch.cat([split.images for split in both]).reshape(22, -1).tolist()
@@ -121,7 +125,7 @@ def test_labels_of_more_than_256_classes_are_kept_whole(config, found, tmp_path)
 def test_the_pieces_that_a_set_is_written_in_change_nothing(config, found, tmp_path, monkeypatch):
     prepare(config, tmp_path / "m.json")
     monkeypatch.setattr(pieces, "PIECE", 1000)  # two images
-    small = config.model_copy(update={"folder": str(tmp_path / "small")})
+    small = config.model_copy(update={"folder": str(tmp_path / "out/small")})
     prepare(small, tmp_path / "small.json")
     assert (tmp_path / "small.json").read_bytes() == (tmp_path / "m.json").read_bytes()
     for path in Path(config.folder).iterdir():
@@ -178,6 +182,121 @@ def test_a_folder_that_is_gone_leaves_what_was_prepared_of_it(config, found, tmp
     assert len(open_split(config, "validation", tmp_path / "m.json")) == 5
     prepare(config.model_copy(update={"validation_size": 6}), tmp_path / "m.json")
     assert found.reads == 1
+
+
+def moved(config: params.Data, path: object) -> params.Data:
+    return config.model_copy(update={"path": str(path)})
+
+
+def test_a_mistyped_folder_is_refused_instead_of_what_was_prepared_of_another(config, found, tmp_path):
+    prepare(config, tmp_path / "m.json")
+    before = {path.name: path.read_bytes() for path in Path(config.folder).iterdir()}
+    wrong = moved(config, tmp_path / "pictuers")
+    for use in (
+        lambda: described(wrong),
+        lambda: changed(wrong),
+        lambda: standing_in(wrong),
+        lambda: prepare(wrong, tmp_path / "m.json"),
+        lambda: prepare(wrong.model_copy(update={"seed": 5}), tmp_path / "m.json"),
+        lambda: open_split(wrong, "train", tmp_path / "m.json"),
+    ):
+        with pytest.raises(DataError) as caught:
+            use()
+        line = str(caught.value)
+        assert line.startswith(shown(tmp_path / "pictuers", 80) + ": there is no such folder, and ")
+        assert line.endswith("; data.path must name that one, or a folder that is here") and len(line) <= 300
+    assert {path.name: path.read_bytes() for path in Path(config.folder).iterdir()} == before and found.reads == 1
+
+
+@pytest.mark.parametrize("said", ["pictures", "./pictures/", "../{name}/pictures", "{place}/pictures"])
+def test_another_spelling_of_the_same_folder_is_the_same(said, config, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepare(config, "m.json")
+    Path(config.path).rmdir()
+    there = moved(config, said.format(name=tmp_path.name, place=tmp_path))
+    assert len(open_split(there, "train", "m.json")) == 17 and "is not here" in standing_in(there)
+
+
+def test_what_was_prepared_counts_on_another_machine_which_has_other_folders(config, found, tmp_path, monkeypatch):
+    for path in ("data/pictures", "/mnt/elsewhere/pictures"):
+        for home in ("here", "there"):
+            (tmp_path / home / "deeper").mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / "here")
+        Path("data/pictures").mkdir(parents=True)
+        prepare(config.model_copy(update={"path": "data/pictures", "folder": "data/own"}), "m.json")
+        change(Path("data/own") / MARKER, "path", value=path)
+        shutil.copytree("data/own", tmp_path / "there/data/own")
+        monkeypatch.chdir(tmp_path / "there")
+        there = config.model_copy(update={"path": path, "folder": "data/own"})
+        lines: list[str] = []
+        prepare(there, "m.json", lines.append)
+        assert lines == ["data/own: already there, all checksums match"]
+        count = "is not here; the pictures that were prepared in data/own count"
+        assert standing_in(there) == f"{path}: {count} (of {path})"
+        monkeypatch.chdir("deeper")
+        if path == "data/pictures":
+            assert standing_in(there.model_copy(update={"path": "../data/pictures", "folder": "../data/own"}))
+        for home in ("here", "there"):
+            shutil.rmtree(tmp_path / home / "data")
+
+
+def test_a_folder_that_has_moved_is_known_by_its_new_place(config, found, tmp_path):
+    prepare(config, tmp_path / "m.json")
+    manifest = (tmp_path / "m.json").read_bytes()
+    there = moved(config, Path(config.path).rename(tmp_path / "cars"))
+    prepare(there, tmp_path / "m.json")
+    (tmp_path / "cars").rmdir()
+    assert "is not here" in standing_in(there) and found.reads == 1
+    with pytest.raises(DataError, match="was prepared of"):
+        described(config)
+    prepare(there.model_copy(update={"seed": 9}), tmp_path / "m.json")  # split anew of itself
+    assert "is not here" in standing_in(there) and str(tmp_path) not in manifest.decode()
+
+
+def test_a_marker_that_does_not_say_its_folder_goes_on_and_that_is_said(config, found, tmp_path):
+    prepare(config, tmp_path / "m.json")
+    marker = Path(config.folder) / MARKER
+    tree = json.loads(marker.read_text())
+    marker.write_text(json.dumps({key: value for key, value in tree.items() if key not in ("path", "place")}))
+    prepare(config, tmp_path / "m.json")
+    assert json.loads(marker.read_text()) == tree, "the folder is here, so it can be said"
+    marker.write_text(json.dumps({key: value for key, value in tree.items() if key not in ("path", "place")}))
+    Path(config.path).rmdir()
+    assert len(open_split(moved(config, "cars"), "train", tmp_path / "m.json")) == 17
+    assert standing_in(moved(config, "cars")).startswith("cars: is not here; the pictures that were prepared in ")
+    assert "it does not say of which folder" in standing_in(config)
+
+
+def test_a_stage_and_the_check_say_that_what_was_prepared_stands_for_the_folder(
+    config, found, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    prepare(config, "data/manifest.json")
+    lines: list[str] = []
+    monkeypatch.setattr(
+        job, "run", lambda script, text, started, *_: started(loaded, None, SimpleNamespace(say=lines.append))
+    )
+    networks = ModuleType("consistency")
+    networks.inconsistencies = lambda loaded: []
+    monkeypatch.setitem(sys.modules, "consistency", networks)
+    loaded = SimpleNamespace(data=config)
+    monkeypatch.setattr(check, "validate", lambda path: loaded)
+
+    def said() -> list[str]:
+        lines.clear()
+        job.Job.main("score.py", "", lambda job: None)
+        check.check("params.yaml", quiet=True)
+        return [*lines, *capsys.readouterr().err.splitlines()]
+
+    assert said() == []
+    Path(config.path).rmdir()
+    line = standing_in(config)
+    assert said() == [line, f"check: {line}"]
+    loaded.data = moved(config, "cars")
+    with pytest.raises(DataError, match="cars: there is no such folder, and "):
+        job.Job.main("score.py", "", lambda job: None)
+    with pytest.raises(DataError, match="cars: there is no such folder, and "):
+        check.check("params.yaml", quiet=True)
 
 
 @pytest.mark.parametrize(

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import warnings
-import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from micronet.data.pictures import MOST_BYTES, MOST_PIXELS, Unreadable, read
-from tests.support.pictures import encoded, image_format, noise
+from tests.support.pictures import encoded, image_format, noise, png_file, retagged
 
 
 def flat(colour: tuple[int, ...], mode: str = "RGB", size: tuple[int, int] = (8, 8)) -> Image.Image:
     return Image.new(mode, size, colour)
-
-
-def png_of(width: int, height: int) -> bytes:
-    """A grey PNG that says it has so many pixels, and holds none."""
-    content = b"\x89PNG\r\n\x1a\n"
-    for kind, data in (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
-        (b"IDAT", b""),
-        (b"IEND", b""),
-    ):
-        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return content
 
 
 @pytest.mark.parametrize(
@@ -88,6 +74,90 @@ def test_whole_numbers_and_floats_are_read_where_their_range_is_known():
     for fault in (values + (1 << 16), values - 1, shares * 255, shares * np.nan, -shares):
         with pytest.raises(Unreadable, match="in 8 or 16 bits it can be read"):
             read(encoded(fault, "TIFF"), image_format())
+
+
+def test_a_float_tiff_may_count_from_white():
+    shares = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    for compression in (None, "tiff_lzw"):
+        content = encoded(shares, "TIFF", tiffinfo={262: 0}, compression=compression)
+        assert (read(content, image_format(channels=1))[0] == np.rint((1 - shares) * 255)).all()
+
+
+def test_grey_of_12_bits_keeps_its_upper_eight():
+    values = np.arange(64) * 65
+    packed = bytes(
+        byte
+        for first, second in values.reshape(-1, 2).tolist()
+        for byte in (first >> 4, (first & 15) << 4 | second >> 8, second & 255)
+    )
+    bytes_as_grey = encoded(np.frombuffer(packed, np.uint8).reshape(8, 12), "TIFF")
+    got = read(retagged(bytes_as_grey, {256: 8, 258: 12}), image_format(channels=1))
+    assert (got[0].reshape(-1) == values >> 4).all()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_of_a_png_is_on_the_scale_of_its_depth(depth):
+    most = 2**depth - 1
+    values = np.arange(64) * 257 % (most + 1)
+    key = int(values[9])
+    bits = (values[:, None] >> np.arange(depth)[::-1] & 1).astype(np.uint8)
+    content = png_file(8, 8, np.packbits(bits).tobytes(), depth=depth, key=key.to_bytes(2, "big"))
+    shown = values >> 8 if depth == 16 else values * (255 // most)
+    got = read(content, image_format(channels=1))[0].reshape(-1)
+    assert (got == np.where(values == key, 255, shown)).all() and len(set(values == key)) == 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_16_bits_is_compared_by_both_of_its_bytes(channels):
+    key, other = np.array([0x1234, 0x5678, 0x9ABC]), np.array([0x3412, 0x7856, 0xBC9A])
+    values = np.tile(other, (64, 1))
+    values[9] = key
+    values[10:13] = key + np.eye(3, dtype=int)  # the upper bytes are those of the key, then the lower ones
+    values[13:16] = key + 0x100 * np.eye(3, dtype=int)
+    got = read(
+        png_file(8, 8, values.astype(">u2").tobytes(), depth=16, colour=2, key=key.astype(">u2").tobytes()),
+        image_format(channels=channels),
+    ).reshape(channels, -1)
+    white = (got == 255).all(0)
+    assert white[9] and white.sum() == 1
+    if channels == 3:
+        assert (got[:, ~white].T == (values >> 8)[~white]).all()
+
+
+def test_premultiplied_grey_lies_on_white():
+    grey = np.stack([np.full((8, 8), 100, np.uint8), np.full((8, 8), 128, np.uint8)], 2)
+    content = retagged(encoded(Image.fromarray(grey, "LA"), "TIFF"), {338: 1})
+    assert Image.open(io.BytesIO(content)).mode == "La"
+    assert (read(content, image_format(channels=1)) == 227).all() and (read(content, image_format()) == 227).all()
+
+
+def test_lab_is_read_in_colour_and_in_grey():
+    to_lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    content = encoded(ImageCms.profileToProfile(flat((90, 140, 60)), *to_lab, outputMode="LAB"), "TIFF")
+    assert np.abs(read(content, image_format())[:, 0, 0].astype(int) - (90, 140, 60)).max() <= 2
+    assert abs(int(read(content, image_format(channels=1))[0, 0, 0]) - 116) <= 2
+
+
+def with_a_palette_of_8_bits() -> bytes:
+    content = encoded(flat((10, 20, 30)).convert("P", palette=Image.Palette.ADAPTIVE), "TIFF")
+    colours = np.array(Image.open(io.BytesIO(content)).tag_v2[320], "<u2")
+    return content.replace(colours.tobytes(), (colours >> 8).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (encoded(np.ones((8, 8), np.uint8), "TIFF", tiffinfo={339: 2}), "holds numbers with a sign; without one, in 8"),
+        (encoded(np.ones((8, 8), np.uint16), "TIFF", tiffinfo={339: 2}), "holds numbers with a sign; without one"),
+        (encoded(flat((9, 9, 9), "YCbCr"), "TIFF", tiffinfo={530: (2, 2)}), "holds subsampled colours without compre"),
+        (with_a_palette_of_8_bits(), "has a palette of 8 bits where a TIFF's are of 16; in RGB it can be read"),
+        (encoded(noise(), "TIFF", tiffinfo={339: (2, 2, 2)}), "is a TIFF that is damaged, or of a kind that is not re"),
+    ],
+)  # fmt: skip
+def test_a_tiff_that_would_be_taken_for_another_picture_is_refused(content, reason):
+    with pytest.raises(Unreadable) as caught:
+        read(content, image_format())
+    assert str(caught.value).startswith(reason)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"])
@@ -207,11 +277,11 @@ def test_a_large_jpeg_is_decoded_in_part_and_looks_the_same(fit, orientation):
 
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header():
     with pytest.raises(Unreadable, match=f"^has too many pixels, {MOST_PIXELS:,} are the most$"):
-        read(png_of(20_000, 20_000), image_format())
+        read(png_file(20_000, 20_000, b""), image_format())
     with pytest.raises(Unreadable, match=f"^has 10000 x 10001 pixels, {MOST_PIXELS:,} are the most$"):
-        read(png_of(10_000, 10_001), image_format())
+        read(png_file(10_000, 10_001, b""), image_format())
     with pytest.raises(Unreadable, match="^is damaged"):
-        read(png_of(10, 10), image_format())
+        read(png_file(10, 10, b""), image_format())
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])

@@ -248,6 +248,34 @@ def test_a_module_without_super_init_is_a_line(networks):
     assert "AttributeError" in line
 
 
+@pytest.mark.parametrize(
+    ("annotation", "wrong", "line", "right"),
+    [
+        ("int | str", [1], "settings.w: must be int or str (got [1])", "a"),
+        ("int | str | None", [1], "settings.w: must be int or str (got [1])", None),
+        ("list[int | str]", [1, [2]], "settings.w.1: must be int or str (got [2])", [1, "b"]),
+        ("int | tuple[int, ...]", ["a"], "settings.w: must be int or tuple[int, ...] (got ['a'])", [1, 2, 3]),
+        ("dict[str, int | list[int]]", {"a": "b"}, "settings.w.a: must be int or list[int] (got 'b')", {"a": [1]}),
+        ("Literal[1, 3]", True, "settings.w: must be 1 or 3 (got True)", 3),
+        ("Literal[1, 3]", 1.0, "settings.w: must be 1 or 3 (got 1.0)", 1),
+        ("Literal[True, 'auto']", 1, "settings.w: must be True or 'auto' (got 1)", True),
+        ("Literal['auto'] | int", True, "settings.w: must be 'auto' or int (got True)", "auto"),
+    ],
+)  # fmt: skip
+def test_a_setting_of_several_types_is_one_line_and_true_is_no_number(networks, annotation, wrong, line, right):
+    source = f"class Net(nn.Module):\n    def __init__(self, w: {annotation}):\n        super().__init__()\n"
+    (networks / "net.py").write_text(f"from typing import Literal\n\nfrom torch import nn\n\n\n{source}")
+    assert faults(spec(w=wrong)) == [line]
+    assert models.normalise(spec(w=right))["settings"] == {"w": right}
+
+
+def test_a_setting_may_be_an_entry_of_an_enumeration_of_the_file(networks):
+    source = "import enum\nfrom torch import nn\n\n\nclass Kind(enum.Enum):\n    A = 'a'\n\n\n"
+    source += "class Net(nn.Module):\n    def __init__(self, mode: Kind | int):\n        super().__init__()\n"
+    (networks / "net.py").write_text(f"{source}        assert mode is Kind.A\n")
+    models.build(spec(mode="a"))
+
+
 def test_types_that_only_the_file_knows_are_checked_when_it_runs(networks):
     source = "from typing import Literal\nfrom torch import nn\nKind = Literal['a', 'b']\n\n\n"
     source += "class Net(nn.Linear):\n    def __init__(self, mode: Kind):\n        super().__init__(1, 1)\n"

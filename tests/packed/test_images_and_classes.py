@@ -16,6 +16,7 @@ from micronet.compress.quantization import prepare
 from micronet.data.datasets import CLASSES
 from micronet.data.images import normalise
 from micronet.errors import MicronetError
+from micronet.packed import checks
 from micronet.packed.cascade import join
 from micronet.packed.errors import InferenceError, PackedFileError, PackError
 from micronet.packed.file import decode, encode
@@ -92,6 +93,19 @@ def test_names_of_classes_are_held_and_what_no_terminal_shows_is_escaped(tmp_pat
 def test_another_number_of_names_than_classes_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(PackError, match="tells 5 classes apart, and 2 names were given"):
         packed(tmp_path / "m", class_names=("a", "b"))
+    assert not (tmp_path / "m").exists()
+
+
+def test_two_classes_of_one_name_are_refused_by_the_reader_and_so_are_never_packed(tmp_path):
+    model = packed(tmp_path / "m", class_names=NAMES)[1]
+    same = (*NAMES[:-1], NAMES[0])
+    data = encode(model.steps, model.spec, "integer", {}, class_names=same)
+    with pytest.raises(PackedFileError) as caught:
+        decode(data)
+    assert str(caught.value) == f"classes: each needs a name of its own (got {checks.shown(NAMES[0])} twice)"
+    (tmp_path / "m").unlink()
+    with pytest.raises(PackedFileError, match="a name of its own"):
+        packed(tmp_path / "m", class_names=same)
     assert not (tmp_path / "m").exists()
 
 

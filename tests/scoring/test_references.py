@@ -9,6 +9,7 @@ import torch
 
 import models
 from micronet import params
+from micronet.data.datasets import CLASSES
 from micronet.data.images import Split
 from micronet.scoring import __main__ as scoring
 from micronet.scoring.books import BOOKS
@@ -55,6 +56,19 @@ def test_uneven_classes_have_a_balanced_accuracy_and_a_class_without_images_none
     }
     even = torch.arange(10)
     assert _by_class(even, Split(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), even)) == {}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "by_class"),
+    [("folder", True), ("mnist", True), ("cifar10", False), ("cifar10-sample", False), (None, False)],
+)
+def test_the_data_and_not_the_names_of_its_classes_decides_whether_each_is_measured(dataset, by_class):
+    labels = torch.arange(10).repeat(2)
+    test = Split(torch.zeros(20, 3, 32, 32, dtype=torch.uint8), labels, CLASSES, dataset)
+    found = _by_class(labels, test)
+    of_each = {"balanced_accuracy_percent": 100.0, "class_accuracy_percent": dict.fromkeys(CLASSES, 100.0)}
+    assert found == (of_each if by_class else {})
+    assert _by_class(labels[:10], test.part(10)) == found
 
 
 def test_a_hundred_classes_are_a_table_of_the_worst_ten():

@@ -40,6 +40,40 @@ def refused(folder: Path, *changes: tuple[str, Any]) -> list[str]:
     return [line.split(": ", 1)[1] for line in str(caught.value).splitlines()]
 
 
+# --- the form of a file ---
+
+
+@pytest.mark.parametrize(
+    ("model", "lines"),
+    [
+        ({"settings": [1]}, ["settings: must be a section with keys (got [1])"]),
+        ({"settings": None}, ["settings: must be a section with keys (got None)"]),
+        ({"name": "resnet"}, ["name: no such key (a network in a file of one's own takes file, class, settings)"]),
+        ({"file": ""}, ["file: must be a path of printable characters"]),
+        ({"file": 3}, ["file: must be text (got 3)"]),
+        ({"file": "~/net.py"}, ["file: must not begin with ~, which nothing replaces here; the whole path would work"]),
+        ({"class": 3}, ["class: must be text (got 3)"]),
+        ({"class": ""}, ["class: must be the name of a class (got '')"]),
+        ({"settings": {3: 4}}, ["settings.3.[key]: must be text (got 3)"]),
+        ({"settings": {"widths": 3, "width": 4}}, [
+            "settings.widths: must be a list (got 3)",
+            "settings.width: no such key (Template takes widths, image, classes)",
+        ]),
+        ({"settings": [1], "class": "", "name": 3}, [
+            "settings: must be a section with keys (got [1])",
+            "name: no such key (a network in a file of one's own takes file, class, settings)",
+            "class: must be the name of a class (got '')",
+        ]),
+    ],
+)  # fmt: skip
+def test_one_fault_of_a_network_is_one_line_whoever_sees_it(tmp_path, model, lines):
+    asked = {"file": "template.py", "class": "Template"} | model
+    for section in ("student", "teacher"):
+        assert sorted(refused(tmp_path, (f"{section}.model", asked))) == sorted(
+            f"{section}.model.{line}" for line in lines
+        )
+
+
 # --- the data ---
 
 

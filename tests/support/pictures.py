@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,37 @@ def encoded(picture: Image.Image | np.ndarray, form: str = "PNG", **options: Any
     picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
     picture.save(content, form, **options)
     return content.getvalue()
+
+
+def png_file(width: int, height: int, pixels: bytes, *, depth: int = 8, colour: int = 0, key: bytes = b"") -> bytes:
+    """A PNG as its header says, which no library writes.
+
+    Args:
+        pixels: the rows, packed. depth: bits a sample. colour: 0 grey, 2 RGB. key: which colour is transparent.
+    """
+    row = len(pixels) // height
+    lines = b"".join(b"\0" + pixels[at : at + row] for at in range(0, len(pixels), row or 1))
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)),
+        *([(b"tRNS", key)] if key else []),
+        (b"IDAT", zlib.compress(lines) if lines else b""),
+        (b"IEND", b""),
+    ):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return content
+
+
+def retagged(tiff: bytes, tags: dict[int, int]) -> bytes:
+    """A little-endian TIFF with another number in tags of one that it has."""
+    changed = bytearray(tiff)
+    (at,) = struct.unpack_from("<I", tiff, 4)
+    (count,) = struct.unpack_from("<H", tiff, at)
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        (tag,) = struct.unpack_from("<H", tiff, entry)
+        if tag in tags:
+            struct.pack_into("<I", changed, entry + 8, tags[tag])
+    return bytes(changed)
 
 
 def noise(height: int = 8, width: int = 8, seed: int = 0, channels: int = 3) -> np.ndarray:

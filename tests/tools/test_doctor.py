@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from micronet import params
-from micronet.data import store
+from micronet.data import datasets, store
 from micronet.data.arrays import DataError
 from tests.support.configs import demo
 
@@ -86,9 +86,9 @@ def test_an_environment_of_ones_own_is_no_fault(prepared, place):
 
 
 def test_the_pictures_of_a_folder_are_counted_and_a_change_is_said(place, monkeypatch, capsys):
-    module = ModuleType("micronet.data.folder")
-    module.scan = lambda config: "now"
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    pictures = ModuleType("micronet.data.folder")
+    pictures.scan = lambda config: "now"
+    monkeypatch.setitem(sys.modules, pictures.__name__, pictures)
     (place / "own").mkdir()
     image = {"height": 8, "width": 8}
     write_params(("data", {"source": "folder", "path": "own[red]", "folder": "data/own", "image": image}))
@@ -100,7 +100,8 @@ def test_the_pictures_of_a_folder_are_counted_and_a_change_is_said(place, monkey
     marker = {"manifest": manifest, "scan": "now", "facts": {"broken_images": 2}}
     monkeypatch.setattr(store, "check_manifest", lambda *_: manifest)
     monkeypatch.setattr(store, "_fault", lambda *_: None)
-    monkeypatch.setattr(store, "read_marker", lambda path: marker)
+    for module in (store, datasets):
+        monkeypatch.setattr(module, "read_marker", lambda path: marker)
     assert wrong() == {} and "own[red]: as they were prepared; broken_images 2" in capsys.readouterr().out
     marker["scan"] = "then"
     assert wrong()["pictures"] == (
@@ -111,7 +112,11 @@ def test_the_pictures_of_a_folder_are_counted_and_a_change_is_said(place, monkey
     def unreadable(config: params.Data) -> str:
         raise DataError("own[red]: is a file")
 
-    module.scan = unreadable
+    pictures.scan = unreadable
     assert wrong()["pictures"][0] == "own[red]: is a file"
     (place / "own[red]").rmdir()
-    assert wrong() == {} and "not on this machine" in capsys.readouterr().out
+    assert wrong() == {} and "own[red]: is not here; the pictures that were prepared" in capsys.readouterr().out
+    marker["path"] = "other"
+    assert "was prepared of other; data.path must name that one" in wrong()["pictures"][0]
+    marker = None
+    assert wrong()["pictures"][0] == "own[red]: is not here, and nothing was prepared of it"
