@@ -25,6 +25,12 @@ from micronet.front import front, without_prompt
 def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
     """Says what the student will cost. Raises `ParamsError` with every fault, `DataError` for pictures at fault."""
     loaded = validate(path)
+    from micronet.data.datasets import pictures
+
+    if pictures(loaded.data) and not renew:  # which prepares them and says the same
+        from micronet.data import folder
+
+        folder.check(loaded.data)
     from consistency import inconsistencies
 
     from micronet.params import ParamsError
