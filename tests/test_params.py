@@ -87,8 +87,8 @@ def test_params_are_frozen():
         # wrong type
         ("seed", "yes", "must be a whole number (got 'yes')"),
         ("engine.channels_last", "yes", "must be true or false (got 'yes')"),
-        ("teacher.train.learning_rate", "yes", "input should be a valid number (got 'yes')"),
-        ("teacher.train.learning_rate", True, "input should be a valid number (got True)"),
+        ("teacher.train.learning_rate", "yes", "must be a number (got 'yes')"),
+        ("teacher.train.learning_rate", True, "must be a number (got True)"),
         ("teacher.train.epochs", 1.0, "must be a whole number (got 1.0)"),
         ("teacher.train.augment", 3, "must be a section with keys (got 3)"),
         ("teacher", None, "must be a section with keys (got None)"),

@@ -25,8 +25,6 @@ from micronet.errors import shown
 from micronet.params import Augment
 from micronet.training.augmentation import augment
 
-_WEIGHTED = (QuantizedConv2d, QuantizedLinear)
-
 
 def _checked(images: Tensor) -> None:
     """Raises `QuantizationError` for what are no images as they are stored."""
@@ -101,9 +99,14 @@ def refit_lost_steps(prepared: nn.Module, images: Tensor, batch_size: int = 250)
     Returns:
         The names of their layers and activations, those of the weights first.
     """
-    layers = [(name, layer) for name, layer in prepared.named_modules() if isinstance(layer, _WEIGHTED)]
-    weights = [(name, layer) for name, layer in layers if isinstance(layer.quantizer, LsqWeight)]
-    lost = [name for name, layer in weights if layer.quantizer.refit(layer.weight)]
+    layers: dict[str, Any] = {
+        name: layer for name, layer in prepared.named_modules() if isinstance(layer, QuantizedConv2d | QuantizedLinear)
+    }
+    lost = [
+        name
+        for name, layer in layers.items()
+        if isinstance(layer.quantizer, LsqWeight) and layer.quantizer.refit(layer.weight)
+    ]
     activations = {
         name: module
         for name, module in prepared.named_modules()
