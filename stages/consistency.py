@@ -96,7 +96,9 @@ def _network(section: Teacher | Student, data: Description) -> Any:
     return network
 
 
-_SIZES = {  # of what a layer takes: the argument, and the axis of an image's values
+_SIZES: dict[
+    type[nn.Module], tuple[str, int]
+] = {  # of what a layer takes: the argument, and the axis of an image's values
     nn.Linear: ("in_features", -1),
     nn.Conv2d: ("in_channels", 1),
     nn.BatchNorm2d: ("num_features", 1),
@@ -117,9 +119,10 @@ def _sizes_told(network: nn.Module) -> Iterator[None]:
                 f"{argument}={comes} would work"
             )
 
+    layers: dict[str, nn.Module] = dict(network.named_modules())
     hooks = [
         layer.register_forward_pre_hook(partial(look, name=name, argument=argument, axis=axis))
-        for name, layer in network.named_modules()
+        for name, layer in layers.items()
         for kind, (argument, axis) in _SIZES.items()
         if isinstance(layer, kind)
     ]

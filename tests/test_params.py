@@ -247,9 +247,12 @@ def test_a_name_that_does_not_exist_lists_those_that_do(path, those):
 
 
 def test_a_start_needs_a_whole_sha256():
-    tree = demo(("student.start", {"file": "x.safetensors", "sha256": "0" * 63}))
-    (line,) = faults(tree)
-    assert line.startswith("params.yaml: student.start.sha256: string should match pattern")
+    way = (
+        "params.yaml: student.start.sha256: must be the 64 digits and letters that `sha256sum 'my net.pt'` prints (got "
+    )
+    for given in ({"sha256": "0" * 63}, {"sha256": "..."}, {"sha256": "A" * 64}, {"sha256": None}, {}):
+        (line,) = faults(demo(("student.start", {"file": "my net.pt", **given})))
+        assert line.startswith(way) and len(line) <= 300
 
 
 def test_only_lsq_learns_a_step_a_channel():
