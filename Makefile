@@ -94,6 +94,10 @@ score: fresh unlock ## bring the pipeline up to date, measure the packed model o
 repro: fresh unlock ## run the stages whose code, inputs or params changed (dvc repro)
 	@"$(PY)" tools/restored.py
 	$(call REPRO,$(ARGS))
+	if [ -f checkpoints/quantized.safetensors ]; then
+		echo "make: next, 'make score' measures the packed model anew and prints the table, and"
+		echo "      '.venv/bin/python -m micronet.predict checkpoints/quantized.safetensors IMAGE' names a picture"
+	fi
 
 # For a change of the code that changes no result, such as a renamed function: DVC would run hours again for it.
 .PHONY: accept

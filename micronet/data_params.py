@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -27,6 +29,18 @@ def _whole(given: Any) -> Any:
     if isinstance(given, bool | float):
         raise PydanticKnownError("int_type")
     return given
+
+
+# of data.folder and data.path
+OVERLAP = (
+    "must be apart from the pictures in data.path, not in, around or at their folder; "
+    "data/folder and data/pictures would work"
+)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether one of two plain paths lies in the other one, or is it."""
+    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
 
 
 class ImageFormat(Section):
@@ -92,6 +106,11 @@ class Data(Section):
     timeout_seconds: Annotated[Seconds, Field(gt=0.0)] = Field(default=600.0, description="time limit of one download")
 
     @property
+    def validation_key(self) -> str:
+        """The key that says how much is held out of train."""
+        return "data.validation_size" if self.validation_share is None else "data.validation_share"
+
+    @property
     def validation(self) -> int | float:
         """How much is held out of train: an integer is a number of images, a float a share of each class."""
         share = self.validation_share
@@ -134,6 +153,9 @@ class Data(Section):
             raise ValueError("path: is missing; source folder needs it, the folder with the pictures")
         if self.image is None:
             raise ValueError("image: is missing; source folder needs it, as in image: {height: 64, width: 64}")
+        place, pictures = os.path.normpath(self.folder), os.path.normpath(Path(self.path).expanduser())
+        if os.path.isabs(place) == os.path.isabs(pictures) and overlap(place, pictures):
+            raise ValueError(f"folder: {OVERLAP}")
 
     def _check_size(self, size: int) -> None:
         """Of a validation split whose dataset is known."""

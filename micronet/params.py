@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ from micronet import reading
 from micronet.data_params import Data
 from micronet.data_params import ImageFormat as ImageFormat
 from micronet.errors import MicronetError, shown
-from micronet.faults import faults
+from micronet.faults import faults, said
 from micronet.front import front
 from micronet.sections import (
     BatchSize,
@@ -171,6 +173,18 @@ class Start(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
         description="of the file: params that name another content run again"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sha256_with_the_way_to_it(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("file"), str):
+            return given
+        digest = given.get("sha256")
+        if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):
+            return given
+        got = said(digest) if "sha256" in given else "nothing"
+        command = f"sha256sum {shown(shlex.quote(given['file']), 60)}"
+        raise ValueError(f"sha256: must be the 64 digits and letters that `{command}` prints (got {got})")
 
 
 class Teacher(Section):

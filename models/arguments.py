@@ -189,7 +189,10 @@ def _checked(argument: Argument, given: Any) -> tuple[Any, list[str]]:
     try:
         return _validator(argument.annotation).validate_json(text, strict=True), []
     except ValidationError as error:
-        return None, faults(error, "settings", argument.name)
+        lines = faults(error, "settings", argument.name)
+        if type(None) in typing.get_args(argument.annotation):
+            lines = [line.replace(" (got ", " or null (got ") for line in lines]
+        return None, lines
     except PydanticUserError:
         return None, [f"{key}: its type has no plain form; int, float, bool, str or lists of them would work"]
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 NETWORKS = Path(__file__).resolve().parents[1] / "networks"
 KEYS = ("file", "class", "settings")
+SPELLINGS = {"classes": ("num_classes", "n_classes", "nb_classes", "num_labels")}  # of facts of the data
 MOST_BYTES = 1_000_000  # of a file: no network takes so many lines
 # They import what no syntax tree tells, so that a change of it would go unnoticed. Of the first only the bare names.
 _COMPUTED_NAMES = frozenset(("__import__", "exec", "eval", "compile"))
@@ -107,6 +108,7 @@ def suited(spec: dict[str, Any], facts: dict[str, Any], *, runs: bool) -> dict[s
     signature = signature_in(_parsed(own.path), own.kind)
     if signature is None:
         signature = signature_of(_class(own)) if runs else Signature()
+    facts = {spelled(key, signature): fact for key, fact in facts.items()}
     names = [argument.name for argument in signature.arguments if argument.name in facts]
     given = {**own.settings, **{name: facts[name] for name in names if name not in own.settings}}
     full = normalise({"file": own.file, "class": own.kind, "settings": given})
@@ -118,6 +120,12 @@ def suited(spec: dict[str, Any], facts: dict[str, Any], *, runs: bool) -> dict[s
     if wrong:
         raise SpecError(*wrong)
     return full
+
+
+def spelled(fact: str, signature: Signature) -> str:
+    """How a constructor calls a fact of the data."""
+    names = {argument.name for argument in signature.arguments}
+    return next((name for name in (fact, *SPELLINGS.get(fact, ())) if name in names), fact)
 
 
 def files(spec: dict[str, Any]) -> list[Path]:
@@ -139,7 +147,23 @@ def build(spec: dict[str, Any]) -> nn.Module:
     with told():
         network: nn.Module = kind(**values)
         network.state_dict()  # there is none without super().__init__()
+    _refuse_lazy(network)
     return network
+
+
+def _refuse_lazy(network: nn.Module) -> None:
+    """Raises `SpecError`: a layer makes its weights when it sees an image, so nobody can count or start them before."""
+    from torch.nn.parameter import is_lazy
+
+    for name, parameter in network.named_parameters():
+        if is_lazy(parameter):
+            layer = name.rpartition(".")[0]
+            kind = type(network.get_submodule(layer)).__name__
+            takes = "in_features" if kind == "LazyLinear" else "in_channels or num_features"
+            raise SpecError(
+                f"class: its layer {shown(layer, 60)} is a {kind}, which has no weights before it sees an image; "
+                f"{kind.removeprefix('Lazy')} with its {takes} would work"
+            )
 
 
 def _class(own: Own) -> Any:

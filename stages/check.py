@@ -30,10 +30,14 @@ def say(line: str) -> None:
 def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
     """Says what the student will cost. Raises `ParamsError` with every fault, `DataError` for pictures at fault."""
     loaded = validate(path)
-    from micronet.data.datasets import standing_in
+    from micronet.data.datasets import pictures, standing_in
 
     if line := standing_in(loaded.data):
         say(line)
+    if pictures(loaded.data) and not renew:  # which prepares them and says the same
+        from micronet.data import folder
+
+        folder.check(loaded.data)
     from consistency import inconsistencies
 
     from micronet.params import ParamsError

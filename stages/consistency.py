@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from common import model_faults
+from torch import nn
 
 import models
 from micronet.compress.quantization import prepare
 from micronet.data.arrays import Description
 from micronet.data.datasets import described
-from micronet.errors import MicronetError
+from micronet.errors import MicronetError, shown
 from micronet.packed.packing import rehearse
 from micronet.params import Params, Student, Teacher
 from micronet.scoring.counting import operations
@@ -24,9 +26,6 @@ from micronet.training.hardware import Machine, check_processes
 from micronet.training.starts import StartError, started
 from micronet.training.trial import check_network, class_count
 from models import own
-
-if TYPE_CHECKING:
-    from torch import nn
 
 OF_THE_STUDENT = ("student", "distill", "prune", "retrain", "quantize")  # sections that train the student
 
@@ -86,14 +85,55 @@ def _network(section: Teacher | Student, data: Description) -> Any:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-        logits = network(torch.zeros(1, *data.shape))
+        with _sizes_told(network):
+            logits = network(torch.zeros(1, *data.shape))
     got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
     if got != (1, classes):
-        raise models.SpecError(f"gives {got} for an image, {(1, classes)} would work")
+        way = "an argument `classes` of its constructor is told how many there are"
+        if got[:-1] != (1,):
+            way = "the logits alone go out"
+        raise models.SpecError(f"gives {got} for an image, {(1, classes)} would work; {way}")
     operations(network, data.shape)
     if own.is_own(network.spec) and section.train.epochs:
         _learns(network, data)
     return network
+
+
+_SIZES: dict[
+    type[nn.Module], tuple[str, int]
+] = {  # of what a layer takes: the argument, and the axis of an image's values
+    nn.Linear: ("in_features", -1),
+    nn.Conv2d: ("in_channels", 1),
+    nn.BatchNorm2d: ("num_features", 1),
+    nn.BatchNorm1d: ("num_features", 1),
+}
+
+
+@contextmanager
+def _sizes_told(network: nn.Module) -> Iterator[None]:
+    """Within it a layer that takes another size than what comes to it says which would work: `SpecError`."""
+
+    def look(layer: nn.Module, given: tuple[Any, ...], *, name: str, argument: str, axis: int) -> None:
+        comes = given[0].shape[axis] if given and isinstance(given[0], torch.Tensor) and given[0].dim() > 1 else None
+        takes = getattr(layer, argument)
+        if comes not in (None, takes):
+            raise models.SpecError(
+                f"the layer {shown(name, 80)} has {argument}={takes}, and {comes} come to it for such images; "
+                f"{argument}={comes} would work"
+            )
+
+    layers: dict[str, nn.Module] = dict(network.named_modules())
+    hooks = [
+        layer.register_forward_pre_hook(partial(look, name=name, argument=argument, axis=axis))
+        for name, layer in layers.items()
+        for kind, (argument, axis) in _SIZES.items()
+        if isinstance(layer, kind)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _learns(network: nn.Module, data: Description) -> None:

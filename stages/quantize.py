@@ -9,6 +9,8 @@ sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides wh
 from common import CHECKPOINTS
 from taught import TaughtJob
 
+from micronet.errors import shown
+
 
 def work(job: TaughtJob) -> None:
     from micronet.packed.quantizing import quantize
@@ -31,6 +33,11 @@ def work(job: TaughtJob) -> None:
             metadata={"params_digest": job.params_digest(*sections), **fit},
             evaluation_batch_size=job.params.engine.evaluation_batch_size,
         )
+        if found.refitted:
+            job.reporter.say(
+                f"the step of {shown(', '.join(found.refitted), 120)} fell to 0 in training and was fitted anew; "
+                "a lower quantize.train.learning_rate would work better, as would more pictures"
+            )
         packed, accuracy = found.packed, found.validation_accuracy_percent
         job.metrics(
             validation_accuracy_percent=round(accuracy, 4),

@@ -130,13 +130,11 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], test: Split, referen
     packed, accuracy = score["packed"], score["test_accuracy_percent"]
     lines = [
         f"{accuracy:.2f} % of {images:,} test images, measured now on {PACKED} read back",
-        "MicroNet score by rule book:",
-        *(f"  {book.name:<9} {score[book.name]['score']:.4f}  {book.about}" for book in BOOKS),
+        "the rule books:",
+        *(f"  {book.name:<9} {book.about}" for book in BOOKS),
     ]
     if "balanced_accuracy_percent" in score:
         lines.append(f"{score['balanced_accuracy_percent']:.2f} % is the mean of the classes, the balanced accuracy")
-    if "reference" in score:
-        lines.append(f"scores are relative to {references.name}")
     if score["flipped_images_percent"]:
         flipped = score["flipped_images_percent"]
         lines.append(f"{flipped:.2f} % of the images were seen mirrored too; both passes are charged")

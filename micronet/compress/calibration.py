@@ -13,7 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from micronet.compress import fx_int8
 from micronet.compress.errors import QuantizationError
-from micronet.compress.quantizers import LsqActivation
+from micronet.compress.quantizers import (
+    SMALLEST_STEP,
+    LsqActivation,
+    LsqWeight,
+    QuantizedConv2d,
+    QuantizedLinear,
+)
 from micronet.data.images import normalise
 from micronet.errors import shown
 from micronet.params import Augment
@@ -77,7 +83,41 @@ def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250) -> Non
         with _observed(prepared):
             fx_int8.observe_ranges(prepared, _batches(prepared, images, batch_size))
         return
-    quantizers = [module for module in prepared.modules() if isinstance(module, LsqActivation)]
+    _set_steps(
+        prepared, [module for module in prepared.modules() if isinstance(module, LsqActivation)], images, batch_size
+    )
+
+
+def refit_lost_steps(prepared: nn.Module, images: Tensor, batch_size: int = 250) -> list[str]:
+    """Sets every step anew that training has brought to 0 or below, where nothing is left of what is quantized.
+
+    An update can be larger than the step: with few pictures, a few updates of a high learning rate.
+
+    Args:
+        images: (N, C, H, W) uint8, of calibration.
+
+    Returns:
+        The names of their layers and activations, those of the weights first.
+    """
+    layers: dict[str, Any] = {
+        name: layer for name, layer in prepared.named_modules() if isinstance(layer, QuantizedConv2d | QuantizedLinear)
+    }
+    lost = [
+        name
+        for name, layer in layers.items()
+        if isinstance(layer.quantizer, LsqWeight) and layer.quantizer.refit(layer.weight)
+    ]
+    activations = {
+        name: module
+        for name, module in prepared.named_modules()
+        if isinstance(module, LsqActivation) and float(module.step.detach()) <= SMALLEST_STEP
+    }
+    _set_steps(prepared, list(activations.values()), images, batch_size)
+    return lost + [*activations]
+
+
+def _set_steps(prepared: nn.Module, quantizers: list[LsqActivation], images: Tensor, batch_size: int) -> None:
+    """Sets the steps of these quantizers; while they observe, they let everything through."""
     if not quantizers:
         return
     was_training = prepared.training

@@ -25,6 +25,7 @@ from micronet.compress.pointwise import TORCH
 from micronet.compress.tracing import Tracer, place_of
 from micronet.errors import MicronetError, shown
 from micronet.training.weights import plain_weights
+from models import own
 
 IMAGE = (3, 32, 32)
 BATCH = 7  # images that shapes are taken from: no other dimension is likely to be as long
@@ -76,7 +77,9 @@ def read(model: nn.Module, *, image: tuple[int, int, int] = IMAGE, shapes_alone:
         raise
     except Exception as error:  # a forward that branches on values fails in many ways
         reason = "its forward fails, or depends on values, which one graph cannot hold"
-        raise QuantizationError(f"{type(model).__name__}: cannot be traced, {reason}: {shown(error, 150)}") from None
+        raise QuantizationError(
+            f"{type(model).__name__}: cannot be traced, {reason}: {shown(own.reason(error), 180)}"
+        ) from None
     module = fx.GraphModule(shadow, graph)
     module.meta["spec"] = getattr(model, "meta", {}).get("spec", getattr(model, "spec", None))
     reader = _Reader(module, image, tracer, at_inference=shapes_alone)

@@ -29,6 +29,7 @@ from micronet.compress.methods import METHODS
 from micronet.compress.operations import OPERATIONS, kind, packable
 from micronet.compress.pointwise import SlopesBelow, never_negative
 from micronet.compress.quantizers import SMALLEST_STEP, LsqActivation, QuantizedConv2d, QuantizedLinear
+from micronet.errors import shown
 from micronet.params import Quantize
 
 
@@ -108,8 +109,10 @@ class _Rewriter:
         ends = {found.place for node, found in self.calls.items() if self._ends(node)}
         for name in self.quantize.layer_bits:
             if name not in layers:
-                known = ", ".join(layers)
-                raise QuantizationError(f"quantize.layer_bits: there is no layer {name!r} (there are {known})")
+                known = shown(", ".join(layers), 120)
+                way = "the student's own names, or none, would work"
+                said = f"there is no layer {shown(name, 40)!r} in the student (there are {known}); {way}"
+                raise QuantizationError(f"quantize.layer_bits: {said}")
         for name in layers:
             edge, logits = name in (layers[0], layers[-1]), name in ends
             quantizer = self.method.weight(name, self.modules[name], edge=edge, logits=logits)

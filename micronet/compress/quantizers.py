@@ -139,7 +139,17 @@ class LsqWeight(nn.Module):
             with torch.no_grad():
                 self.step.clamp_(min=SMALLEST_STEP)
         each = weight.numel() // self.step.numel()
-        return _Lsq.apply(weight, self.step, self.low, self.high, (each * self.high) ** -0.5)
+        step = self.step if self.training else self.step.clamp(min=SMALLEST_STEP)
+        return _Lsq.apply(weight, step, self.low, self.high, (each * self.high) ** -0.5)
+
+    @torch.no_grad()
+    def refit(self, weight: Tensor) -> bool:
+        """Fits anew each step that its last updates brought to nothing. Gives whether there was one."""
+        steps, parts = self.step.view(-1), weight if self.step.dim() else weight[None]
+        lost = [index for index, step in enumerate(steps.tolist()) if step <= SMALLEST_STEP]
+        for index in lost:
+            steps[index] = self._first_step(parts[index])
+        return bool(lost)
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,8 +254,8 @@ class LsqActivation(nn.Module):
 
     @property
     def worth(self) -> Tensor:
-        """What a code is worth: the step, which the last update may have left above the most that it may be."""
-        return self.step if self.most is None else self.step.clamp(max=self.most)
+        """What a code is worth: the step, which the last update may have left beyond the bounds that it has."""
+        return self.step.clamp(min=SMALLEST_STEP, max=self.most)
 
     @property
     def edges(self) -> tuple[int, int]:

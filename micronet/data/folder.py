@@ -27,6 +27,7 @@ from micronet.data.decoding import DIGEST_BYTES, decode
 from micronet.data.pictures import SUFFIXES
 from micronet.data.progress import Report, progress_bar, silent
 from micronet.data.splits import chosen
+from micronet.data_params import OVERLAP, overlap
 from micronet.errors import shown
 from micronet.files import reason
 
@@ -75,6 +76,17 @@ def class_names(config: params.Data) -> tuple[str, ...]:
     return _classes_listed(config).classes
 
 
+def check(config: params.Data) -> None:
+    """What `read` and the split that follows would refuse, as far as the list of the pictures tells; none is opened.
+
+    Raises:
+        DataError: as `read`.
+    """
+    listing = _complete(config)
+    labels = np.array([picture.label for picture in _shared_out(config, listing)["train"]])
+    chosen(labels, config.validation, config.seed, classes=listing.classes, key=config.validation_key)
+
+
 def scan(config: params.Data) -> str:
     """A digest of the names, sizes and times of change of all pictures, in hexadecimal digits: whether one changed.
 
@@ -104,8 +116,7 @@ def read(config: params.Data, place: Path, report: Report = silent) -> tuple[Arr
         DataError: as `class_names`; a class without pictures in a part, or more broken ones than `data.most_broken`.
     """
     assert config.image is not None  # the params say so
-    listing = _listed(config)
-    _refuse_empty_classes(listing, listing.pictures, "has no pictures: put some in, or take the folder away")
+    listing = _complete(config)
     _say_what_is_there(listing, report)
     parts = {
         part: _decoded(listing, pictures, place / f"{part}_images.bin", config.image, f"decoding {part}", report)
@@ -153,6 +164,8 @@ def _opened(config: params.Data) -> Listing:
         raise DataError(f"{said}: {reason(error)}") from None
     if not stat.S_ISDIR(mode):
         raise DataError(f"{said}: is no folder; data.path names the one of the pictures")
+    if overlap(os.path.realpath(config.folder), os.path.realpath(root)):
+        raise DataError(f"data.folder: {OVERLAP}")
     return Listing(root, os.path.realpath(root), said)
 
 
@@ -162,17 +175,18 @@ def _classes_listed(config: params.Data) -> Listing:
     there = _folders(listing, "")
     if config.test_share is None:
         if any(part not in there for part in PARTS):
-            found = f" (it has {_named(there)})" if there else ""
             left_out = _but_for(_unfollowed(listing, ("",), PARTS))
-            raise DataError(
-                f"{listing.said}: has no train/ and test/{found}; data.test_share, 0.2 say, keeps a share of each "
-                f"class for testing where the classes lie in the folder itself{left_out}"
-            )
+            raise DataError(f"{listing.said}: {_without_parts(there)}{left_out}")
         listing.places = {part: part for part in PARTS}
         listing.beside = [name for name in there if name not in PARTS]
     else:
         if all(part in there for part in PARTS):
             raise DataError(f"{listing.said}: has train/ and test/, so data.test_share must be left out")
+        if len(there) == 1 and there[0] in PARTS:
+            raise DataError(
+                f"{listing.said}: has {there[0]}/ and no class beside it; data.path: "
+                f"{shown(listing.root / there[0], PATH)} would work, with data.test_share as it is"
+            )
         listing.places = {"": ""}
     classes = {part: there if part == "" else _folders(listing, place) for part, place in listing.places.items()}
     left_out = _but_for(_unfollowed(listing, listing.places.values()))
@@ -184,6 +198,22 @@ def _classes_listed(config: params.Data) -> Listing:
         raise DataError(f"{listing.said}: train/ and test/ must have the same classes: {apart}{left_out}")
     listing.classes = tuple(first)
     return listing
+
+
+def _without_parts(there: list[str]) -> str:
+    """What is said of a folder that lacks train/ or test/, or both."""
+    lacking = [part for part in PARTS if part not in there]
+    found = f" (it has {_named(there, 2)})" if there else ""
+    if len(lacking) == 1:
+        (other,) = set(PARTS) - set(lacking)
+        return (
+            f"has no {lacking[0]}/{found}; one beside {other}/ with the same class folders would work, "
+            f"or data.path at {other}/ itself and data.test_share, 0.2 say, to keep a share for testing"
+        )
+    return (
+        f"has no train/ and test/{found}; data.test_share, 0.2 say, keeps a share of each "
+        "class for testing where the classes lie in the folder itself"
+    )
 
 
 def _check_classes(said: str, names: list[str], left_out: str) -> None:
@@ -255,6 +285,13 @@ def _listed(config: params.Data) -> Listing:
     return listing
 
 
+def _complete(config: params.Data) -> Listing:
+    """All pictures of a folder, some of each class."""
+    listing = _listed(config)
+    _refuse_empty_classes(listing, listing.pictures, "has no pictures: put some in, or take the folder away")
+    return listing
+
+
 def _folders(listing: Listing, place: str) -> list[str]:
     """The names of the folders in a folder, sorted."""
     return [entry.name for entry in _entries(listing, place) if _kind(listing, entry, place, ()) == "folder"]
@@ -313,6 +350,11 @@ def _count_other(listing: Listing, name: str) -> None:
     listing.others[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
 
 
+def _of(count: int, noun: str) -> str:
+    """So many of them."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _say_what_is_there(listing: Listing, report: Report) -> None:
     """How many pictures there are, and what is left out."""
     for part, pictures in listing.pictures.items():
@@ -320,7 +362,7 @@ def _say_what_is_there(listing: Listing, report: Report) -> None:
         least, most = min(sizes.values()), max(sizes.values())
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         where = f"{listing.said}/{part}".rstrip("/")
-        report(f"{where}: {len(pictures):,} pictures of {len(listing.classes)} classes, {each} of each")
+        report(f"{where}: {_of(len(pictures), 'picture')} of {len(listing.classes)} classes, {each} of each")
     if links := _unfollowed(listing, listing.places.values()):
         named = _named(links, MOST_SHOWN)
         report(
@@ -330,14 +372,16 @@ def _say_what_is_there(listing: Listing, report: Report) -> None:
         report(f"{listing.said}: left out what is beside train/ and test/: {_named(listing.beside)}")
     if listing.others:
         kinds = ", ".join(f"{count} {shown(kind, 20)}" for kind, count in listing.others.most_common(5))
-        report(f"{listing.said}: left out {listing.others.total()} files that are no pictures in a class ({kinds})")
+        files = _of(listing.others.total(), "file")
+        report(f"{listing.said}: left out {files} in no class or of another kind ({kinds})")
     _say_links(listing, report)
 
 
 def _say_links(listing: Listing, report: Report) -> None:
     if listing.links:
         named = _named(listing.links, MOST_SHOWN)
-        report(f"{listing.said}: left out {len(listing.links)} links out of it, to nothing or in a circle: {named}")
+        links = _of(len(listing.links), "link")
+        report(f"{listing.said}: left out {links} out of it, to nothing or in a circle: {named}")
 
 
 def _refuse_empty_classes(listing: Listing, parts: dict[str, list[Picture]], fault: str) -> None:
@@ -420,12 +464,16 @@ def _keep_rows(file: Path, row: int, kept: Sequence[int]) -> None:
 
 def _check_broken(listing: Listing, broken: list[tuple[str, str]], most: int, report: Report) -> None:
     """Names the pictures that cannot be read. Raises `DataError`: there are more of them than there may be."""
+    if len(broken) == 1 and most == 0:
+        ((name, why),) = broken
+        way = "mend or remove it, or set data.most_broken to 1 to leave it out"
+        raise DataError(f"{listing.said}: {shown(name, PATH)}: {shown(why, PATH)}; {way}")
     for name, why in broken[:MOST_SHOWN]:
         report(f"{shown(name, 2 * PATH)}: {why}")
     if not broken:
         return
     if len(broken) <= most:
-        report(f"{listing.said}: left out {len(broken)} pictures that cannot be read (data.most_broken: {most})")
+        report(f"{listing.said}: left out {_of(len(broken), 'picture')} that cannot be read (data.most_broken: {most})")
         return
     said = f"{listing.said}: {len(broken)} cannot be read, data.most_broken allows {most}; mend or remove them"
     named = _named_within([name for name, _ in broken[:MOST_SHOWN]], len(broken), 250 - len(said))
@@ -447,7 +495,9 @@ def _duplicates(train: np.ndarray, test: np.ndarray, report: Report) -> dict[str
     both = int(np.isin(test, known).sum())
     within = len(train) - len(known)
     if both:
-        report(f"{both} test pictures have the pixels of a training picture: what they measure is memory")
+        have = "has" if both == 1 else "have"
+        report(f"{_of(both, 'test picture')} {have} the pixels of a training picture: what that measures is memory")
     if within:
-        report(f"{within} training pictures have the pixels of another one")
+        have = "has" if within == 1 else "have"
+        report(f"{_of(within, 'training picture')} {have} the pixels of another one")
     return {"duplicates_between_train_and_test": both, "duplicates_within_train": within}

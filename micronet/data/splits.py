@@ -43,9 +43,12 @@ def chosen(
     sizes = np.bincount(labels, minlength=len(classes)).tolist()
     few = [index for index, size in enumerate(sizes) if size < 2]
     if few:
-        named = ", ".join(f"{shown(classes[index], 30)} ({sizes[index]})" for index in few[:MOST_NAMED])
+        those = ", ".join(f"{shown(classes[index], 30)} ({sizes[index]})" for index in few[:MOST_NAMED])
         more = f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else ""
-        raise DataError(f"{key}: needs 2 images of each class or more to split them; too few are of {named}{more}")
+        raise DataError(
+            f"{key}: needs 2 images of each class or more to split them; too few are of {those}{more}; "
+            "more of them, or their folders taken away, would work"
+        )
     if isinstance(amount, float):
         counts = [min(max(int(amount * size + 0.5), 1), size - 1) for size in sizes]
     else:

@@ -101,7 +101,8 @@ def _build(config: params.Data, source: str, whole: Whole, more: dict[str, Any],
     description, folder = whole.description, Path(config.folder)
     own = config.source == "folder"  # by their pixels: neither a new name nor other pictures move one
     names = image_digests(whole.train_images, pixels_of(description.shape)) if own else None
-    held_out = chosen(whole.train_labels, config.validation, config.seed, classes=description.classes, names=names)
+    split: dict[str, Any] = {"classes": description.classes, "key": config.validation_key, "names": names}
+    held_out = chosen(whole.train_labels, config.validation, config.seed, **split)
     mask = np.zeros(len(whole.train_labels), dtype=bool)
     mask[held_out] = True
     try:

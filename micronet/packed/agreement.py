@@ -103,7 +103,7 @@ def _check(step: Step, got: Tensor, wanted: Tensor, explained: Tensor) -> None:
         most = float(apart[wrong].max())
         share = 100 * float(wrong.double().mean())
         raise PackError(
-            f"{step.name}: the packed model computes something else than the network: {share:.2g} % of its values are "
+            f"{step.name}: the packed model computes something else than the network: {share:.3g} % of its values are "
             f"up to {most:.3g} codes apart, more than roundings explain; please report this network"
         )
 

@@ -36,6 +36,7 @@ from micronet.packed.pending import (
     Pending,
     Value,
     gain_and_offset,
+    logit_biases,
     not_finite,
     numbers,
     ordered,
@@ -403,10 +404,7 @@ class _Packer:
                 raise PackError(f"{name}: logits of different scales cannot be compared; a scale a tensor would work")
             weights = self._weights(name, codes.cpu().numpy().reshape(shape), 1, source)
             worth = float(weight_scale[0]) * uniform(value, name)
-            bias = bias / worth
-            if not np.isfinite(bias).all():
-                raise PackError(not_finite(name))
-            biases = np.rint(bias).astype(np.int64)
+            biases = logit_biases(bias / worth, weights.sums(source), name)
             bits = width_of(biases)
         zero = vector(0, layer.out_features)
         step = Linear(

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from micronet.compress.functions import Function
 from micronet.packed.errors import PackError
-from micronet.packed.limits import MOST_ENTRIES
+from micronet.packed.limits import MOST_ENTRIES, MOST_SUM
 from micronet.packed.steps import Step, Table
+from micronet.packed.steps.base import reaches
 from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.scaling import Scaling
 from micronet.packed.steps.table import reach
+from micronet.packed.widths import Accumulation
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,19 @@ def gain_and_offset(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[np.ndarray,
 def not_finite(name: str) -> str:
     """What is said of a layer with such a number."""
     return f"{name}: a weight, norm or step is not finite; a training run that diverged cannot be packed"
+
+
+def logit_biases(bias: np.ndarray, sums: Accumulation, name: str) -> np.ndarray:
+    """Whole numbers to add to the sums of the layer that gives logits, (C,). Raises `PackError`: too large ones."""
+    if not np.isfinite(bias).all():
+        raise PackError(not_finite(name))
+    biases = np.rint(bias)
+    if reaches(sums.low + biases, sums.high + biases) >= MOST_SUM:
+        raise PackError(
+            f"{name}: its bias is so large beside its weights that a logit needs more than 32 bits; "
+            "training on more images would work"
+        )
+    return biases.astype(np.int64)
 
 
 def uniform(value: Value, name: str) -> float:

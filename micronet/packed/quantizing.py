@@ -10,7 +10,12 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from micronet.compress.calibration import calibrate, recalibrate_batch_norm, training_batches
+from micronet.compress.calibration import (
+    calibrate,
+    recalibrate_batch_norm,
+    refit_lost_steps,
+    training_batches,
+)
 from micronet.compress.pruning import FixedMask
 from micronet.compress.quantization import prepare
 from micronet.compress.trimming import Trimming
@@ -36,6 +41,7 @@ class Quantized:
     module: PackedModule  # the packed file read back, where it was measured
     validation_accuracy_percent: float  # of `module`
     training: TrainResult
+    refitted: Sequence[str] = ()  # layers and activations whose step the training brought to nothing
 
 
 def quantize(
@@ -79,6 +85,7 @@ def quantize(
     rehearse(prepared, section)
     training = train(prepared, constraint)
     prepared = prepared.cpu()
+    refitted = refit_lost_steps(prepared, images[: section.calibration_images]) if section.train.epochs else []
     if section.train.epochs:
         recalibrate_batch_norm(prepared, training_batches(images[:batch_norm_images], section.train.augment, seed))
     told: dict[str, Any] = {"quantize": section, "images": validation.images, "seen": images}
@@ -92,4 +99,4 @@ def quantize(
     if path is not None:
         claims = {"validation_accuracy_percent": f"{accuracy:.4f}", **(metadata or {})}
         packed = pack(prepared, path, **told, metadata=claims)
-    return Quantized(prepared, packed, module, accuracy, training)
+    return Quantized(prepared, packed, module, accuracy, training, refitted)

@@ -13,6 +13,7 @@ from micronet.compress.fusing import fuse, origin_name
 from micronet.compress.graph import Network, read
 from micronet.compress.maps import gives_logits
 from micronet.compress.spellings import Window
+from micronet.errors import shown
 from micronet.scoring.records import DEAREST_FUNCTION, LOOKUP_BITS, RELU_BITS, Operation, ScoreError
 
 WIDEST_CODE = 8  # bits of what a table of a function reads
@@ -53,7 +54,7 @@ def _read(model: nn.Module, image: tuple[int, int, int]) -> Network:
     try:
         return read(model, image=image, shapes_alone=True)
     except UnknownOperation as error:
-        raise ScoreError(f"{error.place}: the operation {error.name} has no price here") from None
+        raise ScoreError(f"{error.place}: the operation {error.name} has no price here ({error.way})") from None
     except QuantizationError as error:
         raise ScoreError(str(error)) from None
 
@@ -178,6 +179,8 @@ class _Counter:
         self.network = fuse(network) if widths.quantized else network
         self.ops: list[Operation] = []
         self.names: dict[fx.Node, str] = {}  # of what a node gives
+        self.used = {str(node.target) for node in network.calls if node.op == "call_module"}  # layers, by their names
+        self.stored: set[str] = set()  # layers of slopes, which may be used in several places
         for node, found in self.network.calls.items():
             count = getattr(self, f"_{found.kind}", None)
             if count is None:
@@ -267,26 +270,34 @@ class _Counter:
             return self._lookup(work)
         return self._add_op(work, "function", additions=((RELU_BITS, function.operations * work.elements),))
 
-    def _lookup(self, work: _Work) -> str:
+    def _lookup(self, work: _Work, stores: bool = True) -> str:
         """In a table of the output's codes, with an entry for each code of an input four times as fine."""
         bits = min(self.widths.activation, WIDEST_CODE)
-        stored = bits * (2 ** min(bits + 2, WIDEST_CODE) - 1)
+        stored = bits * (2 ** min(bits + 2, WIDEST_CODE) - 1) * stores
         more = ((LOOKUP_BITS, (DEAREST_FUNCTION - 1) * work.elements),)
         once = ((LOOKUP_BITS, work.elements),)
         return self._add_op(work, "function", additions=once, strict_additions=more, storage_bits=stored)
 
     def _prelu(self, node: fx.Node) -> str:
-        """One slope is a function; slopes of channels are a gain of the negative side, added to the value."""
-        slopes, work = self.layers[str(node.target)].weight.numel(), self._work(node, str(node.target))
+        """One slope is a function; slopes of channels are a gain of the negative side, added to the value.
+
+        A layer that is used in several places is stored once.
+        """
+        layer = str(node.target)
+        first = layer not in self.stored
+        self.stored.add(layer)
+        slopes, work = self.layers[layer].weight.numel(), self._work(node, layer if first else node.name)
         if slopes == 1 and self.widths.quantized:
-            name = self._lookup(work)
+            name = self._lookup(work, stores=first)
         else:
             gained = ((max(self.widths.vector, self.widths.activation), work.elements),)
             added = ((RELU_BITS, work.elements), (self.widths.accumulator, work.elements))
-            stored = slopes * self.widths.vector
+            stored = slopes * self.widths.vector * first
             name = self._add_op(work, "function", multiplications=gained, additions=added, storage_bits=stored)
             if self.widths.quantized:
                 self.ops.append(_requantize(name, work.output, self.widths))
+        if not first:
+            return name
         shape, vector = work.output, self.widths.vector
         designed = Operation(f"{name}.slopes", "function", shape, shape, norm_parameters=slopes, vector_bits=vector)
         self.ops.append(replace(designed, rules="deck"))
@@ -322,9 +333,18 @@ class _Counter:
 
 def module_operations(model: nn.Module, widths: Widths, image: tuple[int, int, int]) -> list[Operation]:
     """The operations of one image (C, H, W), in the order of the work. Raises `ScoreError`: something has no price."""
-    ops = _Counter(model, widths, image).ops
+    counter = _Counter(model, widths, image)
+    ops = counter.ops
     counted = sum(op.weights + op.norm_parameters + op.bias_parameters for op in ops)
     total = sum(parameter.numel() for parameter in model.parameters())
     if counted != total:
-        raise ScoreError(f"{type(model).__name__}: {total - counted} of {total} parameters belong to no operation")
+        raise ScoreError(f"{type(model).__name__}: {_uncounted(model, counter.used, total - counted, total)}")
     return ops
+
+
+def _uncounted(model: nn.Module, used: set[str], more: int, total: int) -> str:
+    """What is wrong with a network of so many parameters more than its operations have."""
+    spare = [name for name, _ in model.named_parameters() if name.rpartition(".")[0] not in used]
+    owners = shown(", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in spare)), 120)
+    said = f"{more} of {total} parameters belong to no operation"
+    return f"{said}, those of {owners}; a network without what its forward does not use would work"

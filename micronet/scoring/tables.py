@@ -111,13 +111,19 @@ def relative_to(references: References | None) -> str:
     return f"lower is better; relative to {references.name}"
 
 
+def _title(said: str, references: References | None) -> str:
+    """A title with what its scores mean, on a line of its own where a table of 80 columns would break it."""
+    meaning = f"({relative_to(references)})"
+    return f"{said} {meaning}" if len(f"{said} {meaning}") < 76 else f"{said}\n{meaning}"
+
+
 def score_table(rows: Iterable[Mapping[str, Any]], references: References | None = None) -> Table:
     """The stages of the path as a table. `rows`: the columns of `metrics/path.csv`, None where not measured."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    title = f"Test accuracy, MicroNet score ({relative_to(references)})"
+    title = _title("Test accuracy, MicroNet score", references)
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)  # fits 80 columns
     table.add_column("stage")
     columns = ("accuracy", "parameters", "non-zero", "MACs", *(book.name for book in BOOKS))
@@ -142,7 +148,7 @@ def cost_table(rows: Iterable[Mapping[str, Any]], references: References) -> Tab
     from rich.table import Table
     from rich.text import Text
 
-    title = f"Cost of the untrained student ({relative_to(references)})"
+    title = _title("Cost of the untrained student", references)
     table = Table(title=Text(title), box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("network")
     for column in ("zeros", "parameters", "bits", "bytes", "MACs", *(book.name for book in BOOKS)):

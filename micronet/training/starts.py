@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import models
 from micronet.errors import shown
+from micronet.faults import said
 from micronet.params import Start
 from micronet.training.checkpoint import CheckpointError, load
 
@@ -147,14 +148,26 @@ def fold_normalisation(
     Args:
         weights: a state_dict.
         first: the first convolution's name in it; it gets a bias, which the network's class must have.
-        mean, std: of each channel.
+        mean, std: of each channel, of pixels from 0 to 1.
 
     Raises:
-        StartError: there is no such convolution, or it has another number of channels.
+        StartError: there is no such convolution, it has another number of channels, or these are no means and
+            deviations of pixels from 0 to 1.
     """
+    for key, values, least in (("mean", mean, 0.0), ("std", std, 1e-6)):
+        if not isinstance(values, Sequence) or not all(isinstance(each, int | float) for each in values):
+            raise StartError(f"{key}: must be a list of a number for each channel (got {said(values)})")
+        if not all(least <= each <= 1 for each in values):
+            way = "those of pixels up to 255, divided by 255, would work"
+            raise StartError(f"{key}: must be of pixels from 0 to 1 (got {said(list(values))}); {way}")
     weight = weights.get(f"{first}.weight")
     if weight is None or weight.dim() != 4 or weight.shape[1] != len(mean) or len(mean) != len(std):
-        raise StartError(f"{shown(first, 80)}: is no convolution of {len(mean)} channels in these weights")
+        kernels = {name: value for name, value in weights.items() if name.endswith(".weight") and value.dim() == 4}
+        there = ", ".join(f"{name.removesuffix('.weight')} of {value.shape[1]}" for name, value in kernels.items())
+        raise StartError(
+            f"{shown(first, 60)}: is no convolution of {len(mean)} channels in these weights "
+            f"(there are {shown(there, 120) or 'none'})"
+        )
     gain = torch.tensor([64 / 255 / each for each in std], dtype=torch.float64)
     shift = torch.tensor([(128 / 255 - at) / each for at, each in zip(mean, std, strict=True)], dtype=torch.float64)
     bias = weights.get(f"{first}.bias", torch.zeros(len(weight))).double()

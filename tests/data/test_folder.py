@@ -121,7 +121,7 @@ def test_what_is_hidden_or_left_by_systems_is_passed_over_and_other_files_are_sa
     heard.clear()
     assert read(config_of(pets), tmp_path, heard)[2]["other_files"] == 6
     assert heard[2] == f"{pets}: left out what is beside train/ and test/: valid"
-    assert heard[3].startswith(f"{pets}: left out 6 files that are no pictures in a class (2 .png, ")
+    assert heard[3].startswith(f"{pets}: left out 6 files in no class or of another kind (2 .png, ")
     assert "1 .heic" in heard[3] and "1 without a suffix" in heard[3]
 
 
@@ -248,7 +248,7 @@ def test_the_same_pixels_in_train_and_test_and_within_train_are_counted(pets, tm
     facts = read(config_of(pets), tmp_path, heard)[2]
     assert facts["duplicates_between_train_and_test"] == 1 and facts["duplicates_within_train"] == 2
     assert heard[-2:] == [
-        "1 test pictures have the pixels of a training picture: what they measure is memory",
+        "1 test picture has the pixels of a training picture: what that measures is memory",
         "2 training pictures have the pixels of another one",
     ]
 
@@ -325,7 +325,8 @@ def twin_class(name: str, twin: str):
     ("change", "line"),
     [
         (wolf_in_test, ": train/ and test/ must have the same classes: dog only in train/ and wolf only in test/"),
-        (lambda pets: (pets / "train").rename(pets / "Train"), ": has no train/ and test/ (it has Train, test); data."),
+        (lambda pets: (pets / "train").rename(pets / "Train"), ": has no train/ (it has Train, test); one"),
+        (lambda pets: shutil.rmtree(pets / "test"), ": has no test/ (it has train); one beside train/"),
         (without("dog"), "/train: has one class, cat; there must be two or more"),
         (without("cat", "dog"), "/train: has no folders; it must have one for each class, with"),
         (lambda pets: (pets / "train/ant\n").mkdir(), "/train: the class folder ant\\n needs another name: of UTF-8"),

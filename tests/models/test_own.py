@@ -114,7 +114,7 @@ def test_image_and_classes_come_from_the_data_and_contradict_nobody(networks):
 def test_settings_are_held_against_the_types_of_the_constructor(networks):
     assert faults(spec(width=3, rate=True, mode="c", widths=[1, "a"])) == [
         "settings.widths.1: must be a whole number (got 'a')",
-        "settings.rate: input should be a valid number (got True)",
+        "settings.rate: must be a number (got True)",
         "settings.mode: must be 'a' or 'b' (got 'c')",
         "settings.width: no such key (Net takes widths, rate, mode, image, classes)",
     ]

@@ -13,6 +13,7 @@ from micronet.compress.pruning import FixedMask
 from micronet.compress.quantization import prepare
 from micronet.compress.trimming import Trimming
 from micronet.packed import quantizing
+from micronet.packed.errors import PackError
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.packed.quantizing import Quantized, quantize
@@ -116,3 +117,63 @@ def test_the_machine_is_asked_for_after_the_training():
 
     path_of(sparse_model(), settings, train=fit, machine=lambda: order.append("machine") or MACHINE)
     assert order == ["trained", "machine"]
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "step"),
+    [
+        ("classifier.quantizer", {}, -0.0006),
+        ("stem.conv.quantizer", {"per_channel": True}, -1.0),
+        ("stages.0.0.conv1.quantizer", {}, 0.0),
+        ("activations.relu", {}, -0.5),
+    ],
+)
+def test_a_step_that_the_last_update_brought_to_nothing_is_fitted_anew_and_named(part, changes, step):
+    settings = section(**changes)
+
+    def fit(prepared, constraint):
+        result = train(prepared, settings.train, constraint=constraint)
+        with torch.no_grad():
+            prepared.get_submodule(part).step.fill_(step)
+        return result
+
+    found = path_of(sparse_model(), settings, train=fit)
+    assert found.refitted == [part.removesuffix(".quantizer")]
+    assert (found.prepared.get_submodule(part).step > 1e-3).all()
+    assert path_of(sparse_model(), settings).refitted == []
+
+
+@pytest.mark.parametrize("part", ["classifier.quantizer", "stem.conv.quantizer", "activations.relu_1"])
+def test_a_network_computes_with_the_step_that_it_is_packed_with_also_where_an_update_left_it_below_0(tmp_path, part):
+    settings, model = section(), sparse_model()
+    prepared = prepare(model, settings).eval()
+    calibrate(prepared, TRAINING.images[:20])
+    with torch.no_grad():
+        prepared.classifier.bias.zero_()
+        prepared.get_submodule(part).step.fill_(-0.5)
+    pack(prepared, tmp_path / "m", quantize=settings)  # which compares the two
+
+
+def test_a_bias_that_dwarfs_the_steps_of_its_layer_is_a_line_of_that_layer(tmp_path):
+    settings, model = section(), sparse_model()
+    prepared = prepare(model, settings).eval()
+    with torch.no_grad():
+        prepared.classifier.bias.fill_(1e6)
+        prepared.classifier.quantizer.step.fill_(1e-6)
+    with pytest.raises(PackError, match=r"^classifier: its bias is so large .* would work$"):
+        pack(prepared, tmp_path / "m", quantize=settings)
+
+
+@pytest.mark.parametrize("dead", ["weights", "activations", "variance"])
+def test_a_network_in_which_a_layer_is_dead_is_packed_all_the_same(dead):
+    model = sparse_model()
+    with torch.no_grad():
+        if dead == "weights":
+            for parameter in model.parameters():
+                parameter.zero_()
+        if dead == "activations":
+            model.stages[0][0].norm1.bias.fill_(-100)
+        if dead == "variance":
+            model.stem.norm.running_var.zero_()
+    found = path_of(model, section(), images=torch.full_like(TRAINING.images, 128))
+    assert 0 <= found.validation_accuracy_percent <= 100

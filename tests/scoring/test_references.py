@@ -19,7 +19,7 @@ from micronet.scoring.deck import deck_score
 from micronet.scoring.measurement import _by_class
 from micronet.scoring.records import CIFAR10, CIFAR100
 from micronet.scoring.references import OF_CIFAR10, OF_CIFAR100, of_network, references
-from micronet.scoring.tables import class_table, cost_table, relative_to
+from micronet.scoring.tables import class_table, cost_table, relative_to, score_table
 
 SPEC = {"name": "resnet", "blocks": [1], "widths": [4], "image": [1, 20, 12], "classes": 3}
 IMAGE = (1, 20, 12)
@@ -104,3 +104,10 @@ def test_the_cost_of_a_student_is_a_table_that_names_its_reference():
     found = of_network(models.build(SPEC), IMAGE, "a [b]teacher")
     table = cost_table([row | {"challenge_score": 2.0}], found)
     assert "relative to a [b]teacher" in str(table.title) and table.row_count == 1
+
+
+def test_a_title_is_never_broken_inside_of_what_scores_are_relative_to():
+    found = references("folder", None, lambda: models.build(SPEC), IMAGE)
+    title = str(score_table([], found).title)
+    assert title == "Test accuracy, MicroNet score\n(lower is better; relative to the teacher in 16 bits)"
+    assert "\n" not in str(score_table([]).title)

@@ -15,6 +15,7 @@ import models
 from micronet import params
 from micronet.training.checkpoint import save
 from micronet.training.starts import StartError, fold_normalisation, started
+from tests.support.models import WIDER, new_model
 
 SPEC = {"name": "resnet", "blocks": [1], "widths": [4], "classes": 3}
 
@@ -153,3 +154,20 @@ def test_another_normalisation_is_folded_into_the_first_convolution():
     assert torch.allclose(layer((pixels - 128) / 64), wanted, atol=1e-5)
     with pytest.raises(StartError, match="is no convolution of 1 channels"):
         fold_normalisation({"a.weight": layer.weight}, "a", [0.5], [0.5])
+
+
+@pytest.mark.parametrize(
+    ("first", "mean", "std", "said"),
+    [
+        ("first", [0.5] * 3, [0.2] * 3, "first: is no convolution of 3 channels in these weights (there are stem."),
+        ("stem.conv", [0.5], [0.2], "stem.conv: is no convolution of 1 channels in these weights (there are "),
+        ("stem.conv", 0.5, [0.2] * 3, "mean: must be a list of a number for each channel (got 0.5)"),
+        ("stem.conv", [0.5] * 3, [0.0] * 3, "std: must be of pixels from 0 to 1 (got [0.0, 0.0, 0.0])"),
+        ("stem.conv", [125.3, 123.0, 113.9], [0.2] * 3, "mean: must be of pixels from 0 to 1 (got [125"),
+    ],
+)  # fmt: skip
+def test_a_normalisation_that_cannot_be_folded_says_what_would_work(first, mean, std, said):
+    weights = new_model(WIDER).state_dict()
+    with pytest.raises(StartError) as caught:
+        fold_normalisation(weights, first, mean, std)
+    assert str(caught.value).startswith(said) and len(str(caught.value)) <= 300
