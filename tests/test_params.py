@@ -114,6 +114,7 @@ def test_params_are_frozen():
         ("quantize.layer_bits.classifier", 9, "must be <= 8 (got 9)"),
         ("quantize.multiplier_bits", 5, "must be >= 6 (got 5)"),
         ("engine.threads", -1, "must be >= 0 (got -1)"),
+        ("engine.processes", 0, "must be >= 1 (got 0)"),
         ("data.validation_size", 0, "must be >= 1 (got 0)"),
         # contradictions
         ("data.validation_size", 1000, "must be below the 1000 training images (got 1000)"),
@@ -126,6 +127,17 @@ def test_params_are_frozen():
 )
 def test_one_bad_value_is_one_line_with_file_key_and_reason(path, value, reason):
     assert faults(demo((path, value))) == [f"params.yaml: {path}: {reason}"]
+
+
+def test_processes_need_an_image_each_of_every_batch_and_ranges_that_one_process_sees():
+    two = ("engine.processes", 2)
+    said = "prune.train.batch_size: must be >= engine.processes, 2 (got 1)"
+    assert faults(demo(two, ("prune.train.batch_size", 1))) == [f"params.yaml: {said}"]
+    assert faults(demo(two, ("retrain.train.batch_size", 1), ("retrain.train.epochs", 0))) == []
+    fx = (("quantize.method", "fx_int8"), ("quantize.weight_bits", 8), ("quantize.activation_bits", 8))
+    (line,) = faults(demo(two, *fx))
+    assert line.startswith("params.yaml: quantize.method: fx_int8 observes its ranges in one process, ")
+    assert faults(demo(*fx)) == []
 
 
 @pytest.mark.parametrize("section", [name for name in params.Params.model_fields])
@@ -432,6 +444,7 @@ def test_fixed_views_and_what_draws_every_image_anew_exclude_each_other(section,
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
+        (params.Engine, "processes", 2),
         (params.Student, "start", {"file": "earlier.safetensors", "sha256": "0" * 64}),
         (params.Distillation, "views", 4),
         (params.Distillation, "mirror_answers", True),
@@ -442,7 +455,7 @@ def test_fixed_views_and_what_draws_every_image_anew_exclude_each_other(section,
 )
 def test_a_digest_is_that_of_the_time_before_there_was_a_key_while_it_is_off(section, key, value):
     given = {"amount": 0.5} if section is params.Prune else {}
-    given |= {} if section is params.Distillation else {"train": demo()["prune"]["train"]}
+    given |= {} if section in (params.Distillation, params.Engine) else {"train": demo()["prune"]["train"]}
     given |= {"model": demo()["student"]["model"]} if section is params.Student else {}
     off, on = section(**given), section(**given, **{key: value})
     assert key not in off.model_dump() and on.model_dump()[key] == value

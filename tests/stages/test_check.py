@@ -112,6 +112,22 @@ def test_a_batch_of_one_is_refused_where_a_norm_would_see_one_value(section):
         assert found(*changes, (f"{section}.train.epochs", 0)) == []
 
 
+def test_a_batch_of_which_a_process_gets_one_image_is_refused_where_a_norm_would_see_one_value(monkeypatch):
+    monkeypatch.setattr("micronet.training.hardware._cores", lambda: 2)
+    changes = (("engine.processes", 2), ("student.model", SIX_STAGES))
+    line = (
+        "student.train.batch_size: must be >= 4, two a process, a batch norm of student.model sees a 1 x 1 map (got 3)"
+    )
+    assert found(*changes, ("student.train.batch_size", 3)) == [line]
+    assert found(*changes, ("student.train.batch_size", 4)) == []
+
+
+def test_more_processes_than_cores_are_a_line(monkeypatch):
+    monkeypatch.setattr("micronet.training.hardware._cores", lambda: 2)
+    changes = (("engine.device", "cpu"), ("engine.processes", 3))
+    assert found(*changes) == ["engine.processes: must be <= 2, the cores of this machine (got 3)"]
+
+
 def test_a_batch_of_one_is_fine_where_every_norm_sees_a_map():
     assert found(("student.train.batch_size", 1)) == []
 

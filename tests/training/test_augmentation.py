@@ -236,6 +236,20 @@ def test_the_generators_state_decides_the_result(config):
     assert not torch.equal(second[0], third[0])
 
 
+@pytest.mark.parametrize("cutout_size", [0, 8])
+@pytest.mark.parametrize("config", [params.Augment(**OFF), params.Augment(), CUTMIX, MIXUP, BOTH])
+def test_the_parts_of_a_batch_are_what_they_are_in_the_whole(config, cutout_size):
+    batch, config = random_batch(11), config.model_copy(update={"cutout_size": cutout_size})
+    whole, parts, states = augment(*batch, config, generator(5)), [], []
+    for part in (slice(0, 4), slice(4, 8), slice(8, 11)):
+        source = generator(5)
+        parts.append(augment(*batch, config, source, part=part))
+        states.append(source.get_state())
+    assert all(torch.equal(state, states[0]) for state in states)
+    for index in range(2):
+        assert torch.equal(torch.cat([part[index] for part in parts]), whole[index])
+
+
 @pytest.mark.parametrize("config", [params.Augment(), CUTMIX, MIXUP, BOTH], ids=["crop", "cutmix", "mixup", "all"])
 def test_the_global_generator_is_left_alone(config):
     state = torch.get_rng_state()

@@ -250,6 +250,10 @@ def test_a_known_answer_is_the_teachers_answer_to_the_image_beside_it():
         assert torch.equal(batch.targets, data.labels.long().flip(0))
         with torch.no_grad():
             assert torch.allclose(batch.answers, teacher(batch.images), atol=1e-4)
+    again, part = torch.Generator().manual_seed(2), slice(13, 30)  # a part is what it is in the whole
+    batch = sample(data.images, data.labels.long(), indices, again, part)
+    assert torch.equal(batch.images, drawn[0].images[part]) and torch.equal(batch.answers, drawn[0].answers[part])
+    assert torch.equal(batch.targets, drawn[0].targets[part])
 
 
 def test_known_answers_make_the_loss_of_asking_the_teacher():

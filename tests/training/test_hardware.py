@@ -7,8 +7,8 @@ import torch
 
 import models
 from micronet.compress.quantization import prepare
-from micronet.params import Engine
-from micronet.training.hardware import COMPILE_STEPS, Machine, compiled, machine, suited
+from micronet.params import Engine, ParamsError
+from micronet.training.hardware import COMPILE_STEPS, Machine, check_processes, compiled, machine, suited
 from micronet.training.loop import train
 from tests.support.configs import MACHINE, quantize_config, train_config
 from tests.support.images import bright_split
@@ -67,3 +67,16 @@ def test_long_runs_on_cuda_are_compiled_but_no_network_with_quantizers():
     assert compiled(model, cuda, COMPILE_STEPS) is not model
     assert compiled(model, cuda, COMPILE_STEPS - 1) is model
     assert compiled(prepared, cuda, COMPILE_STEPS) is prepared
+
+
+def test_each_process_needs_a_core_or_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr("micronet.training.hardware._cores", lambda: 4)
+    check_processes(Engine(device="cpu", processes=4))
+    with pytest.raises(ParamsError, match=r"engine.processes: must be <= 4, the cores of this machine \(got 5\)"):
+        machine(Engine(device="cpu", processes=5))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    check_processes(Engine(processes=2))
+    with pytest.raises(ParamsError, match=r"must be <= 2, the GPUs .*\(got 3\); engine.device: cpu counts cores"):
+        check_processes(Engine(processes=3))
+    check_processes(Engine(device="cpu", processes=3))
