@@ -88,9 +88,9 @@ def read_path() -> list[dict[str, Any]]:
     from micronet.files import FileError, read_csv
     from micronet.scoring.books import BOOKS
 
-    scores: dict[str, Callable[[str], Any]] = {f"{book.name}_score": float for book in BOOKS}
-    forms = {"stage": str, "test_accuracy_percent": float, "parameters": int, "nonzero_parameters": int}
-    forms |= scores | {"macs": int}
+    scores = [f"{book.name}_score" for book in BOOKS]
+    forms: dict[str, Callable[[str], Any]] = {"stage": str, "test_accuracy_percent": float}
+    forms |= {"parameters": int, "nonzero_parameters": int} | dict.fromkeys(scores, float) | {"macs": int}
     try:
         return [
             {

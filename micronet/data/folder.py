@@ -183,9 +183,10 @@ def _classes_listed(config: params.Data) -> Listing:
         if all(part in there for part in PARTS):
             raise DataError(f"{listing.said}: has train/ and test/, so data.test_share must be left out")
         if len(there) == 1 and there[0] in PARTS:
+            left_out = _but_for(_unfollowed(listing, ("",)))
             raise DataError(
                 f"{listing.said}: has {there[0]}/ and no class beside it; data.path: "
-                f"{shown(listing.root / there[0], PATH)} would work, with data.test_share as it is"
+                f"{shown(listing.root / there[0], PATH)} would work, with data.test_share as it is{left_out}"
             )
         listing.places = {"": ""}
     classes = {part: there if part == "" else _folders(listing, place) for part, place in listing.places.items()}

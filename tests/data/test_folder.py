@@ -177,9 +177,9 @@ def test_a_class_that_is_a_link_out_of_the_folder_is_said_in_a_line_of_its_own(p
         (("train/dog",), None, "two or more; links out of it are not followed: train/dog"),
         (("train/emu",), None, "emu only in test/; links out of it are not followed: train/emu"),
         (("train/dog", "train/emu", "test/cat", "test/emu"), None, "followed: train/dog, train/emu and 2 more"),
-        (("train",), None, "has no train/ and test/ (it has test); data.test_share, 0.2 say"),
-        (("train",), None, "where the classes lie in the folder itself; links out of it are not followed: train"),
-        (("train",), 0.5, "has one class, test; there must be two or more; links out of it are not followed: train"),
+        (("train",), None, "has no train/ (it has test); one beside test/ with the same class"),
+        (("train",), None, "to keep a share for testing; links out of it are not followed: train"),
+        (("train",), 0.5, "with data.test_share as it is; links out of it are not followed: train"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_links_that_were_meant_as_classes(pets, tmp_path, moved, share, said):

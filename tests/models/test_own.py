@@ -252,7 +252,7 @@ def test_a_module_without_super_init_is_a_line(networks):
     ("annotation", "wrong", "line", "right"),
     [
         ("int | str", [1], "settings.w: must be int or str (got [1])", "a"),
-        ("int | str | None", [1], "settings.w: must be int or str (got [1])", None),
+        ("int | str | None", [1], "settings.w: must be int or str or null (got [1])", None),
         ("list[int | str]", [1, [2]], "settings.w.1: must be int or str (got [2])", [1, "b"]),
         ("int | tuple[int, ...]", ["a"], "settings.w: must be int or tuple[int, ...] (got ['a'])", [1, 2, 3]),
         ("dict[str, int | list[int]]", {"a": "b"}, "settings.w.a: must be int or list[int] (got 'b')", {"a": [1]}),
