@@ -154,17 +154,18 @@ pictures: env ## write a folder of pictures to try recipes/folder.yaml with: dat
 # --- sweeps ---
 
 # A run that fails is a row with its reason, so that the others go on; it is tried again the next time. A sweep takes
-# the shell's place: a signal that ends make reaches it then, and it ends what it started on other machines.
+# the shell's place: a signal that ends make reaches it then, and it ends what it started. So what comes after a sweep
+# is a target of its own.
+.PHONY: _studies _seeds
 .PHONY: sweep
 sweep: env ## many variants of the pipeline, here or on a Ray cluster: make sweep SPEC=sweeps/demo.yaml BRANCH=1
 	@exec "$(PY)" sweeps/run.py $(if $(BRANCH),--branch) $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- "$${SPEC:-}"
 
 .PHONY: studies
-studies: studies-rows ## the sweeps that ask the slides' questions, then docs/studies.md: make studies BUDGET=small
+studies: _studies ## the sweeps that ask the slides' questions, then docs/studies.md: make studies BUDGET=small
 	@exec "$(PY)" tools/studies.py
 
-.PHONY: studies-rows
-studies-rows: env
+_studies: env
 	@exec "$(PY)" sweeps/run.py $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- $$(grep -l '^question:' sweeps/*.yaml)
 
 .PHONY: compare
@@ -172,11 +173,10 @@ compare: env ## what differs in params and metrics: make compare A=main B=sweep/
 	@"$(PY)" tools/compare.py -- "$${A:-HEAD}" "$${B:-HEAD}"
 
 .PHONY: seeds
-seeds: seeds-rows ## the active recipe with N seeds, mean and spread into metrics/seeds.json: make seeds N=3
+seeds: _seeds ## the active recipe with N seeds, mean and spread into metrics/seeds.json: make seeds N=3
 	@exec "$(PY)" tools/seeds.py
 
-.PHONY: seeds-rows
-seeds-rows: env
+_seeds: env
 	@exec "$(PY)" sweeps/run.py --seeds "$${N:-3}" $(ARGS) -- sweeps/seeds.yaml
 
 # --- published results ---

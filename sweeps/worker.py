@@ -28,6 +28,7 @@ from pathlib import Path
 
 LONGEST_LOG = 200_000  # characters of a log that go back to the driver
 LONGEST_REASON = 240
+LEAST_FREE = 1 << 20  # bytes; a disk with fewer is full
 STAGES = "check|code_digests|prepare_data|train_teacher|train_student|distill|prune|retrain|quantize|price"
 STAGE_LINE = re.compile(rf"^({STAGES}|[\w./-]+\.yaml): ")
 
@@ -37,6 +38,9 @@ LACKING = re.compile(
     "No space left on device|Disk quota exceeded|Input/output error|Stale file handle|Read-only file system"
     "|Cannot allocate memory|Too many open files",
     re.IGNORECASE,
+)
+CHATTER = re.compile(
+    r"To track the changes|\s+git add |To enable auto|\s+dvc config |Use `dvc push`|Having any troubles"
 )
 EXITED = re.compile(r"failed to reproduce '([^'\n]{1,80})'.*exited with (-?\d+)")
 
@@ -272,13 +276,13 @@ def _dvc(order: Order, held: tuple[int, ...], *words: str) -> None:
     """Runs DVC in the clone. Raises `TaskError` with what the stage said that failed."""
     code = _run(order, held, "-m", "dvc", *words)
     if code:
-        raise failure(code, _tail(order.log))
+        raise _failed(order, code)
 
 
 def _price(order: Order, lock: int) -> dict[str, float]:
     code = _run(order, (lock,), "sweeps/price.py", order.price, "--json", "price.json")
     if code:
-        raise failure(code, _tail(order.log))
+        raise _failed(order, code)
     return json.loads((order.place / "price.json").read_text(encoding="utf-8"))
 
 
@@ -321,6 +325,15 @@ def _run(order: Order, held: tuple[int, ...], *words: str) -> int:
     return int(code)
 
 
+def _failed(order: Order, code: int) -> TaskError:
+    """Why a run failed. On a full disk the log has lost its last words, so the disk is looked at."""
+    error = failure(code, _tail(order.log))
+    for folder in (order.home, Path(order.cache)):
+        if error.again and folder.is_dir() and shutil.disk_usage(folder).free < LEAST_FREE:
+            return TaskError(_said(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))), again=True)
+    return error
+
+
 def failure(code: int, log: str) -> TaskError:
     """What a run says that failed, and whether that is the fault of a stage or of the machine.
 
@@ -340,7 +353,7 @@ def failure(code: int, log: str) -> TaskError:
 
 def reason(log: str) -> str:
     """Why a task failed, of what it said: the last line of a stage before DVC's own."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not CHATTER.match(line)]
     told = [line for line in lines if STAGE_LINE.match(line)]
     failed = next((place for place, line in enumerate(lines) if line.startswith("ERROR: ")), len(lines))
     before = [line for line in lines[:failed] if STAGE_LINE.match(line)]

@@ -37,7 +37,6 @@ def sample_manifest(sample_data: params.Data) -> Path:
 LONGEST_FIRST = (
     "stages/test_pipeline.py",
     "stages/test_stages.py",
-    "sweeps/test_engine.py",
     "packed/test_reference.py",
 )
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -132,6 +133,18 @@ STAGE_FAILED = "ERROR: failed to reproduce 'prune': failed to run: python stages
 )  # fmt: skip
 def test_a_failure_that_is_no_stages_own_is_tried_again(code, log, again):
     assert worker.failure(code, log).again is again
+
+
+def test_a_full_disk_is_said_though_the_log_has_lost_its_last_words(order, tmp_path, monkeypatch):
+    order = dataclasses.replace(order, folder=str(tmp_path), cache=str(tmp_path / "none"))
+    order.log.parent.mkdir()
+    order.log.write_text("Updating lock file 'dvc.lock'\nUse `dvc push` to send your updates to remote storage.\n")
+    assert str(worker._failed(order, 255)) == "Updating lock file 'dvc.lock'", "DVC's advice is no reason"
+    monkeypatch.setattr(worker.shutil, "disk_usage", lambda folder: SimpleNamespace(free=4096))
+    error = worker._failed(order, 255)
+    assert str(error).startswith(f"{tmp_path}: No space left on device on ") and error.again and not error.killed
+    order.log.write_text("prune: the loss is nan\n" + STAGE_FAILED.format(1))
+    assert str(worker._failed(order, 255)) == "prune: the loss is nan"
 
 
 def test_what_was_killed_says_so_and_not_what_it_was_about():
