@@ -89,8 +89,12 @@ def draw_curves(curves: dict[str, dict[str, list]]) -> Figure:
     return figure
 
 
-def _labels(figure: Figure, axes: Axes, points: list[tuple[float, float, str]]) -> None:
-    """A label beside each point, on the side where it covers least of points, labels and the line between them."""
+def label_points(figure: Figure, axes: Axes, points: list[tuple[float, float, str]], line: bool = True) -> None:
+    """A label beside each point, on the side where it covers least of points, labels and the line between them.
+
+    Args:
+        line: there is one from each point to the next.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox
 
@@ -98,7 +102,7 @@ def _labels(figure: Figure, axes: Axes, points: list[tuple[float, float, str]]) 
     canvas.draw()
     places = axes.transData.transform([point[:2] for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in places]
-    for (x, y), (to_x, to_y) in zip(places, places[1:], strict=False):
+    for (x, y), (to_x, to_y) in zip(places, places[1:] if line else [], strict=False):
         steps = max(1, int(math.hypot(to_x - x, to_y - y) / 4))
         inner = [(x + (to_x - x) * step / steps, y + (to_y - y) * step / steps) for step in range(1, steps)]
         taken += [Bbox.from_bounds(at_x - 1, at_y - 1, 2, 2) for at_x, at_y in inner]
@@ -148,7 +152,7 @@ def draw_path(path: dict[str, list]) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("MicroNet score under challenge rules (logarithmic; lower is better)")
     axes.set_ylabel("accuracy on the test set in %")
-    _labels(figure, axes, [(x, y, f"{stage}\n{y:.2f} % at {x:.4f}") for x, y, stage in points])
+    label_points(figure, axes, [(x, y, f"{stage}\n{y:.2f} % at {x:.4f}") for x, y, stage in points])
     return figure
 
 

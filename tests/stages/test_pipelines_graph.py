@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import yaml
 import models
 from micronet import params
 from micronet.training.checkpoint import MADE_BY
-from tests.support.pipeline import STAGES, dvc
+from tests.support import warm
+from tests.support.pipeline import ENVIRONMENT, LIMIT, STAGES
 from tests.support.places import ROOT
 
 PIPELINES = ROOT / "pipelines"
@@ -153,6 +155,13 @@ def toy(tmp_path_factory) -> Path:
     done = dvc(folder, "init", "--no-scm", "--quiet")
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def dvc(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """DVC, whose stages run a Python that has loaded nothing: the toys need no more."""
+    environment = ENVIRONMENT | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ENVIRONMENT['PATH']}"}
+    command = [str(warm.folder("dvc") / "python"), "-m", "dvc", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
 
 
 def executed(folder: Path, *words: str) -> set[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import peers
 import plots
+
+from tests.support.places import ROOT
 
 
 def test_plots_are_written_in_both_forms(checkout):
@@ -35,3 +39,13 @@ def test_while_the_score_is_not_there_curves_are_drawn_alone(checkout):
 def test_nothing_to_draw_is_said(tmp_path, capsys):
     assert plots.main(["--metrics", str(tmp_path)]) == 1
     assert "holds no curve; `make repro` trains" in capsys.readouterr().err
+
+
+def test_the_models_stand_beside_others_by_accuracy_and_deck_score(tmp_path):
+    points = {name: (score, accuracy) for score, accuracy, name in peers.ours(ROOT / "metrics")}
+    assert not {"mnist", "glance"} & set(points) and {"record", "dense", "cascade"} <= set(points)
+    found = json.loads((ROOT / "metrics/score.json").read_text())
+    assert points["record"] == (found["deck"]["score"], found["test_accuracy_percent"])
+    assert peers.main(["--metrics", str(ROOT / "metrics"), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "peers.svg").read_text()
+    assert all(f"<!-- {name} -->" in text for name in (*points, *(what for _, _, what in peers.PEERS)))

@@ -1,0 +1,80 @@
+"""Draws the released models beside the slides and other published results: accuracy against deck score.
+
+What is ours comes from metrics/. The same numbers give the same SVG, byte for byte (one version of matplotlib assumed).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from _tool import METRICS, arguments_of, front
+from plots import OUT, PATH, RATE, STYLE, label_points, write
+from results import facts
+
+from micronet.scoring.books import BOOKS, DECK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Of others on CIFAR-10 under the slides' rules: score, accuracy. Groups of the same course state 90 % and more.
+PEERS = (
+    (0.0357, 90.9, "the slides"),
+    (0.0137, 90.0, "90 % and more"),
+    (0.0352, 90.0, "90 % and more"),
+    (0.0569, 90.0, "90 % and more"),
+)
+THRESHOLDS = {90.0: "the course's threshold", 90.9: "what the slides claim"}
+LEAST = 89.0  # percent: a network that only serves others is not compared
+
+
+def ours(metrics: Path) -> list[tuple[float, float, str]]:
+    """Deck score, accuracy and name of the released models for CIFAR-10 that stand for themselves."""
+    place = BOOKS.index(DECK)
+    found: list[dict[str, Any]] = [model for model in facts(metrics)["models"] if model["name"] != "mnist"]
+    return [(model["scores"][place], model["accuracy"], model["name"]) for model in found if model["accuracy"] >= LEAST]
+
+
+def draw(points: list[tuple[float, float, str]]) -> Figure:
+    """Ours as circles, others as squares, the thresholds as lines."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    for accuracy, what in THRESHOLDS.items():
+        axes.axhline(accuracy, color="#888888", linewidth=0.8, linestyle="--")
+        axes.annotate(what, (0, accuracy), (3, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+                      fontsize=7, color="#666666")  # fmt: skip
+    axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], c=PATH, s=36, zorder=3)
+    axes.scatter([x for x, _, _ in PEERS], [y for _, y, _ in PEERS], c=RATE, s=32, marker="s", zorder=3)
+    axes.margins(x=0.3, y=0.2)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("score under the slides' rules (logarithmic; lower is better)")
+    axes.set_ylabel("accuracy on the test set in %")
+    label_points(figure, axes, [*points, *PEERS], line=False)
+    return figure
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = arguments_of("peers", __doc__)
+    parser.add_argument("--metrics", default=str(METRICS), metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--out", default=str(OUT), metavar="FOLDER", help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+
+    def work() -> int:
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            write(draw(ours(Path(arguments.metrics).resolve())), Path(arguments.out) / "peers")
+        return 0
+
+    return front("peers", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
