@@ -77,8 +77,9 @@ def export(arguments: argparse.Namespace) -> int:
                 raise
             print(f"export: {target}: {shown(error)}", file=sys.stderr)
     for target, found in made.items():
+        _write(arguments.out / target, found, {"target": target, "digest": model.digest})
+    for target, found in made.items():
         folder = arguments.out / target
-        _write(folder, found, {"target": target, "digest": model.digest})
         _say(folder, found, measured(folder, arguments) if target == "c" else [])
     return 0 if len(made) == len(targets) else 1
 

@@ -17,7 +17,8 @@ from micronet.packed.model import PackedModel
 from micronet.packed.reference import predict
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
-SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fsanitize-undefined-trap-on-error")
+SANITIZED = ("-O0", "-fsanitize=address,shift,signed-integer-overflow,bounds", "-fsanitize-undefined-trap-on-error")
+THOROUGH = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 RUN = """
 static void run(int pixels, int classes, int count, int (*classify)(const uint8_t *, int32_t *))
 {
