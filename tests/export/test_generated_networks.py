@@ -37,7 +37,7 @@ def compared(seeds: list[int]) -> int:
         else:
             wanted.append(predict(model, pixels))
             assert np.array_equal(found, wanted[-1])
-    answers = in_node(zip(files, images, strict=True), 600)
+    answers = in_node(zip(files, images, strict=True))
     for answer, logits in zip(answers, wanted, strict=True):
         if logits is None:
             assert answer["refused"].startswith("computes in 16-bit floats")

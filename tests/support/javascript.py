@@ -23,7 +23,7 @@ def tool(name: str) -> str:
     return path
 
 
-def in_node(cases: Iterable[tuple[bytes, np.ndarray | None]], seconds: float = 120) -> list[dict[str, Any]]:
+def in_node(cases: Iterable[tuple[bytes, np.ndarray | None]], seconds: float = 600) -> list[dict[str, Any]]:
     """What the runner says to (packed file, images (N, C, H, W) uint8), one answer a case.
 
     An answer has `logits`, `labels`, `passes`, `confidences` of the images, `classes`, and `milliseconds` of all

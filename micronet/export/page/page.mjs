@@ -6,6 +6,7 @@ import { pixelsOf } from "./pictures.mjs";
 
 const MOST_BARS = 10;
 const MOST_WARM_UP = 2 ** 25; // operations of an image
+const WARM_UPS = 3;
 const find = (id) => document.getElementById(id);
 
 function say(text, wrong = false) {
@@ -64,7 +65,10 @@ async function main() {
   find("about").textContent = `${model.ends[0].shape[0]} classes, ${kind} images of ${height} x ${width}, `
     + `${encoded.length.toLocaleString("en")} bytes; computed here, in whole numbers.`;
   // The first images of a page take several times as long, until the engine has compiled what computes them.
-  if (model.work < MOST_WARM_UP) model.classify(new Uint8Array(channels * height * width));
+  if (model.work < MOST_WARM_UP) {
+    const black = new Uint8Array(channels * height * width);
+    for (let round = 0; round < WARM_UPS; round += 1) model.ends.forEach((_, network) => model.onePass(black, network));
+  }
   let newest = 0;
   const look = async (file) => {
     const turn = (newest += 1);
