@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from micronet.scoring.records import macs
 from micronet.scoring.references import References, references
 
 IMAGES = 32  # random ones that set the ranges
+PATIENCE = 5.0  # seconds
 
 
 ASKS_MODE = (
@@ -61,15 +66,30 @@ def costs(params: Params) -> tuple[list[dict[str, Any]], References, list[str]]:
             image=data.shape,
         )
         apply_masks(student, masks)
-    prepared = prepare(student, quantize, data.shape)
-    generator = torch.Generator().manual_seed(0)
-    calibrate(prepared, torch.randint(0, 256, (IMAGES, *data.shape), generator=generator, dtype=torch.uint8))
-    with tempfile.TemporaryDirectory() as folder:
+    with _said_when_slow(), tempfile.TemporaryDirectory() as folder:
+        prepared = prepare(student, quantize, data.shape)
+        generator = torch.Generator().manual_seed(0)
+        calibrate(prepared, torch.randint(0, 256, (IMAGES, *data.shape), generator=generator, dtype=torch.uint8))
         packed = pack(prepared, Path(folder) / "packed", quantize=quantize, class_names=data.classes)
     bits = "16" if quantize.method == "half" else f"{quantize.weight_bits}/{quantize.activation_bits}"
     zeros = f"{100 * packed.zero_weights / max(1, packed.weights):.0f} %"
     rows.append(_row("packed", zeros, packed.nonzero_parameters, operations(packed), against, packed.file_bytes, bits))
     return rows, against, [ASKS_MODE] if prepared.meta["asks_mode"] else []
+
+
+@contextmanager
+def _said_when_slow() -> Iterator[None]:
+    """Says a line when what is done within takes longer than somebody waits without wondering."""
+    line = (
+        "check: packing the student untrained to price it; a large one takes minutes (stages/check.py --quiet skips it)"
+    )
+    timer = threading.Timer(PATIENCE, lambda: print(line, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _built(params: Params, section: str, data: Description) -> Any:

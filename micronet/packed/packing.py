@@ -483,14 +483,15 @@ def pack(
         raise PackError(f"the network tells {classes} classes apart, and {len(class_names)} names were given")
     described: dict[str, Any] = {"class_names": class_names, "logit_scale": packer.logit_scale}
     data = encode(packer.steps, spec, arithmetic, texts, **described)
-    compare(finished, packer.made, decode(data), made_up_images(packer.image) if seen is None else seen)
+    model = decode(data)
+    compare(finished, packer.made, model, made_up_images(packer.image) if seen is None else seen)
     if quantize.flip_share:
         if images is None:
             raise PackError("flip_share: the images that set the margin are missing")
-        margin = flip_margin(PackedModule(decode(data)), images, quantize.flip_share)
+        margin = flip_margin(PackedModule(model), images, quantize.flip_share)
         *before, last = packer.steps
         choice = Choice(margin=margin, bits=int(bit_length(margin)))
         data = encode([*before, chosen(last, choice)], spec, arithmetic, texts, **described)
-    model = decode(data)
+        model = decode(data)
     write_atomically(path, data)
     return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ sys.path.insert(0, str(ROOT / "stages"))
 
 import common  # noqa: E402 - they stand among the stage scripts
 import consistency  # noqa: E402
+import costs  # noqa: E402
 
 SMALL = {"name": "resnet", "blocks": [1], "widths": [4]}
 SIX_STAGES = {"name": "resnet", "blocks": [1] * 6, "widths": [4] * 6}  # the last map is 1 x 1
@@ -181,6 +183,15 @@ def test_the_command_finds_what_only_networks_show(tmp_path):
     done = run(tmp_path, "check")
     assert done.returncode == 2 and done.stderr.startswith("params.yaml: quantize.layer_bits: there is no layer")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("patience", "lines"), [(0.01, 1), (60.0, 0)])
+def test_a_price_that_takes_long_is_no_silence(tmp_path, monkeypatch, capsys, patience, lines):
+    monkeypatch.setattr(costs, "PATIENCE", patience)
+    with costs._said_when_slow():
+        time.sleep(0.2)
+    said = capsys.readouterr().err
+    assert said.count("\n") == lines and said.count("check: packing the student untrained to price it") == lines
 
 
 # --- files that anybody may have written ---
