@@ -47,6 +47,18 @@ def test_a_missing_input_is_said_once_whatever_the_number_of_processes(prepared)
     assert done.stderr.startswith("prune: checkpoints/teacher.safetensors: there is no such checkpoint")
 
 
+def test_more_processes_than_cores_are_a_line_before_anything_is_started(prepared):
+    tree = in_two("train_student")
+    for name in ("teacher", "student", "distill", "prune", "retrain", "quantize"):
+        tree[name]["train"]["batch_size"] = 1024
+    tree["engine"]["processes"] = 1024
+    write_params(prepared, tree)
+    done = run(prepared, "train_student")
+    assert done.returncode == 2 and not (prepared / "run").exists()
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("params.yaml: engine.processes: must be <= ") and line.endswith("(got 1024)")
+
+
 def others(process: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
