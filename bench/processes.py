@@ -2,12 +2,14 @@
 
 Each run is one of its own, started as a stage starts it, and times every step after the first ones, data and sums over
 processes included; evaluation is not. Of all steps of all turns the median counts, and the fastest beside it: on a
-machine with other work that says what the processors can do. Writes metrics/bench_processes.json and prints a table.
+machine with other work that says what the processors can do. With --alone, as root, other programs wait during the
+steps. Writes metrics/bench_processes.json and prints a table.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
 TURNS = 3
 WARM_STEPS, STEPS = 1, 6
 SETTINGS = {"one process, two threads": (1, 2), "two processes, one thread each": (2, 1)}
-NAMES = ("densenet_nano", "laptop student", "laptop student, taught by the laptop teacher")
+NAMES = ("laptop student", "densenet_nano")
 
 
-def step_seconds(case: Case, threads: int, member: Member) -> list[float]:
+def step_seconds(case: Case, threads: int, member: Member, alone: bool) -> list[float]:
     """Seconds of each timed step on the first rank; the others end with it."""
     import torch
     from loops import Done
@@ -54,6 +56,8 @@ def step_seconds(case: Case, threads: int, member: Member) -> list[float]:
     loss = distilled(lambda: models.build(case.teacher), params.Distillation(), here) if case.teacher else None
     pixels, labels = images((WARM_STEPS + STEPS + 2) * BATCH_SIZE)
     split, times = Split(torch.from_numpy(pixels), torch.from_numpy(labels)), Times()
+    if alone:
+        others_wait()
     with joined(member, here) as ranks:
         try:
             train(
@@ -65,24 +69,32 @@ def step_seconds(case: Case, threads: int, member: Member) -> list[float]:
     return [after - before for before, after in pairwise(times.marks[WARM_STEPS:])]
 
 
-def one_run(name: str, processes: int, threads: int) -> None:
+def others_wait() -> None:
+    """Gives all threads of this process, and those that they start, the processors before any other program."""
+    import torch._dynamo  # noqa: F401 - an optimizer would load it now, for seconds
+
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setscheduler(int(thread), os.SCHED_FIFO, os.sched_param(1))
+
+
+def one_run(name: str, processes: int, threads: int, *, alone: bool) -> None:
     """Prints the seconds of the steps of one run as JSON."""
     from micronet.training.processes import together
 
     def work(member: Member) -> int:
-        seconds = step_seconds(CASES[name], threads, member)
+        seconds = step_seconds(CASES[name], threads, member, alone)
         print(json.dumps({"seconds": seconds}))
         return 0
 
     together(processes, "bench", work)
 
 
-def compared(name: str) -> dict[str, Any]:
+def compared(name: str, *switches: str) -> dict[str, Any]:
     """What the settings take in turn."""
     seconds: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
     for _ in range(TURNS):
         for setting, (processes, threads) in SETTINGS.items():
-            seconds[setting] += measure("processes.py", "run", name, str(processes), str(threads))["seconds"]
+            seconds[setting] += measure("processes.py", "run", name, str(processes), str(threads), *switches)["seconds"]
     speeds = {
         kind: {setting: BATCH_SIZE / found(times) for setting, times in seconds.items()}
         for kind, found in (("median", statistics.median), ("fastest", min))
@@ -94,15 +106,17 @@ def compared(name: str) -> dict[str, Any]:
 
 def main() -> int:
     if sys.argv[1:2] == ["run"]:
-        one_run(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        one_run(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), alone="--alone" in sys.argv)
         return 0
-    args = arguments(__doc__.splitlines()[0], "metrics/bench_processes.json")
+    args = arguments(
+        __doc__.splitlines()[0], "metrics/bench_processes.json", alone="as root: other programs wait during the steps"
+    )
     from rich.console import Console
     from rich.table import Table
 
     from micronet.training.hardware import machine
 
-    results = {name: compared(name) for name in NAMES}
+    results = {name: compared(name, *["--alone"] * args.alone) for name in NAMES}
     write(args.output, {"machine": describe(machine(engine("cpu"))), "turns": TURNS, "cases": results})
     table = Table(title="images a second of the median step, and of the fastest")
     for column in ("case", *SETTINGS, "ratio", "of the fastest"):

@@ -17,7 +17,7 @@ from dependencies import stage_digests
 from job import Job
 
 from micronet import params as parameters
-from micronet.training.processes import Member, together
+from micronet.training.processes import Member, check_cores, together
 from micronet.training.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -45,13 +45,27 @@ class TrainingJob(Job):
     def perform(self, work: Callable[[Self], int | None]) -> int | None:
         """Does the stage's work in `engine.processes` processes; the first one writes and reports."""
 
+        processes = self.params.engine.processes
+
         def join(member: Member) -> int | None:
             job = replace(self, member=member, reporter=self.reporter if member.first else Reporter())
-            if member.size > 1:
-                _ = job.machine  # which says whether it has room for so many
+            if processes > 1:
+                with self._told():
+                    _ = job.machine  # which says whether it has GPUs for so many
             return work(job)
 
-        return together(self.params.engine.processes, self.stage, join)
+        if processes > 1:
+            with self._told():
+                check_cores(processes)
+        return together(processes, self.stage, join)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Lets faults of the params begin with their file."""
+        try:
+            yield
+        except parameters.ParamsError as error:
+            raise parameters.ParamsError([f"{self.flags.params}: {fault}" for fault in error.faults]) from None
 
     @cached_property
     def machine(self) -> Machine:

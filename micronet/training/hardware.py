@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from micronet.params import Engine, ParamsError
 from micronet.training.openmp import ThreadsError, settle
+from micronet.training.processes import check_cores
 
 COMPILE_STEPS = 5_000  # a run this long earns back the minute or so that compiling takes
 
@@ -73,18 +74,10 @@ def check_processes(engine: Engine) -> None:
     """Raises `ParamsError` where there are fewer GPUs, or cores, than `engine.processes`."""
     if engine.processes == 1:
         return
-    most, kind, way = _cores(), "cores", ""
-    if _on_cuda(engine):
-        most, kind, way = torch.cuda.device_count(), "GPUs", "; engine.device: cpu counts cores"
-    if engine.processes > most:
-        got = f"(got {engine.processes})"
-        raise ParamsError([f"engine.processes: must be <= {max(1, most)}, the {kind} of this machine {got}{way}"])
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    check_cores(engine.processes)
+    if _on_cuda(engine) and engine.processes > (most := torch.cuda.device_count()):
+        got = f"(got {engine.processes}); engine.device: cpu counts cores"
+        raise ParamsError([f"engine.processes: must be <= {max(1, most)}, the GPUs of this machine {got}"])
 
 
 def suited(model: nn.Module, machine: Machine) -> Machine:

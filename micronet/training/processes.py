@@ -22,10 +22,19 @@ from typing import NoReturn
 
 from micronet.errors import MicronetError, shown
 from micronet.front import front
+from micronet.params import ParamsError
 
 GRACE = 10.0  # seconds in which a rank ends by itself after another one has died; then it is ended
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAID = 4096  # bytes of a last word, fewer than a pipe holds
+
+
+def check_cores(processes: int) -> None:
+    """Raises `ParamsError` for more processes than cores, which none could be of use to, on a GPU neither."""
+    affinity = getattr(os, "sched_getaffinity", None)  # which cores this process may use; Linux alone has it
+    most = len(affinity(0)) if affinity else os.cpu_count() or 1
+    if processes > most:
+        raise ParamsError([f"engine.processes: must be <= {most}, the cores of this machine (got {processes})"])
 
 
 class RanksError(MicronetError):

@@ -93,17 +93,18 @@ class _Several(Ranks):
         return slice(start, start + each + (self.rank < rest))
 
     def backward(self, loss: Tensor, part: int, count: int) -> None:
-        loss.backward(gradient=loss.new_tensor(part / count))
+        loss.backward(gradient=torch.full_like(loss, part / count))
 
     @torch.no_grad()
     def sum(self, model: nn.Module, others: Sequence[Tensor]) -> None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        absent = [parameter.grad is None for parameter in trained]  # the network may not have used it
+        absent = [index for index, each in enumerate(trained) if each.grad is None]  # the network has not used them
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in trained]
         buffers = _float_buffers(model)
         # Of a buffer its change is averaged: a constant stays what it is to the bit.
         changes = [(buffer - before) / self.size for buffer, before in zip(buffers, self.before, strict=True)]
-        used = torch.tensor([not each for each in absent], dtype=torch.float32, device=gradients[0].device)
+        used = torch.ones(len(trained), device=gradients[0].device)
+        used[absent] = 0
         summed = [*gradients, *changes, used, *others]
         flat = torch.cat([each.reshape(-1) for each in summed])
         self._reach(lambda: dist.all_reduce(flat))
@@ -111,8 +112,8 @@ class _Several(Ranks):
             mine.copy_(all_of_it.view(mine.shape))
         for buffer, before, change in zip(buffers, self.before, changes, strict=True):
             buffer.copy_(before + change)
-        for index in (index for index, missing in enumerate(absent) if missing):
-            if used[index]:
+        for index in absent:
+            if used[index]:  # by another rank
                 trained[index].grad = gradients[index]
 
 

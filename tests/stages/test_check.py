@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import time
@@ -115,7 +116,7 @@ def test_a_batch_of_one_is_refused_where_a_norm_would_see_one_value(section):
 
 
 def test_a_batch_of_which_a_process_gets_one_image_is_refused_where_a_norm_would_see_one_value(monkeypatch):
-    monkeypatch.setattr("micronet.training.hardware._cores", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     changes = (("engine.processes", 2), ("student.model", SIX_STAGES))
     line = (
         "student.train.batch_size: must be >= 4, two a process, a batch norm of student.model sees a 1 x 1 map (got 3)"
@@ -125,7 +126,7 @@ def test_a_batch_of_which_a_process_gets_one_image_is_refused_where_a_norm_would
 
 
 def test_more_processes_than_cores_are_a_line(monkeypatch):
-    monkeypatch.setattr("micronet.training.hardware._cores", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     changes = (("engine.device", "cpu"), ("engine.processes", 3))
     assert found(*changes) == ["engine.processes: must be <= 2, the cores of this machine (got 3)"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -70,7 +72,7 @@ def test_long_runs_on_cuda_are_compiled_but_no_network_with_quantizers():
 
 
 def test_each_process_needs_a_core_or_a_gpu_of_its_own(monkeypatch):
-    monkeypatch.setattr("micronet.training.hardware._cores", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     check_processes(Engine(device="cpu", processes=4))
     with pytest.raises(ParamsError, match=r"engine.processes: must be <= 4, the cores of this machine \(got 5\)"):
         machine(Engine(device="cpu", processes=5))
