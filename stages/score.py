@@ -89,8 +89,14 @@ def read_path() -> list[dict[str, Any]]:
     from micronet.scoring.books import BOOKS
 
     scores: dict[str, Callable[[str], Any]] = {f"{book.name}_score": float for book in BOOKS}
-    forms = {"stage": str, "test_accuracy_percent": float, "parameters": int, "nonzero_parameters": int}
-    forms |= scores | {"macs": int}
+    forms: dict[str, Callable[[str], Any]] = {
+        "stage": str,
+        "test_accuracy_percent": float,
+        "parameters": int,
+        "nonzero_parameters": int,
+        **scores,
+        "macs": int,
+    }
     try:
         return [
             {
