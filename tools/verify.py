@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -335,6 +335,16 @@ def unpriced(claims: dict[str, Any]) -> list[str]:
     return [book.name for book in BOOKS if book.name not in claims and f"{book.name}_score" not in priced]
 
 
+def without(measured: dict[str, Any], books: Collection[str]) -> dict[str, Any]:
+    """What a score.json would hold without these rule books: their scores, in one pass too, and their references."""
+    names = {*books, *(f"{book}_score" for book in books)}
+    return {
+        key: without(value, books) if key in ("one_pass", "reference") else value
+        for key, value in measured.items()
+        if key not in names
+    }
+
+
 def check_claims(subject: Subject) -> Iterator[Finding]:
     """What a score.json says about it."""
     from micronet.scoring.measurement import differences
@@ -346,10 +356,7 @@ def check_claims(subject: Subject) -> Iterator[Finding]:
     unclaimed = unpriced(subject.claims)
     if unclaimed:
         yield Finding("note", "claims", f"{subject.claims_path} says nothing of {', '.join(unclaimed)}")
-    once = {f"{name}_score" for name in unclaimed}
-    measured = {key: value for key, value in subject.measured.items() if key not in unclaimed}
-    measured["one_pass"] = {key: value for key, value in measured["one_pass"].items() if key not in once}
-    lines = differences(subject.claims, measured)
+    lines = differences(subject.claims, without(subject.measured, unclaimed))
     for line in lines:
         yield Finding("FAILED", *line.split(": ", 1))
     if not lines:

@@ -73,6 +73,16 @@ def test_claims_of_before_a_rule_book_was_there_say_nothing_of_it_and_hold(check
     assert failed[1] == "FAILED strict: claimed None, measured 5 values"
 
 
+def test_a_rule_book_that_a_claim_says_nothing_of_is_left_out_of_all_that_is_compared():
+    priced = {"deck": {"score": 1}, "course": {"score": 2}, "macs": 3, "one_pass": {"deck_score": 4, "course_score": 5}}
+    assert verify.without(priced | {"reference": {"name": "x", "deck": {}, "course": {}}}, ["course", "strict"]) == {
+        "deck": {"score": 1},
+        "macs": 3,
+        "one_pass": {"deck_score": 4},
+        "reference": {"name": "x", "deck": {}},
+    }
+
+
 def test_counts_and_storage_that_strict_rules_do_not_charge_are_noticed(checkout, capsys, monkeypatch):
     monkeypatch.setattr(strict, "strict_work", strict.challenge_work)
     monkeypatch.setattr(packed_counts, "described_bits", lambda *_: 0)
