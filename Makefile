@@ -245,6 +245,7 @@ bench: env ## our training loop against the one everybody copies, and all export
 	"$(PY)" bench/accuracy.py
 	"$(PY)" bench/startup.py
 	"$(PY)" bench/export.py
+	"$(PY)" bench/processes.py
 
 .PHONY: profile
 profile: env ## where the time of a training step goes, and what was tried on DenseNets

@@ -102,7 +102,9 @@ def test_a_network_of_too_many_parameters_is_refused_before_it_has_memory(monkey
 
 def test_bits_of_a_layer_that_the_student_does_not_have_name_those_that_it_has():
     (line,) = found(("quantize.layer_bits", {"nothing.there": 8}))
-    assert line.startswith("quantize.layer_bits: there is no layer 'nothing.there' in the student (there are stem.conv, ")
+    assert line.startswith(
+        "quantize.layer_bits: there is no layer 'nothing.there' in the student (there are stem.conv, "
+    )
 
 
 @pytest.mark.parametrize("section", ["teacher", *consistency.OF_THE_STUDENT])
