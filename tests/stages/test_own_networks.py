@@ -188,7 +188,7 @@ def test_a_network_outside_of_the_repository_is_refused_with_the_way_out(network
     [
         ("return self.classifier", "return x, self.classifier", "student.model: gives a tuple for an image, "),
         ("2 * width, classes)", "2 * width, 7)", "student.model: gives (1, 7) for an image, (1, 10) would work"),
-        ("Conv2d(width, 2 * width, 3", "Conv2d(7, 2 * width, 3", "on 32 x 32 images: networks/my_net.py: line 25: "),
+        ("Conv2d(width, 2 * width, 3", "Conv2d(7, 2 * width, 3", "the layer down has in_channels=7, and 8 come to it"),
         ("        return self", "        x = x.cumsum(1)\n        return self", "student.model: cumsum: the operation"),
         (
             "        x = self.down_norm",
