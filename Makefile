@@ -224,6 +224,7 @@ bench: env ## our training loop against the one everybody copies: images a secon
 	"$(PY)" bench/accuracy.py
 	"$(PY)" bench/startup.py
 	"$(PY)" bench/processes.py
+	"$(PY)" bench/steps.py
 
 .PHONY: profile
 profile: env ## where the time of a training step goes, and what was tried on DenseNets
