@@ -246,6 +246,7 @@ bench: env ## our training loop against the one everybody copies, and all export
 	"$(PY)" bench/startup.py
 	"$(PY)" bench/export.py
 	"$(PY)" bench/processes.py
+	"$(PY)" bench/steps.py
 
 .PHONY: profile
 profile: env ## where the time of a training step goes, and what was tried on DenseNets

@@ -9,14 +9,13 @@ steps. Writes metrics/bench_processes.json and prints a table.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from _bench import BATCH_SIZE, CASES, TRAIN, Case, arguments, describe, engine, images, measure, write
+from _bench import BATCH_SIZE, CASES, TRAIN, Case, arguments, describe, engine, images, measure, others_wait, write
 
 if TYPE_CHECKING:
     from micronet.training.processes import Member
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 TURNS = 3
 WARM_STEPS, STEPS = 1, 6
 SETTINGS = {"one process, two threads": (1, 2), "two processes, one thread each": (2, 1)}
-NAMES = ("laptop student", "densenet_nano")
+NAMES = ("laptop student",)
 
 
 def step_seconds(case: Case, threads: int, member: Member, alone: bool) -> list[float]:
@@ -67,14 +66,6 @@ def step_seconds(case: Case, threads: int, member: Member, alone: bool) -> list[
         except Done:
             member.leave()
     return [after - before for before, after in pairwise(times.marks[WARM_STEPS:])]
-
-
-def others_wait() -> None:
-    """Gives all threads of this process, and those that they start, the processors before any other program."""
-    import torch._dynamo  # noqa: F401 - an optimizer would load it now, for seconds
-
-    for thread in os.listdir("/proc/self/task"):
-        os.sched_setscheduler(int(thread), os.SCHED_FIFO, os.sched_param(1))
 
 
 def one_run(name: str, processes: int, threads: int, *, alone: bool) -> None:

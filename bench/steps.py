@@ -1,0 +1,118 @@
+"""Steps that prune, quantize and trim against plain steps of the same network, the released one's, in turn in one run.
+
+Every kind trains as its stage does, on the same images in batches of the same size; the teacher is left out. Ratios are
+those of the median step, of the fastest, and of the mean, in which one of eight steps looks which weights go. With
+--alone, as root, other programs wait meanwhile. Writes metrics/bench_steps.json and prints a table.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from _bench import ROOT, arguments, describe, images, others_wait, write
+
+from micronet import params
+
+if TYPE_CHECKING:
+    from micronet.training.hardware import Machine
+    from micronet.training.run import Run
+
+BATCH_SIZE, WARM_STEPS, STEPS = 256, 2, 8
+TRIM = 0.3
+STEPS_OF_A_RUN = 1000  # trimming looks at the weights after every hundredth of them
+
+
+def runs(machine: Machine) -> dict[str, Run]:
+    """A run of each kind, all of the same network."""
+    import torch
+
+    import models
+    from micronet.compress.calibration import calibrate
+    from micronet.compress.pruning import FixedMask, PruningSchedule
+    from micronet.compress.quantization import prepare
+    from micronet.compress.trimming import Trimming
+    from micronet.data.images import Split, normalise
+    from micronet.training.run import Run
+
+    recipe = params.load(ROOT / "recipes/record.yaml")
+    pixels, labels = images(BATCH_SIZE * STEPS_OF_A_RUN // 10)
+    data = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
+
+    def model() -> Any:
+        torch.manual_seed(0)
+        network = models.build(recipe.student.model.spec())
+        models.fit(network, normalise(data.images[:500]))
+        return network
+
+    def run(network: Any, section: Any, constraint: Any) -> Run:
+        train = section.train.model_copy(update={"epochs": 10, "batch_size": BATCH_SIZE, "learning_rate": 1e-3})
+        return Run(network, train, data, machine, 0, constraint=constraint)
+
+    found = {"float": run(model(), recipe.student, None)}
+    pruned = model()
+    found["pruning"] = run(pruned, recipe.prune, PruningSchedule(recipe.prune, pruned))
+    for kind, section in (
+        ("quantizing", recipe.quantize.model_copy(update={"trim": 0.0})),
+        ("trimming", recipe.quantize.model_copy(update={"trim": TRIM})),
+    ):
+        network = model()
+        prepared = prepare(network, section)
+        constraint = Trimming(network, prepared, section) if section.trim else FixedMask(network)
+        calibrate(prepared, data.images[:250])
+        found[kind] = run(prepared, section, constraint)
+    return found
+
+
+def timed(found: dict[str, Run]) -> dict[str, list[float]]:
+    """Seconds of each kind's steps after the first ones, in turn."""
+    batches = {kind: run.remaining_batches() for kind, run in found.items()}
+    seconds: dict[str, list[float]] = {kind: [] for kind in found}
+    for step in range(WARM_STEPS + STEPS):
+        for kind, run in found.items():
+            began = time.perf_counter()
+            run.train_step(batches[kind][step]).item()
+            seconds[kind].append(time.perf_counter() - began)
+    return {kind: times[WARM_STEPS:] for kind, times in seconds.items()}
+
+
+def main() -> int:
+    args = arguments(
+        __doc__.splitlines()[0], "metrics/bench_steps.json", alone="as root: other programs wait during the steps"
+    )
+    from rich.console import Console
+    from rich.table import Table
+
+    from micronet.training.hardware import machine
+
+    here = machine(params.Engine(device=args.device))
+    found = runs(here)
+    if args.alone:
+        others_wait()
+    seconds = timed(found)
+    results = {
+        kind: {
+            "median_seconds": statistics.median(times),
+            "fastest_seconds": min(times),
+            "mean_seconds": statistics.mean(times),
+            "ratio_of_median": statistics.median(times) / statistics.median(seconds["float"]),
+            "ratio_of_fastest": min(times) / min(seconds["float"]),
+            "ratio_of_mean": statistics.mean(times) / statistics.mean(seconds["float"]),
+        }
+        for kind, times in seconds.items()
+    }
+    write(args.output, {"machine": describe(here), "batch_size": BATCH_SIZE, "steps": STEPS, "kinds": results})
+    table = Table(title="one step of the released network, and as many times as a float one takes")
+    for column in ("kind", "median ms", "fastest ms", "ratio", "of the fastest", "of the mean"):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    for kind, result in results.items():
+        times = [f"{1000 * result[f'{name}_seconds']:.0f}" for name in ("median", "fastest")]
+        table.add_row(kind, *times, *[f"{result[f'ratio_of_{name}']:.2f}" for name in ("median", "fastest", "mean")])
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
