@@ -35,9 +35,9 @@ def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
     if line := standing_in(loaded.data):
         say(line)
     if pictures(loaded.data) and not renew:  # which prepares them and says the same
-        from micronet.data import folder
+        from micronet.data.folder import check as check_folder
 
-        folder.check(loaded.data)
+        check_folder(loaded.data)
     from consistency import inconsistencies
 
     from micronet.params import ParamsError

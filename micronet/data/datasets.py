@@ -178,7 +178,7 @@ def stand_in(config: params.Data) -> dict[str, Any] | None:
     if known and path != wanted["path"] and ("place" not in marker or marker["place"] != wanted.get("place")):
         raise DataError(
             f"{shown(config.path, 80)}: there is no such folder, and {shown(config.folder, 40)} was prepared of "
-            f"{shown(path, 80)}; data.path must name that one, or a folder that is here"
+            f"{shown(path, 70)}; data.path must name that one, or a folder that is here"
         )
     return marker
 

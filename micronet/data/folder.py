@@ -27,6 +27,7 @@ from micronet.data.decoding import DIGEST_BYTES, decode
 from micronet.data.pictures import SUFFIXES
 from micronet.data.progress import Report, progress_bar, silent
 from micronet.data.splits import chosen
+from micronet.data.wording import counted, named, named_within, only
 from micronet.data_params import OVERLAP, overlap
 from micronet.errors import shown
 from micronet.files import reason
@@ -186,7 +187,7 @@ def _classes_listed(config: params.Data) -> Listing:
             left_out = _but_for(_unfollowed(listing, ("",)))
             raise DataError(
                 f"{listing.said}: has {there[0]}/ and no class beside it; data.path: "
-                f"{shown(listing.root / there[0], PATH)} would work, with data.test_share as it is{left_out}"
+                f"{shown(listing.root / there[0], 140)} would work, with data.test_share as it is{left_out}"
             )
         listing.places = {"": ""}
     classes = {part: there if part == "" else _folders(listing, place) for part, place in listing.places.items()}
@@ -195,7 +196,7 @@ def _classes_listed(config: params.Data) -> Listing:
         _check_classes(f"{listing.said}/{part}".rstrip("/"), names, left_out)
     first, last = list(classes.values())[0], list(classes.values())[-1]
     if first != last:
-        apart = " and ".join(filter(None, (_only(first, last, "train"), _only(last, first, "test"))))
+        apart = " and ".join(filter(None, (only(first, last, "train"), only(last, first, "test"))))
         raise DataError(f"{listing.said}: train/ and test/ must have the same classes: {apart}{left_out}")
     listing.classes = tuple(first)
     return listing
@@ -204,7 +205,7 @@ def _classes_listed(config: params.Data) -> Listing:
 def _without_parts(there: list[str]) -> str:
     """What is said of a folder that lacks train/ or test/, or both."""
     lacking = [part for part in PARTS if part not in there]
-    found = f" (it has {_named(there, 2)})" if there else ""
+    found = f" (it has {named(there, 2)})" if there else ""
     if len(lacking) == 1:
         (other,) = set(PARTS) - set(lacking)
         return (
@@ -256,19 +257,7 @@ def _unfollowed(listing: Listing, places: Iterable[str], names: Sequence[str] | 
 
 def _but_for(links: Sequence[str]) -> str:
     """What a refusal says of links that are not followed."""
-    return f"; links out of it are not followed: {_named(links, 2)}" if links else ""
-
-
-def _only(names: Iterable[str], others: Iterable[str], part: str) -> str:
-    """Says which of the names are not among the others."""
-    alone = sorted(set(names) - set(others))
-    return f"{_named(alone)} only in {part}/" if alone else ""
-
-
-def _named(names: Sequence[str], most: int = 4) -> str:
-    """Names for a line, of which the first few are enough."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(shown(name, 24) for name in names[:most]) + more
+    return f"; links out of it are not followed: {named(links, 2)}" if links else ""
 
 
 def _listed(config: params.Data) -> Listing:
@@ -351,11 +340,6 @@ def _count_other(listing: Listing, name: str) -> None:
     listing.others[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
 
 
-def _of(count: int, noun: str) -> str:
-    """So many of them."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _say_what_is_there(listing: Listing, report: Report) -> None:
     """How many pictures there are, and what is left out."""
     for part, pictures in listing.pictures.items():
@@ -363,26 +347,26 @@ def _say_what_is_there(listing: Listing, report: Report) -> None:
         least, most = min(sizes.values()), max(sizes.values())
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         where = f"{listing.said}/{part}".rstrip("/")
-        report(f"{where}: {_of(len(pictures), 'picture')} of {len(listing.classes)} classes, {each} of each")
+        report(f"{where}: {counted(len(pictures), 'picture')} of {len(listing.classes)} classes, {each} of each")
     if links := _unfollowed(listing, listing.places.values()):
-        named = _named(links, MOST_SHOWN)
+        listed = named(links, MOST_SHOWN)
         report(
-            f"{listing.said}: left out as classes, because links out of it are not followed: {named}; copies would do"
+            f"{listing.said}: left out as classes, because links out of it are not followed: {listed}; copies would do"
         )
     if listing.beside:
-        report(f"{listing.said}: left out what is beside train/ and test/: {_named(listing.beside)}")
+        report(f"{listing.said}: left out what is beside train/ and test/: {named(listing.beside)}")
     if listing.others:
         kinds = ", ".join(f"{count} {shown(kind, 20)}" for kind, count in listing.others.most_common(5))
-        files = _of(listing.others.total(), "file")
+        files = counted(listing.others.total(), "file")
         report(f"{listing.said}: left out {files} in no class or of another kind ({kinds})")
     _say_links(listing, report)
 
 
 def _say_links(listing: Listing, report: Report) -> None:
     if listing.links:
-        named = _named(listing.links, MOST_SHOWN)
-        links = _of(len(listing.links), "link")
-        report(f"{listing.said}: left out {links} out of it, to nothing or in a circle: {named}")
+        listed = named(listing.links, MOST_SHOWN)
+        links = counted(len(listing.links), "link")
+        report(f"{listing.said}: left out {links} out of it, to nothing or in a circle: {listed}")
 
 
 def _refuse_empty_classes(listing: Listing, parts: dict[str, list[Picture]], fault: str) -> None:
@@ -474,20 +458,13 @@ def _check_broken(listing: Listing, broken: list[tuple[str, str]], most: int, re
     if not broken:
         return
     if len(broken) <= most:
-        report(f"{listing.said}: left out {_of(len(broken), 'picture')} that cannot be read (data.most_broken: {most})")
+        report(
+            f"{listing.said}: left out {counted(len(broken), 'picture')} that cannot be read (data.most_broken: {most})"
+        )
         return
     said = f"{listing.said}: {len(broken)} cannot be read, data.most_broken allows {most}; mend or remove them"
-    named = _named_within([name for name, _ in broken[:MOST_SHOWN]], len(broken), 250 - len(said))
-    raise DataError(f"{said}: {named}")
-
-
-def _named_within(names: Sequence[str], count: int, most: int) -> str:
-    """As many of the names as fit into so many characters, and how many others there are."""
-    texts = [shown(name, 60) for name in names]
-    while len(texts) > 1 and len(", ".join(texts)) > most:
-        texts.pop()
-    rest = count - len(texts)
-    return ", ".join(texts) + (f" and {rest} more" if rest else "")
+    listed = named_within([name for name, _ in broken[:MOST_SHOWN]], len(broken), 250 - len(said))
+    raise DataError(f"{said}: {listed}")
 
 
 def _duplicates(train: np.ndarray, test: np.ndarray, report: Report) -> dict[str, int]:
@@ -497,8 +474,8 @@ def _duplicates(train: np.ndarray, test: np.ndarray, report: Report) -> dict[str
     within = len(train) - len(known)
     if both:
         have = "has" if both == 1 else "have"
-        report(f"{_of(both, 'test picture')} {have} the pixels of a training picture: what that measures is memory")
+        report(f"{counted(both, 'test picture')} {have} the pixels of a training picture: what that measures is memory")
     if within:
         have = "has" if within == 1 else "have"
-        report(f"{_of(within, 'training picture')} {have} the pixels of another one")
+        report(f"{counted(within, 'training picture')} {have} the pixels of another one")
     return {"duplicates_between_train_and_test": both, "duplicates_within_train": within}

@@ -207,7 +207,7 @@ def test_binary_connect_keeps_first_and_last_layer_by_choice(resnet, keep, bits)
 
 
 def test_an_unknown_layer_in_layer_bits_is_refused_with_those_there_are(resnet):
-    with pytest.raises(QuantizationError, match=r"there is no layer 'stem' \(there are stem\.conv, "):
+    with pytest.raises(QuantizationError, match=r"there is no layer 'stem' in the student \(there are stem\.conv, "):
         prepare(resnet, quantize_config(layer_bits={"stem": 8}))
 
 

@@ -57,6 +57,9 @@ class Pictures:
     def scan(self, config: params.Data) -> str:
         return self.state
 
+    def check(self, config: params.Data) -> None:
+        """There is nothing to find."""
+
     def class_names(self, config: params.Data) -> tuple[str, ...]:
         if not Path(config.path).is_dir():
             raise DataError(f"{config.path}: there is no such folder")
@@ -66,7 +69,7 @@ class Pictures:
 @pytest.fixture
 def found(monkeypatch) -> Pictures:
     pictures, module = Pictures(), ModuleType("micronet.data.folder")
-    for name in ("read", "scan", "class_names"):
+    for name in ("read", "scan", "class_names", "check"):
         setattr(module, name, getattr(pictures, name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return pictures

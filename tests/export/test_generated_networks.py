@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from micronet.data.images import normalise
 from micronet.export import onnx as target
-from micronet.export.targets import Options, export
+from micronet.export.onnx import export
+from micronet.export.targets import Options
 from micronet.packed.file import decode
 from micronet.packed.module import PackedModule
 from micronet.packed.reference import predict
@@ -28,7 +29,7 @@ def compared(seeds: list[int]) -> int:
     wanted = []
     for data, pixels in zip(files, images, strict=True):
         model = decode(data)
-        exact = next(iter(export("onnx", model, data, Options()).files.values()))
+        exact = next(iter(export(model, data, Options()).files.values()))
         found = target.logits(target.session(exact), pixels)
         if model.arithmetic == "half":
             near = PackedModule(model)(normalise(torch.from_numpy(pixels))).numpy()

@@ -19,10 +19,11 @@ from micronet.data.images import normalise
 from micronet.data.sources import fetch
 from micronet.export import onnx as target
 from micronet.export.errors import ExportError
+from micronet.export.onnx import export
 from micronet.export.onnx_floats import _applied
 from micronet.export.onnx_graph import IMAGE, Graph
 from micronet.export.onnx_integers import Pass
-from micronet.export.targets import Options, export
+from micronet.export.targets import Options
 from micronet.packed.file import decode
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule
@@ -39,7 +40,7 @@ AGREES, ACCURACY_APART = 99.9, 0.05  # percent of 10,000 images; points
 def both(data: bytes) -> tuple[PackedModel, bytes, bytes]:
     """The model of a file of integers, its exact graph and that of QDQ."""
     model = decode(data)
-    exact, quantized = export("onnx", model, data, Options()).files.values()
+    exact, quantized = export(model, data, Options()).files.values()
     return model, exact, quantized
 
 
@@ -86,7 +87,7 @@ def test_altered_networks_of_every_operation_have_the_references_logits():
     for data in files:
         model = decode(data)
         images = random_images(2, 3, model.image).numpy()
-        (exact, _) = export("onnx", model, data, Options()).files.values()
+        (exact, _) = export(model, data, Options()).files.values()
         assert np.array_equal(run(exact, images), predict(model, images))
 
 
@@ -95,7 +96,7 @@ def test_weights_are_in_the_smallest_type_of_onnx_and_in_one_without_a_sign_wher
     fours = conv([[7, -7], [3, 0]], 1, name="fours", input_range=(np.zeros(2), np.full(2, 15)))
     codes = np.zeros(2), np.full(2, 15 * 1024)
     model = hand_made(first, fours, pool(2, 2), linear([[127, 2], [-100, 0]], [5, 7], 3, codes))
-    made = export("onnx", model, b"", Options(name="net"))
+    made = export(model, b"", Options(name="net"))
     graph = onnx.load_from_string(made.files[PurePosixPath("net.onnx")])
     types = {one.name: onnx.TensorProto.DataType.Name(one.data_type) for one in graph.graph.initializer}
     assert {name: types[f"{name}.weight"] for name in ("signs", "fours", "linear")} == {
@@ -109,7 +110,7 @@ def test_weights_are_in_the_smallest_type_of_onnx_and_in_one_without_a_sign_wher
     assert np.array_equal(run(made.files[PurePosixPath("net.onnx")], images), predict(model, images))
 
     eights = hand_made(conv([[127, 127, -1]]), pool(1, 1), linear([[1]], [0], 2, (np.zeros(1), np.full(1, 15 * 1024))))
-    graph = onnx.load_from_string(export("onnx", eights, b"", Options()).files[PurePosixPath("micronet.onnx")])
+    graph = onnx.load_from_string(export(eights, b"", Options()).files[PurePosixPath("micronet.onnx")])
     types = {one.name: onnx.TensorProto.DataType.Name(one.data_type) for one in graph.graph.initializer}
     assert types["conv.weight"] == "UINT8"
 
@@ -119,7 +120,7 @@ def test_a_graph_is_one_checked_file_of_named_nodes_without_loose_ends(number):
     data = tiny_files()[number]
     model = decode(data)
     layers = {step.name for step in model.steps}
-    for content in export("onnx", model, data, Options()).files.values():
+    for content in export(model, data, Options()).files.values():
         onnx.checker.check_model(content, full_check=True)
         proto = onnx.load_from_string(content)
         graph = proto.graph
@@ -189,7 +190,7 @@ def test_what_is_too_large_for_a_file_is_a_line(monkeypatch):
     monkeypatch.setattr(target, "MOST_BYTES", 10)
     data = tiny_files()[0]
     with pytest.raises(ExportError, match="its constants take more than 10 bytes in ONNX; a smaller network works"):
-        export("onnx", decode(data), data, Options())
+        export(decode(data), data, Options())
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ import pytest
 
 from micronet.export import web
 from micronet.export.errors import ExportError
-from micronet.export.targets import Options, export
+from micronet.export.targets import Options
+from micronet.export.web import export
 from micronet.packed.errors import PackedFileError
 from micronet.packed.file import decode, encode
 from micronet.packed.reference import predict
@@ -104,7 +105,7 @@ def test_a_file_of_floats_and_what_would_take_gigabytes_or_minutes_are_refused_i
         None,
     ]
     with pytest.raises(ExportError, match="the browser runs integers, this model holds 16-bit floats; the target onnx"):
-        export("web", decode(halves), halves, Options())
+        export(decode(halves), halves, Options())
 
 
 def test_bytes_of_all_kinds_are_refused_in_a_line():
@@ -116,7 +117,7 @@ def test_bytes_of_all_kinds_are_refused_in_a_line():
 
 def test_the_example_of_the_documents_runs(tmp_path):
     data = released("mnist")
-    for name, content in export("web", decode(data), data, Options()).files.items():
+    for name, content in export(decode(data), data, Options()).files.items():
         (tmp_path / name).write_bytes(content)
     (example,) = re.findall(r"```js\n(.*?)```", (ROOT / "docs/export.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / "example.mjs").write_text(example)
@@ -149,4 +150,4 @@ def test_a_file_too_large_for_a_page_is_a_line(monkeypatch):
     monkeypatch.setattr(web, "MOST_BYTES", 10)
     data = tiny_files()[0]
     with pytest.raises(ExportError, match="a packed file of .* bytes is too large for a page, 10 are the most"):
-        export("web", decode(data), data, Options())
+        export(decode(data), data, Options())

@@ -13,8 +13,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from micronet.data.pictures import read as read_picture
-from micronet.export.targets import Options, export
-from micronet.export.web import PAGE, RUNNER, module
+from micronet.export.targets import Options
+from micronet.export.web import PAGE, RUNNER, export, module
 from micronet.packed.file import decode
 from micronet.packed.reference import predict
 from tests.support.chromium import chromium, page_of
@@ -57,7 +57,7 @@ def browser() -> Iterator[Browser]:
 
 def published(data: bytes, folder: Path) -> Path:
     """The page of a packed file."""
-    for name, content in export("web", decode(data), data, Options()).files.items():
+    for name, content in export(decode(data), data, Options()).files.items():
         (folder / name).write_bytes(content)
     return folder / "index.html"
 

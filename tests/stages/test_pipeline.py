@@ -63,7 +63,7 @@ def test_score_check_passes_and_fails_when_the_claim_is_another(finished, monkey
     from job import Job
 
     loaded = params.load(finished / "params.yaml")
-    assert score.work(Job(script("score"), loaded, argparse.Namespace(check=True), Reporter())) == 0
+    assert score.work(Job(script("score"), loaded, argparse.Namespace(check=True, packed=False), Reporter())) == 0
     claim = finished / "metrics/score.json"
     before = claim.read_text()
     claim.write_text(json.dumps(json.loads(before) | {"test_accuracy_percent": 99.0}))

@@ -12,6 +12,7 @@ import unpack
 import verify
 
 from micronet.packed.module import load_packed
+from micronet.scoring.books import BOOKS
 from micronet.training.checkpoint import load
 from micronet.training.weights import count_zeros
 from tests.support.releases import FEW, PACKED
@@ -24,7 +25,7 @@ def test_shares_are_priced_on_validation_images_before_a_file_is_written(checkou
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if "%" in line]
     pairs = [(share, again) for share in cascade.SHARES for again in cascade.MIRRORED if again <= share]
     assert len(lines) == len(pairs) < len(cascade.SHARES) * len(cascade.MIRRORED)
-    decks = {pair: float(line[-1]) for pair, line in zip(pairs, lines, strict=True)}
+    decks = {pair: float(line[-len(BOOKS)]) for pair, line in zip(pairs, lines, strict=True)}
     assert decks[0.15, 0.0] < decks[0.7, 0.0] < decks[0.7, 0.16]
     for (share, again), line in zip(pairs, lines, strict=True):  # images of equal margins go on together
         assert 100 * share <= float(line[0]) < 100 * share + 5 and 100 * again <= float(line[2]) < 100 * again + 5
