@@ -24,6 +24,7 @@ from _tool import (
     parameters,
     read_csv,
     read_json,
+    references_of,
     training_digest,
     training_runs,
 )
@@ -91,7 +92,7 @@ def checked(score: Facts, params_path: Path, params: parameters.Params) -> tuple
     if model.packed.metadata.get("params_digest") != training_digest(params):
         raise ToolError(f"{params_path}: did not make {PACKED}; `make repro` brings them together")
     test = open_split(params, "test")
-    wrong = differences(score, measure(PACKED, model, test, params.score.batch_size))
+    wrong = differences(score, measure(PACKED, model, test, params.score.batch_size, references_of(params)))
     if wrong:
         raise ToolError(f"{METRICS / 'score.json'}: {wrong[0]}; `make verify` lists every difference")
     return model, test
