@@ -41,7 +41,7 @@ def test_every_link_of_a_document_leads_somewhere(name):
             assert anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name != "CHANGELOG.md"])  # which names what went
 def test_every_make_target_that_a_document_names_exists(name):
     named = set(re.findall(r"`make ([a-z][a-z-]*)", text(name)))
     named |= set(re.findall(r"^make ([a-z][a-z-]*)", text(name), re.MULTILINE))
