@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _tool import METRICS, arguments_of, front
-from plots import OUT, PATH, RATE, STYLE, label_points, write
+from plots import OUT, PATH, RATE, STYLE, accuracy_against, label_points, write
 from results import facts
 
 from micronet.scoring.books import BOOKS, DECK
@@ -39,7 +39,6 @@ def ours(metrics: Path) -> list[tuple[float, float, str]]:
 def draw(points: list[tuple[float, float, str]]) -> Figure:
     """Ours as circles, others as squares, the thresholds as lines."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.subplots()
@@ -51,11 +50,7 @@ def draw(points: list[tuple[float, float, str]]) -> Figure:
     axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], c=PATH, s=36, zorder=3)
     axes.scatter([x for x, _, _ in PEERS], [y for _, y, _ in PEERS], c=RATE, s=32, marker="s", zorder=3)
     axes.margins(x=0.3, y=0.2)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("score under the slides' rules (logarithmic; lower is better)")
-    axes.set_ylabel("accuracy on the test set in %")
+    accuracy_against(axes, "score under the slides' rules (logarithmic; lower is better)")
     label_points(figure, axes, [*points, *PEERS], line=False)
     return figure
 

@@ -131,10 +131,20 @@ def label_points(figure: Figure, axes: Axes, points: list[tuple[float, float, st
         taken.append(best[4])
 
 
+def accuracy_against(axes: Axes, score: str) -> None:
+    """The axes of accuracy over a logarithmic score, of which `score` says what it is."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(score)
+    axes.set_ylabel("accuracy on the test set in %")
+
+
 def draw_path(path: dict[str, list]) -> Figure:
     """Test accuracy against challenge score, checkpoint after checkpoint; those that were not measured are left out."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     columns = zip(path["challenge_score"], path["test_accuracy_percent"], path["stage"], strict=True)
     points = [(score, accuracy, stage) for score, accuracy, stage in columns if accuracy == accuracy and score > 0]
@@ -147,11 +157,7 @@ def draw_path(path: dict[str, list]) -> Figure:
     colors = [PATH] * (len(points) - 1) + [RATE]
     axes.scatter([p[0] for p in points], [p[1] for p in points], c=colors, s=36, zorder=3)
     axes.margins(x=0.14, y=0.18)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("MicroNet score under challenge rules (logarithmic; lower is better)")
-    axes.set_ylabel("accuracy on the test set in %")
+    accuracy_against(axes, "MicroNet score under challenge rules (logarithmic; lower is better)")
     label_points(figure, axes, [(x, y, f"{stage}\n{y:.2f} % at {x:.4f}") for x, y, stage in points])
     return figure
 

@@ -14,6 +14,7 @@ from micronet.export.c_plan import Item, is_inside
 from micronet.export.c_rows import Rows, Spread, rows_of
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step, Table
 from micronet.packed.steps.base import reaches
+from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.pool import Window
 from micronet.packed.steps.product import products
 from micronet.packed.steps.scaling import Requantization, Residual, in_integers
@@ -269,15 +270,11 @@ def _(step: Conv, index: int, context: Context) -> list[Call]:
             "group_numbers": str(spread.plane * (source.shape[0] // groups)),
         }
         return [*found, Call(index, "conv", (kind(source), sums), fields, needs, rows)]
-    down, right = step.stride
     fields |= {
         "weights": _weights(step, index, context),
         "kernel_height": str(kernel[0]),
         "kernel_width": str(kernel[1]),
-        "down": str(down),
-        "right": str(right),
-        "pad_above": str(step.padding[0]),
-        "pad_left": str(step.padding[1]),
+        **_strides(step.geometry),
         "gap_down": str(step.dilation[0]),
         "gap_right": str(step.dilation[1]),
     }
@@ -293,10 +290,7 @@ def _spreading(step: Conv, index: int, spread: Spread, item: Item, context: Cont
         "channels": str(source.shape[0]),
         "height": str(source.shape[1]),
         "width": str(source.shape[2]),
-        "down": str(step.stride[0]),
-        "right": str(step.stride[1]),
-        "pad_above": str(step.padding[0]),
-        "pad_left": str(step.padding[1]),
+        **_strides(step.geometry),
         "phases_down": str(spread.phases[0]),
         "phases_right": str(spread.phases[1]),
         "phase_height": str(spread.phase_height),
@@ -387,6 +381,13 @@ def _windows(step: Window, index: int, context: Context) -> dict[str, str]:
     return _maps(step, index, context) | {
         "kernel_height": str(geometry.kernel[0]),
         "kernel_width": str(geometry.kernel[1]),
+        **_strides(geometry),
+    }
+
+
+def _strides(geometry: Geometry) -> dict[str, str]:
+    """How far windows are apart, and how far the first lies beyond the map."""
+    return {
         "down": str(geometry.stride[0]),
         "right": str(geometry.stride[1]),
         "pad_above": str(geometry.padding[0]),

@@ -59,11 +59,17 @@ def add(step: Step, walk: Pass) -> str:
     raise NotImplementedError(type(step).__name__)
 
 
+def pixels(step: Input, walk: Pass) -> str:
+    """The image (N, C, H, W) uint8, each pixel with the bits alone that the network keeps."""
+    if step.code_bits == 8:
+        return walk.image
+    dropped = walk.graph.number(8 - step.code_bits, np.uint8)
+    return walk.graph.node("BitShift", walk.layer(step), walk.image, dropped, direction="RIGHT")
+
+
 @add.register
 def _(step: Input, walk: Pass) -> str:
-    graph, layer, image = walk.graph, walk.layer(step), walk.image
-    if step.code_bits < 8:
-        image = graph.node("BitShift", layer, image, graph.number(8 - step.code_bits, np.uint8), direction="RIGHT")
+    graph, layer, image = walk.graph, walk.layer(step), pixels(step, walk)
     half = graph.number(1 << (step.code_bits - 1), np.int32)
     return graph.cast(graph.node("Sub", layer, graph.cast(image, layer, np.int32), half), layer, np.int8)
 

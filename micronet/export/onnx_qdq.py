@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from micronet.export.onnx_graph import Graph
-from micronet.export.onnx_integers import Pass, kind, placed
+from micronet.export.onnx_integers import Pass, kind, pixels, placed
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step, Table
 from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.scaling import Requantization, in_integers
@@ -67,9 +67,7 @@ def _quantized(value: str, walk: Pass, step: Step, edges: tuple[int, int]) -> st
 
 @add.register
 def _(step: Input, walk: Pass) -> str:
-    graph, layer, image = walk.graph, walk.layer(step), walk.image
-    if step.code_bits < 8:
-        image = graph.node("BitShift", layer, image, graph.number(8 - step.code_bits, np.uint8), direction="RIGHT")
+    graph, layer, image = walk.graph, walk.layer(step), pixels(step, walk)
     zero = graph.number(1 << (step.code_bits - 1), np.uint8)
     return graph.node("DequantizeLinear", layer, image, graph.number(1, FLOAT), zero)
 
