@@ -279,7 +279,7 @@ test: env ## run the tests that take seconds: make test ARGS="-k scoring"
 
 .PHONY: test-slow
 test-slow: env ## run the tests that take minutes
-	@$(PYTEST) -m slow $(ARGS)
+	@$(PYTEST) -m slow --numprocesses auto --maxprocesses 4 --dist worksteal --durations 10 $(ARGS)
 
 .PHONY: lint
 lint: env ## check style, formatting and types

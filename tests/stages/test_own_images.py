@@ -77,6 +77,7 @@ def ran(said: str) -> list[str]:
     return re.findall(r"^Running stage '(\w+)'", said, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_every_command_of_the_guide_works_on_jpegs_of_64_x_48_pixels_under_dvc(checkout):
     pictures, use, check, repro, predict_folder, predict_one = COMMANDS
     assert "400 pictures to train with, 200 to test with" in shell(checkout, pictures)
@@ -111,6 +112,7 @@ def test_every_command_of_the_guide_works_on_jpegs_of_64_x_48_pixels_under_dvc(c
     assert splits["train"]["images"] + splits["validation"]["images"] == 49
 
 
+@pytest.mark.slow
 def test_grey_pictures_of_28_x_28_pixels_go_through_all_stages_without_dvc(tmp_path):
     write(tmp_path / "own", size=(28, 28), suffix=".png", grey=True, most={"train": 10, "test": 5})
     tree = shrunk_recipe()

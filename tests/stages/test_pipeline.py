@@ -16,6 +16,8 @@ from micronet.training.reporting import Reporter
 from tests.support.pipeline import CURVE, MADE, STAGES, dvc, executed, results, run, script
 from tests.support.places import ROOT
 
+pytestmark = pytest.mark.slow  # half a minute for the run that they share, and DVC starts slowly
+
 
 def test_every_stage_leaves_its_checkpoint_metrics_curve_and_run(finished):
     for name in MADE.values():

@@ -205,6 +205,7 @@ def test_the_stages_share_the_teachers_answers_to_fixed_views(resumed):
     assert "prune: the teacher answers" not in said
 
 
+@pytest.mark.slow
 def test_a_network_is_its_own_teacher_and_becomes_a_packed_file(resumed):
     tree = shrunk()
     for section in ("teacher", "student"):
@@ -316,6 +317,7 @@ def kill_when(folder: Path, moment: Any) -> None:
     assert not (folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_stage_killed_at_three_moments_ends_with_the_bytes_of_one_that_was_not(prepared):
     tree = shrunk()
     tree["engine"]["save_every_seconds"] = 0.0
