@@ -34,6 +34,7 @@ from micronet.training.weights import count_zeros, positions, prunable
 from tests.support.configs import train_config
 from tests.support.failures import StopAt
 from tests.support.models import RESNET, new_model, same, weights
+from tests.support.thinning import thinned
 from tests.support.training import STEPS, train
 
 METHODS = ("one_shot", "iterative", "gradual", "soft", "feedback")
@@ -352,9 +353,10 @@ def test_masks_follow_a_model_that_was_moved_to_another_device(make):
     assert {mask.device.type for mask in constraint.masks.values()} == {"meta"}
 
 
-@pytest.mark.parametrize("where", [(1, 48), (2, 32)])
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "ema_decay", "where"),
+    thinned(((method, decay, where) for method in METHODS for decay in (0.0, 0.9) for where in ((1, 48), (2, 32))), 3),
+)
 def test_a_schedule_that_was_cut_off_goes_on_as_if_it_had_not(tmp_path, method, ema_decay, where):
     prune = section(method, ema_decay=ema_decay)
     whole, parts = new_model(), new_model()

@@ -21,6 +21,7 @@ from micronet.packed.steps import Affine, Conv, Linear, Pool
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
 from tests.support.networks import Net, settled
+from tests.support.thinning import thinned
 
 IMAGES = random_images(16)
 METHODS = {
@@ -72,7 +73,10 @@ PRODUCTS += ["a maximum of negative norms"]
 
 @pytest.mark.parametrize(
     ("body", "method"),
-    [(body, method) for body in BODIES for method in METHODS if method != "fx_int8" or body not in PRODUCTS],
+    thinned(
+        ((body, method) for body in BODIES for method in METHODS if method != "fx_int8" or body not in PRODUCTS),
+        every=3,
+    ),
 )
 def test_the_packed_network_computes_what_the_network_does(body, method, tmp_path):
     quantize, model = METHODS[method], settled(BODIES[body], IMAGES)

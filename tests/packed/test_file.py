@@ -29,6 +29,7 @@ from tests.support.models import CONVNET, GROUPED_DENSENET, MOBILENET, RESNET
 from tests.support.networks import settled
 from tests.support.packed import IMAGES, gated_file, general_file, prepared_model, same, tiny_files
 from tests.support.places import ROOT
+from tests.support.thinning import thinned
 
 FORMAT = (ROOT / "docs/format.md").read_text(encoding="utf-8")
 DECODER, STEPS, EXAMPLE = re.findall(r"```python\n(.*?)```", FORMAT, re.DOTALL)
@@ -56,7 +57,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "changes", "zeros"), CASES)
+@pytest.mark.parametrize(("spec", "changes", "zeros"), thinned(CASES, 5))
 def test_the_documents_decoder_gives_the_weights_bit_for_bit(spec, changes, zeros, tmp_path):
     quantize = quantize_config(**changes)
     prepared = prepared_model(spec, quantize, zeros)

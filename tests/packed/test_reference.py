@@ -34,6 +34,7 @@ from micronet.scoring.records import macs
 from tests.support.configs import quantize_config
 from tests.support.models import CONVNET, GROUPED_DENSENET, MOBILENET, RESNET
 from tests.support.packed import check_witnessed, conv, counted, hand_made, linear, packed_network, pool, vector
+from tests.support.thinning import thinned
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32)).astype(np.uint8)
 CASES = [
@@ -56,7 +57,7 @@ def packed_model(spec, changes, zeros, path) -> PackedModel:
     return packed_network(spec, quantize_config(**changes), torch.from_numpy(IMAGES), path, zeros)
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]['name']}-{case[1]}")
+@pytest.fixture(scope="module", params=thinned(CASES, 5, lambda case: f"{case[0]['name']}-{case[1]}"))
 def case(request, tmp_path_factory) -> Path:
     """The packed file of a case, made once for all tests."""
     path = tmp_path_factory.mktemp("packed") / "m"

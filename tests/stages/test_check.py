@@ -18,6 +18,7 @@ from tests.support.configs import demo
 from tests.support.generated_params import generated, wrong_lines
 from tests.support.pipeline import ENVIRONMENT, run, write_params
 from tests.support.places import ROOT
+from tests.support.thinning import thinned
 
 sys.path.insert(0, str(ROOT / "stages"))
 
@@ -200,15 +201,16 @@ def test_a_price_that_takes_long_is_no_silence(tmp_path, monkeypatch, capsys, pa
 # --- files that anybody may have written ---
 
 
-def test_a_generated_file_is_valid_or_refused_in_a_few_short_printable_lines(tmp_path):
+@pytest.mark.parametrize(("count", "seed"), thinned([(60, 0), (300, 1)], 2))
+def test_a_generated_file_is_valid_or_refused_in_a_few_short_printable_lines(count, seed, tmp_path):
     path, valid = tmp_path / "params.yaml", []
-    for number, content in enumerate(generated(300)):
+    for number, content in enumerate(generated(count, seed)):
         path.write_bytes(content)
         try:
             valid.append(common.validate(path))
         except params.ParamsError as error:
             assert wrong_lines(error) == [], number
-    assert 8 < len(valid) < 200
+    assert count / 40 < len(valid) < count / 1.5
     for loaded in valid[:8]:
         lines = consistency.inconsistencies(loaded)
         assert not lines or wrong_lines(params.ParamsError(lines)) == []
