@@ -1,14 +1,14 @@
 """Measures the packed model on the test set, prices it under each rule book; no other stage reads the test set.
 
-With --check it measures again and compares with metrics/score.json instead of writing it: exit code 1 when they differ.
-With --packed there is the packed model alone, as of a cascade, and no path that led to it.
+With --check it measures again and compares with metrics/score.json and metrics/predictions.csv instead of writing:
+exit code 1 when they differ. With --packed there is the packed model alone, as of a cascade, and no path to it.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
@@ -20,12 +20,22 @@ from micronet.errors import shown
 
 if TYPE_CHECKING:
     from micronet.data.images import Split
+    from micronet.packed.module import PackedModule
     from micronet.scoring.references import References
 
 PACKED = CHECKPOINTS / "quantized.safetensors"
 PATH_STAGES = ("teacher", "student", "distilled", "pruned", "retrained")
+MADE_OF = {  # the params sections that each checkpoint of the path came from
+    "teacher": ("teacher",),
+    "student": ("student",),
+    "distilled": ("teacher", "student", "distill"),
+    "pruned": ("teacher", "student", "distill", "prune"),
+    "retrained": ("teacher", "student", "distill", "prune", "retrain"),
+    "quantized": ("teacher", "student", "distill", "prune", "retrain", "quantize"),
+}
 MAKE = "python stages/score.py"
 SCORE, PATH = METRICS / "score.json", METRICS / "path.csv"
+PREDICTIONS, SUMMARY = METRICS / "predictions.csv", METRICS / "summary.json"
 
 
 def references_of(job: Job) -> References:
@@ -116,13 +126,59 @@ def read_score() -> dict[str, Any]:
     return score
 
 
-def show(rows: list[dict[str, Any]], score: dict[str, Any], test: Split, references: References) -> None:
-    """The table of the path, and what was measured, on stdout."""
+def read_predictions() -> list[dict[str, str]]:
+    """The rows of `metrics/predictions.csv`. Raises `FileError` when there are none."""
+    from micronet.files import FileError, read_csv
+
+    if not PREDICTIONS.exists():
+        raise FileError(f"{PREDICTIONS}: there is no such file; `{MAKE}` makes it")
+    return read_csv(PREDICTIONS)
+
+
+def of_other_params(job: Job, model: PackedModule) -> list[str]:
+    """The checkpoints of the path that the active params did not make, in their order; what is not there is left out.
+
+    Whoever runs stages by hand may have changed params since some of them ran.
+    """
+    from micronet.training.checkpoint import CheckpointError, load
+
+    made = {"quantized": model.packed.metadata.get("params_digest")}
+    for name in PATH_STAGES:
+        with suppress(CheckpointError):
+            made[name] = load(CHECKPOINTS / f"{name}.safetensors").params_digest
+    return [name for name, sections in MADE_OF.items() if made.get(name) not in (None, job.params_digest(*sections))]
+
+
+def summary(model: PackedModule, score: dict[str, Any]) -> dict[str, float]:
+    """The content of `metrics/summary.json`: the few numbers that two runs are compared by."""
+    from micronet.scoring.books import BOOKS
+
+    packed = model.packed
+    chosen = {key: score[key] for key in ("test_accuracy_percent", "balanced_accuracy_percent") if key in score}
+    chosen |= {f"{book.name}_score": round(score[book.name]["score"], 6) for book in BOOKS}
+    chosen["packed_bytes"] = score["packed"]["bytes"]
+    with suppress(KeyError, ValueError):  # a cascade, or a file from elsewhere, may say nothing of it
+        chosen["validation_accuracy_percent"] = round(float(packed.metadata["validation_accuracy_percent"]), 4)
+    chosen["zero_weights_percent"] = round(100.0 * packed.zero_weights / max(1, packed.weights), 2)
+    return chosen
+
+
+def show(
+    rows: list[dict[str, Any]], score: dict[str, Any], test: Split, references: References, strangers: list[str]
+) -> None:
+    """The table of the path, and what was measured, on stdout.
+
+    Args:
+        strangers: the checkpoints that are of other params.
+    """
     from micronet.scoring.books import BOOKS
     from micronet.scoring.tables import class_table, print_lines, score_table
     from micronet.scoring.tables import show as show_table
 
-    show_table(score_table(rows, references))
+    marked = [row | {"stage": f"{row['stage']} *"} if row["stage"] in strangers else row for row in rows]
+    show_table(score_table(marked, references))
+    if strangers:
+        print_lines("* made with other params than these: the rows are not those of one run of the pipeline")
     if "class_accuracy_percent" in score:
         counts = test.labels.bincount(minlength=len(test.classes)).tolist()
         show_table(class_table(score["class_accuracy_percent"], dict(zip(test.classes, counts, strict=True))))
@@ -147,39 +203,75 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], test: Split, referen
     print_lines(*lines)
 
 
+def tell(job: Job, strangers: list[str]) -> None:
+    """Says which checkpoints are of other params, a line each."""
+    from micronet.training.checkpoint import MADE_BY
+
+    for name in strangers:
+        way = f"`python stages/{MADE_BY[name]}.py` makes it of these, `dvc repro` all that need it"
+        place = CHECKPOINTS / f"{name}.safetensors"
+        job.reporter.say(f"{place}: was made with other params than {shown(job.flags.params, 60)} holds; {way}")
+
+
+def measured(job: Job, model: PackedModule, test: Split, references: References) -> tuple[dict[str, Any], Any]:
+    """The content of `metrics/score.json`, and the rows of `metrics/predictions.csv`."""
+    from micronet.scoring.answers import ask, confidences, table
+    from micronet.scoring.measurement import check_classes, measure
+
+    check_classes(model, test)
+    batch_size = job.params.score.batch_size
+    answers = ask(model, test, batch_size)
+    score = measure(PACKED, model, test, batch_size, references, answers)
+    return score, table(answers, confidences(model, answers, job.split("validation"), batch_size), test)
+
+
 def work(job: Job) -> int:
     from micronet.files import write_csv, write_json
     from micronet.packed.module import load_packed
-    from micronet.scoring.measurement import differences, measure
+    from micronet.scoring.answers import COLUMNS
     from micronet.training.checkpoint import CheckpointError
 
     if not PACKED.is_file():
         raise CheckpointError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `dvc pull`")
-    claimed = read_score() if job.flags.check else {}
+    claimed = (read_score(), read_predictions()) if job.flags.check else None
     path = read_path() if job.flags.check and not job.flags.packed else []
     model = load_packed(PACKED)
-    test = job.split("test")
-    references = references_of(job)
-    score = measure(PACKED, model, test, job.params.score.batch_size, references)
-    if job.flags.check:
-        lines = differences(claimed, score)
+    strangers = [] if job.flags.packed else of_other_params(job, model)
+    tell(job, strangers)
+    test, references = job.split("test"), references_of(job)
+    score, predictions = measured(job, model, test, references)
+    if claimed is not None:
+        lines = differing(*claimed, score, predictions)
         for line in lines:
-            print(f"{SCORE}: {shown(line)}", file=sys.stderr)
-        show(path[:-1] + [packed_row(model, score)], score, test, references)
+            print(line, file=sys.stderr)
+        show(path[:-1] + [packed_row(model, score)], score, test, references, strangers)
         return 1 if lines else 0
     names = () if job.flags.packed else PATH_STAGES
     rows = [unpacked_row(job, name, test, references) for name in names] + [packed_row(model, score)]
     write_json(SCORE, score)
+    write_json(SUMMARY, summary(model, score))
+    write_csv(PREDICTIONS, COLUMNS, predictions)
     if names:
         write_csv(PATH, list(rows[0]), rows)
-    job.record_run(params_digest=job.params_digest("score"))
-    show(rows, score, test, references)
+    mixed: dict[str, Any] = {"made_with_other_params": strangers} if strangers else {}
+    job.record_run(params_digest=job.params_digest("score"), **mixed)
+    show(rows, score, test, references, strangers)
     return 0
+
+
+def differing(
+    score: dict[str, Any], predictions: list[dict[str, str]], measured: dict[str, Any], answered: list[dict[str, Any]]
+) -> list[str]:
+    """What the two files claim and was not measured, a line each."""
+    from micronet.scoring import answers, measurement
+
+    lines = [f"{SCORE}: {shown(line)}" for line in measurement.differences(score, measured)]
+    return lines + [f"{PREDICTIONS}: {shown(line)}" for line in answers.differences(predictions, answered)]
 
 
 if __name__ == "__main__":
     flags = {
-        "--check": f"measure again and compare with {Path(SCORE)}",
+        "--check": f"measure again and compare with {SCORE} and {PREDICTIONS}",
         "--packed": "the packed model alone, without the checkpoints that led to it",
     }
     sys.exit(Job.main(__file__, __doc__, work, flags))

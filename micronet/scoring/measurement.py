@@ -21,6 +21,7 @@ from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule
 from micronet.packed.steps import Conv, Linear, Step
 from micronet.packed.steps.linear import chosen
+from micronet.scoring.answers import Answers, ask
 from micronet.scoring.books import BOOKS, CHALLENGE
 from micronet.scoring.counting import cross_check_macs, operations
 from micronet.scoring.records import ONCE, ScoreError, macs, nonzero_macs
@@ -38,12 +39,13 @@ def predictions(model: PackedModule, split: Split, batch_size: int = 500) -> tor
     Raises:
         ScoreError: the model has another number of classes than the dataset.
     """
-    _check_classes(model, split)
+    check_classes(model, split)
     parts = [model(normalise(images)).argmax(1) for images in split.images.split(batch_size)]
     return torch.cat(parts)
 
 
-def _check_classes(model: PackedModule, split: Split) -> None:
+def check_classes(model: PackedModule, split: Split) -> None:
+    """Raises `ScoreError`: the model has another number of classes than the dataset."""
     names = split.classes or CLASSES
     if model.packed.classes != len(names):
         data = "CIFAR-10" if _of_cifar10(split) else "the data"
@@ -123,6 +125,7 @@ def measure(
     test: Split,
     batch_size: int = 500,
     references: References | None = None,
+    answers: Answers | None = None,
 ) -> dict[str, Any]:
     """The content of `metrics/score.json`.
 
@@ -135,14 +138,15 @@ def measure(
         path: the packed file that `model` was read from.
         test: the images that accuracy is measured on.
         references: see `price`.
+        answers: to `test`, where somebody has asked already.
+
+    Raises:
+        ScoreError: the model has another number of classes than the dataset; see also `price`.
     """
-    _check_classes(model, test)
+    check_classes(model, test)
     networks = len(model.packed.networks)
-    looks = [model.look(normalise(images), all_networks=True) for images in test.images.split(batch_size)]
-    answers, taken, one_pass = (
-        torch.cat([getattr(look, key) for look in looks]) for key in ("logits", "passes", "all_networks")
-    )
-    flipped = int((taken > networks).sum())
+    answers = answers or ask(model, test, batch_size)
+    flipped = int((answers.passes > networks).sum())
 
     def accuracy(logits: torch.Tensor) -> float:
         return 100.0 * int((logits.argmax(1) == test.labels).sum()) / len(test)
@@ -152,19 +156,19 @@ def measure(
         return accuracy(torch.cat(parts))
 
     cascade = {
-        "images_percent": [100.0 * int((taken > network).sum()) / len(test) for network in range(networks)],
+        "images_percent": [100.0 * int((answers.passes > network).sum()) / len(test) for network in range(networks)],
         "alone_test_accuracy_percent": [alone(network) for network in range(networks)],
     }
     ops, data, once = operations(model), content(path), ONCE * networks
     plainly = CHALLENGE.score(operations(plain(model.packed)), once, reference_of(CHALLENGE, references))
     return {
-        "test_accuracy_percent": accuracy(answers),
+        "test_accuracy_percent": accuracy(answers.logits),
         "flipped_images_percent": 100.0 * flipped / len(test),
-        **_by_class(answers.argmax(1), test),
+        **_by_class(answers.logits.argmax(1), test),
         **({} if references is None or references == OF_CIFAR10 else {"reference": references.facts()}),
-        **price(model, mean_passes(taken, networks), references),
+        **price(model, mean_passes(answers.passes, networks), references),
         "one_pass": {
-            "test_accuracy_percent": accuracy(one_pass),
+            "test_accuracy_percent": accuracy(answers.one_pass),
             **{f"{book.name}_score": book.score(ops, once, reference_of(book, references)).score for book in BOOKS},
             "plain_challenge_score": plainly.score,
         },
