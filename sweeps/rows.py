@@ -126,10 +126,10 @@ def measured(
     found: dict[str, float | None] = {}
     for name in metrics:
         stage, key = name.split(".") if "." in name else (last, name)
-        if name in PRICES:
+        if name in PRICES and last != "score":
             found[name] = price.get(name)
             continue
-        there = json.loads(files.get(f"metrics/{stage}.json", "{}"))
+        there = json.loads(files.get(f"metrics/{'summary' if stage == 'score' else stage}.json", "{}"))
         if key not in there or isinstance(there[key], str | bool):
             numbers = [one for one, value in there.items() if isinstance(value, int | float)]
             raise TableError(

@@ -110,7 +110,7 @@ def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
     """Runs what is missing. Raises KeyboardInterrupt when stopped; what is finished is in the table by then."""
     from sweeps import engine
 
-    price = any(name in PRICES for name in sweep.spec.metrics)
+    price = sweep.spec.last != "score" and any(name in PRICES for name in sweep.spec.metrics)
 
     def take(outcome: Outcome) -> None:
         if not outcome.work.leaf:

@@ -61,7 +61,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, AfterValidator(_named)]
 Key = Annotated[str, StringConstraints(pattern=r"^([a-z_]+\.)?[a-z_]+$", max_length=100)]
 Patch = dict[str, Any]
-Last = Literal["train_teacher", "train_student", "distill", "prune", "retrain", "quantize"]
+Last = Literal["train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score"]
 Place = tuple[str, ...]  # of a value in params: ("prune", "train", "epochs")
 
 
@@ -119,7 +119,10 @@ class Spec(Section):
     patch: Patch = Field(default={}, description="what all variants have in common")
     budgets: dict[Name, Budget] = {}
     budget: Name | None = Field(default=None, description="one of budgets; the only one when there is one")
-    last: Last = Field(default="quantize", description="the last stage that runs; `score` reads the test set")
+    last: Last = Field(
+        default="quantize",
+        description="the last stage that runs; `score`, which reads the test set, where nothing is compared",
+    )
     variants: Annotated[Any, AfterValidator(_varied)] = None
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         default={}, description="key: values; every combination, with every one of variants"
@@ -128,7 +131,8 @@ class Spec(Section):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     metrics: Annotated[list[Key], Field(min_length=1)] = Field(
         default=["validation_accuracy_percent"],
-        description="columns: a key of the last stage's metrics, STAGE.KEY, deck_score or challenge_score",
+        description="columns: a key of the last stage's metrics (score's are metrics/summary.json), STAGE.KEY, deck_score "
+        "or challenge_score",
     )
     reference: Name | None = Field(default=None, description="the variant that the others are compared with")
     needs: Needs = Needs()
@@ -149,6 +153,8 @@ class Spec(Section):
             twice = [seed for place, seed in enumerate(seeds or []) if seed in (seeds or [])[:place]]
             if twice:
                 raise ValueError(f"{where}: {twice[0]} is given twice")
+        if self.last == "score" and (self.variants or self.grid or self.search):
+            raise ValueError("last: score reads the test set, by which nothing is chosen: it stands without variants")
         if self.search and (self.variants or self.grid or self.budgets or len(self.seeds) > 1):
             raise ValueError("search: stands alone: without variants, grid, budgets, and with one seed")
         twice_said = [key for place, key in enumerate(self.metrics) if key in self.metrics[:place]]
@@ -189,9 +195,8 @@ def read(path: Path | str, budget: str | None = None) -> Spec:
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ParamsError([f"{path}: must hold the keys of a sweep (got {type(tree).__name__})"])
-    if tree.get("last") in ("score", "code", "prepare_data"):
-        why = "reads the test set, and no sweep does" if tree["last"] == "score" else "measures nothing"
-        raise ParamsError([f"{path}: last: {tree['last']} {why}; one of {', '.join(LAST)} would work"])
+    if tree.get("last") in ("code", "prepare_data"):
+        raise ParamsError([f"{path}: last: {tree['last']} measures nothing; one of {', '.join(LAST)} would work"])
     try:
         return Spec.model_validate(tree | ({"budget": budget} if budget else {}))
     except ValidationError as error:
@@ -259,7 +264,7 @@ def variants(spec: Spec, base: Mapping[str, Any]) -> list[Variant]:
         last = next((patch["last"] for patch in patches if "last" in patch), spec.last)
         patches = [{key: value for key, value in patch.items() if key != "last"} for patch in patches]
         fault = contradiction(patches)
-        if last not in LAST:
+        if last not in (*LAST, spec.last):
             fault = f"last: must be one of {', '.join(LAST)} (got {shown(last, 40)!r})"
         if any(place[0] == "seed" for patch in patches for place, _ in flat(patch)):
             fault = "seed: `seeds` says it, for all variants"

@@ -29,7 +29,7 @@ from pathlib import Path
 LONGEST_LOG = 200_000  # characters of a log that go back to the driver
 LONGEST_REASON = 240
 LEAST_FREE = 1 << 20  # bytes; a disk with fewer is full
-STAGES = "check|code_digests|prepare_data|train_teacher|train_student|distill|prune|retrain|quantize|price"
+STAGES = "check|code_digests|prepare_data|train_teacher|train_student|distill|prune|retrain|quantize|score|price"
 STAGE_LINE = re.compile(rf"^({STAGES}|[\w./-]+\.yaml): ")
 
 

@@ -100,6 +100,11 @@ def test_a_metric_that_a_stage_does_not_measure_is_refused_with_those_that_it_do
     }
     with pytest.raises(MicronetError, match="quantize measures no 'accuracy' .it measures file_bytes."):
         rows.measured(files, {}, ["accuracy"], "quantize")
+    files |= {"metrics/summary.json": '{"test_accuracy_percent": 90.1, "deck_score": 0.25}'}
+    assert rows.measured(files, {}, ["test_accuracy_percent", "deck_score"], "score") == {
+        "test_accuracy_percent": 90.1,
+        "deck_score": 0.25,
+    }
 
 
 def test_code_that_is_not_committed_is_no_code_of_a_sweep():
