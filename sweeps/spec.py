@@ -131,8 +131,8 @@ class Spec(Section):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     metrics: Annotated[list[Key], Field(min_length=1)] = Field(
         default=["validation_accuracy_percent"],
-        description="columns: a key of the last stage's metrics (score's are metrics/summary.json), STAGE.KEY, deck_score "
-        "or challenge_score",
+        description="columns: a key of the last stage's metrics (score's: of metrics/summary.json), STAGE.KEY, "
+        "deck_score or challenge_score",
     )
     reference: Name | None = Field(default=None, description="the variant that the others are compared with")
     needs: Needs = Needs()
