@@ -84,7 +84,7 @@ unlock: env ## clear away locks that a killed DVC left in .dvc/tmp (the others d
 .PHONY: score
 score: fresh unlock ## bring the pipeline up to date, measure the packed model on the real test set, print the table
 	@"$(PY)" tools/restored.py
-	$(DVC) pull dvc.yaml >/dev/null 2>&1 </dev/null \
+	$(DVC) pull --remote release dvc.yaml >/dev/null 2>&1 </dev/null || $(DVC) pull dvc.yaml >/dev/null 2>&1 </dev/null \
 		|| echo "make: release/cache lacks some results of these params; the pipeline makes them (make pull says which)"
 	"$(PY)" tools/restored.py
 	$(call REPRO)
@@ -183,11 +183,11 @@ _seeds: env
 
 .PHONY: pull
 pull: env unlock ## fetch the published checkpoints from release/cache
-	@$(DVC) pull $(ARGS)
+	@$(DVC) pull --remote release $(ARGS)
 
 .PHONY: push
 push: env unlock ## publish the current checkpoints into release/cache
-	@$(DVC) push $(ARGS)
+	@$(DVC) push --remote release $(ARGS)
 
 .PHONY: verify
 verify: env ## measure a packed model from its file alone, compare with its claims: make verify NAME=cascade, or FILE=path
@@ -195,6 +195,8 @@ verify: env ## measure a packed model from its file alone, compare with its clai
 
 # The remote is filled anew: what only older versions of dvc.lock name is superseded, and git keeps its history.
 # What is published is what dvc.lock names, so the workspace that is verified must be that. What sweeps make is not published.
+# Git holds the same files in DVC's cache, where it stores them once: `dvc pull` in a clone needs no remote, and so there is
+# no default one that `dvc push` and `dvc exp push` would write to.
 .PHONY: release
 release: env unlock ## verify, write release/MODEL_CARD.md, leave exactly the current checkpoints in release/cache
 	@if ! $(DVC) status --quiet dvc.yaml; then
@@ -203,9 +205,11 @@ release: env unlock ## verify, write release/MODEL_CARD.md, leave exactly the cu
 	fi
 	"$(PY)" tools/verify.py --claims metrics/score.json
 	"$(PY)" tools/model_card.py
-	$(DVC) fetch --quiet dvc.yaml
+	$(DVC) fetch --quiet --remote release dvc.yaml
 	rm -rf release/cache/files
-	$(DVC) push dvc.yaml
+	$(DVC) push --remote release dvc.yaml
+	git rm -r --quiet --cached --ignore-unmatch .dvc/cache
+	(cd release/cache && find files -type f) | sed 's|^|.dvc/cache/|' | xargs git add --force
 	size=$$(find release/cache -type f -exec cat {} + | wc -c)
 	echo "release/cache: $$((size)) bytes"
 	if [ "$$size" -gt 10000000 ]; then

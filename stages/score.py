@@ -150,16 +150,22 @@ def of_other_params(job: Job, model: PackedModule) -> list[str]:
 
 
 def summary(model: PackedModule, score: dict[str, Any]) -> dict[str, float]:
-    """The content of `metrics/summary.json`: the few numbers that two runs are compared by."""
+    """The content of `metrics/summary.json`: the few numbers that two runs are compared by.
+
+    Their names are short, for each is a column of `dvc exp show`, and the first in the alphabet stands on top of
+    `dvc metrics diff`.
+    """
     from micronet.scoring.books import BOOKS
 
     packed = model.packed
-    chosen = {key: score[key] for key in ("test_accuracy_percent", "balanced_accuracy_percent") if key in score}
+    chosen = {"accuracy_percent": score["test_accuracy_percent"]}
+    if "balanced_accuracy_percent" in score:
+        chosen["balanced_accuracy_percent"] = round(score["balanced_accuracy_percent"], 4)
+    chosen["bytes"] = score["packed"]["bytes"]
     chosen |= {f"{book.name}_score": round(score[book.name]["score"], 6) for book in BOOKS}
-    chosen["packed_bytes"] = score["packed"]["bytes"]
     with suppress(KeyError, ValueError):  # a cascade, or a file from elsewhere, may say nothing of it
         chosen["validation_accuracy_percent"] = round(float(packed.metadata["validation_accuracy_percent"]), 4)
-    chosen["zero_weights_percent"] = round(100.0 * packed.zero_weights / max(1, packed.weights), 2)
+    chosen["zeros_percent"] = round(100.0 * packed.zero_weights / max(1, packed.weights), 2)
     return chosen
 
 

@@ -218,7 +218,7 @@ def _clone(order: Order, archive: bytes, lock: int) -> None:
     if order.data_here and source.is_dir():
         once(order.home, f"linked-{key}", lambda _: _linked(source, target))
     lines = ["[core]\n", f"    site_cache_dir = {order.place / '.dvc/site'}\n"]
-    lines += ["    remote = sweep\n"] if order.remote else []
+    lines += [f"    remote = {'sweep' if order.remote else 'release'}\n"] if order.remote or order.pull else []
     lines += ["[cache]\n", f"    dir = {order.cache}\n"]
     lines += [f'[\'remote "sweep"\']\n    url = "{order.remote}"\n'] if order.remote else []
     (order.place / ".dvc/config.local").write_text("".join(lines), encoding="utf-8")

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
 from micronet import params
+from micronet.scoring import answers
 from micronet.training.checkpoint import MADE_BY
+from micronet.training.reporting import EpochRow
 from stages.dependencies import ARCHITECTURES
 from tests.support.pipeline import STAGES as ORDER
 from tests.support.places import ROOT
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+STAGES = GRAPH["stages"]
 NOT_STAGES = {"common", "dependencies", "job", "trainer", "taught", "check", "consistency", "costs"}
 
 CHECKPOINTS = {  # what each stage reads
@@ -51,7 +56,7 @@ def script(stage: str) -> Path:
 
 
 def outputs(stage: str, kind: str) -> dict[str, dict]:
-    """`outs`, `metrics` or `plots` of a stage by path, with their settings."""
+    """`outs` or `metrics` of a stage by path, with their settings."""
     found: dict[str, dict] = {}
     for item in STAGES[stage].get(kind, []):
         found |= item if isinstance(item, dict) else {item: {}}
@@ -134,18 +139,46 @@ def test_every_section_belongs_to_some_stage():
 @pytest.mark.parametrize("stage", ORDER)
 def test_the_outputs_are_those_of_the_contract(stage):
     made = {checkpoint(name) for name, maker in MADE_BY.items() if maker == stage}
-    assert set(outputs(stage, "outs")) == (made or ({"data/manifest.json"} if stage == "prepare_data" else set()))
-    assert set(outputs(stage, "metrics")) == {f"metrics/{stage}.json"}
-    curve = {"prepare_data": set(), "score": {"metrics/path.csv"}}.get(stage, {f"metrics/curves/{stage}.csv"})
-    assert set(outputs(stage, "plots")) == curve
+    curve = {f"metrics/curves/{stage}.csv"} if made else {"data/manifest.json"}
+    curve = {"metrics/path.csv", "metrics/predictions.csv"} if stage == "score" else curve
+    assert set(outputs(stage, "outs")) == made | curve | {f"metrics/{stage}.json"}
+
+
+def test_the_metrics_are_the_few_numbers_that_a_person_compares():
+    found = {path: settings for stage in STAGES for path, settings in outputs(stage, "metrics").items()}
+    assert found == {"metrics/summary.json": {"cache": False}}
+
+
+def test_every_curve_the_path_and_the_confusion_matrix_are_plots_whose_files_and_columns_stages_write():
+    written = {path for stage in STAGES for path in outputs(stage, "outs") if path.endswith(".csv")}
+    columns = dict.fromkeys(written, {field.name for field in fields(EpochRow)})
+    columns["metrics/predictions.csv"] = set(answers.COLUMNS)
+    columns["metrics/path.csv"] = {"challenge_score", "test_accuracy_percent"}
+    drawn: set[str] = set()
+    for plot in GRAPH["plots"]:
+        ((_, settings),) = plot.items()
+        assert {"template", "title", "x_label", "y_label"} <= set(settings)
+        x = settings["x"] if isinstance(settings["x"], dict) else dict.fromkeys(settings["y"], settings["x"])
+        for axis in (x, settings["y"]):
+            assert all(column in columns[path] for path, column in axis.items())
+            drawn |= set(axis)
+    assert drawn == written
+
+
+def test_every_artifact_is_a_checkpoint_with_type_labels_and_description():
+    for graph in (GRAPH, yaml.safe_load((ROOT / "pipelines/dvc.yaml").read_text())):
+        for name, artifact in graph["artifacts"].items():
+            assert re.fullmatch("[a-z][a-z0-9-]*", name) and artifact["type"] == "model"
+            assert artifact["labels"] and artifact["desc"]
+            assert re.search(r"(^|/)checkpoints/(\w+)\.safetensors$", artifact["path"])[2] in MADE_BY
+    assert {artifact["path"] for artifact in GRAPH["artifacts"].values()} >= {checkpoint("quantized")}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_checkpoints_are_cached_and_what_lies_in_git_is_not(stage):
-    for path, settings in outputs(stage, "outs").items():
-        assert settings.get("cache", True) == path.startswith("checkpoints/")
-    for kind in ("metrics", "plots"):
-        assert all(settings["cache"] is False for settings in outputs(stage, kind).values())
+    for kind in ("outs", "metrics"):
+        for path, settings in outputs(stage, kind).items():
+            assert settings.get("cache", True) == path.startswith("checkpoints/")
 
 
 def test_what_differs_from_run_to_run_is_declared_nowhere():
@@ -155,7 +188,7 @@ def test_what_differs_from_run_to_run_is_declared_nowhere():
 def test_nothing_switches_the_run_cache_off_or_keeps_stale_models():
     for stage, settings in STAGES.items():
         assert not {"always_changed", "frozen"} & set(settings)
-        kinds = [str(settings.get(kind, "")) for kind in ("outs", "metrics", "plots")]
+        kinds = [str(settings.get(kind, "")) for kind in ("outs", "metrics")]
         assert stage == "code" or all("persist" not in said for said in kinds)
 
 
@@ -173,7 +206,7 @@ def ignored(folder: Path, rules: Path, *paths: str) -> set[str]:
 def in_git() -> set[str]:
     kept = {"dvc.yaml", "dvc.lock", "params.yaml", "data/manifest.json", "data/sample/train_images.png"}
     kept |= {f"metrics/{stage}.json" for stage in ORDER} | {f"metrics/runs/{stage}.json" for stage in ORDER}
-    kept |= {path for stage in STAGES for kind in ("outs", "plots") for path in outputs(stage, kind)} - {
+    kept |= {path for stage in STAGES for kind in ("outs", "metrics") for path in outputs(stage, kind)} - {
         checkpoint(name) for name in MADE_BY
     }
     return kept | {"release/cache/files/md5/ab/cdef"}
@@ -187,7 +220,7 @@ def test_git_keeps_metrics_and_manifest_and_ignores_data_checkpoints_and_resume_
 
 def test_dvc_walks_past_data_environment_and_resume_state_and_sees_every_dep_and_output(tmp_path):
     seen = {dep for stage in STAGES for dep in STAGES[stage]["deps"]} | {"micronet/data/store.py", "stages/prune.py"}
-    seen |= {path for stage in STAGES for kind in ("outs", "metrics", "plots") for path in outputs(stage, kind)}
+    seen |= {path for stage in STAGES for kind in ("outs", "metrics") for path in outputs(stage, kind)}
     skipped = {"micronet/data/__pycache__/store.pyc"}
     skipped |= {"data/cifar10/train_images.bin", ".venv/bin/python", "run/prune/lock", "build/demo/dvc.yaml"}
     assert ignored(tmp_path, ROOT / ".dvcignore", *seen, *skipped) == skipped
@@ -195,11 +228,23 @@ def test_dvc_walks_past_data_environment_and_resume_state_and_sees_every_dep_and
 
 def test_published_checkpoints_are_not_touched_by_line_endings():
     rules = [line.split() for line in (ROOT / ".gitattributes").read_text().splitlines()]
-    assert ["release/cache/**", "-text"] in rules
+    assert ["release/cache/**", "-text"] in rules and [".dvc/cache/**", "-text"] in rules
 
 
-def test_the_remote_lies_in_the_repository():
+# --- what is published ---
+
+
+def test_the_published_remote_lies_in_the_repository_and_nothing_is_pushed_to_it_unless_it_is_named():
     config = configparser.ConfigParser()
     config.read_string((ROOT / ".dvc/config").read_text().replace("\t", ""))
-    assert config["core"]["remote"] == "release"
     assert config["'remote \"release\"'"]["url"] == "../release/cache"
+    assert "remote" not in config["core"]
+
+
+def test_a_clone_has_in_its_cache_what_is_published():
+    def held(folder: str) -> list[str]:
+        """The files below a folder as git has them: kind, content, path."""
+        command = ["git", "-C", str(ROOT / folder), "ls-files", "--stage", "files"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+    assert held(".dvc/cache") == held("release/cache") != []
