@@ -56,7 +56,7 @@ def script(stage: str) -> Path:
 
 
 def outputs(stage: str, kind: str) -> dict[str, dict]:
-    """`outs` or `metrics` of a stage by path, with their settings."""
+    """`outs`, `metrics` or `plots` of a stage by path, with their settings."""
     found: dict[str, dict] = {}
     for item in STAGES[stage].get(kind, []):
         found |= item if isinstance(item, dict) else {item: {}}
@@ -139,9 +139,11 @@ def test_every_section_belongs_to_some_stage():
 @pytest.mark.parametrize("stage", ORDER)
 def test_the_outputs_are_those_of_the_contract(stage):
     made = {checkpoint(name) for name, maker in MADE_BY.items() if maker == stage}
-    curve = {f"metrics/curves/{stage}.csv"} if made else {"data/manifest.json"}
-    curve = {"metrics/path.csv", "metrics/predictions.csv"} if stage == "score" else curve
-    assert set(outputs(stage, "outs")) == made | curve | {f"metrics/{stage}.json"}
+    assert set(outputs(stage, "outs")) == (made or ({"data/manifest.json"} if stage == "prepare_data" else set()))
+    tables = {"prepare_data": set(), "score": {"metrics/path.csv", "metrics/predictions.csv"}}
+    assert set(outputs(stage, "plots")) == tables.get(stage, {f"metrics/curves/{stage}.csv"}) | {
+        f"metrics/{stage}.json"
+    }
 
 
 def test_the_metrics_are_the_few_numbers_that_a_person_compares():
@@ -149,20 +151,19 @@ def test_the_metrics_are_the_few_numbers_that_a_person_compares():
     assert found == {"metrics/summary.json": {"cache": False}}
 
 
-def test_every_curve_the_path_and_the_confusion_matrix_are_plots_whose_files_and_columns_stages_write():
-    written = {path for stage in STAGES for path in outputs(stage, "outs") if path.endswith(".csv")}
-    columns = dict.fromkeys(written, {field.name for field in fields(EpochRow)})
+def test_every_plot_has_a_title_and_labels_and_draws_columns_that_stages_write():
+    columns = {f"metrics/curves/{stage}.csv": {field.name for field in fields(EpochRow)} for stage in MADE_BY.values()}
     columns["metrics/predictions.csv"] = set(answers.COLUMNS)
     columns["metrics/path.csv"] = {"challenge_score", "test_accuracy_percent"}
-    drawn: set[str] = set()
+    for stage in ORDER:
+        tables = {path: settings for path, settings in outputs(stage, "plots").items() if path.endswith(".csv")}
+        for path, settings in tables.items():
+            assert {settings["x"], settings["y"]} <= columns[path] and {"title", "y_label"} <= set(settings)
     for plot in GRAPH["plots"]:
         ((_, settings),) = plot.items()
-        assert {"template", "title", "x_label", "y_label"} <= set(settings)
-        x = settings["x"] if isinstance(settings["x"], dict) else dict.fromkeys(settings["y"], settings["x"])
-        for axis in (x, settings["y"]):
-            assert all(column in columns[path] for path, column in axis.items())
-            drawn |= set(axis)
-    assert drawn == written
+        assert set(settings["y"]) == {path for path in columns if "/curves/" in path}
+        assert all({settings["x"], column} <= columns[path] for path, column in settings["y"].items())
+        assert {"title", "x_label", "y_label"} <= set(settings)
 
 
 def test_every_artifact_is_a_checkpoint_with_type_labels_and_description():
@@ -176,9 +177,10 @@ def test_every_artifact_is_a_checkpoint_with_type_labels_and_description():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_checkpoints_are_cached_and_what_lies_in_git_is_not(stage):
-    for kind in ("outs", "metrics"):
-        for path, settings in outputs(stage, kind).items():
-            assert settings.get("cache", True) == path.startswith("checkpoints/")
+    for path, settings in outputs(stage, "outs").items():
+        assert settings.get("cache", True) == path.startswith("checkpoints/")
+    for kind in ("metrics", "plots"):
+        assert all(settings["cache"] is False for settings in outputs(stage, kind).values())
 
 
 def test_what_differs_from_run_to_run_is_declared_nowhere():
@@ -188,8 +190,10 @@ def test_what_differs_from_run_to_run_is_declared_nowhere():
 def test_nothing_switches_the_run_cache_off_or_keeps_stale_models():
     for stage, settings in STAGES.items():
         assert not {"always_changed", "frozen"} & set(settings)
-        kinds = [str(settings.get(kind, "")) for kind in ("outs", "metrics")]
+        kinds = [str(settings.get(kind, "")) for kind in ("outs", "metrics", "plots")]
         assert stage == "code" or all("persist" not in said for said in kinds)
+        if stage not in ("code", "prepare_data"):  # which take no time
+            assert all(cached.get("cache", True) for cached in outputs(stage, "outs").values())
 
 
 # --- what git and DVC walk past ---
@@ -206,7 +210,7 @@ def ignored(folder: Path, rules: Path, *paths: str) -> set[str]:
 def in_git() -> set[str]:
     kept = {"dvc.yaml", "dvc.lock", "params.yaml", "data/manifest.json", "data/sample/train_images.png"}
     kept |= {f"metrics/{stage}.json" for stage in ORDER} | {f"metrics/runs/{stage}.json" for stage in ORDER}
-    kept |= {path for stage in STAGES for kind in ("outs", "metrics") for path in outputs(stage, kind)} - {
+    kept |= {path for stage in STAGES for kind in ("outs", "metrics", "plots") for path in outputs(stage, kind)} - {
         checkpoint(name) for name in MADE_BY
     }
     return kept | {"release/cache/files/md5/ab/cdef"}
@@ -220,7 +224,7 @@ def test_git_keeps_metrics_and_manifest_and_ignores_data_checkpoints_and_resume_
 
 def test_dvc_walks_past_data_environment_and_resume_state_and_sees_every_dep_and_output(tmp_path):
     seen = {dep for stage in STAGES for dep in STAGES[stage]["deps"]} | {"micronet/data/store.py", "stages/prune.py"}
-    seen |= {path for stage in STAGES for kind in ("outs", "metrics") for path in outputs(stage, kind)}
+    seen |= {path for stage in STAGES for kind in ("outs", "metrics", "plots") for path in outputs(stage, kind)}
     skipped = {"micronet/data/__pycache__/store.pyc"}
     skipped |= {"data/cifar10/train_images.bin", ".venv/bin/python", "run/prune/lock", "build/demo/dvc.yaml"}
     assert ignored(tmp_path, ROOT / ".dvcignore", *seen, *skipped) == skipped

@@ -48,9 +48,9 @@ def test_a_stage_of_the_recipes_is_the_roots_in_another_folder(stage):
     assert found.pop("matrix") == {"recipe": f"${{{over}}}"} and found.pop("wdir") == "${item.recipe}"
     wanted = moved(BASE[stage])
     if "metrics" in wanted:  # which at the root are the root's alone
-        wanted["outs"] += wanted.pop("metrics")
+        wanted["plots"] += wanted.pop("metrics")
     if stage in MADE_BY.values():
-        wanted["outs"] = [out if isinstance(out, dict) else {out: {"cache": False}} for out in wanted["outs"]]
+        wanted["outs"] = [{out: {"cache": False}} for out in wanted["outs"]]
     assert found == wanted  # else `dvc pull` fails on what release/cache lacks
 
 
@@ -123,7 +123,7 @@ SECTIONS = ("seed", "data", "engine", "teacher", "student", "distill", "prune", 
 
 
 def outputs(stage: dict[str, Any]) -> list[str]:
-    each = [item for kind in ("outs", "metrics") for item in stage.get(kind, [])]
+    each = [item for kind in ("outs", "metrics", "plots") for item in stage.get(kind, [])]
     return [next(iter(item)) if isinstance(item, dict) else item for item in each]
 
 
