@@ -231,6 +231,12 @@ docs: env ## write what metrics/ says into README.md and docs/{record,performanc
 	"$(PY)" tools/studies.py
 	"$(PY)" tools/scale.py
 
+# The notice is about the maker's next program. A link or a page that leads nowhere ends it.
+.PHONY: site
+site: env ## build the documentation as a site that needs no network: build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 "$(PY)" -m mkdocs build --strict --quiet --clean
+	echo "build/site/index.html: open it in a browser"
+
 # --- export ---
 
 .PHONY: export

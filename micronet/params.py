@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from micronet import reading
 from micronet.data_params import Data
 from micronet.data_params import ImageFormat as ImageFormat
 from micronet.errors import MicronetError, shown
-from micronet.faults import faults, said
+from micronet.faults import faults
 from micronet.front import front
+from micronet.model_params import AnyModel, Start
 from micronet.sections import (
     BatchSize,
     Epochs,
     Fraction,
     NonNegative,
-    Place,
     Positive,
     Processes,
     Seconds,
@@ -62,7 +60,7 @@ class Engine(Section):
     """How the machine is used. On one machine kind, only `threads`, `processes`, `precision` and `compile` change
     results."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA where torch sees it")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
         description="auto: bf16 on CUDA, and on CPUs with AMX or AVX-512 BF16 for networks without depthwise "
@@ -74,24 +72,26 @@ class Engine(Section):
         exclude_if=lambda processes: processes == 1,
         description="that train together, each on its share of every batch: at most as many as cores, on CUDA as GPUs",
     )
-    channels_last: bool = True
+    channels_last: bool = Field(default=True, description="a pixel's channels lie side by side, which is faster")
     compile: Literal["auto", "on", "off"] = Field(
         default="auto", description="torch.compile the network in training; auto: long runs on CUDA, without quantizers"
     )
-    evaluation_batch_size: BatchSize = 500
+    evaluation_batch_size: BatchSize = Field(default=500, description="images at once where nothing is trained")
     save_every_seconds: Seconds = Field(default=60.0, description="least time between two saves of resume state")
 
 
 class Augment(Section):
     """Batched augmentation; every image has a draw of its own."""
 
-    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(default=4, description="pixels padded before the crop")
+    crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=4, description="pixels padded before the crop (arXiv:1512.03385)"
+    )
     flip: bool = Field(default=True, description="mirror half of the images left to right")
     cutout_size: Annotated[int, Field(ge=0, le=32)] = Field(
         default=0, description="side of the square set to mid grey, 0: off (arXiv:1708.04552)"
     )
     mixup_alpha: NonNegative = Field(default=0.0, description="Beta(alpha, alpha), 0: off (arXiv:1710.09412)")
-    mixup_probability: Fraction = 1.0
+    mixup_probability: Fraction = Field(default=1.0, description="share of images that get mixup")
     cutmix_alpha: NonNegative = Field(default=0.0, description="Beta(alpha, alpha), 0: off (arXiv:1905.04899)")
     cutmix_probability: Fraction = Field(default=1.0, description="share of images that get CutMix")
 
@@ -112,115 +112,70 @@ class Train(Section):
         description="auto: on CUDA the largest power of two that fits, on CPU 128; one above the split is all of it",
     )
     max_batch_size: BatchSize = Field(default=1024, description="upper limit of batch_size: auto")
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    learning_rate: Positive = Field(description="peak rate; for batch_size: auto the rate at 128, scaled linearly")
+    optimizer: Literal["sgd", "adam"] = Field(
+        default="sgd", description="adam: with decoupled weight decay (arXiv:1711.05101)"
+    )
+    learning_rate: Positive = Field(
+        description="peak rate; for batch_size: auto the rate at 128, scaled linearly (arXiv:1706.02677)"
+    )
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.9, description="SGD, Nesterov when > 0")
     weight_decay: NonNegative = Field(default=5e-4, description="not on batch norms, biases and quantizer steps")
     schedule: Literal["cosine", "step", "one_cycle", "constant"] = Field(
-        default="one_cycle", description="step: x0.1 after each third, as in the deck"
+        default="one_cycle",
+        description="step: x0.1 after each third, as in the deck; one_cycle: a rise, then a straight line to 0 "
+        "(arXiv:1708.07120); cosine: a rise, then half a cosine to 0 (arXiv:1608.03983)",
     )
     warmup_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.2, description="share of the steps that rise linearly to the peak (one_cycle, cosine)"
     )
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="share of a label that is spread evenly over all classes, 0: off (arXiv:1512.00567)"
+    )
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.0, description="decay a step of the averaged weights that are evaluated and saved, 0: off"
+        default=0.0,
+        description="decay a step of the averaged weights that are evaluated and saved, 0: off (arXiv:1703.01780)",
     )
-    clip_norm: NonNegative = Field(default=0.0, description="limit of the gradient's norm, 0: off")
+    clip_norm: NonNegative = Field(default=0.0, description="limit of the gradient's norm, 0: off (arXiv:1211.5063)")
     augment: Augment = Augment()
-
-
-class Model(Section):
-    """An architecture by name, or by name and its own settings (`models.build` knows them)."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    name: str
-
-    def spec(self) -> dict[str, Any]:
-        """The plain dict that `models.build` takes."""
-        return self.model_dump(exclude_none=True)
-
-
-class OwnModel(Section):
-    """A network of the user's own: a class in a file of his, in `networks/`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, serialize_by_alias=True)
-    file: Place = Field(description="such as my_net.py, in networks/")
-    kind: str = Field(alias="class", description="the name of the class, derived from torch.nn.Module")
-    settings: dict[str, Any] = Field(default_factory=dict, description="arguments of its constructor")
-
-    def spec(self) -> dict[str, Any]:
-        """The plain dict that `models.build` takes."""
-        return self.model_dump()
-
-
-def _form(model: Any) -> str:
-    """Which of the two forms of a model is meant."""
-    own = "file" in model if isinstance(model, dict) else isinstance(model, OwnModel)
-    return "of a file" if own else "of a name"
-
-
-AnyModel = Annotated[Annotated[Model, Tag("of a name")] | Annotated[OwnModel, Tag("of a file")], Discriminator(_form)]
-
-
-class Start(Section):
-    """A checkpoint, or weights from elsewhere, that training goes on from."""
-
-    file: Place = Field(
-        description="path from the folder that the stages run in, such as release/NAME.safetensors; a checkpoint, or a "
-        "plain state_dict: .safetensors, .pt, .pth"
-    )
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
-        description="of the file: params that name another content run again"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _sha256_with_the_way_to_it(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or not isinstance(given.get("file"), str):
-            return given
-        digest = given.get("sha256")
-        if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):
-            return given
-        got = said(digest) if "sha256" in given else "nothing"
-        command = f"sha256sum {shown(shlex.quote(given['file']), 60)}"
-        raise ValueError(f"sha256: must be the 64 digits and letters that `{command}` prints (got {got})")
 
 
 class Teacher(Section):
     """The large model whose answers the student learns."""
 
-    model: AnyModel
+    model: AnyModel = Field(description="an architecture of models/ by its name, or a class of a file in networks/")
     start: Start | None = Field(
         default=None,
         exclude_if=lambda start: start is None,
         description="weights to go on from; epochs: 0 takes them as they are",
     )
-    train: Train
+    train: Train = Field(description="how long it trains, and how")
 
 
 class Student(Section):
     """The small model, trained without a teacher: the baseline, and distillation's start."""
 
-    model: AnyModel
+    model: AnyModel = Field(description="an architecture of models/ by its name, or a class of a file in networks/")
     start: Start | None = Field(
         default=None,
         exclude_if=lambda start: start is None,
         description="a checkpoint to go on from (`tools/unpack.py` makes one of a packed model); else random weights",
     )
-    train: Train
+    train: Train = Field(description="how long it trains, and how")
 
 
 class Distillation(Section):
     """Hinton et al. 2015, arXiv:1503.02531: alpha * T^2 * KL(teacher || student) + (1 - alpha) * CE(labels)."""
 
-    temperature: Positive = 4.0
+    temperature: Positive = Field(
+        default=4.0, description="logits are divided by it before the softmax, which shows what a teacher half believes"
+    )
     alpha: Fraction = Field(default=0.9, description="weight of the teacher's answers; 0 trains without teacher")
     # Left out of a digest while it is off, so that what was made before it existed keeps its name.
     views: Views = Field(
         default=0,
         exclude_if=lambda views: views == 0,
-        description="fixed crops of each image whose answers are computed once; 0: the teacher answers every crop anew",
+        description="fixed crops of each image whose answers are computed once; 0: the teacher answers every crop anew "
+        "(arXiv:2106.05237)",
     )
     mirror_answers: bool = Field(
         default=False,
@@ -232,7 +187,7 @@ class Distillation(Section):
 class Taught(Distillation):
     """A training run with the teacher's answers."""
 
-    train: Train
+    train: Train = Field(description="how long it trains, and how")
 
     @model_validator(mode="after")
     def _views_are_crops(self) -> Taught:
@@ -268,8 +223,9 @@ class Prune(Taught):
 
     method: Literal["one_shot", "iterative", "gradual", "soft", "feedback"] = Field(
         default="one_shot",
-        description="iterative: Han et al. 2015; gradual: Zhu & Gupta 2017, cubic; soft: He et al. 2018; "
-        "feedback: Lin et al. 2020, gradual with masked weights that go on learning",
+        description="one_shot: at once, then training; iterative: in rounds (arXiv:1506.02626); gradual: cubic in the "
+        "steps (arXiv:1710.01878); soft: zeros may come back (arXiv:1808.06866); feedback: gradual, masked weights go "
+        "on learning (arXiv:2006.07253)",
     )
     amount: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         description="share of all prunable weights (convolutions and linear) that become zero"
@@ -309,16 +265,19 @@ class Quantize(Taught):
 
     method: Literal["half", "fx_int8", "binary_connect", "lsq"] = Field(
         default="lsq",
-        description="half: 16-bit floats; fx_int8: torch's FX graph mode; "
-        "binary_connect: arXiv:1511.00363; lsq: arXiv:1902.08153",
+        description="lsq: a learned step a tensor (arXiv:1902.08153); binary_connect: weights of one bit "
+        "(arXiv:1511.00363); fx_int8: torch's FX graph mode; half: 16-bit floats",
     )
     weight_bits: Bits = Field(default=8, description="lsq: 2..8; fx_int8: 8; binary_connect: 1; half ignores it")
-    activation_bits: Annotated[int, Field(ge=2, le=8)] = 8
+    activation_bits: Annotated[int, Field(ge=2, le=8)] = Field(
+        default=8, description="of the maps between layers; fx_int8 takes 8, half ignores it"
+    )
     input_bits: Annotated[int, Field(ge=2, le=8)] = Field(default=8, description="bits kept of every pixel")
     per_channel: bool = Field(
         default=False,
         exclude_if=lambda per_channel: not per_channel,
-        description="lsq: a step for each output channel instead of one for the tensor; not the last layer",
+        description="lsq: a step for each output channel instead of one for the tensor; not the last layer "
+        "(arXiv:1806.08342)",
     )
     layer_bits: dict[str, Annotated[int, Field(ge=1, le=8)]] = Field(
         default_factory=dict, description="weight bits of single layers by name, e.g. {stem.conv: 8}"
@@ -329,14 +288,14 @@ class Quantize(Taught):
     )
     factored_sums: bool = Field(
         default=True,
-        description="sum the inputs of equal weights first, then multiply once, where that costs less; "
-        "Hegde et al. 2018, arXiv:1804.06508",
+        description="sum the inputs of equal weights first, then multiply once, where that costs less "
+        "(arXiv:1804.06508)",
     )
     trim: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0,
         exclude_if=lambda share: share == 0,
         description="lsq: share of the weights' price, storage and operations, that further zeros save while training: "
-        "weights, rows and kernels that the loss needs least for their price",
+        "weights, rows and kernels that the loss needs least for their price (arXiv:1801.05787, arXiv:1611.05128)",
     )
     flip_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0,
@@ -380,7 +339,7 @@ class Reference(Section):
 class Score(Section):
     """The measurement on the test set."""
 
-    batch_size: BatchSize = 500
+    batch_size: BatchSize = Field(default=500, description="images at once; no result depends on it")
     measure_path: bool = Field(default=True, description="measure every checkpoint of the path, not the last alone")
     reference: Reference | None = Field(
         default=None,
@@ -393,7 +352,9 @@ class Score(Section):
 class Params(Section):
     """All of `params.yaml`: one section a stage, and what they share."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        description="of weights, orders and crops; the splits have data.seed"
+    )
     data: Data
     engine: Engine
     teacher: Teacher

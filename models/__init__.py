@@ -34,7 +34,19 @@ if TYPE_CHECKING:
 # Five to ten times the largest networks for small images: 1 GB of weights, and training takes four times as much.
 MOST_PARAMETERS = 250_000_000
 
-__all__ = ["NAMED", "SpecError", "build", "check", "check_known", "fit", "narrowed", "narrows", "normalise", "suited"]
+__all__ = [
+    "NAMED",
+    "SpecError",
+    "build",
+    "check",
+    "check_known",
+    "families",
+    "fit",
+    "narrowed",
+    "narrows",
+    "normalise",
+    "suited",
+]
 
 
 def _imports_torch(statement: ast.stmt) -> bool:
@@ -121,6 +133,11 @@ def _named() -> dict[str, dict[str, Any]]:
             claimed[name] = family
             named[name] = {"name": family, **settings}
     return named
+
+
+def families() -> dict[str, type[Settings]]:
+    """The settings of each family whose file can be read, by its name."""
+    return dict(_files()[0])
 
 
 def __getattr__(name: str) -> Any:

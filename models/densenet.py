@@ -21,16 +21,16 @@ class Groups(Section):
     """Groups of the convolutions at each place."""
 
     bottleneck: PositiveCount = Field(default=1, description="of the 3x3 convolution of a dense layer")
-    transition: PositiveCount = 1
-    stem: PositiveCount = 1
+    transition: PositiveCount = Field(default=1, description="of the 1x1 convolution between two blocks")
+    stem: PositiveCount = Field(default=1, description="of the first convolution")
 
 
 class Interleaving(Section):
     """Whether a group takes every groups-th channel instead of neighbours, at each place."""
 
-    bottleneck: bool = False
-    transition: bool = False
-    stem: bool = False
+    bottleneck: bool = Field(default=False, description="of the 3x3 convolution of a dense layer")
+    transition: bool = Field(default=False, description="of the 1x1 convolution between two blocks")
+    stem: bool = Field(default=False, description="of the first convolution")
 
 
 class DenseNetSettings(Settings):
@@ -51,8 +51,8 @@ class DenseNetSettings(Settings):
     growth_rate: Annotated[int, Field(ge=1, le=128)] = Field(
         description="channels that a dense layer adds (k in the paper)"
     )
-    groups: Groups = Groups()
-    interleave: Interleaving = Interleaving()
+    groups: Groups = Field(default=Groups(), description="of the convolutions, at three places")
+    interleave: Interleaving = Field(default=Interleaving(), description="which channels make a group, at each place")
     classes: Classes = Field(default=10, description="number of logits")
 
     @field_validator("blocks")

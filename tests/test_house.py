@@ -21,6 +21,7 @@ RANKS = {
     "micronet.reading": 1,
     "micronet.sections": 1,
     "micronet.data_params": 2,
+    "micronet.model_params": 2,
     "micronet.front": 2,
     "micronet.params": 3,
     "micronet.data": 4,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import models
 from micronet.errors import shown
 from micronet.faults import said
-from micronet.params import Start
+from micronet.model_params import Start
 from micronet.training.checkpoint import CheckpointError, load
 
 INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "weights")  # under which a training keeps them

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import safetensors
 
-from micronet import params
+from micronet import model_params, params
 from micronet.training.checkpoint import CheckpointError
 from micronet.training.reporting import Reporter
 from micronet.training.starts import started
@@ -258,11 +258,11 @@ def test_a_student_goes_on_from_a_checkpoint_that_the_params_name(prepared, pipe
 def test_a_start_of_other_bytes_or_of_another_network_is_refused(pipeline):
     path = pipeline / "checkpoints/student.safetensors"
     sha256, spec = hashlib.sha256(path.read_bytes()).hexdigest(), shrunk()["student"]["model"]
-    started(params.Start(file=str(path), sha256=sha256), spec)
+    started(model_params.Start(file=str(path), sha256=sha256), spec)
     with pytest.raises(CheckpointError, match="student.start.sha256 names another one"):
-        started(params.Start(file=str(path), sha256="0" * 64), spec)
+        started(model_params.Start(file=str(path), sha256="0" * 64), spec)
     with pytest.raises(CheckpointError, match="which is not student.model"):
-        started(params.Start(file=str(path), sha256=sha256), spec | {"widths": [6, 6, 6]})
+        started(model_params.Start(file=str(path), sha256=sha256), spec | {"widths": [6, 6, 6]})
 
 
 def test_saved_state_is_found_again_while_code_and_params_do_the_same(prepared, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import models
-from micronet import params
+from micronet import model_params
 from micronet.training.checkpoint import save
 from micronet.training.starts import StartError, fold_normalisation, started
 from tests.support.models import WIDER, new_model
@@ -20,11 +20,11 @@ from tests.support.models import WIDER, new_model
 SPEC = {"name": "resnet", "blocks": [1], "widths": [4], "classes": 3}
 
 
-def start(path: Path) -> params.Start:
-    return params.Start(file=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+def start(path: Path) -> model_params.Start:
+    return model_params.Start(file=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def written(path: Path, content: Any) -> params.Start:
+def written(path: Path, content: Any) -> model_params.Start:
     """The start of a file that `torch.save` writes, or safetensors."""
     if path.suffix == ".safetensors":
         safetensors.torch.save_file(content, path)
@@ -33,7 +33,7 @@ def written(path: Path, content: Any) -> params.Start:
     return start(path)
 
 
-def faults(asked: params.Start) -> list[str]:
+def faults(asked: model_params.Start) -> list[str]:
     with pytest.raises(StartError) as caught:
         started(asked, SPEC, "teacher")
     assert all("\n" not in line and len(line) <= 300 for line in caught.value.faults)
@@ -130,10 +130,10 @@ def test_a_file_of_something_else_says_what_a_state_dict_is(tmp_path, content):
 
 def test_a_missing_file_and_other_bytes_are_a_line(tmp_path):
     path = tmp_path / "w.pt"
-    (line,) = faults(params.Start(file=str(path), sha256="0" * 64))
+    (line,) = faults(model_params.Start(file=str(path), sha256="0" * 64))
     assert "there is no such checkpoint" in line
     path.write_bytes(b"x")
-    (line,) = faults(params.Start(file=str(path), sha256="0" * 64))
+    (line,) = faults(model_params.Start(file=str(path), sha256="0" * 64))
     assert "teacher.start.sha256 names another one" in line
 
 

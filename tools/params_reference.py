@@ -1,0 +1,212 @@
+"""Every key of `params.yaml` as Markdown, from the typed params: type, default, range, meaning, source.
+
+A class of settings is a table; the keys that a class has of another one stand in the table of that one, once.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from _tool import parameters
+from pydantic import AfterValidator, BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+import models
+from micronet.sections import Section
+from models.settings import Settings
+
+PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "null"}
+LOWER, UPPER = {"ge": "≥", "gt": ">"}, {"le": "≤", "lt": "<"}
+HEAD = ["| key | meaning | type | default | range | source |", "|---|---|---|---|---|---|"]
+BARE = {Section, Settings, BaseModel, object}  # classes that have no keys of their own to tell
+
+
+def of(annotation: Any) -> tuple[Any, list[Any]]:
+    """An annotation without what stands around its type, and what stands there, pydantic's `Field` taken apart."""
+    metadata: list[Any] = []
+    while get_origin(annotation) is Annotated:
+        annotation, *around = get_args(annotation)
+        for one in around:
+            metadata += one.metadata if isinstance(one, FieldInfo) else [one]
+    return annotation, metadata
+
+
+def kind(annotation: Any, around: Sequence[Any] = ()) -> str:
+    """The type of a value, in words: `` `a` or `b` ``, `list of whole numbers`, `path`."""
+    annotation, inside = of(annotation)
+    if annotation is str and any(isinstance(one, AfterValidator) for one in (*around, *inside)):
+        return "path"
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{one}`" for one in inner)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(kind(one) for one in inner))
+    if origin in (list, tuple):
+        parts = dict.fromkeys(kind(one) for one in inner)
+        return f"list of {'' if origin is list else f'{len(inner)} '}{' and '.join(parts)}s"
+    if origin is dict or annotation is dict:
+        return f"keys with a {kind(inner[1])} each" if inner and inner[1] is not Any else "keys"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"[section](#{anchor(annotation)})"
+    return NAMES.get(annotation, "any")
+
+
+def limits(metadata: list[Any]) -> str:
+    """The bounds that constraints set: `≥ 0, < 1`, the narrowest on each side; empty without any."""
+    said = []
+    for signs, narrowest in ((LOWER, max), (UPPER, min)):
+        bounds = [
+            (getattr(one, name), name in ("gt", "lt"), name) for one in metadata for name in signs if hasattr(one, name)
+        ]
+        if bounds:
+            value = narrowest(bound[0] for bound in bounds)
+            name = max(bound for bound in bounds if bound[0] == value)[2]
+            said.append(f"{signs[name]} {value:,.0f}" if value == int(value) else f"{signs[name]} {value:g}")
+    for one in metadata:
+        if isinstance(one, annotated_types.MinLen | annotated_types.MaxLen):
+            least = isinstance(one, annotated_types.MinLen)
+            said.append(f"{one.min_length} or more" if least else f"at most {one.max_length}")  # type: ignore[union-attr]
+    return ", ".join(said)
+
+
+def ranges(annotation: Any, metadata: list[Any]) -> str:
+    """The bounds of a value, and those of its parts."""
+    annotation, around = of(annotation)
+    here = limits([*metadata, *around])
+    parts = [ranges(one, []) for one in get_args(annotation)] if get_origin(annotation) is not Literal else []
+    each = "; ".join(dict.fromkeys(part for part in parts if part))
+    if get_origin(annotation) in (list, tuple, dict) and each:
+        each = f"each {each}"
+    return "; ".join(part for part in (here, each) if part)
+
+
+def default(field: FieldInfo) -> str:
+    """What a key is worth where it is left out."""
+    if field.is_required():
+        return "required"
+    if field.default is PydanticUndefined:
+        return (
+            "of other keys"
+            if field.default_factory_takes_validated_data
+            else f"`{field.get_default(call_default_factory=True)}`"
+        )
+    if isinstance(field.default, BaseModel):
+        return "its own defaults"
+    return f"`{_yaml(field.default)}`"
+
+
+def _yaml(value: Any) -> str:
+    """A value as params.yaml spells it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def linked(text: str) -> str:
+    """Markdown of a text in which arXiv's numbers lead to the papers."""
+    return PAPER.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+
+
+def parted(text: str) -> tuple[str, str]:
+    """A meaning without its sources, and these: `(arXiv:1503.02531)` at an end goes to a column of its own."""
+    papers = ", ".join(dict.fromkeys(linked(f"arXiv:{number}") for number in PAPER.findall(text)))
+    return linked(re.sub(r" \((?:arXiv:[\d.]+(?:, )?)+\)$", "", text)), papers
+
+
+def row(key: str, field: FieldInfo) -> str:
+    """A key as a row of its table."""
+    meaning, papers = parted(field.description or _about(field))
+    bounds = ranges(field.annotation, field.metadata)
+    cells = (f"`{key}`", meaning, kind(field.annotation, field.metadata), default(field), bounds, papers)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _about(field: FieldInfo) -> str:
+    """The first sentence that a key's class says of itself."""
+    said = [" ".join((section.__doc__ or "").split()) for section in sections_in(field.annotation)]
+    return said[0].split(". ")[0].rstrip(".") if said else ""
+
+
+def own_keys(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys that a class declares itself, by the names that params.yaml has for them."""
+    mine = section.__dict__.get("__annotations__", {})
+    return {field.alias or key: field for key, field in section.model_fields.items() if key in mine}
+
+
+def anchor(section: type[BaseModel]) -> str:
+    return title(section).replace(" ", "-")
+
+
+def title(section: type[BaseModel]) -> str:
+    """The heading of a class: its name as words."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", section.__name__).lower()
+
+
+def above(section: type[BaseModel]) -> list[type[BaseModel]]:
+    """A class and those that it has keys of, itself first."""
+    return [one for one in section.__mro__ if one not in BARE and issubclass(one, BaseModel) and own_keys(one)]
+
+
+def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that an annotation names."""
+    annotation, _ = of(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        if get_origin(annotation) is not Literal:
+            yield from sections_in(inner)
+
+
+def places(root: type[BaseModel]) -> dict[type[BaseModel], list[str]]:
+    """Each class of settings below a root with the paths at which its keys stand, in the order of params.yaml."""
+    found: dict[type[BaseModel], list[str]] = {}
+
+    def walk(section: type[BaseModel], path: str) -> None:
+        for owner in dict.fromkeys([section, *above(section)]):
+            found.setdefault(owner, []).append(path)
+        for key, field in section.model_fields.items():
+            for inner in sections_in(field.annotation):
+                walk(inner, f"{path}.{field.alias or key}".strip("."))
+
+    walk(root, "")
+    return found
+
+
+def table(section: type[BaseModel], paths: Sequence[str], level: int = 2) -> str:
+    """The keys that a class declares, under a heading."""
+    lines = [
+        f"{'#' * level} {title(section)}",
+        "",
+        linked(" ".join((section.__doc__ or "").split("\n\n")[0].split())),
+        "",
+    ]
+    where = ", ".join(f"`{path}`" for path in paths if path)
+    lines += [f"At {where}." if where else "The top of the file.", ""]
+    if others := [one for one in above(section) if one is not section]:
+        lines += ["Has the keys of " + " and ".join(f"[{title(one)}](#{anchor(one)})" for one in others) + " too.", ""]
+    keys = [row(key, field) for key, field in own_keys(section).items()]
+    return "\n".join([*lines, *([*HEAD, *keys, ""] if keys else [])])
+
+
+def family(name: str, settings: type[Settings]) -> str:
+    """The settings of an architecture of models/."""
+    lines = [f"### {name}", ""]
+    if known := ", ".join(f"`{one}`" for one, spec in models.NAMED.items() if spec["name"] == name):
+        lines += [f"Sizes with a name: {known}.", ""]
+    lines += [*HEAD, *(row(key, field) for key, field in settings.model_fields.items()), ""]
+    for key, field in settings.model_fields.items():
+        lines += [table(inner, [f"model.{key}"], level=4) for inner in sections_in(field.annotation)]
+    return "\n".join(lines)
+
+
+def reference() -> str:
+    """All tables: those of params.yaml, then the architectures'."""
+    tables = [table(section, paths) for section, paths in places(parameters.Params).items()]
+    families = [family(name, settings) for name, settings in models.families().items()]
+    return "\n".join([*tables, "## architectures", "", "What a `model` takes beside its name.", "", *families])
