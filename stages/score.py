@@ -54,7 +54,8 @@ def unpacked_row(job: Job, name: str, test: Split, references: References) -> di
     ops = operations(model, job.data.shape, weight_bits=16)
     accuracy = None
     if job.params.score.measure_path:
-        _, accuracy = evaluate(model, test, machine(job.params.engine).exact(), job.params.score.batch_size)
+        on, size = machine(job.params.engine).exact(), job.params.score.batch_size
+        _, accuracy = evaluate(model, test, on, size, job.reporter.watch, f"measuring {name}")
     return {
         "stage": name,
         "test_accuracy_percent": accuracy,
@@ -160,7 +161,7 @@ def work(job: Job) -> int:
     model = load_packed(PACKED)
     test = job.split("test")
     references = references_of(job)
-    score = measure(PACKED, model, test, job.params.score.batch_size, references)
+    score = measure(PACKED, model, test, job.params.score.batch_size, references, job.reporter.watch)
     if job.flags.check:
         lines = differences(claimed, score)
         for line in lines:
