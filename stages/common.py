@@ -24,8 +24,6 @@ from micronet.environment import require  # noqa: E402 - the line above makes it
 
 require(str(ROOT))
 
-from dependencies import ARCHITECTURES  # noqa: E402
-
 from micronet import params as parameters  # noqa: E402
 from micronet.errors import shown  # noqa: E402
 from micronet.front import front, without_prompt  # noqa: E402
@@ -190,6 +188,8 @@ def run(
 
 def _place(stage: str, switches: argparse.Namespace) -> str:
     """`stage 3 of 8`; empty for what is no stage of the pipeline, and in pipelines/, whose models have other ones."""
+    from dependencies import ARCHITECTURES
+
     if stage not in ARCHITECTURES or getattr(switches, "check", False) or "@" in os.environ.get("DVC_STAGE", ""):
         return ""
     return f"stage {list(ARCHITECTURES).index(stage) + 1} of {len(ARCHITECTURES)}"
