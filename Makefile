@@ -13,6 +13,8 @@ BUDGET ?=
 TO ?= all
 OUT ?= build/export
 N ?= 3
+# What `make` alone shows first: the first six of these that are there.
+START := demo score use repro report doctor test
 A ?= HEAD
 B ?= HEAD
 UV_VERSION := 0.13.9
@@ -28,19 +30,26 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH PYTHONSAFEPATH PYTHONINSPECT
 export DVC_NO_ANALYTICS := 1
 export RECIPE FILE NAME SPEC BUDGET A B N TO OUT
+# What Ctrl-C stopped has said so: make ends with it, in silence.
+export BASH_ENV := $(abspath tools/stopped.bash)
+# Unpacked from an archive there is no repository, and DVC needs to be told.
+ifeq ($(wildcard .git),)
+export DVC_SYSTEM_CONFIG_DIR := $(abspath tools/without_git)
+endif
 
 BIN := $(abspath $(VENV))/bin
 PY := $(BIN)/python
 # DVC runs `python stages/NAME.py`: the PATH makes that python this one.
 DVC := PATH="$(BIN):$$PATH" "$(PY)" -m dvc
+REPRODUCE := PATH="$(BIN):$$PATH" "$(PY)" $(abspath tools/repro.py)
 # Small networks on one thread, one test beside the other: twice as fast on two cores as two threads a test.
 PYTEST := OMP_NUM_THREADS=1 "$(PY)" -m pytest -q
 
+# --- environment ---
+
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
-
-# --- environment ---
+	@awk -v start="$(START)" -f tools/help.awk Makefile
 
 # The copy of the lock is written last: a half-built environment has none, one of another lock has a different one.
 .PHONY: env
@@ -55,6 +64,7 @@ env: ## build .venv from requirements.lock (the others do it when it is needed)
 	$(PYTHON) -m venv "$(VENV)"
 	"$(PY)" -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	"$(BIN)/uv" pip install --quiet --python "$(PY)" --compile-bytecode --requirement requirements.lock
+	install -m 755 tools/dvc.sh "$(BIN)/dvc"
 	cp requirements.lock "$(VENV)/installed.lock"
 
 # Registry settings of whoever runs this must not leave a trace in the lock.
@@ -64,25 +74,27 @@ lock: env ## resolve pyproject.toml into requirements.lock again, at the newest 
 		--universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 		--output-file requirements.lock
 
+# It looks at the environment too, so it makes none: any Python will do.
 .PHONY: doctor
-doctor: env ## say whether Python, params, data and cache are right, and what mends them
-	@"$(PY)" tools/doctor.py $(ARGS)
+doctor: ## what is wrong here, each with the command that mends it
+	@if [ -x "$(PY)" ] && "$(PY)" -c '' 2>/dev/null; then python="$(PY)"; else python="$(PYTHON)"; fi
+	if ! command -v "$$python" >/dev/null; then
+		echo "make doctor: there is no $$python; name one, as in: make doctor PYTHON=python3.11" >&2
+		exit 2
+	fi
+	"$$python" tools/doctor.py $(ARGS)
 
 # --- pipeline ---
 
 # DVC whose Python is taken away ends with a traceback, or as if all were well.
 define REPRO
-$(DVC) repro $(1) && code=0 || code=$$?
+$(REPRODUCE) $(1) && code=0 || code=$$?
 if [ ! -x "$(PY)" ]; then echo "make: $(VENV) was taken away in the middle; the same command builds it and goes on" >&2; exit 1; fi
 [ "$$code" = 0 ] || exit "$$code"
 endef
 
-.PHONY: unlock
-unlock: env ## clear away locks that a killed DVC left in .dvc/tmp (the others do it)
-	@"$(PY)" tools/dvc_locks.py
-
 .PHONY: score
-score: fresh unlock ## bring the pipeline up to date, measure the packed model on the real test set, print the table
+score: fresh unlock ## bring all up to date, measure on the real test set, show it
 	@"$(PY)" tools/restored.py
 	$(DVC) pull --remote release dvc.yaml >/dev/null 2>&1 </dev/null || $(DVC) pull dvc.yaml >/dev/null 2>&1 </dev/null \
 		|| echo "make: release/cache lacks some results of these params; the pipeline makes them (make pull says which)"
@@ -91,7 +103,7 @@ score: fresh unlock ## bring the pipeline up to date, measure the packed model o
 	"$(PY)" stages/score.py --check
 
 .PHONY: repro
-repro: fresh unlock ## run the stages whose code, inputs or params changed (dvc repro)
+repro: fresh unlock ## run the stages whose code, inputs or params changed
 	@"$(PY)" tools/restored.py
 	$(call REPRO,$(ARGS))
 	if [ -f checkpoints/quantized.safetensors ]; then
@@ -105,7 +117,7 @@ accept: check unlock ## take the results that are there for those of today's cod
 	@PATH="$(BIN):$$PATH" "$(PY)" tools/accept.py
 
 .PHONY: demo
-demo: env ## run the whole pipeline from nothing on the small sample, in build/demo
+demo: env ## every stage from nothing on a small sample, in build/demo
 	@rm -rf build/demo
 	mkdir -p build/demo/data
 	cp -R .dvcignore dvc.yaml stages models networks micronet build/demo/
@@ -114,17 +126,13 @@ demo: env ## run the whole pipeline from nothing on the small sample, in build/d
 	cd build/demo
 	$(DVC) init --no-scm --quiet
 	$(DVC) config core.analytics false
-	$(DVC) repro
+	$(REPRODUCE)
 	"$(PY)" stages/score.py --check
+	cat ../../tools/next.txt
 
 .PHONY: check
 check: env ## validate params.yaml, build its networks: every fault in one line, nothing touched
 	@"$(PY)" stages/check.py
-
-# A folder of pictures is no dependency that DVC could watch, so what runs DVC looks first whether it has changed.
-.PHONY: fresh
-fresh: env ## the same, and prepare a changed folder of pictures anew (what runs DVC does it)
-	@"$(PY)" stages/check.py --renew
 
 .PHONY: use
 use: ## make a recipe the active params.yaml: make use RECIPE=laptop
@@ -306,3 +314,14 @@ format: env ## fix style and formatting
 clean: ## delete scratch folders and caches (not .venv, data, checkpoints, nor the state that runs resume from)
 	@rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -path "./$(VENV)" -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# --- what others call ---
+
+.PHONY: unlock
+unlock: env ## clear away locks that a killed DVC left in .dvc/tmp
+	@"$(PY)" tools/dvc_locks.py
+
+# A folder of pictures is no dependency that DVC could watch, so what runs DVC looks first whether it has changed.
+.PHONY: fresh
+fresh: env ## check, and prepare a changed folder of pictures anew
+	@"$(PY)" stages/check.py --renew

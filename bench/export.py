@@ -24,9 +24,9 @@ def main() -> int:
     parser.add_argument("--file", type=Path, default=FILE, help="packed model of one network; default: %(default)s")
     parser.add_argument("--output", default="metrics/bench_export.json", help="default: %(default)s")
     arguments = parser.parse_args()
-    from rich.console import Console
     from rich.table import Table
 
+    from micronet.console import console, live
     from micronet.packed.file import read
     from micronet.training.hardware import machine
 
@@ -54,7 +54,7 @@ def main() -> int:
     for name, row in best.items():
         times = [f"{row[key]:.3f}" for key in ("milliseconds_one", "milliseconds_of_batch")]
         table.add_row(name, *times, f"{row['memory_bytes'] / 1e6:.1f}")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console(sys.stdout, columns=None if live(sys.stdout) else 120).print(table)
     return 0
 
 

@@ -102,9 +102,9 @@ def main() -> int:
     args = arguments(
         __doc__.splitlines()[0], "metrics/bench_processes.json", alone="as root: other programs wait during the steps"
     )
-    from rich.console import Console
     from rich.table import Table
 
+    from micronet.console import console, live
     from micronet.training.hardware import machine
 
     results = {name: compared(name, *["--alone"] * args.alone) for name in NAMES}
@@ -116,7 +116,7 @@ def main() -> int:
         kinds = [result[f"images_per_second_{kind}_step"] for kind in ("median", "fastest")]
         speeds = [" / ".join(f"{kind[setting]:,.0f}" for kind in kinds) for setting in SETTINGS]
         table.add_row(name, *speeds, *[f"{result[f'ratio_of_{kind}_steps']:.2f}" for kind in ("median", "fastest")])
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(sys.stdout, columns=None if live(sys.stdout) else 140).print(table)
     return 0
 
 

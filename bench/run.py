@@ -17,14 +17,14 @@ LOOPS = ("plain", "ours")
 
 def main() -> int:
     args = arguments(__doc__.splitlines()[0], "metrics/bench.json")
-    from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
 
+    from micronet.console import console, live
     from micronet.training.hardware import machine
 
     results = {}
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=console(sys.stderr)) as progress:
         bar = progress.add_task("bench", total=len(CASES) * TURNS * len(LOOPS))
         for name in CASES:
             runs: dict[str, list] = {loop: [] for loop in LOOPS}
@@ -52,7 +52,7 @@ def main() -> int:
         speeds = [f"{result[loop]['images_per_second']:,.0f}" for loop in LOOPS]
         memory = [f"{result[loop]['peak_memory_bytes'] / 1e6:,.0f}" for loop in LOOPS]
         table.add_row(name, *speeds, f"{result['ratio']:.2f}", *memory)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(sys.stdout, columns=None if live(sys.stdout) else 140).print(table)
     return 0
 
 

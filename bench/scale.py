@@ -52,7 +52,8 @@ def empty_tasks(ray: Any) -> float:
 def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]:
     """Seconds and rows of the sweep on so many nodes of one core, from nothing, in a clone of its own."""
     from ray.cluster_utils import Cluster
-    from rich.console import Console
+
+    from micronet.console import console
 
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     os.chdir(folder)
@@ -62,7 +63,7 @@ def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]
     chosen = spec.Spec.model_validate(SPEC)
     planned = tasks.plan(chosen, folder)[: variants * len(chosen.seeds)]
     made = run.Sweep.of("bench", chosen, planned, branches.head(folder))
-    board = Board("bench", "validation_accuracy_percent", len(planned), [], Console(stderr=True))
+    board = Board("bench", "validation_accuracy_percent", len(planned), [], console(sys.stderr))
     ended: Callable[..., None] = board.ended
     came: Counter[str] = Counter()  # how often a row of each key came, also one that replaces another
 

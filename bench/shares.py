@@ -185,9 +185,9 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
 
 def main() -> int:
     args = arguments(__doc__.splitlines()[0], "metrics/profile.json")
-    from rich.console import Console
     from rich.table import Table
 
+    from micronet.console import console, live
     from micronet.training.hardware import machine
 
     here = machine(engine(args.device))
@@ -209,7 +209,7 @@ def main() -> int:
         shares = [f"{result['share_percent'].get(part, 0):.0f}" for part in PARTS]
         of_limits = [f"{result[f'{key}_share_of_limit_percent']:.0f} %" for key in most]
         table.add_row(name, *shares, *of_limits, f"{result['evaluation_share_of_an_epoch_percent']:.0f} %")
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(sys.stdout, columns=None if live(sys.stdout) else 140).print(table)
     return 0
 
 

@@ -82,9 +82,9 @@ def main() -> int:
     args = arguments(
         __doc__.splitlines()[0], "metrics/bench_steps.json", alone="as root: other programs wait during the steps"
     )
-    from rich.console import Console
     from rich.table import Table
 
+    from micronet.console import console, live
     from micronet.training.hardware import machine
 
     here = machine(params.Engine(device=args.device))
@@ -110,7 +110,7 @@ def main() -> int:
     for kind, result in results.items():
         times = [f"{1000 * result[f'{name}_seconds']:.0f}" for name in ("median", "fastest")]
         table.add_row(kind, *times, *[f"{result[f'ratio_of_{name}']:.2f}" for name in ("median", "fastest", "mean")])
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(sys.stdout, columns=None if live(sys.stdout) else 140).print(table)
     return 0
 
 

@@ -8,6 +8,7 @@ imports stand inside functions, so that `--help` and a faulty params file are an
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from micronet import params as parameters  # noqa: E402 - the line above makes it importable
+from micronet.environment import require  # noqa: E402 - the line above makes it importable
+
+require(str(ROOT))
+
+from micronet import params as parameters  # noqa: E402
 from micronet.errors import shown  # noqa: E402
 from micronet.front import front, without_prompt  # noqa: E402
 
@@ -173,10 +178,21 @@ def run(
         from micronet.training.terminal import TerminalReporter
 
         reporter = TerminalReporter(stage)
+        if said := _place(stage, arguments):
+            reporter.say(said)
         with settled(loaded.engine.threads, reporter.say):
             return work(loaded, arguments, reporter)
 
     return front(stage, started)
+
+
+def _place(stage: str, switches: argparse.Namespace) -> str:
+    """`stage 3 of 8`; empty for what is no stage of the pipeline, and in pipelines/, whose models have other ones."""
+    from dependencies import ARCHITECTURES
+
+    if stage not in ARCHITECTURES or getattr(switches, "check", False) or "@" in os.environ.get("DVC_STAGE", ""):
+        return ""
+    return f"stage {list(ARCHITECTURES).index(stage) + 1} of {len(ARCHITECTURES)}"
 
 
 def commit() -> str | None:

@@ -35,7 +35,9 @@ OF_A_CASCADE = ("prepare_data", "join", "score")
 
 # Decide nothing about a result: what is asked, said and shown, and this file, which only names the code.
 PRESENTATION = {
+    "micronet/console.py",
     "micronet/data/progress.py",
+    "micronet/environment.py",
     "micronet/scoring/tables.py",
     "micronet/training/terminal.py",
     "stages/common.py",

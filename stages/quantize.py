@@ -32,6 +32,7 @@ def work(job: TaughtJob) -> None:
             class_names=job.data.classes,
             metadata={"params_digest": job.params_digest(*sections), **fit},
             evaluation_batch_size=job.params.engine.evaluation_batch_size,
+            watch=job.reporter.watch,
         )
         if found.refitted:
             job.reporter.say(

@@ -64,7 +64,8 @@ def unpacked_row(job: Job, name: str, test: Split, references: References) -> di
     ops = operations(model, job.data.shape, weight_bits=16)
     accuracy = None
     if job.params.score.measure_path:
-        _, accuracy = evaluate(model, test, machine(job.params.engine).exact(), job.params.score.batch_size)
+        on, size = machine(job.params.engine).exact(), job.params.score.batch_size
+        _, accuracy = evaluate(model, test, on, size, job.reporter.watch, f"measuring {name}")
     return {
         "stage": name,
         "test_accuracy_percent": accuracy,
@@ -226,8 +227,8 @@ def measured(job: Job, model: PackedModule, test: Split, references: References)
 
     check_classes(model, test)
     batch_size = job.params.score.batch_size
-    answers = ask(model, test, batch_size)
-    score = measure(PACKED, model, test, batch_size, references, answers)
+    answers = ask(model, test, batch_size, job.reporter.watch)
+    score = measure(PACKED, model, test, batch_size, references, answers, job.reporter.watch)
     return score, table(answers, confidences(model, answers, job.split("validation"), batch_size), test)
 
 

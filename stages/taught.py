@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import zlib
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from dependencies import digests, families
 from trainer import STATE, TrainingJob
 
 from micronet import params as parameters
+from micronet.console import duration
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,18 +72,21 @@ class TaughtJob(TrainingJob):
         views = fixed_views(section.views, len(images), augment, seed, pairs=pairs)
         digest = self._answers_digest(views)
         answers, orphaned, teacher = _read(digest), orphan_watch(), None
-        for view in range(len(answers), len(views)):
+        known, began = len(answers), time.monotonic()
+        for view in range(known, len(views)):
             if teacher is None:
                 teacher = self.teacher()
                 check_same_classes(class_count(teacher, images, self.machine, batch_size=2, trains=False), classes)
-            self.reporter.say(f"the teacher answers view {view + 1} of {len(views)}")
+            each = (time.monotonic() - began) / max(1, view - known)
+            left = f", {duration(each * (len(views) - view))} left" if view > known else ""
+            self.reporter.say(f"the teacher answers view {view + 1} of {len(views)}{left}")
             size = self.params.engine.evaluation_batch_size
-            answers.append(answers_to_view(teacher, images, views, view, self.machine, size))
+            answers.append(answers_to_view(teacher, images, views, view, self.machine, size, self.reporter.watch))
             _write(digest, answers)
             if orphaned():
                 raise Interrupted(f"stopped after view {view + 1}; the answers are saved, the same command goes on")
-        known = mean_of_pairs(torch.stack(answers)) if pairs else torch.stack(answers)
-        return known_answers(views, known, self.machine)
+        stacked = mean_of_pairs(torch.stack(answers)) if pairs else torch.stack(answers)
+        return known_answers(views, stacked, self.machine)
 
     def _answers_digest(self, views: Views) -> str:
         """Names all that decides the answers: teacher, views, data, engine, code."""

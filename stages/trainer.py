@@ -189,7 +189,7 @@ class TrainingJob(Job):
         kept = count_zeros(stored(model))[0]
         if zeros is not None:  # 16-bit storage, or zeros of the start that no mask holds, may only add some
             zeros = max(zeros, kept)
-        _, accuracy = evaluate(model, self.split("validation"), self.machine, size)
+        _, accuracy = evaluate(model, self.split("validation"), self.machine, size, self.reporter.watch)
         path = CHECKPOINTS / f"{name}.safetensors"
         save(
             path,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from micronet.console import console as console_of
 from micronet.errors import shown
 from sweeps.rows import Row
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Board:
@@ -22,7 +27,7 @@ class Board:
     """
 
     def __init__(self, name: str, metric: str, total: int, rows: Sequence[Row], console: Console | None = None):
-        self.console = console or Console(stderr=True)
+        self.console = console or console_of(sys.stderr)
         self.name, self.metric, self.total, self.slots = name, metric, total, 1
         self.done = {row.key: row for row in rows}
         self.failed: list[Row] = []

@@ -15,6 +15,8 @@ from tests.support.places import ROOT
 
 # A module imports from rooms of a lower rank and from its own room. Those before the data are single files.
 RANKS = {
+    "micronet.environment": 0,
+    "micronet.console": 0,
     "micronet.errors": 0,
     "micronet.faults": 1,
     "micronet.files": 1,

@@ -19,7 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from micronet import params as parameters  # noqa: E402 - the line above makes it importable
+from micronet.environment import require  # noqa: E402 - the line above makes it importable
+
+require(str(ROOT))
+
+from micronet import params as parameters  # noqa: E402
 from micronet.errors import MicronetError, shown  # noqa: E402
 from micronet.front import front as front  # noqa: E402 - every command ends as a stage does
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from _tool import ROOT, ToolError, arguments_of, front
-from rich.console import Console
 from rich.table import Table
 
 from micronet import reading
+from micronet.console import console
 from micronet.errors import shown
 from sweeps.branches import GitError, git
 
@@ -119,14 +119,14 @@ def work(a: str, b: str, root: Path = ROOT) -> None:
     if not rows:
         print("params and metrics are the same")
         return
-    console = Console(markup=False, highlight=False)
+    made = console(sys.stdout, markup=False, highlight=False)
     table = Table(box=None, pad_edge=False)
     for name in ("", shown(a, WIDEST), shown(b, WIDEST), "change"):
         table.add_column(name, justify="right" if name else "left", overflow="fold", no_wrap=not name)
     for row in rows:
         table.add_row(*row)
-    width = max(console.width, 40 + 3 * WIDEST) if not console.is_terminal else None
-    console.print(table, width=width)
+    columns = max(made.width, 40 + 3 * WIDEST) if not made.is_terminal else None
+    made.print(table, width=columns)
     if other := made_by_other(root, a, b):
         way = "`make repro` on the older one, or the same `make sweep` again, brings it up to date"
         print(f"of other code or data, so that the metrics do not compare the params alone: {', '.join(other)}; {way}")

@@ -1,26 +1,50 @@
-"""Says whether what the pipeline stands on is right: Python, params, data, cache. Exit code 1 when something is not.
+"""Says whether what the pipeline stands on is right, and names the command that mends what is not. Changes nothing.
 
-Nothing is changed; each line that is wrong names the command that mends it.
+Looked at: Python, environment, params, data, caches, remotes, locks, disk, GPU, clock, git; no network is asked. Exit
+code 1 when something is wrong. It runs where packages are missing too: what needs them is not looked at then.
 """
 
 from __future__ import annotations
 
+import argparse
+import configparser
+import importlib.metadata
+import os
 import platform
+import re
+import shlex
+import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
+import textwrap
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from _tool import MANIFEST, ROOT, SHOWN, add_params, arguments_of, front, parameters
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
 
-from micronet.data import store
-from micronet.data.arrays import DataError
-from micronet.data.cache import cache_folder, cache_size
-from micronet.data.datasets import pictures, standing_in
-from micronet.errors import shown
-from micronet.files import FileError, check_place, read_bytes
+import dvc_locks  # noqa: E402 - the lines above make it importable
 
-LOCK = ROOT / "requirements.lock"
+from micronet.errors import MicronetError, shown  # noqa: E402
+from micronet.files import FileError, check_place, read_bytes  # noqa: E402
+from micronet.front import front  # noqa: E402
+
+if TYPE_CHECKING:
+    from micronet import params as parameters
+
+LOCK, PROJECT = ROOT / "requirements.lock", ROOT / "pyproject.toml"
+MANIFEST = Path("data/manifest.json")
+CHECKPOINTS = "checkpoints"  # what else a stage makes is in git
+CONFIGS = (Path(".dvc/config"), Path(".dvc/config.local"))  # the second one goes first
+OLDEST_PYTHON = (3, 11)
+LEAST_FREE = 1_000_000_000  # bytes: the data, the states to resume from and the results of a recipe
+AHEAD = 120  # seconds that a file or a commit may be ahead of the clock
+SHOWN = 100  # characters of a path, or of what a library says, in a line
+NAMED = 3  # of many things that are wrong
 
 
 @dataclass(frozen=True)
@@ -30,28 +54,93 @@ class Finding:
     name: str
     said: str
     mend: str = ""
+    seen: bool = True  # False: what it takes to look is missing
+
+    @property
+    def mark(self) -> str:
+        return "WRONG" if self.mend else "ok" if self.seen else "-"
+
+
+def python() -> Iterator[Finding]:
+    """The version that runs this."""
+    old = sys.version_info[:2] < OLDEST_PYTHON
+    said = f"{platform.python_version()}, {sys.executable}"
+    yield Finding("python", said + (": 3.11 or newer is needed" if old else ""), "make env PYTHON=python3.11" * old)
 
 
 def environment() -> Iterator[Finding]:
-    """Python, and whether its packages are those of the lock."""
-    version = platform.python_version()
-    old = sys.version_info < (3, 11)
-    yield Finding("python", f"{version}, {sys.executable}", "make env PYTHON=python3.11" if old else "")
+    """Whether the packages are those of the lock."""
     installed = Path(sys.prefix) / "installed.lock"
     if not installed.is_file():
-        yield Finding("environment", f"{sys.prefix}: one of your own; make env builds .venv from requirements.lock")
+        missing = [name for name in _needed() if _version(name) is None]
+        if sys.prefix == sys.base_prefix and missing:
+            said = f"{sys.prefix}: is no environment, and lacks {_some(missing)}"
+            yield Finding("environment", said, "make env, then: source .venv/bin/activate")
+        elif missing:
+            said = f"{sys.prefix}: one of your own lacks {_some(missing)}"
+            yield Finding("environment", said, f"{sys.executable} -m pip install {' '.join(missing)}")
+        else:
+            said = f"{sys.prefix}: one of your own; make env builds .venv from requirements.lock"
+            yield Finding("environment", said)
         return
     try:
         same = read_bytes(installed) == read_bytes(LOCK)
     except FileError as error:
         yield Finding("environment", str(error), "git checkout requirements.lock && make env")
         return
-    said = f"{sys.prefix}: {'of' if same else 'not of'} requirements.lock"
-    yield Finding("environment", said, "" if same else "make env")
+    if not same:
+        yield Finding("environment", f"{sys.prefix}: not of requirements.lock", "make env")
+        return
+    pins = re.findall(r"^([\w.-]+)==([\w.+-]+)$", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
+    other = [f"{name} {pin}" for name, pin in pins if (_version(name) or "").partition("+")[0] != pin.partition("+")[0]]
+    if other:
+        said = f"{sys.prefix}: has not {_some(other)} of requirements.lock"
+        yield Finding("environment", said, f"rm {installed} && make env")
+    else:
+        yield Finding("environment", f"{sys.prefix}: of requirements.lock")
+
+
+def _needed() -> list[str]:
+    """The packages that pyproject.toml names."""
+    text = PROJECT.read_text(encoding="utf-8").partition("dependencies = [")[2].partition("\n]")[0]
+    return re.findall(r'"([\w.-]+)', text)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(shown(name, SHOWN) for name in names[:NAMED]) + more
+
+
+def params_and_data(path: str) -> Iterator[Finding]:
+    """The params file, and the data that it names."""
+    from micronet import params as parameters
+
+    if not Path(path).exists():
+        yield Finding("params", f"{shown(path, SHOWN)}: there is no such file", "make use RECIPE=demo")
+        return
+    try:
+        config = parameters.load(path)
+    except parameters.ParamsError as error:
+        more = f" (and {len(error.faults) - 1} more)" if len(error.faults) > 1 else ""
+        yield Finding("params", error.faults[0] + more, "make check")
+        return
+    yield Finding("params", f"{shown(path, SHOWN)}: data.source {config.data.source}")
+    yield from data(config.data)
+    yield from gpu(config.engine.device)
 
 
 def data(config: parameters.Data) -> Iterator[Finding]:
     """The manifest and the prepared folder, and the pictures that it was made of."""
+    from micronet.data import store
+    from micronet.data.arrays import DataError
+
     again = store.MAKE
     try:
         manifest = store.check_manifest(config, MANIFEST)
@@ -68,6 +157,10 @@ def data(config: parameters.Data) -> Iterator[Finding]:
 
 
 def _own(config: parameters.Data) -> Iterator[Finding]:
+    from micronet.data import store
+    from micronet.data.arrays import DataError
+    from micronet.data.datasets import pictures, standing_in
+
     path, way_out = shown(config.path, SHOWN), "set data.path in params.yaml"
     try:
         if line := standing_in(config):
@@ -85,8 +178,33 @@ def _own(config: parameters.Data) -> Iterator[Finding]:
         yield Finding("pictures", str(error), way_out)
 
 
-def cache() -> Finding:
-    """Where downloads are kept."""
+def cache() -> Iterator[Finding]:
+    """Where downloads are kept, and what DVC keeps of results."""
+    yield _downloads()
+    import restored
+
+    if not restored.LOCK.is_file():
+        return
+    try:
+        damaged = [output for output in restored.outputs() if not _whole(output, output.object_in(restored.CACHE))]
+    except restored.RestoreError as error:
+        yield Finding("dvc cache", str(error), f"git checkout -- {restored.LOCK}")
+        return
+    if damaged:
+        names = _some([str(output.path) for output in damaged])
+        yield Finding("dvc cache", f"{restored.CACHE.parents[1]}: its copy of {names} is damaged", "make repro")
+    else:
+        yield Finding("dvc cache", f"{restored.CACHE.parents[1]}: nothing in it is damaged")
+
+
+def _whole(output: object, path: Path) -> bool:
+    """Whether an object of a cache is as its name says, or not there."""
+    return not path.exists() or output.is_right(path)  # type: ignore[attr-defined]
+
+
+def _downloads() -> Finding:
+    from micronet.data.cache import cache_folder, cache_size
+
     folder, elsewhere = cache_folder(), "export XDG_CACHE_HOME=A_FOLDER_OF_YOURS"
     if folder is None:
         return Finding("cache", "there is no home folder: downloads are not kept", elsewhere)
@@ -97,40 +215,199 @@ def cache() -> Finding:
     return Finding("cache", f"{folder}: {cache_size() / 1e6:,.0f} MB")
 
 
-def findings(path: str) -> Iterator[Finding]:
-    """All of them, for a params file."""
-    yield from environment()
+def remote() -> Iterator[Finding]:
+    """The remotes that lie in folders: whether they are there, and the published one whole."""
+    settings = configparser.ConfigParser(interpolation=None, strict=False)
     try:
-        config = parameters.load(path).data
-    except parameters.ParamsError as error:
-        yield Finding("params", error.faults[0], "make check")
+        settings.read(CONFIGS, encoding="utf-8")
+    except (configparser.Error, UnicodeError) as error:
+        said = shown(" ".join(str(error).split()), SHOWN)
+        yield Finding("remote", f"{CONFIGS[0]}: cannot be read ({said})", f"git checkout -- {CONFIGS[0]}")
+        return
+    urls = {
+        section.strip("'")[len('remote "') : -1]: settings[section].get("url", "")
+        for section in settings.sections()
+        if section.strip("'").startswith('remote "')
+    }
+    default = settings.get("core", "remote", fallback="")
+    if default not in urls:
+        said = f"{CONFIGS[0]}: names no remote that it has" + (f" ({shown(default, SHOWN)})" if default else "")
+        yield Finding("remote", said, f"git checkout -- {CONFIGS[0]}")
+    for name, url in urls.items():
+        if url and "://" not in url:
+            yield _folder_remote(name, Path(os.path.normpath(CONFIGS[0].parent / url)))
+        else:
+            yield Finding("remote", f"{shown(name, SHOWN)} ({shown(url, SHOWN)}): not asked; dvc status --cloud does")
+
+
+def _folder_remote(name: str, folder: Path) -> Finding:
+    import restored
+
+    said, published = f"{shown(name, SHOWN)} ({shown(folder, SHOWN)})", restored.REMOTE.parents[1]
+    ours = folder == published
+    if not os.access(folder, os.R_OK | os.X_OK) or not folder.is_dir():
+        way = f"git checkout -- {folder}" if ours else f"mkdir -p {shlex.quote(str(folder))}"
+        return Finding("remote", f"{said}: cannot be read", way)
+    if not restored.LOCK.is_file():
+        return Finding("remote", f"{said}: is there")
+    objects = [(output.object_in(folder / "files/md5"), output) for output in restored.outputs()]
+    damaged = [str(one) for one, output in objects if not _whole(output, one)]
+    if damaged:
+        way = f"git checkout -- {folder}" if ours else f"rm {damaged[0]} && dvc push --remote {name}"
+        return Finding("remote", f"{said}: {_some(damaged)} is damaged", way)
+    checkpoints = (one for one, output in objects if output.path.parts[0] == CHECKPOINTS)
+    lacking = len({one for one in checkpoints if not one.exists()})
+    return Finding("remote", f"{said}: is whole" + (f"; lacks {lacking} checkpoints of these params" * bool(lacking)))
+
+
+def locks() -> Iterator[Finding]:
+    """What a killed DVC or git left behind."""
+    fault, mend = dvc_locks.look()
+    git = Path(".git/index.lock")
+    if fault:
+        yield Finding("locks", fault, mend)
+    elif git.exists() and time.time() - git.stat().st_mtime > 60:
+        yield Finding("locks", f"{git}: was left by a git that was killed", f"rm {git}")
     else:
-        yield Finding("params", f"{shown(path, SHOWN)}: data.source {config.source}")
-        yield from data(config)
-    yield cache()
+        running = dvc_locks.others_here()
+        yield Finding("locks", f"DVC runs here as process {running[0]}" if running else "none is left behind")
+
+
+def disk() -> Iterator[Finding]:
+    """Room, and whether this folder can be written."""
+    here = Path.cwd()
+    free = shutil.disk_usage(here).free
+    said = f"{free / 1e9:,.1f} GB are free for {here}"
+    if not os.access(here, os.W_OK | os.X_OK):
+        yield Finding("disk", f"{here}: cannot be written", f"sudo chown -R $(id -u) {here}")
+    elif free < LEAST_FREE:
+        yield Finding("disk", f"{said}; {LEAST_FREE / 1e9:g} GB are needed", "make clean; dvc gc --workspace")
+    else:
+        yield Finding("disk", said)
+
+
+def gpu(device: str) -> Iterator[Finding]:
+    """Whether torch sees the GPU that `engine.device` asks for, or one that is there."""
+    there = [path.name for path in Path("/dev").glob("nvidia[0-9]*")]
+    if device == "cpu" or (device == "auto" and not there):
+        yield Finding("gpu", f"engine.device {device}: the processor trains" + (", a GPU is there" if there else ""))
+        return
+    seen = visible_gpus()
+    if seen:
+        yield Finding("gpu", f"engine.device {device}: torch sees {', '.join(seen)}")
+    elif device == "cuda" and not there:
+        yield Finding("gpu", "engine.device cuda: there is no GPU here", "set engine.device: auto in params.yaml")
+    else:
+        way = f"nvidia-smi says whether its driver works; {sys.executable} -m pip install torch one of CUDA"
+        yield Finding("gpu", f"engine.device {device}: torch sees none, and {_some(there)} is there", way)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that torch can use."""
+    import torch
+
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
+def clock() -> Iterator[Finding]:
+    """Whether time goes forward: resuming, make and DVC compare the dates of files."""
+    now, said = time.time(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    committed = _git("log", "-1", "--format=%ct")
+    if now < LOCK.stat().st_ctime - AHEAD or (committed or "").isdigit() and now < int(committed or 0) - AHEAD:
+        yield Finding("clock", f"{said} is before the last commit", "sudo timedatectl set-ntp true")
+        return
+    names = (*CONFIGS, Path("params.yaml"), Path("dvc.yaml"), Path("dvc.lock"), MANIFEST)
+    ahead = [str(path) for path in names if path.exists() and path.stat().st_mtime > now + AHEAD]
+    if ahead:
+        yield Finding("clock", f"{said}; {_some(ahead)} is from the future", f"touch {' '.join(ahead)}")
+    else:
+        yield Finding("clock", said)
+
+
+def git() -> Iterator[Finding]:
+    """Whether commits can be read: a run's record names the one that made it."""
+    if shutil.which("git") is None:
+        yield Finding("git", "is not installed", "sudo apt-get install git (on macOS: xcode-select --install)")
+        return
+    head = _git("rev-parse", "--short=12", "HEAD")
+    if not Path(".git").exists():
+        yield Finding("git", "no repository here: runs name no commit, branches and dvc exp are not there")
+    elif head is None:
+        yield _broken()
+    elif unmerged := _git("diff", "--name-only", "--diff-filter=U"):
+        yield Finding("git", f"a merge stopped at {_some(unmerged.splitlines())}", "git merge --abort, or git status")
+    else:
+        changed = len((_git("status", "--porcelain", "--untracked-files=no") or "").splitlines())
+        yield Finding("git", f"{head}, {changed} changed files" if changed else f"{head}, nothing changed")
+
+
+def _broken() -> Finding:
+    """Why git gives no commit."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if "dubious ownership" in done.stderr:
+        return Finding("git", "the folder is another user's", f"git config --global --add safe.directory {Path.cwd()}")
+    if Path(".git/HEAD").is_file() and _git("rev-parse", "--git-dir") is not None:
+        return Finding("git", "has no commit yet", "git add . && git commit -m start")
+    return Finding("git", ".git: is damaged", "git fsck says where; a fresh clone would work")
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def findings(path: str) -> Iterator[Finding]:
+    """All of them, for a params file. What packages are missing for is said and no fault of its own."""
+    looks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("python", python),
+        ("environment", environment),
+        ("params", lambda: params_and_data(path)),
+        ("cache", cache),
+        ("remote", remote),
+        ("locks", locks),
+        ("disk", disk),
+        ("clock", clock),
+        ("git", git),
+    )
+    for name, look in looks:
+        try:
+            yield from look()
+        except ImportError as error:
+            yield Finding(name, f"not looked at: {shown(error, SHOWN)}", seen=False)
+        except (MicronetError, OSError, ValueError) as error:
+            yield Finding(name, f"cannot be looked at ({shown(error, SHOWN)})", "make clean, or a fresh clone")
+
+
+def told(one: Finding, width: int) -> str:
+    """A finding in as many lines as it takes."""
+    head = f"{one.mark:<6} {one.name:<12} "
+    indent = " " * (len(head) if width >= 60 else 4)
+
+    def lines(first: str, text: str) -> str:
+        kept = {"break_long_words": False, "break_on_hyphens": False}
+        return textwrap.fill(text, max(30, width), initial_indent=first, subsequent_indent=indent, **kept)
+
+    said = lines(head, shown(one.said))
+    return f"{said}\n{lines(f'{indent}mend it with: ', shown(one.mend))}" if one.mend else said
 
 
 def examine(path: str) -> int:
-    """Prints the table. Returns the exit code."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    from micronet.scoring.tables import show
-
-    found = list(findings(path))
-    table = Table(title="doctor")
-    for column in ("", "what", "how it is", "what mends it"):
-        table.add_column(column)
-    for one in found:
-        mark = "WRONG" if one.mend else "ok"
-        table.add_row(mark, one.name, escape(shown(one.said)), escape(one.mend))
-    show(table, wraps=True)
-    return 1 if any(one.mend for one in found) else 0
+    """Prints a finding as it comes. Returns the exit code."""
+    width, wrong, count = shutil.get_terminal_size((80, 24)).columns - 1, 0, 0
+    for one in findings(path):
+        print(told(one, width), flush=True)
+        wrong, count = wrong + bool(one.mend), count + 1
+    print(f"doctor: {wrong} of {count} are wrong" if wrong else "doctor: nothing is wrong")
+    return 1 if wrong else 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = arguments_of("doctor", __doc__)
-    add_params(parser)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="doctor", description=__doc__, formatter_class=form)
+    parser.add_argument("--params", default="params.yaml", metavar="PATH", help="for the data; default: %(default)s")
     arguments = parser.parse_args(argv)
     return front("doctor", lambda: examine(arguments.params))
 

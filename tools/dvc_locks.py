@@ -71,11 +71,47 @@ def without_the_dead(locks: Any, lives: Callable[[Any], bool] = lives) -> dict[s
     return {"write": write, "read": {path: entries for path, entries in read.items() if entries}}
 
 
-def mend(folder: Path = FOLDER) -> str | None:
-    """What was done, or None. Raises `LockError`."""
+def check_folders(folder: Path = FOLDER) -> None:
+    """Raises `LockError` for a folder where DVC keeps a lock."""
     for name in FILES:
         if (folder / name).is_dir():
             raise LockError(f"{folder / name} is a folder where DVC keeps a lock; remove it: rm -r {folder / name}")
+
+
+def read(path: Path) -> tuple[Any, dict[str, Any], str]:
+    """What `rwlock` holds, None when it is damaged; what of it is to stay; and what is wrong with the rest."""
+    try:
+        locks = read_json(path)
+        return locks, without_the_dead(locks), "locks of processes that have ended are removed"
+    except (FileError, LookupError, TypeError, AttributeError):
+        said = "was left damaged by a DVC that was killed; it is mended"
+        return None, {"write": {}, "read": {}}, said
+
+
+def is_right(locks: Any, kept: dict[str, Any]) -> bool:
+    """Whether nothing is to be taken away from what `read` gave."""
+    return locks is not None and kept == {"write": locks.get("write", {}), "read": locks.get("read", {})}
+
+
+def look(folder: Path = FOLDER) -> tuple[str, str]:
+    """What is wrong and the command that mends it, with nothing touched; two empty texts where all is right."""
+    path = folder / "rwlock"
+    try:
+        check_folders(folder)
+    except LockError as error:
+        said, _, way = str(error).partition("; remove it: ")
+        return said, way
+    if not path.exists():
+        return "", ""
+    locks, kept, _ = read(path)
+    if is_right(locks, kept) or (locks is None and others_here()):
+        return "", ""
+    return f"{path}: was left {'damaged' if locks is None else 'behind'} by a DVC that was killed", "make unlock"
+
+
+def mend(folder: Path = FOLDER) -> str | None:
+    """What was done, or None. Raises `LockError`."""
+    check_folders(folder)
     path = folder / "rwlock"
     if not path.exists():
         return None
@@ -84,14 +120,8 @@ def mend(folder: Path = FOLDER) -> str | None:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return None  # a DVC is writing it now, or this disk has no locks
-        try:
-            locks = read_json(path)
-            kept = without_the_dead(locks)
-            done = "locks of processes that have ended are removed"
-        except (FileError, LookupError, TypeError, AttributeError):
-            kept, locks = {"write": {}, "read": {}}, None
-            done = "was left damaged by a DVC that was killed; it is mended"
-        if locks is not None and kept == {"write": locks.get("write", {}), "read": locks.get("read", {})}:
+        locks, kept, done = read(path)
+        if is_right(locks, kept):
             return None
         running = others_here() if locks is None else []
         if running:

@@ -21,6 +21,7 @@ from micronet.compress.quantizers import (
     QuantizedLinear,
 )
 from micronet.data.images import normalise
+from micronet.data.progress import Advance, Watch, counted, unwatched
 from micronet.errors import shown
 from micronet.params import Augment
 from micronet.training.augmentation import augment
@@ -70,7 +71,7 @@ def _batches(prepared: nn.Module, images: Tensor, batch_size: int) -> Iterator[T
 
 
 @torch.no_grad()
-def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250) -> None:
+def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250, watch: Watch = unwatched) -> None:
     """Sets the step of every activation quantizer from images, (N, 3, 32, 32) uint8: least squared error.
 
     Activations are observed with the weights quantized and the activations not. Batch norms are left alone.
@@ -79,13 +80,13 @@ def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250) -> Non
         QuantizationError: these are no images, or a layer's results for them are not finite. No step has changed then.
     """
     _checked(images)
-    if isinstance(prepared, fx.GraphModule) and "float_model" in prepared.meta:
-        with _observed(prepared):
-            fx_int8.observe_ranges(prepared, _batches(prepared, images, batch_size))
-        return
-    _set_steps(
-        prepared, [module for module in prepared.modules() if isinstance(module, LsqActivation)], images, batch_size
-    )
+    with watch("calibration", len(images), "images") as told:
+        if isinstance(prepared, fx.GraphModule) and "float_model" in prepared.meta:
+            with _observed(prepared):
+                fx_int8.observe_ranges(prepared, counted(_batches(prepared, images, batch_size), told))
+            return
+        quantizers = [module for module in prepared.modules() if isinstance(module, LsqActivation)]
+        _set_steps(prepared, quantizers, images, batch_size, told)
 
 
 def refit_lost_steps(prepared: nn.Module, images: Tensor, batch_size: int = 250) -> list[str]:
@@ -116,7 +117,13 @@ def refit_lost_steps(prepared: nn.Module, images: Tensor, batch_size: int = 250)
     return lost + [*activations]
 
 
-def _set_steps(prepared: nn.Module, quantizers: list[LsqActivation], images: Tensor, batch_size: int) -> None:
+def _set_steps(
+    prepared: nn.Module,
+    quantizers: list[LsqActivation],
+    images: Tensor,
+    batch_size: int,
+    told: Advance = lambda done: None,
+) -> None:
     """Sets the steps of these quantizers; while they observe, they let everything through."""
     if not quantizers:
         return
@@ -126,7 +133,7 @@ def _set_steps(prepared: nn.Module, quantizers: list[LsqActivation], images: Ten
         quantizer.samples = []
     try:
         with _observed(prepared):
-            for batch in _batches(prepared, images, batch_size):
+            for batch in counted(_batches(prepared, images, batch_size), told):
                 prepared(batch)
         for quantizer in quantizers:
             quantizer.calibrate()

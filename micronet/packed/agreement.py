@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from micronet.data.images import normalise
+from micronet.data.progress import Watch, unwatched
 from micronet.packed.errors import PackError
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule
@@ -42,6 +43,7 @@ def compare(
     made: Mapping[int, tuple[fx.Node, np.ndarray]],
     model: PackedModel,
     images: Tensor,
+    watch: Watch = unwatched,
 ) -> None:
     """Compares every step with the node of the network whose values it makes.
 
@@ -50,6 +52,7 @@ def compare(
         made: the node of each step, and what one code of each channel is worth, (C,); steps in between have none.
         model: of one network, as it was read back.
         images: (N, C, H, W) uint8; the first ones are looked at.
+        watch: shows how many steps are done.
 
     Raises:
         PackError: names the first step whose values differ by more than its roundings explain.
@@ -64,21 +67,23 @@ def compare(
     module = PackedModule(model)
     codes: dict[int, Tensor] = {}
     rounded: dict[int, Tensor] = {}  # of steps in between, whose values the network does not have: what is explained
-    for index, (step, runner) in enumerate(zip(model.steps, module.steps, strict=True)):
-        given = [codes[value] for value in step.reads] if step.reads else [seen]
-        codes[index] = wanted = got = runner(*given)
-        if index in made:
-            node, worth = made[index]
-            each = torch.from_numpy(np.asarray(worth, np.float64)).reshape(-1, *(1,) * (got.dim() - 2))
-            wanted = real[node].double().reshape(got.shape) / each
-        explained = _explained(runner, step, given, wanted.double())
-        if isinstance(step, Maximum) and step.inputs[0] in rounded:
-            explained = explained + runner(rounded[step.inputs[0]])
-        if index not in made:
-            rounded[index] = explained.expand(got.shape)
-            continue
-        _check(step, got.double(), wanted, explained)
-        codes[index] = (wanted if module.in_floats else wanted.round()).to(got.dtype)
+    with watch("comparing the packed steps", len(model.steps), "steps") as told:
+        for index, (step, runner) in enumerate(zip(model.steps, module.steps, strict=True)):
+            told(index)
+            given = [codes[value] for value in step.reads] if step.reads else [seen]
+            codes[index] = wanted = got = runner(*given)
+            if index in made:
+                node, worth = made[index]
+                each = torch.from_numpy(np.asarray(worth, np.float64)).reshape(-1, *(1,) * (got.dim() - 2))
+                wanted = real[node].double().reshape(got.shape) / each
+            explained = _explained(runner, step, given, wanted.double())
+            if isinstance(step, Maximum) and step.inputs[0] in rounded:
+                explained = explained + runner(rounded[step.inputs[0]])
+            if index not in made:
+                rounded[index] = explained.expand(got.shape)
+                continue
+            _check(step, got.double(), wanted, explained)
+            codes[index] = (wanted if module.in_floats else wanted.round()).to(got.dtype)
 
 
 def _values(prepared: fx.GraphModule, images: Tensor, wanted: set[fx.Node]) -> dict[fx.Node, Tensor]:

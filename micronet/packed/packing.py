@@ -23,6 +23,7 @@ from micronet.compress.pointwise import computed
 from micronet.compress.quantization import finish
 from micronet.compress.quantizers import FloatActivation
 from micronet.compress.spellings import Window
+from micronet.data.progress import Watch, unwatched
 from micronet.files import write_atomically
 from micronet.packed.agreement import compare, made_up_images
 from micronet.packed.errors import PackError
@@ -459,6 +460,7 @@ def pack(
     seen: Tensor | None = None,
     metadata: Mapping[str, str] | None = None,
     class_names: Sequence[str] = (),
+    watch: Watch = unwatched,
 ) -> PackedModel:
     """Writes a model that `compress.quantization.prepare` made (its eval mode) as a packed file; gives it read back.
 
@@ -470,6 +472,7 @@ def pack(
         seen: (N, C, H, W) uint8, of calibration: the two are compared on the first ones; on noise when left out.
         metadata: texts that travel with the model under its digest, such as its accuracy and its params.
         class_names: in the order of the logits, one each; none where they are not known.
+        watch: shows how many steps have been compared.
 
     Raises:
         PackError: an operation that the format does not know, a value it cannot hold, or a step that computes something
@@ -484,7 +487,7 @@ def pack(
     described: dict[str, Any] = {"class_names": class_names, "logit_scale": packer.logit_scale}
     data = encode(packer.steps, spec, arithmetic, texts, **described)
     model = decode(data)
-    compare(finished, packer.made, model, made_up_images(packer.image) if seen is None else seen)
+    compare(finished, packer.made, model, made_up_images(packer.image) if seen is None else seen, watch)
     if quantize.flip_share:
         if images is None:
             raise PackError("flip_share: the images that set the margin are missing")

@@ -20,6 +20,7 @@ from micronet.compress.pruning import FixedMask
 from micronet.compress.quantization import prepare
 from micronet.compress.trimming import Trimming
 from micronet.data.images import Split
+from micronet.data.progress import Watch, counted, unwatched
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule, load_packed
 from micronet.packed.packing import pack, rehearse
@@ -58,6 +59,7 @@ def quantize(
     class_names: Sequence[str] = (),
     batch_norm_images: int = BATCH_NORM_IMAGES,
     evaluation_batch_size: int = 500,
+    watch: Watch = unwatched,
 ) -> Quantized:
     """Quantizes a network, trains it with the quantizers in place, packs it and measures the file read back.
 
@@ -71,6 +73,7 @@ def quantize(
         seed: of the crops that the batch norms see.
         path: where the packed file is kept, with its accuracy and `metadata` under its digest; None: nowhere.
         class_names: in the order of the logits; the packed file holds them.
+        watch: shows how far calibration, packing and measuring are.
         batch_norm_images: of these so many are used; none when nothing was trained.
 
     Raises:
@@ -81,21 +84,23 @@ def quantize(
     channels, height, width = images.shape[1:]
     prepared = prepare(model, section, (channels, height, width))
     constraint = Trimming(model, prepared, section) if section.trim else FixedMask(model)
-    calibrate(prepared, images[: section.calibration_images])
+    calibrate(prepared, images[: section.calibration_images], watch=watch)
     rehearse(prepared, section)
     training = train(prepared, constraint)
     prepared = prepared.cpu()
     refitted = refit_lost_steps(prepared, images[: section.calibration_images]) if section.train.epochs else []
     if section.train.epochs:
-        recalibrate_batch_norm(prepared, training_batches(images[:batch_norm_images], section.train.augment, seed))
-    told: dict[str, Any] = {"quantize": section, "images": validation.images, "seen": images}
+        batches = training_batches(images[:batch_norm_images], section.train.augment, seed)
+        with watch("batch norm statistics", len(images[:batch_norm_images]), "images") as done:
+            recalibrate_batch_norm(prepared, counted(batches, done))
+    told: dict[str, Any] = {"quantize": section, "images": validation.images, "seen": images, "watch": watch}
     told["class_names"] = class_names
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "packed"
         packed = pack(prepared, trial, **told)
         exact = machine().exact()
         module = load_packed(trial).to(exact.device)
-    accuracy = evaluate(module, validation, exact, evaluation_batch_size)[1]
+    accuracy = evaluate(module, validation, exact, evaluation_batch_size, watch, "measuring the packed model")[1]
     if path is not None:
         claims = {"validation_accuracy_percent": f"{accuracy:.4f}", **(metadata or {})}
         packed = pack(prepared, path, **told, metadata=claims)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from micronet.data.datasets import CLASSES
 from micronet.data.images import Split, normalise
+from micronet.data.progress import Watch, counted, unwatched
 from micronet.errors import shown
 from micronet.packed.module import PackedModule
 
@@ -31,9 +32,15 @@ class Answers:
     one_pass: Tensor  # (N, classes): of one pass of each network
 
 
-def ask(model: PackedModule, split: Split, batch_size: int = 500) -> Answers:
-    """The answers to a split; of a cascade every network sees every image, for `one_pass`."""
-    looks = [model.look(normalise(images), all_networks=True) for images in split.images.split(batch_size)]
+def ask(model: PackedModule, split: Split, batch_size: int = 500, watch: Watch = unwatched) -> Answers:
+    """The answers to a split; of a cascade every network sees every image, for `one_pass`.
+
+    Args:
+        watch: shows how many images have been answered.
+    """
+    with watch("measuring the packed model", len(split), "images") as told:
+        seen = counted(split.images.split(batch_size), told)
+        looks = [model.look(normalise(images), all_networks=True) for images in seen]
     parts = ("logits", "passes", "all_networks")
     return Answers(*(torch.cat([getattr(look, part) for look in looks]) for part in parts))
 

@@ -14,6 +14,7 @@ from torch import nn
 import models
 from micronet.data.datasets import CIFAR10, CLASSES, SAMPLE
 from micronet.data.images import Split, normalise
+from micronet.data.progress import Watch, counted, unwatched
 from micronet.errors import shown
 from micronet.packed.file import content, decode, encode
 from micronet.packed.margins import mean_passes
@@ -33,14 +34,15 @@ _NOTHING = object()  # of a key that is not there
 
 
 @torch.no_grad()
-def predictions(model: PackedModule, split: Split, batch_size: int = 500) -> torch.Tensor:
+def predictions(model: PackedModule, split: Split, batch_size: int = 500, watch: Watch = unwatched) -> torch.Tensor:
     """The predicted class of every image, (N,) int64: the first of the largest logits.
 
     Raises:
         ScoreError: the model has another number of classes than the dataset.
     """
     check_classes(model, split)
-    parts = [model(normalise(images)).argmax(1) for images in split.images.split(batch_size)]
+    with watch("measuring", len(split), "images") as told:
+        parts = [model(normalise(images)).argmax(1) for images in counted(split.images.split(batch_size), told)]
     return torch.cat(parts)
 
 
@@ -126,6 +128,7 @@ def measure(
     batch_size: int = 500,
     references: References | None = None,
     answers: Answers | None = None,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """The content of `metrics/score.json`.
 
@@ -139,21 +142,23 @@ def measure(
         test: the images that accuracy is measured on.
         references: see `price`.
         answers: to `test`, where somebody has asked already.
+        watch: shows how many images have been measured.
 
     Raises:
         ScoreError: the model has another number of classes than the dataset; see also `price`.
     """
     check_classes(model, test)
     networks = len(model.packed.networks)
-    answers = answers or ask(model, test, batch_size)
+    answers = answers or ask(model, test, batch_size, watch)
     flipped = int((answers.passes > networks).sum())
 
     def accuracy(logits: torch.Tensor) -> float:
         return 100.0 * int((logits.argmax(1) == test.labels).sum()) / len(test)
 
     def alone(network: int) -> float:
-        parts = [model.one_pass(normalise(images), network) for images in test.images.split(batch_size)]
-        return accuracy(torch.cat(parts))
+        with watch(f"network {network + 1} alone", len(test), "images") as told:
+            seen = counted(test.images.split(batch_size), told)
+            return accuracy(torch.cat([model.one_pass(normalise(images), network) for images in seen]))
 
     cascade = {
         "images_percent": [100.0 * int((answers.passes > network).sum()) / len(test) for network in range(networks)],

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from micronet.console import console, width
 from micronet.errors import shown
 from micronet.files import FileError, reason
 from micronet.scoring.books import BOOKS, RuleBook
@@ -30,26 +30,21 @@ def show(table: Table, *, wraps: bool = False) -> None:
     Args:
         wraps: a table too wide for any terminal is printed in full down to `NARROW` columns; the terminal wraps it.
     """
-    from rich.console import Console
     from rich.measure import Measurement
 
-    there = shutil.get_terminal_size((80, 24)).columns
-    console = Console(width=10_000)
-    needed = Measurement.get(console, console.options, table).maximum
+    there, wide = width(sys.stdout), console(sys.stdout, columns=10_000)
+    needed = Measurement.get(wide, wide.options, table).maximum
     if needed <= there or (wraps and there >= NARROW):
         print_lines(_drawn(table, max(needed, there)))
     else:
         print_lines(*_lines(table))
 
 
-def _drawn(table: Table, width: int) -> str:
+def _drawn(table: Table, columns: int) -> str:
     """A table as stdout can show it: with colours on a terminal, with letters for its lines where it has no others."""
-    from rich.console import Console
-
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     page = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace", newline="\n")
-    on_terminal = sys.stdout is not None and sys.stdout.isatty()
-    Console(file=page, width=width, force_terminal=on_terminal).print(table)
+    console(sys.stdout, file=page, columns=columns).print(table)
     page.seek(0)
     return page.read().rstrip("\n")
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet.data.images import normalise
+from micronet.data.progress import Watch, unwatched
 from micronet.params import Augment, Distillation
 from micronet.training.augmentation import WHOLE, crop_and_flip
 from micronet.training.hardware import Machine
@@ -166,12 +167,24 @@ def fixed_views(count: int, images: int, config: Augment, seed: int, *, pairs: b
     return Views(rows, columns, mirrored, config.crop_padding)
 
 
-def answers_to_view(teacher: nn.Module, images: Tensor, views: Views, view: int, machine: Machine, size: int) -> Tensor:
+def answers_to_view(
+    teacher: nn.Module,
+    images: Tensor,
+    views: Views,
+    view: int,
+    machine: Machine,
+    size: int,
+    watch: Watch = unwatched,
+) -> Tensor:
     """The teacher's logits for one view of every image, (M, classes) float32 on the CPU; `size` images at a time."""
     answer, views = answering(teacher, machine), views.to(machine.device)
     parts = [slice(start, start + size) for start in range(0, len(images), size)]
-    shown = (views.show(images[part].to(machine.device), view, part) for part in parts)
-    answers = torch.cat([answer(part).float().cpu() for part in shown])
+    known = []
+    with watch("the teacher answers", len(images), "images") as told:
+        for part in parts:
+            known.append(answer(views.show(images[part].to(machine.device), view, part)).float().cpu())
+            told(min(part.stop, len(images)))
+    answers = torch.cat(known)
     check_answers(answers, answers.shape[1])
     return answers
 

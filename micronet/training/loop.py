@@ -123,7 +123,7 @@ def train(
             while run.epoch < config.epochs:
                 began = time.monotonic()
                 _train_epoch(run, saves, reporter, stopped=lambda: bool(signals) or orphaned())
-                row = run.end_epoch(validation, evaluation_batch_size)
+                row = run.end_epoch(validation, evaluation_batch_size, reporter.watch)
                 if curve:
                     write_curve(curve, run.rows)
                 saves.save(run)
@@ -136,7 +136,9 @@ def train(
     if run.rows:
         accuracy = run.rows[-1].validation_accuracy_percent
     else:
-        _, accuracy = ranks.of_first(lambda: evaluate(model, validation, run.machine, evaluation_batch_size))
+        _, accuracy = ranks.of_first(
+            lambda: evaluate(model, validation, run.machine, evaluation_batch_size, reporter.watch)
+        )
     return TrainResult(
         rows=run.rows,
         batch_size=run.batch_size,

@@ -6,9 +6,12 @@ changing it changes no result.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from micronet.data.progress import Advance
 from micronet.files import write_csv
 
 
@@ -29,6 +32,11 @@ class Reporter:
 
     def say(self, line: str) -> None:
         """A sentence for the user."""
+
+    @contextmanager
+    def watch(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+        """Work beside the steps, of `total` units: gives a function that takes how many are done."""
+        yield lambda done: None
 
     def start(self, *, epochs: int, images: int, epoch: int) -> None:
         """A run of `epochs` epochs of `images` images begins, or goes on after `epoch` of them."""

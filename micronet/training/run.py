@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from micronet.data.images import Split
+from micronet.data.progress import Watch, unwatched
 from micronet.errors import MicronetError
 from micronet.params import Train
 from micronet.training.batch_size import find_batch_size
@@ -198,13 +199,15 @@ class Run:
             f"{rate:g}; {kept}; a lower learning rate or clip_norm: 1 usually helps"
         )
 
-    def end_epoch(self, validation: Split, batch_size: int) -> EpochRow:
+    def end_epoch(self, validation: Split, batch_size: int, watch: Watch = unwatched) -> EpochRow:
         """Measures what an epoch whose steps are all done has come to, and turns to the next one."""
         rate = self.rate((self.epoch + 1) * self.steps_an_epoch - 1)
         self.epoch += 1
         self.step_in_epoch = 0
         kept = self.kept_model()
-        validation_loss, accuracy = self.ranks.of_first(lambda: evaluate(kept, validation, self.machine, batch_size))
+        validation_loss, accuracy = self.ranks.of_first(
+            lambda: evaluate(kept, validation, self.machine, batch_size, watch, "validation")
+        )
         train_loss, correct = (self.totals / self.images_an_epoch).tolist()
         self.rows.append(EpochRow(self.epoch, rate, train_loss, 100.0 * correct, validation_loss, accuracy))
         return self.rows[-1]

@@ -5,41 +5,43 @@ It decides no result, so it is no dependency of any stage.
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from micronet.console import Sparingly, duration, live, width
+from micronet.data.progress import Advance, progress_bar
 from micronet.training.reporting import EpochRow, Reporter
 
 HEADER = f"{'epoch':>9}  {'lr':>8}  {'train loss':>10}  {'train acc.':>10}  {'valid acc.':>10}  {'seconds':>7}"
 STEPS_COMPARED = 20
+LONG = 30.0  # seconds of a run from which on it is said how long it will take
 SLOWER = 5  # times: other programs on the cores made steps on two threads 5 to 80 times slower, on one thread twice
 
 
-def width() -> int:
-    """The columns of the terminal on stderr; 80 without one. COLUMNS goes first where it is a number above 0."""
-    try:
-        there = os.get_terminal_size(sys.stderr.fileno()).columns
-    except (AttributeError, OSError, ValueError):
-        there = 0
-    return shutil.get_terminal_size((there or 80, 24)).columns
-
-
 class TerminalReporter(Reporter):
-    """Prints to stderr: a line an epoch; on a terminal also progress, images a second and time left.
+    """Prints to stderr: a line an epoch, how long all will take; on a terminal also progress, images a second and time
+    left, elsewhere that as a line now and then.
 
     A stderr that nobody reads any more stops no run.
     """
 
     def __init__(self, title: str):
         self.title = title
-        self.live = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.live = live(sys.stderr)
         self.epochs = self.images = self.first = self.done = 0
         self.began = self.shown = 0.0
-        self.pace = Pace()
+        self.pace, self.lines = Pace(), Sparingly(0.0)
+        self.steps = 0  # of this run
+
+    @contextmanager
+    def watch(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+        self._clear()
+        with progress_bar(title, total, unit, self.say) as told:
+            yield told
 
     def say(self, line: str) -> None:
         self._clear()
@@ -47,7 +49,7 @@ class TerminalReporter(Reporter):
 
     def start(self, *, epochs: int, images: int, epoch: int) -> None:
         self.epochs, self.images, self.first, self.began = epochs, images, epoch, time.monotonic()
-        self.pace = Pace()
+        self.pace, self.lines, self.steps = Pace(), Sparingly(self.began), 0
         if epoch < epochs and width() >= len(HEADER):
             self._print(HEADER)
 
@@ -58,21 +60,29 @@ class TerminalReporter(Reporter):
                 f"steps take {slower:.0f} times as long as at first: other programs use the processor; with "
                 "engine.threads: 1 that costs far less"
             )
-        if not self.live or now - self.shown < 0.2:
+        self.steps += 1
+        if self.live and now - self.shown < 0.2 and self.steps != STEPS_COMPARED:
             return
-        self.shown = now
         total = (epoch - 1 - self.first) * self.images + images
         speed = total / max(1e-9, now - self.began)
         left = ((self.epochs - self.first) * self.images - total) / max(1e-9, speed)
+        if self.steps == STEPS_COMPARED and left > LONG:
+            self.say(f"{self.epochs - self.first} epochs will take about {duration(now - self.began + left)}")
         line = (
-            f"{self.title}: epoch {epoch}/{self.epochs}  {100 * images // self.images:3d} %  loss {loss:.3f}  "
-            f"{speed:,.0f} images/s  {int(left) // 60}:{int(left) % 60:02d} left"
+            f"epoch {epoch}/{self.epochs}  {100 * images // self.images:3d} %  loss {loss:.3f}  "
+            f"{speed:,.0f} images/s  {duration(left)} left"
         )
-        self._print(f"\r\x1b[2K{line[: max(1, width() - 1)]}", end="")  # what wraps could not be taken back
+        if self.live:
+            self.shown = now
+            line = f"{self.title}: {line}"[: max(1, width() - 1)]  # what wraps could not be taken back
+            self._print(f"\r\x1b[2K{line}", end="")
+        elif self.lines.due(now):
+            self.say(line)
 
     def epoch(self, row: EpochRow, seconds: float) -> None:
         self._clear()
         self.pace.pause()
+        self.lines.last = time.monotonic()
         line = (
             f"{row.epoch:>5}/{self.epochs:<3}  {row.learning_rate:>8.5f}  {row.train_loss:>10.4f}  "
             f"{row.train_accuracy_percent:>8.2f} %  {row.validation_accuracy_percent:>8.2f} %  {seconds:>7.1f}"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import repro
 
 from tests.support.places import ROOT
 
@@ -68,10 +71,22 @@ def test_help_is_what_plain_make_prints() -> None:
     assert make(ROOT).stdout == make(ROOT, "help").stdout != ""
 
 
-def test_help_lists_every_target_with_a_purpose() -> None:
-    purposes = {line.split()[1]: line.split()[2:] for line in make(ROOT, "help").stdout.splitlines()}
-    assert sorted(purposes) == sorted(targets())
-    assert all(purposes.values())
+def test_help_begins_with_six_lines_and_lists_every_target_once_with_a_purpose_in_80_columns() -> None:
+    said = make(ROOT, "help").stdout
+    start, *groups = said.split("\n\n")
+    heading, *six = start.splitlines()
+    assert heading == "To start with:" and len(six) == 6
+    assert all(line.split()[1] in targets() for line in six)
+    listed = [line.split()[1:] for group in groups for line in group.splitlines() if line.startswith("  make ")]
+    assert sorted(name for name, *_ in listed) == sorted(targets())
+    assert all(purpose for _, *purpose in listed)
+    assert all(len(line) < 80 for line in said.splitlines())
+
+
+def test_helps_groups_are_the_headings_of_the_makefile_and_what_others_call_comes_last() -> None:
+    groups = [group.splitlines()[0] for group in make(ROOT, "help").stdout.split("\n\n")[1:]]
+    assert groups == re.findall(r"^# --- (.*) ---$", MAKEFILE, flags=re.MULTILINE)
+    assert groups[-1] == "what others call"
 
 
 def test_every_target_is_phony_so_that_no_file_of_its_name_switches_it_off() -> None:
@@ -140,7 +155,7 @@ def test_an_environment_that_is_taken_away_in_the_middle_of_repro_ends_it_with_a
     copy_environment_files(tmp_path, lock_of_the_environment=LOCK)
     python = tmp_path / ".venv/bin/python"
     python.unlink()
-    python.write_text(f'#!/bin/sh\ncase "$*" in *dvc\\ repro*) rm -r "{python.parent.parent}"; exit {code};; esac\n')
+    python.write_text(f'#!/bin/sh\ncase "$*" in *repro.py*) rm -r "{python.parent.parent}"; exit {code};; esac\n')
     python.chmod(0o755)
     result = make(tmp_path, "repro")
     assert result.returncode == 2 and ".venv was taken away in the middle" in result.stderr
@@ -151,14 +166,14 @@ def test_repro_ends_as_dvc_does(tmp_path: Path) -> None:
     python = tmp_path / ".venv/bin/python"
     python.unlink()
     for code in (0, 3):
-        python.write_text(f'#!/bin/sh\ncase "$*" in *dvc\\ repro*) exit {code};; esac\n')
+        python.write_text(f'#!/bin/sh\ncase "$*" in *repro.py*) exit {code};; esac\n')
         python.chmod(0o755)
         assert make(tmp_path, "repro").returncode == (2 if code else 0)
 
 
 def test_what_calls_dvc_clears_its_locks_away_before() -> None:
     texts = dict(re.findall(r"^([a-z][\w-]*:.*)\n((?:\t.*\n)+)", MAKEFILE, flags=re.MULTILINE))
-    callers = [head for head, recipe in texts.items() if re.search(r"\$\(DVC\)|REPRO|accept\.py", recipe)]
+    callers = [head for head, recipe in texts.items() if re.search(r"\$\(DVC\)|REPRO(DUCE)?\b|accept\.py", recipe)]
     assert len(callers) == 7
     assert [head.split(":")[0] for head in callers if " unlock" not in head] == ["demo"]  # which starts from nothing
 
@@ -234,3 +249,78 @@ def test_use_writes_the_first_params_of_a_folder_that_has_none(tmp_path: Path) -
     shutil.copy(ROOT / "Makefile", tmp_path)
     assert make(tmp_path, "use", "RECIPE=demo").returncode == 0
     assert (tmp_path / "params.yaml").read_text() == DEMO
+
+
+# --- what ends a command ---
+
+
+def test_what_ctrl_c_stopped_has_the_last_word_and_make_ends_as_a_stopped_program(tmp_path: Path) -> None:
+    """The stage's sentence is what is read last: neither DVC nor make calls it a fault."""
+    copy_environment_files(tmp_path, lock_of_the_environment=LOCK)
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    python = tmp_path / ".venv/bin/python"
+    python.unlink()
+    said = "train_teacher: stopped in epoch 1; the same command goes on from here"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *repro.py*) echo "{said}" >&2; exit 130;; esac\n')
+    python.chmod(0o755)
+    result = make(tmp_path, "repro")
+    assert result.stderr == f"{said}\n" and result.returncode == -signal.SIGINT
+
+
+def test_a_recipe_that_fails_is_still_said_by_make(tmp_path: Path) -> None:
+    copy_environment_files(tmp_path, lock_of_the_environment=LOCK)
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    python = tmp_path / ".venv/bin/python"
+    python.unlink()
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    result = make(tmp_path, "test")
+    assert result.returncode == 2 and "***" in result.stderr
+
+
+@pytest.mark.parametrize("cause", ["failed to run: python stages/prune.py, exited with 130", "KeyboardInterrupt"])
+def test_dvc_is_quiet_about_a_stage_that_was_stopped(cause: str) -> None:
+    stopped, error = repro.Stopped(), RuntimeError("failed to reproduce 'prune'")
+    error.__cause__ = KeyboardInterrupt() if cause == "KeyboardInterrupt" else RuntimeError(cause)
+    record = logging.LogRecord("dvc", logging.ERROR, "", 0, "", (), (RuntimeError, error, None))
+    assert not stopped.filter(record) and stopped.seen
+
+
+def test_dvc_says_of_every_other_fault_what_it_says() -> None:
+    stopped, error = repro.Stopped(), RuntimeError("failed to run: python stages/prune.py, exited with 1")
+    record = logging.LogRecord("dvc", logging.ERROR, "", 0, "", (), (RuntimeError, error, None))
+    assert stopped.filter(record) and not stopped.seen
+    assert stopped.filter(logging.LogRecord("dvc", logging.INFO, "", 0, "a line", (), None))
+
+
+def test_doctor_runs_where_there_is_no_environment_and_says_so(tmp_path: Path) -> None:
+    """A broken .venv is what it shall find."""
+    copy_environment_files(tmp_path, lock_of_the_environment=LOCK)
+    python = tmp_path / ".venv/bin/python"
+    python.unlink()
+    python.symlink_to("/nowhere/python3")
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/doctor.py").write_text('print("looked by another Python")\n')
+    assert make(tmp_path, "doctor", f"PYTHON={sys.executable}").stdout == "looked by another Python\n"
+    assert "make doctor PYTHON=" in make(tmp_path, "doctor", "PYTHON=no-python").stderr
+
+
+def test_without_a_repository_dvc_is_told_that_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text(MAKEFILE + "\nshow:\n\t@echo $${DVC_SYSTEM_CONFIG_DIR:-none}\n")
+    assert make(tmp_path, "show").stdout == f"{tmp_path}/tools/without_git\n"
+    assert "no_scm = true" in (ROOT / "tools/without_git/config").read_text()
+    git(tmp_path, "init", "--quiet")
+    assert make(tmp_path, "show").stdout == "none\n"
+
+
+def test_the_dvc_of_an_environment_finds_its_python_without_activation(tmp_path: Path) -> None:
+    place = tmp_path / "of mine/bin"
+    place.mkdir(parents=True)
+    shutil.copy(ROOT / "tools/dvc.sh", place / "dvc")
+    (place / "dvc").chmod(0o755)
+    (place / "python").write_text('#!/bin/sh\necho "$*" "$(command -v python)"\n')
+    (place / "python").chmod(0o755)
+    (tmp_path / "link").symlink_to(place / "dvc")
+    for dvc in (place / "dvc", tmp_path / "link"):
+        done = subprocess.run([dvc, "repro"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, cwd="/")
+        assert done.stdout == f"-m dvc repro {place}/python\n"

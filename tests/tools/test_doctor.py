@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import doctor
@@ -15,6 +20,9 @@ from micronet import params
 from micronet.data import datasets, store
 from micronet.data.arrays import DataError
 from tests.support.configs import demo
+from tests.support.places import ROOT
+
+PINS = [line.split(" ;")[0].split("==") for line in doctor.LOCK.read_text().splitlines()]
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +32,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
+    monkeypatch.setattr(doctor, "_version", dict(PINS).get)
     (tmp_path / "env").mkdir()
     (tmp_path / "env/installed.lock").write_bytes(doctor.LOCK.read_bytes())
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    (tmp_path / "release/cache").mkdir(parents=True)
+    shutil.copy(ROOT / ".dvc/config", tmp_path / ".dvc")
     write_params(("data", {"source": "sample", "folder": "data/sample", "validation_size": 200}))
     return tmp_path
 
@@ -42,10 +54,10 @@ def wrong() -> dict[str, tuple[str, str]]:
 
 
 @pytest.fixture
-def prepared() -> params.Data:
-    config = params.load("params.yaml").data
-    store.prepare(config)
-    return config
+def prepared(place: Path, sample_data: params.Data, sample_manifest: Path) -> params.Data:
+    shutil.copytree(sample_data.folder, place / "data/sample")
+    shutil.copy(sample_manifest, place / "data/manifest.json")
+    return params.load("params.yaml").data
 
 
 def test_a_checkout_in_which_all_is_right_ends_with_0_and_names_the_data(prepared, place, capsys):
@@ -120,3 +132,121 @@ def test_the_pictures_of_a_folder_are_counted_and_a_change_is_said(place, monkey
     assert "was prepared of other; data.path must name that one" in wrong()["pictures"][0]
     marker = None
     assert wrong()["pictures"][0] == "own[red]: is not here, and nothing was prepared of it"
+
+
+# --- ten faults, planted ---
+
+
+def an_old_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 9, 1))
+
+
+def a_package_that_is_gone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", {name: pin for name, pin in PINS if name != "safetensors"}.get)
+
+
+def images_cut_short(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place / "data/sample/train_images.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def a_file_for_the_cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "cache").write_text("a file")
+
+
+def a_remote_that_is_gone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / ".dvc/config.local").write_text("['remote \"mine\"']\n    url = ../of mine\n")
+
+
+def a_lock_of_a_dvc_that_was_killed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / ".dvc/tmp/rwlock").touch()
+
+
+def a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000_000))
+
+
+def a_gpu_that_is_not_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_params(
+        ("data", {"source": "sample", "folder": "data/sample", "validation_size": 200}),
+        ("engine.device", "cuda"),
+    )
+    monkeypatch.setattr(doctor, "visible_gpus", list)
+
+
+def a_clock_that_goes_back(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tomorrow = time.time() + 86_400
+    os.utime(place / "params.yaml", (tomorrow, tomorrow))
+
+
+def a_repository_without_objects(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / ".git").mkdir()
+    (place / ".git/HEAD").write_text("nonsense")
+
+
+PLANTED: list[tuple[Callable[[Path, pytest.MonkeyPatch], None], str, str, str]] = [
+    (an_old_python, "python", "3.11 or newer", "make env PYTHON=python3.11"),
+    (a_package_that_is_gone, "environment", "has not safetensors", "rm {place}/env/installed.lock && make env"),
+    (images_cut_short, "data", "is damaged", "python stages/prepare_data.py"),
+    (a_file_for_the_cache, "cache", "is no folder", "export XDG_CACHE_HOME=A_FOLDER_OF_YOURS"),
+    (a_remote_that_is_gone, "remote", "mine (of mine): cannot be read", "mkdir -p 'of mine'"),
+    (a_lock_of_a_dvc_that_was_killed, "locks", "rwlock: was left damaged", "make unlock"),
+    (a_full_disk, "disk", "0.0 GB are free", "make clean; dvc gc --workspace"),
+    (a_gpu_that_is_not_there, "gpu", "there is no GPU here", "set engine.device: auto in params.yaml"),
+    (a_clock_that_goes_back, "clock", "params.yaml is from the future", "touch params.yaml"),
+    (a_repository_without_objects, "git", ".git: is damaged", "git fsck says where; a fresh clone would work"),
+]
+
+
+@pytest.mark.parametrize(("plant", "name", "said", "mend"), PLANTED, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_planted_fault_is_found_alone_with_the_command_that_mends_it(
+    plant, name, said, mend, prepared, place, monkeypatch
+):
+    plant(place, monkeypatch)
+    found = wrong()
+    assert list(found) == [name] and said in found[name][0]
+    assert found[name][1] == mend.format(place=place)
+
+
+def test_ten_faults_at_once_are_each_found(prepared, place, monkeypatch, capsys):
+    for plant, *_ in PLANTED:
+        plant(place, monkeypatch)
+    assert sorted(wrong()) == sorted(name for _, name, *_ in PLANTED)
+    assert capsys.readouterr().out.endswith("doctor: 10 of 13 are wrong\n")
+
+
+@pytest.mark.parametrize("plant", [a_remote_that_is_gone, a_clock_that_goes_back], ids=lambda plant: plant.__name__)
+def test_the_command_that_is_named_mends_it(plant, prepared, place, monkeypatch):
+    plant(place, monkeypatch)
+    ((_, mend),) = wrong().values()
+    subprocess.run(mend, shell=True, cwd=place, check=True)
+    assert wrong() == {}
+
+
+def test_looking_at_locks_changes_nothing_and_a_mended_one_is_right(place):
+    lock = place / ".dvc/tmp/rwlock"
+    lock.write_text("{")
+    assert doctor.dvc_locks.look()[1] == "make unlock" and lock.read_text() == "{"
+    doctor.dvc_locks.mend()
+    assert doctor.dvc_locks.look() == ("", "")
+
+
+def test_where_packages_are_missing_the_rest_is_looked_at_all_the_same(place, monkeypatch, capsys):
+    def without_pydantic(path: str) -> None:
+        raise ModuleNotFoundError("No module named 'pydantic'")
+
+    monkeypatch.setattr(doctor, "params_and_data", without_pydantic)
+    found = {one.name: one for one in doctor.findings("params.yaml")}
+    assert found["params"].mark == "-" and {"disk", "clock", "git", "locks"} <= set(found)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 300])
+def test_no_line_is_wider_than_the_terminal_and_no_word_is_lost(columns, prepared, place, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    a_lock_of_a_dvc_that_was_killed(place, monkeypatch)
+    monkeypatch.setattr(sys, "executable", "python3.11")
+    doctor.main([])
+    said = capsys.readouterr().out
+    words = [word for line in said.splitlines() for word in line.split()]
+    assert "mend it with: make unlock" in " ".join(words)
+    assert all(len(line) < columns or len(line.split()) <= 3 for line in said.splitlines())

@@ -250,3 +250,52 @@ def test_steps_that_are_as_fast_as_they_can_be_are_not_mentioned(monkeypatch, th
         now[0] += each
         reporter.step(epoch=1, images=10, loss=1.0)
     assert "steps take" not in stream.getvalue()
+
+
+# --- long work ---
+
+
+def trained(monkeypatch, *, live: bool, steps: int, seconds: float) -> str:
+    """What is seen of one epoch of so many steps."""
+    stream, now = screen(monkeypatch, live=live), clock(monkeypatch)
+    reporter = TerminalReporter("retrain")
+    reporter.start(epochs=1, images=10 * steps, epoch=0)
+    for step in range(steps):
+        now[0] += seconds
+        reporter.step(epoch=1, images=10 * (step + 1), loss=1.0)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_after_the_first_steps_it_is_said_once_how_long_all_will_take(live, monkeypatch):
+    said = trained(monkeypatch, live=live, steps=600, seconds=1.0)
+    assert said.count("retrain: 1 epochs will take about 10:00") == 1
+
+
+def test_a_short_run_does_not_say_how_long_it_takes(monkeypatch):
+    assert "will take" not in trained(monkeypatch, live=False, steps=100, seconds=0.1)
+
+
+def test_a_long_epoch_says_now_and_then_how_far_it_is_where_nothing_is_redrawn(monkeypatch):
+    lines = trained(monkeypatch, live=False, steps=600, seconds=1.0).splitlines()
+    told = [line for line in lines if "left" in line]
+    assert told[0] == "retrain: epoch 1/1    2 %  loss 1.000  10 images/s  9:45 left"
+    assert 10 < len(told) < 30
+
+
+def test_work_beside_the_steps_is_seen_too(monkeypatch):
+    stream, now = screen(monkeypatch, live=False), clock(monkeypatch)
+    with TerminalReporter("quantize").watch("calibration", 100, "images") as told:
+        now[0] += 20.0
+        told(50)
+    assert stream.getvalue() == "quantize: calibration: 50 of 100 images, 0:20 left\n"
+    with Reporter().watch("calibration", 100, "images") as told:
+        told(50)
+
+
+def test_the_epoch_table_and_its_rows_fit_80_columns(monkeypatch):
+    stream = screen(monkeypatch, live=False)
+    reporter = TerminalReporter("train_teacher")
+    reporter.start(epochs=10_000, images=1, epoch=0)
+    reporter.epoch(EpochRow(10_000, 0.1, 1234.5, 100.0, 2.25, 100.0), 12_345.6)
+    assert all(len(line) <= 80 for line in stream.getvalue().splitlines())
