@@ -212,6 +212,7 @@ release: env unlock ## verify, write release/MODEL_CARD.md, leave exactly the cu
 		exit 1
 	fi
 	"$(PY)" tools/verify.py --claims metrics/score.json
+	"$(PY)" tools/sizes.py
 	"$(PY)" tools/model_card.py
 	$(DVC) fetch --quiet --remote release dvc.yaml
 	rm -rf release/cache/files

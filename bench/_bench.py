@@ -19,7 +19,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
-from micronet.files import write_json  # noqa: E402
+from micronet.files import read_json, write_json  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,16 +125,45 @@ def median(values: list[dict[str, Any]], key: str) -> float:
 
 
 def write(path: str, content: dict[str, Any]) -> None:
-    """Writes a result, rounded to what was measured."""
+    """Writes a result, rounded to what was measured.
 
-    def rounded(value: Any) -> Any:
-        if isinstance(value, float):
-            return float(f"{value:.4g}")
-        if isinstance(value, dict):
-            return {key: rounded(item) for key, item in value.items()}
-        return [rounded(item) for item in value] if isinstance(value, list) else value
+    What was measured before on processors of other kinds stays in the file, below `other_processors`.
+    """
+    kept = beside(_read(path), content)
+    write_json(path, rounded(content | ({"other_processors": kept} if kept else {})))
 
-    write_json(path, rounded(content))
+
+def _read(path: str) -> dict[str, Any]:
+    """What is in the file, nothing where there is none."""
+    file = Path(path)
+    return read_json(file) if file.is_file() else {}
+
+
+def processor(content: dict[str, Any]) -> tuple[str, str]:
+    """The processor and the precision of a measurement: results of two such kinds are never compared."""
+    return content["machine"]["device"], content["machine"]["precision"]
+
+
+def beside(before: dict[str, Any], content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of other processors that a new result leaves in the file, the newest of them first.
+
+    Args:
+        before: what the file held, {} where there was none.
+    """
+    if "machine" not in before or "machine" not in content:
+        return []
+    others = before.get("other_processors", [])
+    newest = {key: value for key, value in before.items() if key != "other_processors"}
+    return [other for other in (newest, *others) if processor(other) != processor(content)]
+
+
+def rounded(value: Any) -> Any:
+    """To four digits; dicts and lists with all that is in them."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
 Clock = Callable[[int], None]

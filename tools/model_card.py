@@ -24,6 +24,7 @@ from _tool import (
     parameters,
     read_csv,
     read_json,
+    read_json_if_there,
     references_of,
     training_digest,
     training_runs,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 CARD = Path("release/MODEL_CARD.md")
 SCORED = "python stages/score.py"
+SIZED, TIMED = ("export.json", "python tools/sizes.py"), ("bench_export.json", "python bench/export.py")
 CHECKPOINT_OF = dict(
     zip(TRAINING_STAGES, ("teacher", "student", "distilled", "pruned", "retrained", "quantized"), strict=True)
 )
@@ -98,6 +100,15 @@ def checked(score: Facts, params_path: Path, params: parameters.Params) -> tuple
     return model, test
 
 
+def exported(digest: str) -> dict[str, Any]:
+    """What the exports of this packed file take, and how fast they run by processor; empty where nobody measured it."""
+    sizes, speeds = (read_json_if_there(METRICS / name, made_by) for name, made_by in (SIZED, TIMED))
+    if sizes is not None and sizes["model"] != digest:
+        raise ToolError(f"{METRICS / SIZED[0]}: speaks of another packed file; `{SIZED[1]}` makes it anew")
+    measured = [speeds, *speeds.get("other_processors", [])] if speeds else []
+    return {"sizes": sizes, "speeds": [one for one in measured if one["model"] == digest]}
+
+
 def facts_of(params_path: Path, params: parameters.Params) -> dict[str, Any]:
     """What the card says; measures the packed file on the test set.
 
@@ -122,6 +133,7 @@ def facts_of(params_path: Path, params: parameters.Params) -> dict[str, Any]:
         "manifest_file": MANIFEST,
         "images": {name: facts["images"] for name, facts in manifest["splits"].items()},
         **accuracies(model, test, params.score.batch_size),
+        **exported(model.packed.digest),
         "stages": made,
         "seconds": sum(stage["run"]["seconds"] for stage in made),
         "dirty": any(str(stage["run"]["commit"]).endswith("-dirty") for stage in made),

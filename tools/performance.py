@@ -7,40 +7,63 @@ from pathlib import Path
 from typing import Any
 
 import documents
-from _tool import METRICS, front, read_json, read_json_if_there
+from _tool import METRICS, Facts, front, read_json, read_json_if_there
 
 from micronet.files import write_atomically
 
 DOCUMENT = Path("docs/performance.md")
 GOALS = {"densenet_nano": 3.0}  # images a second relative to the plain loop; 2 for every other case
 GOAL = 2.0
+STEPS_GOAL = 1.3  # times a float step, of one that quantizes and trims
 PARTS = {  # of the document: the file of metrics/, what makes it
     "bench": ("bench", "make bench"),
     "accuracy": ("bench_accuracy", "make bench"),
     "profile": ("profile", "make profile"),
     "variants": ("bench_variants", "make profile"),
     "startup": ("bench_startup", "make bench"),
+    "steps": ("bench_steps", "make bench"),
+    "processes": ("bench_processes", "make bench"),
 }
 EXPORT = ("bench_export", "make bench")
 GPU_PARTS = {"bench": ("bench_gpu", "make gpu-check"), "profile": ("profile_gpu", "make gpu-check")}
 
 
-def parts_of(metrics: Path, parts: dict[str, tuple[str, str]]) -> dict[str, Any]:
-    """The contents of some files of metrics/, the ratio that is each case's goal, and the cases that miss it."""
-    found = {part: read_json(metrics / f"{name}.json", made_by) for part, (name, made_by) in parts.items()}
-    cases = found["bench"]["cases"]
+def by_processor(found: Facts) -> list[Facts]:
+    """A file's measurements, one a kind of processor, the newest first."""
+    return [found, *found.get("other_processors", [])]
+
+
+def bench_of(found: Facts) -> dict[str, Any]:
+    """One processor's speeds beside the plain loop's, the ratio that is each case's goal, the cases that miss it."""
+    cases = found["cases"]
     goals = {name: GOALS.get(name, GOAL) for name in cases}
-    return {**found, "goals": goals, "missed": [name for name, case in cases.items() if case["ratio"] < goals[name]]}
+    return {
+        **{key: found[key] for key in ("machine", "turns", "cases")},
+        "goals": goals,
+        "missed": [name for name, case in cases.items() if case["ratio"] < goals[name]],
+    }
 
 
-def obstacles(parts: dict[str, Any]) -> list[dict[str, Any]]:
-    """What share of the machine's limits the goals would take, for the cases that miss them."""
+def parts_of(metrics: Path, parts: dict[str, tuple[str, str]]) -> dict[str, list[Any]]:
+    """The contents of some files of metrics/, a list each: an entry a kind of processor."""
+    found = {part: by_processor(read_json(metrics / f"{name}.json", by)) for part, (name, by) in parts.items()}
+    return {**found, "bench": [bench_of(one) for one in found["bench"]]}
+
+
+def kind(found: dict[str, Any]) -> tuple[str, str]:
+    """The processor and the precision that something was measured with."""
+    return found["machine"]["device"], found["machine"]["precision"]
+
+
+def obstacles(bench: dict[str, Any], profiles: list[Facts]) -> list[dict[str, Any]]:
+    """What share of a machine's limits the goals would take there, for the cases that miss them."""
     found = []
-    for name in parts["missed"]:
-        plain, measured = parts["bench"]["cases"][name]["plain"], parts["profile"]["cases"].get(name)
-        if measured is None:
+    cases = next((profile["cases"] for profile in profiles if kind(profile) == kind(bench)), {})
+    for name in bench["missed"]:
+        if name not in cases:
             continue
-        faster = parts["goals"][name] * plain["images_per_second"] / measured["images_per_second"]
+        plain, measured = bench["cases"][name]["plain"], cases[name]
+        faster = bench["goals"][name] * plain["images_per_second"] / measured["images_per_second"]
         found.append(
             {
                 "name": name,
@@ -57,7 +80,14 @@ def render(metrics: Path) -> str:
     here = parts_of(metrics, PARTS)
     gpu = parts_of(metrics, GPU_PARTS) if (metrics / "bench_gpu.json").is_file() else None
     export = read_json_if_there(metrics / f"{EXPORT[0]}.json", EXPORT[1])
-    facts = {**here, "obstacles": obstacles(here), "gpu": gpu, "export": export}
+    stand = [{"machine": bench["machine"], "cases": obstacles(bench, here["profile"])} for bench in here["bench"]]
+    facts = {
+        **here,
+        "obstacles": [one for one in stand if one["cases"]],
+        "gpu": gpu,
+        "exports": by_processor(export) if export else [],
+        "steps_goal": STEPS_GOAL,
+    }
     return documents.render("performance", facts)
 
 

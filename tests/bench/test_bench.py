@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,7 +103,11 @@ def test_shared_statistics_are_those_of_plain_pytorch(bench):
         assert torch.allclose(model.state_dict()[name], value, rtol=1e-9), name
 
 
-def test_the_document_says_what_the_files_say(tmp_path):
+KINDS = ("median", "fastest")
+
+
+def files_of_metrics() -> dict[str, Any]:
+    """What a machine measured, by file, and the plain loop on another one too."""
     this = {"date": "2026-01-02", "device": "A CPU", "precision": "fp32", "threads": 2, "torch": "2.11"}
     loop = {"images_per_second": 100.0, "images_per_second_runs": [100.0], "peak_memory_bytes": 5_000_000}
     cases = {"densenet_nano": {"plain": loop, "ours": loop | {"images_per_second": 150.0}, "ratio": 1.5}}
@@ -115,7 +120,7 @@ def test_the_document_says_what_the_files_say(tmp_path):
         "gb_per_second_share_of_limit_percent": 33.0,
     }
     limits = {"gflop_per_second": 100.0, "gb_per_second": 10.0}
-    contents = {
+    contents: dict[str, Any] = {
         "bench": {"machine": this, "turns": 3, "cases": cases},
         "bench_accuracy": {
             "machine": this,
@@ -134,6 +139,27 @@ def test_the_document_says_what_the_files_say(tmp_path):
             "compile_seconds": 60.0,
         },
         "bench_startup": {"machine": this, "help_seconds": 0.456, "score_seconds": 12.34},
+        "bench_steps": {
+            "machine": this,
+            "batch_size": 64,
+            "steps": 8,
+            "kinds": {
+                "trimming": {
+                    **{f"{name}_seconds": 0.1234 for name in KINDS},
+                    **{f"ratio_of_{name}": 1.27 for name in ("median", "fastest", "mean")},
+                }
+            },
+        },
+        "bench_processes": {
+            "machine": this,
+            "turns": 3,
+            "cases": {
+                "laptop student": {
+                    **{f"images_per_second_{kind}_step": {"one": 100.0, "two": 190.0} for kind in KINDS},
+                    **{f"ratio_of_{kind}_steps": 1.9 for kind in KINDS},
+                }
+            },
+        },
         "bench_export": {
             "machine": this,
             "weights": 1000,
@@ -144,12 +170,17 @@ def test_the_document_says_what_the_files_say(tmp_path):
             "memory_bytes_of_qdq_over_c": 121.0,
         },
     }
+    other = contents["bench"] | {"machine": this | {"device": "Another CPU"}}
+    return contents | {"bench": contents["bench"] | {"other_processors": [other]}}
+
+
+def test_the_document_says_what_the_files_say(tmp_path):
     command = [sys.executable, str(ROOT / "tools/performance.py")]
     (tmp_path / "metrics").mkdir()
     (tmp_path / "docs").mkdir()
     missing = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert missing.returncode == 1 and "`make bench` makes it" in missing.stderr
-    for name, content in contents.items():
+    for name, content in files_of_metrics().items():
         (tmp_path / f"metrics/{name}.json").write_text(json.dumps(content))
     assert subprocess.run(command, cwd=tmp_path).returncode == 0
     text = (tmp_path / "docs/performance.md").read_text()
@@ -163,12 +194,38 @@ def test_the_document_says_what_the_files_say(tmp_path):
         "22.5 times as fast at one image as ONNX Runtime's QDQ (goal: 2)",
         "121 times less memory (goal: 10)",
         "12.5 %",
+        "| trimming | 123 | 123 | **1.27** | 1.27 | 1.27 |",
+        "| laptop student | 100 / 100 | 190 / 190 | **1.90** | 1.90 |",
+        "2026-01-02 on Another CPU",
     ):
         assert expected in text
     assert "+1.00 points" in text and "beyond two of them" in text and "| other | 15 | 1.50 |" in text
-    # Three times 100 images a second where the profile saw 1: 300 times as fast.
-    assert "| densenet_nano | 300.0 | 13200 % | 9900 % |" in text
+    assert text.count("**1.50** | 3 | 5 | 5 |") == 2, "a table a processor"
+    # Three times 100 images a second where the profile saw 1: 300 times as fast. It saw nothing of the other processor.
+    assert text.count("| densenet_nano | 300.0 | 13200 % | 9900 % |") == 1
     assert "Not measured yet: `make gpu-check`" in text
+
+
+def test_a_benchmark_keeps_what_was_measured_on_other_processors(bench, tmp_path):
+    path = tmp_path / "bench.json"
+
+    def measured(device: str, precision: str, speed: float) -> dict:
+        return {"machine": {"device": device, "precision": precision}, "speed": speed}
+
+    def held() -> list[tuple[str, str, float]]:
+        newest = json.loads(path.read_text())
+        entries = [newest, *newest.get("other_processors", [])]
+        return [(*bench.processor(entry), entry["speed"]) for entry in entries]
+
+    bench.write(path, measured("AVX2", "fp32", 1.23456))
+    assert held() == [("AVX2", "fp32", 1.235)]
+    bench.write(path, measured("AVX512", "bf16", 2.0))
+    bench.write(path, measured("AVX512", "fp32", 3.0))
+    assert held() == [("AVX512", "fp32", 3.0), ("AVX512", "bf16", 2.0), ("AVX2", "fp32", 1.235)]
+    bench.write(path, measured("AVX2", "fp32", 4.0))
+    assert held() == [("AVX2", "fp32", 4.0), ("AVX512", "fp32", 3.0), ("AVX512", "bf16", 2.0)]
+    bench.write(path, measured("AVX2", "fp32", 5.0))
+    assert held() == [("AVX2", "fp32", 5.0), ("AVX512", "fp32", 3.0), ("AVX512", "bf16", 2.0)]
 
 
 def test_each_way_to_run_c_gives_the_references_logits_and_says_what_it_takes(bench, tmp_path):
