@@ -227,9 +227,10 @@ release: env unlock ## verify, write release/MODEL_CARD.md, leave exactly the cu
 	fi
 
 .PHONY: plots
-plots: env ## draw the curves and the path of metrics/ into docs/plots, PNG and SVG
+plots: env ## draw what metrics/ holds into docs/plots: curves, path, peers, what each method did
 	@"$(PY)" tools/plots.py $(ARGS)
 	"$(PY)" tools/peers.py $(ARGS)
+	"$(PY)" tools/methods.py
 
 .PHONY: docs
 docs: env ## write what metrics/ says into README.md and docs/{record,performance,reliability,studies,scale}.md

@@ -20,27 +20,32 @@ def front(stem: Path, found: Sequence[Row], best: Sequence[Row], metric: str) ->
         best: the rows of the front, the cheapest first. metric: the column of the score.
     """
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with matplotlib.rc_context({"svg.hashsalt": "micronet", "font.size": 9}):
-        figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    style = {"svg.hashsalt": "micronet", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        axes = figure.subplots()
         there = [row for row in found if row.metrics.get(metric) and row.metrics.get(ACCURACY)]
-        for rung in dict.fromkeys(row.budget for row in there):
+        rungs = list(dict.fromkeys(row.budget for row in there))
+        for place, rung in enumerate(rungs):
             mine = [row for row in there if row.budget == rung]
-            axes.plot(_column(mine, metric), _column(mine, ACCURACY), "o", alpha=0.5, label=rung or "trials")
-        axes.step(_column(best, metric), _column(best, ACCURACY), where="post", color="black", label="front")
-        axes.axhline(GOAL, color="tab:red", linestyle="--", label=f"{GOAL:.0f} %")
-        axes.set_xlabel(metric.replace("_", " "))
-        axes.set_ylabel("validation accuracy in percent")
-        axes.grid(alpha=0.3)
-        axes.legend()
+            # A longer training is darker.
+            color = matplotlib.colormaps["Blues"](0.35 + 0.55 * (place + 1) / len(rungs))
+            axes.plot(_column(mine, metric), _column(mine, ACCURACY), "o", color=color, label=rung or "trials")
+        axes.step(_column(best, metric), _column(best, ACCURACY), where="post", color="black", label="best so far")
+        axes.axhline(GOAL, color="#b3541e", linestyle="--", label=f"{GOAL:.0f} %, the goal")
+        axes.set_xscale("log")
+        axes.set_xlabel(f"{metric.replace('_', ' ')} (logarithmic; lower is better)")
+        low = axes.get_ylim()[0]
+        axes.set_ylabel("validation accuracy in %" + (f"\n(begins at {low:.3g}, not at 0)" if low > 0 else ""))
+        axes.grid(color="#e6e6e6")
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside upper center", ncols=4, frameon=False)
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=120, metadata=metadata)
             write_atomically(stem.with_suffix(f".{kind}"), buffer.getvalue())
-        pyplot.close(figure)
 
 
 def _column(found: Sequence[Row], metric: str) -> list[float]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from _tool import METRICS, TRAINING_STAGES, ToolError, arguments_of, front, read_csv
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 OUT = Path("docs/plots")
 TRAIN, VALIDATION, RATE, PATH = "#7aa6c9", "#1f4e79", "#d9a441", "#1f4e79"
+# Which checkpoint the next one is made of, or taught by.
+STEPS = (("teacher", "distilled"), ("student", "distilled"), ("distilled", "pruned"), ("pruned", "retrained"),
+         ("retrained", "quantized"))  # fmt: skip
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -37,63 +41,87 @@ def read_columns(path: Path, columns: tuple[str, ...], texts: tuple[str, ...] = 
     return numbers | {name: [row[name] for row in rows] for name in texts}
 
 
-def _curve(axes: Axes, stage: str, curve: dict[str, list]) -> Axes:
-    """Accuracies of one stage; the learning rate behind them on an axis of its own, which is given back."""
+def say_start(axes: Axes, side: str) -> None:
+    """Where an axis does not begin at 0, its label says so, for the eye compares lengths."""
+    axis, low = (axes.yaxis, axes.get_ylim()[0]) if side == "y" else (axes.xaxis, min(axes.get_xlim()))
+    if low > 0:
+        between = "\n" if side == "y" else " "
+        axis.set_label_text(f"{axis.label.get_text()}{between}(begins at {low:.3g}, not at 0)")
+
+
+def _curve(axes: Axes, stage: str, curve: dict[str, list]) -> None:
+    """Accuracies of one stage, and the shape of its learning rate, whose peak has the fifth part of the height."""
     from matplotlib.ticker import MaxNLocator
 
-    epochs = curve["epoch"]
-    marker = {"marker": "o", "markersize": 3} if len(epochs) <= 20 else {}
-    rate = axes.twinx()
-    rate.fill_between(epochs, curve["learning_rate"], color=RATE, alpha=0.12, linewidth=0)
-    rate.plot(epochs, curve["learning_rate"], color=RATE, alpha=0.7, linewidth=1, label="learning rate", **marker)
-    rate.set_ylim(0, 1.05 * max((value for value in curve["learning_rate"] if value > 0), default=1.0))
-    rate.grid(False)
-    rate.yaxis.set_major_locator(MaxNLocator(4))
-    rate.tick_params(colors="#a87b22", labelsize=7, length=2)
-    axes.set_zorder(rate.get_zorder() + 1)
-    axes.patch.set_visible(False)
-    axes.plot(epochs, curve["train_accuracy_percent"], color=TRAIN, linewidth=1.4, label="train", **marker)
-    validation = curve["validation_accuracy_percent"]
-    axes.plot(epochs, validation, color=VALIDATION, linewidth=1.8, label="validation", **marker)
-    known = [value for value in validation if not math.isnan(value)]
-    last = f"  {known[-1]:.2f} % at the end" if known else ""
+    epochs, rates = curve["epoch"], curve["learning_rate"]
+    low, high = axes.get_ylim()
+    peak = max((value for value in rates if value > 0), default=1.0)
+    heights = [low + 0.2 * (high - low) * rate / peak for rate in rates]
+    axes.fill_between(epochs, heights, low, color=RATE, alpha=0.3, linewidth=0, label="learning rate")
+    axes.annotate(f"rate up to {peak:.2g}", (1, 0), (-3, 18), xycoords="axes fraction", textcoords="offset points",
+                  ha="right", fontsize=7, color="#8a6414")  # fmt: skip
+    axes.plot(epochs, curve["train_accuracy_percent"], color=TRAIN, linewidth=1.4, label="train")
+    axes.plot(epochs, curve["validation_accuracy_percent"], color=VALIDATION, linewidth=1.8, label="validation")
     axes.set_title(stage, loc="left", fontweight="bold")
-    axes.set_title(last, loc="right", fontsize=8, color="#444444")
+    if (last := _last(curve)) is not None:
+        axes.set_title(f"  {last:.2f} % at the end", loc="right", fontsize=8, color="#444444")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
-    axes.set_xlim(epochs[0] - 0.3, epochs[-1] + 0.3)
-    axes.margins(y=0.08)
-    return rate
+    axes.set_xlim(epochs[0], epochs[-1])
+
+
+def _last(curve: dict[str, list]) -> float | None:
+    """The validation accuracy at the end, where there is any."""
+    return next((value for value in reversed(curve["validation_accuracy_percent"]) if not math.isnan(value)), None)
 
 
 def draw_curves(curves: dict[str, dict[str, list]]) -> Figure:
-    """One axes a stage: accuracy in training and on validation, and the learning rate."""
+    """Accuracy in training and on validation, a panel a stage, all with one axis; stages of one epoch in a sentence."""
     from matplotlib.figure import Figure
 
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(4.1 * columns, 2.9 * rows + 0.4), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    handles: list = []
-    for place, (stage, curve) in enumerate(curves.items()):
-        axes = grid[place // columns][place % columns]
-        rate = _curve(axes, stage, curve)
+    long = {stage: curve for stage, curve in curves.items() if len(curve["epoch"]) > 1}
+    columns = min(3, max(1, len(long)))
+    rows = max(1, -(-len(long) // columns))
+    figure = Figure(figsize=(max(6.0, 3.8 * columns), 2.7 * rows + 0.8), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    names = ("train_accuracy_percent", "validation_accuracy_percent")
+    values = [value for curve in long.values() for name in names for value in curve[name] if not math.isnan(value)]
+    if values:
+        grid[0].set_ylim(max(0, 10 * math.floor(min(values) / 10)), 100)
+    for place, (stage, curve) in enumerate(long.items()):
+        _curve(grid[place], stage, curve)
+        grid[place].tick_params(labelleft=place % columns == 0)
         if place % columns == 0:
-            axes.set_ylabel("accuracy in %")
-        if place + columns >= len(curves):
-            axes.set_xlabel("epoch")
-        if not handles:
-            handles = axes.get_lines()[:2] + rate.get_lines()[:1]
-    for place in range(len(curves), rows * columns):
-        grid[place // columns][place % columns].set_visible(False)
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+            grid[place].set_ylabel("accuracy in %")
+        if place + columns >= len(long):
+            grid[place].set_xlabel("epoch")
+    for axes in grid[len(long) :]:
+        axes.set_visible(False)
+    ends = [f"{stage}: one epoch, to {last:.2f} % on validation" for stage, curve in curves.items()
+            if stage not in long and (last := _last(curve)) is not None]  # fmt: skip
+    if ends:
+        figure.supxlabel("; ".join(ends), fontsize=8, color="#444444", x=0.01, ha="left")
+    if long:
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
-def label_points(figure: Figure, axes: Axes, points: list[tuple[float, float, str]], line: bool = True) -> None:
-    """A label beside each point, on the side where it covers least of points, labels and the line between them.
+def frame_of(axes: Axes) -> tuple[float, float, float, float]:
+    """Left, lower, right and upper end of what is drawn, in pixels."""
+    box = axes.get_window_extent()
+    return box.x0, box.y0, box.x1, box.y1
+
+
+def label_points(
+    figure: Figure,
+    axes: Axes,
+    points: list[tuple[float, float, str]],
+    lines: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
+    levels: Sequence[float] = (),
+) -> None:
+    """A label beside each point, on the side where it covers least of points, labels and lines.
 
     Args:
-        line: there is one from each point to the next.
+        lines: their ends. levels: heights at which a line goes from one side to the other.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox
@@ -102,12 +130,13 @@ def label_points(figure: Figure, axes: Axes, points: list[tuple[float, float, st
     canvas.draw()
     places = axes.transData.transform([point[:2] for point in points])
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in places]
-    for (x, y), (to_x, to_y) in zip(places, places[1:] if line else [], strict=False):
+    x0, y0, x1, y1 = frame_of(axes)
+    taken += [Bbox.from_bounds(x0, axes.transData.transform((1, height))[1] - 1, x1 - x0, 2) for height in levels]
+    for (x, y), (to_x, to_y) in (axes.transData.transform(ends) for ends in lines):
         steps = max(1, int(math.hypot(to_x - x, to_y - y) / 4))
         inner = [(x + (to_x - x) * step / steps, y + (to_y - y) * step / steps) for step in range(1, steps)]
         taken += [Bbox.from_bounds(at_x - 1, at_y - 1, 2, 2) for at_x, at_y in inner]
     sides = [(9, 0), (-9, 0), (0, 9), (0, -9), (7, 7), (-7, 7), (7, -7), (-7, -7), (10, 20), (-10, 20), (10, -20)]
-    frame = axes.get_window_extent()
     for x, y, text in points:
         found = []
         for order, (dx, dy) in enumerate([*sides, (-10, -20)]):
@@ -122,7 +151,7 @@ def label_points(figure: Figure, axes: Axes, points: list[tuple[float, float, st
                 linespacing=1.3,
             )
             box = label.get_window_extent(canvas.get_renderer())
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            inside = x0 <= box.x0 and box.x1 <= x1 and y0 <= box.y0 and box.y1 <= y1
             found.append((not inside, box.count_overlaps(taken), order, label, box))
         best = min(found, key=lambda item: item[:3])
         for item in found:
@@ -142,8 +171,16 @@ def accuracy_against(axes: Axes, score: str) -> None:
     axes.set_ylabel("accuracy on the test set in %")
 
 
+def merged(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Points in one place as one, with both names."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for x, y, name in points:
+        found.setdefault((x, y), []).append(name)
+    return [(x, y, ", ".join(names)) for (x, y), names in found.items()]
+
+
 def draw_path(path: dict[str, list]) -> Figure:
-    """Test accuracy against challenge score, checkpoint after checkpoint; those that were not measured are left out."""
+    """Test accuracy against challenge score, an arrow a step; checkpoints that were not measured are left out."""
     from matplotlib.figure import Figure
 
     columns = zip(path["challenge_score"], path["test_accuracy_percent"], path["stage"], strict=True)
@@ -153,24 +190,39 @@ def draw_path(path: dict[str, list]) -> Figure:
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
-    axes.plot([point[0] for point in points], [point[1] for point in points], color=PATH, linewidth=1, alpha=0.35)
-    colors = [PATH] * (len(points) - 1) + [RATE]
-    axes.scatter([p[0] for p in points], [p[1] for p in points], c=colors, s=36, zorder=3)
-    axes.margins(x=0.14, y=0.18)
+    there = {stage: (x, y) for x, y, stage in points}
+    steps = [(there[one], there[next_one]) for one, next_one in STEPS if one in there and next_one in there]
+    for start, end in steps:
+        taught = start == there.get("teacher")
+        style = {"arrowstyle": "-|>", "color": "#8a6414" if taught else PATH, "linestyle": "--" if taught else "-",
+                 "alpha": 0.6, "shrinkA": 6, "shrinkB": 6}  # fmt: skip
+        if start != end:
+            axes.annotate("", end, start, arrowprops=style)
+    final = points[-1]
+    axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], s=40, zorder=3,
+                 c=[RATE if point is final else PATH for point in points])  # fmt: skip
+    axes.margins(x=0.16, y=0.2)
     accuracy_against(axes, "MicroNet score under challenge rules (logarithmic; lower is better)")
-    label_points(figure, axes, [(x, y, f"{stage}\n{y:.2f} % at {x:.4f}") for x, y, stage in points])
+    say_start(axes, "y")
+    labels = [(x, y, f"{names}\n{y:.2f} % at {x:.4f}") for x, y, names in merged(points)]
+    label_points(figure, axes, labels, lines=steps)
+    handles = [axes.plot([], [], color=PATH, alpha=0.6, label="the next checkpoint, of the same network")[0]]
+    if "teacher" in there:
+        handles += axes.plot([], [], color="#8a6414", alpha=0.6, linestyle="--", label="gives the answers to learn")
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
-def write(figure: Figure, base: Path) -> None:
-    """`base`.png and `base`.svg, without the day they were drawn on."""
+def write(figure: Figure, base: Path, kinds: Sequence[str] = ("svg", "png")) -> None:
+    """`base` in each form, without the day it was drawn on."""
     from micronet.files import write_atomically
 
-    for suffix, settings in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 150})):
+    settings: dict[str, dict[str, Any]] = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 150}}
+    for kind in kinds:
         content = io.BytesIO()
-        figure.savefig(content, format=suffix[1:], facecolor="white", **settings)
-        write_atomically(base.with_suffix(suffix), content.getvalue())
-        print(f"{base.with_suffix(suffix)}: written")
+        figure.savefig(content, format=kind, facecolor="white", **settings[kind])
+        write_atomically(base.with_suffix(f".{kind}"), content.getvalue())
+        print(f"{base.with_suffix(f'.{kind}')}: written")
 
 
 def draw(metrics: Path, out: Path) -> int:

@@ -5,7 +5,6 @@ The studies are the specs of sweeps/ that ask a question. A study that has not r
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 import documents
+import plots
 from _tool import METRICS, ROOT, front
 
 from micronet.files import write_atomically
@@ -21,7 +21,7 @@ from sweeps import rows, spec, statistics
 from sweeps.rows import Row
 from sweeps.spec import Spec
 
-DOCUMENT, PLOTS = Path("docs/studies.md"), Path("docs/plots/studies")
+DOCUMENT, PICTURES = Path("docs/studies.md"), Path("docs/plots/studies")
 METRIC = "validation_accuracy_percent"
 # In the order of the slides.
 STUDIES = (
@@ -109,29 +109,29 @@ def render(tables: Path) -> str:
     return documents.render("studies", {"sections": sections, "points": statistics.EQUAL_POINTS})
 
 
-def plot(stem: Path, title: str, found: Sequence[Row], order: Sequence[str]) -> None:
-    """STEM.svg: a dot a seed, a line at the mean of each variant. The same rows give the same bytes."""
+def plot(stem: Path, title: str, found: Sequence[Row], order: Sequence[str], reference: str | None) -> None:
+    """STEM.svg: a dot a seed, a bar at the mean of each variant, a line at the reference's. Same rows, same bytes."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with matplotlib.rc_context({"svg.hashsalt": "micronet", "font.size": 9}):
-        figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.3 * len(order)), layout="constrained")
-        for place, variant in enumerate(order):
-            values = [row.metrics[METRIC] for row in found if row.variant == variant and row.metrics.get(METRIC)]
-            axes.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.5)
-            if values:
-                axes.plot([fmean(value or 0.0 for value in values)], [place], "|", color="black", markersize=14)
-        axes.set_yticks(range(len(order)), order)
+    values = {one: [row.metrics[METRIC] or 0.0 for row in found if row.variant == one] for one in order}
+    values = {one: seeds for one, seeds in values.items() if seeds}
+    with matplotlib.rc_context(plots.STYLE | {"axes.grid.axis": "x"}):
+        figure = Figure(figsize=(7.2, 1.2 + 0.3 * len(values)), layout="constrained")
+        axes = figure.subplots()
+        for place, (one, seeds) in enumerate(values.items()):
+            color = plots.RATE if one == reference else plots.PATH
+            axes.plot(seeds, [place] * len(seeds), "o", color=color, alpha=0.55, markersize=5)
+            axes.plot([fmean(seeds)], [place], "|", color=color, markersize=15, markeredgewidth=2)
+        if reference in values:
+            axes.axvline(fmean(values[reference]), color=plots.RATE, linewidth=1, linestyle="--", zorder=0)
+        axes.set_yticks(range(len(values)), [f"{one} (reference)" if one == reference else one for one in values])
         axes.invert_yaxis()
-        axes.set_xlabel("validation accuracy in percent; a dot a seed, a line at the mean")
-        axes.set_title(title, wrap=True)
-        axes.grid(axis="x", alpha=0.3)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", dpi=120, metadata={"Date": None, "Creator": None})
-        write_atomically(stem.with_suffix(".svg"), buffer.getvalue())
-        pyplot.close(figure)
+        axes.margins(x=0.06, y=0.08)
+        axes.set_xlabel("validation accuracy in %; a dot a seed, a bar at the mean")
+        axes.set_title(title, loc="left", fontweight="bold", wrap=True)
+        plots.say_start(axes, "x")
+        plots.write(figure, stem, ("svg",))
 
 
 def work() -> None:
@@ -141,7 +141,7 @@ def work() -> None:
         study, found = spec.read(ROOT / f"sweeps/{name}.yaml"), rows.read(tables / f"{name}.csv")
         order = order_of(study)
         if shown := rows.comparable(measured(found, order), study.reference)[0]:
-            plot(PLOTS / name, study.question or name, shown, order)
+            plot(PICTURES / name, study.question or name, shown, order, study.reference)
 
 
 def main() -> int:
