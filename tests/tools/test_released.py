@@ -12,6 +12,7 @@ import results
 from _tool import ToolError
 from released import SCORE, check_released
 
+from tests.support import release
 from tests.support.places import ROOT
 
 
@@ -49,7 +50,25 @@ def test_a_trial_on_a_branch_is_refused_with_what_would_work(released):
 
 def test_the_number_of_test_images_is_that_of_the_metrics(tmp_path):
     shutil.copytree(ROOT / "metrics", tmp_path / "metrics", ignore=shutil.ignore_patterns("sweeps"))
-    assert "the 10,000 test images" in results.render(tmp_path / "metrics")
     path = tmp_path / "metrics/prepare_data.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_images": 500}))
-    assert "the 500 test images" in results.render(tmp_path / "metrics")
+    for number, said in ((10_000, "10,000"), (500, "500")):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"test_images": number}))
+        assert f"the {said} test images" in results.render(tmp_path / "metrics")
+
+
+def test_the_tests_of_the_release_run_where_params_and_metrics_are_the_releases(released):
+    lock = json.loads((released / "dvc.lock").read_text())
+    lock["stages"]["quantize"]["params"] = {"params.yaml": {"seed": 0, "quantize": {"weight_bits": 3}}}
+    (released / "dvc.lock").write_text(json.dumps(lock))
+    (released / "params.yaml").write_text("seed: 0\nquantize: {weight_bits: 3}\nscore: {}\n")
+    assert release.is_here(released)
+    (released / "params.yaml").write_text("seed: 0\nquantize: {weight_bits: 4}\nscore: {}\n")
+    assert not release.is_here(released)
+    (released / "params.yaml").unlink()
+    assert not release.is_here(released)
+
+
+@pytest.mark.release
+def test_the_release_is_taken_for_what_it_is():
+    """Else its tests would run nowhere. That it is looked for at all is what the marker is held to."""
+    assert release.is_here()
