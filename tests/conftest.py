@@ -48,6 +48,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not release.is_here():
+        said = "tests marked release have not run: params.yaml or metrics/ are not those that release/cache holds"
+        terminalreporter.write_line(said)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     of_the_release = [item for item in items if item.get_closest_marker("release")]
     if of_the_release and not release.is_here():

@@ -11,6 +11,7 @@ import yaml
 from released import check_released
 
 from micronet.errors import MicronetError
+from micronet.params import read_yaml
 from tests.support.places import ROOT
 
 
@@ -18,12 +19,9 @@ def is_here(root: Path = ROOT) -> bool:
     """Whether metrics/ speak of the model that is published, and params.yaml is what made them."""
     try:
         check_released(root)
-        params, lock = (
-            yaml.safe_load((root / name).read_text(encoding="utf-8")) for name in ("params.yaml", "dvc.lock")
-        )
+        params = read_yaml(root / "params.yaml")  # of YAML 1.2, as DVC reads it
+        lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
     except (MicronetError, OSError, ValueError, yaml.YAMLError):
         return False
-    made = [
-        stage["params"]["params.yaml"] for stage in lock["stages"].values() if "params.yaml" in stage.get("params", ())
-    ]
+    made = [stage.get("params", {}).get("params.yaml", {}) for stage in lock["stages"].values()]
     return all(params.get(section) == values for sections in made for section, values in sections.items())

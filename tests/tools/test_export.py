@@ -25,7 +25,7 @@ from micronet.packed.steps import Conv
 from micronet.predict import main as predict_pictures
 from tests.support.hostile import opened, signed
 from tests.support.packed import general_file, tiny_files
-from tests.support.places import ROOT
+from tests.support.places import ROOT, listed
 
 MNIST = ROOT / "release/mnist.safetensors"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import peers
 import plots
+import pytest
 
 from tests.support.places import ROOT
 
