@@ -228,13 +228,15 @@ release: env unlock ## verify, write release/MODEL_CARD.md, leave exactly the cu
 
 .PHONY: plots
 plots: env ## draw what metrics/ holds into docs/plots: curves, path, peers, what each method did
-	@"$(PY)" tools/plots.py $(ARGS)
+	@"$(PY)" tools/released.py
+	"$(PY)" tools/plots.py $(ARGS)
 	"$(PY)" tools/peers.py $(ARGS)
 	"$(PY)" tools/methods.py
 
 .PHONY: docs
 docs: env ## write what metrics/ says into README.md and docs/{record,performance,reliability,studies,scale}.md
-	@"$(PY)" tools/results.py
+	@"$(PY)" tools/released.py
+	"$(PY)" tools/results.py
 	"$(PY)" tools/record.py
 	"$(PY)" tools/performance.py
 	"$(PY)" tools/reliability.py

@@ -10,6 +10,7 @@ import torch
 
 from micronet import params
 from micronet.data.store import prepare
+from tests.support import release
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,7 +48,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not release.is_here():
+        said = "tests marked release have not run: params.yaml or metrics/ are not those that release/cache holds"
+        terminalreporter.write_line(said)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    of_the_release = [item for item in items if item.get_closest_marker("release")]
+    if of_the_release and not release.is_here():
+        items[:] = [item for item in items if item not in of_the_release]
+        config.hook.pytest_deselected(items=of_the_release)
+
     def place(item: pytest.Item) -> int:
         names = (place for place, name in enumerate(LONGEST_FIRST) if item.path.as_posix().endswith(name))
         return next(names, len(LONGEST_FIRST))

@@ -54,6 +54,7 @@ def test_every_recipe_passes_the_whole_validation(recipe):
     assert isinstance(common.validate(recipe), params.Params)
 
 
+@pytest.mark.release
 def test_params_yaml_is_the_recipe_that_the_readme_names():
     active = [path.stem for path in RECIPES if path.read_bytes() == (ROOT / "params.yaml").read_bytes()]
     assert len(active) == 1 and f"`params.yaml` is `{active[0]}`" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import Any
 import documents
 import seeds
 from _tool import METRICS, ROOT, Facts, front, read_json, read_json_if_there
+from released import check_released
 
 from micronet import params as parameters
 from micronet.files import write_atomically
@@ -62,6 +63,7 @@ def facts(metrics: Path) -> dict[str, Any]:
         "books": BOOKS,
         "models": rows,
         "score": score,
+        "test_images": read_json(metrics / "prepare_data.json", "python stages/prepare_data.py")["test_images"],
     }
 
 
@@ -100,6 +102,7 @@ def main() -> int:
     readme = ROOT / "README.md"
 
     def work() -> int:
+        check_released()
         write_atomically(readme, replaced(readme.read_text(encoding="utf-8"), render(ROOT / METRICS)))
         write_atomically(ROOT / "docs/trust.md", trust(ROOT / METRICS))
         return 0

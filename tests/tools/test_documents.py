@@ -73,6 +73,7 @@ def test_a_study_compares_rows_of_one_code_and_says_how_many_it_leaves_out(tmp_p
     assert f"| {found[0].variant} | {mean:.2f} | 2 |" in said
 
 
+@pytest.mark.release
 def test_the_headline_is_the_mean_of_seeds_that_are_of_these_params_and_else_one_seeds(tmp_path):
     shutil.copytree(METRICS, tmp_path / "metrics")
     path = tmp_path / "metrics/seeds.json"

@@ -25,7 +25,7 @@ from micronet.packed.steps import Conv
 from micronet.predict import main as predict_pictures
 from tests.support.hostile import opened, signed
 from tests.support.packed import general_file, tiny_files
-from tests.support.places import ROOT
+from tests.support.places import ROOT, listed
 
 MNIST = ROOT / "release/mnist.safetensors"
 
@@ -279,8 +279,7 @@ def test_the_walk_through_says_of_a_picture_what_predict_says(tmp_path, monkeypa
 
 @pytest.mark.slow
 def test_the_whole_walk_through_runs_as_it_is_written(tmp_path):
-    files = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], check=True, capture_output=True).stdout.decode()
-    for name in files.rstrip("\0").split("\0"):
+    for name in listed():
         if not name.startswith("release/") and (ROOT / name).is_file():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / name)

@@ -45,6 +45,7 @@ def test_nothing_to_draw_is_said(tmp_path, capsys):
     assert "holds no curve; `make repro` trains" in capsys.readouterr().err
 
 
+@pytest.mark.release
 def test_the_models_stand_beside_others_by_accuracy_and_deck_score(tmp_path):
     points = {name: (score, accuracy) for score, accuracy, name in peers.ours(ROOT / "metrics")}
     assert not {"mnist", "glance"} & set(points) and {"record", "dense", "cascade"} <= set(points)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 
+import pytest
 import results
 
 from micronet.scoring.books import BOOKS
@@ -14,10 +15,12 @@ from tests.support.places import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.release
 def test_the_results_are_those_of_metrics():
     assert results.replaced(README, results.render(ROOT / "metrics")) == README
 
 
+@pytest.mark.release
 def test_the_account_of_trust_is_that_of_metrics():
     assert results.trust(ROOT / "metrics") == (ROOT / "docs/trust.md").read_text(encoding="utf-8")
 

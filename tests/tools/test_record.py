@@ -62,6 +62,7 @@ def section(text: str, title: str) -> str:
     return text.split(f"\n## {title}\n\n")[1].split("\n\n## ")[0]
 
 
+@pytest.mark.release
 def test_the_committed_document_is_that_of_the_metrics(deck):
     text = record.render(record.rows_of(ROOT / "metrics/releases.csv"), ROOT / "metrics", deck)
     assert text == (ROOT / "docs/record.md").read_text(encoding="utf-8")
