@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -59,42 +60,51 @@ class Revision:
 
     root: Path
     commit: str
+    sizes: Mapping[str, int]  # in bytes, of each file
 
     def content(self, path: str) -> bytes | None:
-        size = _git(self.root, "cat-file", "-s", f"{self.commit}:{path}")
-        if size is None:
+        if path not in self.sizes:
             return None
-        if int(size) > MOST_BYTES:
+        if self.sizes[path] > MOST_BYTES:
             raise ReportError(f"{shown(path, 100)}: is larger than any result")
         return _git(self.root, "cat-file", "blob", f"{self.commit}:{path}")
 
     def names(self, folder: str) -> list[str]:
-        listed = _git(self.root, "ls-tree", "-z", "--name-only", self.commit, f"{folder}/") or b""
-        return sorted(Path(name).name for name in listed.decode(errors="replace").split("\0") if name)
+        inside = (path.removeprefix(f"{folder}/") for path in self.sizes if path.startswith(f"{folder}/"))
+        return sorted({path.partition("/")[0] for path in inside})
 
 
 def revision(root: Path, name: str) -> Revision | None:
     """A commit, tag or branch of the repository that a folder is the root of; None: there is none, or no git."""
     found = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-    return None if found is None else Revision(root, found.decode().strip())
+    if found is None or not _is_root(root):
+        return None
+    commit = found.decode().strip()
+    sizes = {}
+    for line in (_git(root, "ls-tree", "-r", "-l", "-z", commit) or b"").decode(errors="replace").split("\0"):
+        facts, _, path = line.partition("\t")
+        if facts and facts.split()[-1].isdigit():
+            sizes[path] = int(facts.split()[-1])
+    return Revision(root, commit, sizes)
 
 
 def state(root: Path) -> str | None:
     """The commit that is checked out, `-dirty` where tracked files differ from it; None without git."""
     found = _git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-    if found is None:
+    if found is None or not _is_root(root):
         return None
     changed = _git(root, "status", "--porcelain", "--untracked-files=no")
     return found.decode().strip()[:12] + ("-dirty" if changed else "")
 
 
+def _is_root(root: Path) -> bool:
+    """Whether a folder is a repository's root: inside somebody else's the commits say nothing of its files."""
+    return (_git(root, "rev-parse", "--show-prefix") or b"").strip() == b""
+
+
 def _git(root: Path, *words: str) -> bytes | None:
-    """What a command of git prints; None where it fails, or where the repository is another folder's."""
+    """What a command of git prints; None where it fails, and where there is no git."""
     try:
-        # A folder inside somebody else's repository is none: its commits say nothing of these files.
-        top = subprocess.run(["git", "-C", str(root), "rev-parse", "--show-prefix"], capture_output=True)
-        if top.returncode or top.stdout.strip():
-            return None
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True)
     except (OSError, ValueError):
         return None

@@ -128,10 +128,14 @@ def write_page(a: str, b: str, root: Path, out: Path) -> None:
     from report.gathered import gather
     from report.page import Settings, render, texts
     from report.parts import Context
-    from report.sources import Revision
+    from report.sources import revision
 
-    runs = [gather(Revision(root, commit), shown(name, WIDEST), commit[:12])
-            for name, commit in ((a, _commit(root, a)), (b, _commit(root, b)))]  # fmt: skip
+    runs = []
+    for name in (a, b):
+        found = revision(root, _commit(root, name))
+        if found is None:
+            raise ToolError(f"{shown(root, 80)}: is no repository's root; a clone would work")
+        runs.append(gather(found, shown(name, WIDEST), found.commit[:12]))
     table = Settings(settings(runs[0].params, runs[1].params or {}), runs[0].name, runs[1].name)
     metrics = [row for row in differences(facts(root, a), facts(root, b)) if row[0].startswith("metrics/")]
     context = Context(runs, PEERS, root, texts())

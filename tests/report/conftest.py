@@ -19,9 +19,9 @@ from tests.support.reports import PEERS, predictions
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed results in a folder of their own, which is no repository, with answers to 500 test images."""
     folder = tmp_path_factory.mktemp("committed")
-    for name in ("metrics", "params.yaml", "recipes", "dvc.lock", "release"):
-        place = ROOT / name
-        (shutil.copytree if place.is_dir() else shutil.copy)(place, folder / name)
+    shutil.copytree(ROOT / "metrics", folder / "metrics")
+    for name in ("params.yaml", "recipes", "dvc.lock", "release"):
+        (folder / name).symlink_to(ROOT / name)
     (folder / "data").mkdir()
     shutil.copy(ROOT / "data/manifest.json", folder / "data")
     (folder / "metrics/predictions.csv").write_text(predictions(500))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 
@@ -72,15 +73,15 @@ def test_the_packed_file_is_found_in_the_published_cache_and_only_if_it_is_the_o
     ]
 
 
-def test_a_file_that_is_too_large_or_a_pipe_is_not_read(tmp_path):
-    import os
-
+def test_a_file_that_is_too_large_or_too_deep_or_a_pipe_is_not_read(tmp_path):
     (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/prune.json").write_text("[" * 100_000)
     with (tmp_path / "metrics/score.json").open("wb") as file:
         file.truncate(1 << 27)
     os.mkfifo(tmp_path / "metrics/path.csv")
     found = gather(Folder(tmp_path), "tried")
-    assert found.score is None and found.faults == ["metrics/score.json: is larger than any result"]
+    assert found.score is None and found.faults[0] == "metrics/score.json: is larger than any result"
+    assert found.stages == {} and found.faults[1].startswith("metrics/prune.json: cannot be read (maximum recursion")
     with pytest.raises(ReportError):
         Folder(tmp_path).content("metrics/score.json")
 

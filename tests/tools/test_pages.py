@@ -18,8 +18,10 @@ from tests.support.places import ROOT
 def results(tmp_path, monkeypatch):
     """A folder with a run's results, and the working directory; scripts of others are left out of pages."""
     monkeypatch.setattr(pages, "vega", lambda: "")
-    for name in ("metrics", "recipes"):
+    for name in ("metrics/mnist", "recipes"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("score.json", "prune.json", "path.csv"):
+        shutil.copy(ROOT / "metrics" / name, tmp_path / "metrics")
     shutil.copy(ROOT / "recipes/demo.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     return tmp_path
