@@ -35,6 +35,13 @@ class Side:
     run: Run
     parts: dict[str, dict[str, Any] | None]
 
+    @property
+    def packed(self) -> Markup:
+        """The packed file in base 64 where a browser can run it, else nothing."""
+        model, data = self.run.model, self.run.packed
+        fits = model is not None and model.arithmetic != "half" and len(data) <= MOST_BYTES
+        return Markup(base64.b64encode(data).decode() if fits else "")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -91,7 +98,7 @@ def render(title: str, runs: Sequence[Run], settings: Settings, context: Context
         for key, run in zip(("a", "b"), runs, strict=False)
     ]
     library, script = _inline(vega()), _inline((ROOM / "report.mjs").read_text(encoding="utf-8"))
-    runnable = _runnable(runs)
+    runnable = [side for side in sides if side.packed]
     runner = _inline(module(*RUNNER, "pictures.mjs", "page.mjs")) if runnable else ""
     scripts = [text for text in (library, script, runner) if text]
     try:
@@ -107,19 +114,11 @@ def render(title: str, runs: Sequence[Run], settings: Settings, context: Context
                 style=Markup((ROOM / "style.css").read_text(encoding="utf-8")),
                 scripts=[Markup(text) for text in scripts],
                 config=CONFIG,
-                packed=Markup(base64.b64encode(runnable).decode()),
+                runnable=runnable,
             )
         )
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise ReportError(f"report/templates: {' '.join(str(error).split())}") from None
-
-
-def _runnable(runs: Sequence[Run]) -> bytes:
-    """The packed file that the page can run; empty where there is none."""
-    model = runs[0].model
-    if len(runs) > 1 or model is None or model.arithmetic == "half" or len(runs[0].packed) > MOST_BYTES:
-        return b""
-    return runs[0].packed
 
 
 def _inline(script: str) -> str:

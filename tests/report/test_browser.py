@@ -173,8 +173,8 @@ def test_the_packed_model_runs_in_the_page(browser, report):
     with page_of(browser, report, viewport={"width": 390, "height": 800}) as page:
         drawn(page).get_by_text("Ready.").wait_for()
         page.locator("#picture").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": encoded(noise())})
-        page.locator("#bars li").first.wait_for()
-        assert page.locator("#bars li").count() == 10
+        page.locator(".bars li").first.wait_for()
+        assert page.locator(".bars li").count() == 10
         assert page.get_by_role("status").inner_text().endswith((" ms.", " passes."))
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
 
@@ -203,5 +203,9 @@ def test_two_runs_stand_side_by_side_on_a_screen_and_one_below_the_other_on_a_ph
             one, other = (box.bounding_box() for box in page.locator("#headline .side").all())
             assert (one["y"] == other["y"]) == (width == 1440)
             assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+            page.locator("#picture").set_input_files(
+                {"name": "a.png", "mimeType": "image/png", "buffer": encoded(noise())}
+            )
+            page.locator(".bars li").nth(19).wait_for()
             ids = page.evaluate("Array.from(document.querySelectorAll('[id]'), (each) => each.id)")
             assert len(ids) == len(set(ids))
