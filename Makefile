@@ -17,6 +17,7 @@ N ?= 3
 START := demo score use repro report doctor test
 A ?= HEAD
 B ?= HEAD
+AGAINST ?= HEAD
 UV_VERSION := 0.13.9
 
 SHELL := bash
@@ -29,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Code is imported from this checkout, never from what a shell happens to point at, and a script ends without a prompt.
 unexport PYTHONPATH PYTHONSAFEPATH PYTHONINSPECT
 export DVC_NO_ANALYTICS := 1
-export RECIPE FILE NAME SPEC BUDGET A B N TO OUT
+export RECIPE FILE NAME SPEC BUDGET A B AGAINST N TO OUT
 # What Ctrl-C stopped has said so: make ends with it, in silence.
 export BASH_ENV := $(abspath tools/stopped.bash)
 # Unpacked from an archive there is no repository, and DVC needs to be told.
@@ -177,7 +178,7 @@ _studies: env
 	@exec "$(PY)" sweeps/run.py $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- $$(grep -l '^question:' sweeps/*.yaml)
 
 .PHONY: compare
-compare: env ## what differs in params and metrics: make compare A=main B=sweep/demo/gradual-0
+compare: env ## what differs in params and metrics, and a page of both: make compare A=main B=sweep/demo/gradual-0
 	@"$(PY)" tools/compare.py -- "$${A:-HEAD}" "$${B:-HEAD}"
 
 .PHONY: seeds
@@ -186,6 +187,12 @@ seeds: _seeds ## the active recipe with N seeds, mean and spread into metrics/se
 
 _seeds: env
 	@exec "$(PY)" sweeps/run.py --seeds "$${N:-3}" $(ARGS) -- sweeps/seeds.yaml
+
+# --- looking at results ---
+
+.PHONY: report
+report: env ## all about a run on one page, build/report.html: make report, NAME=dense for another model, AGAINST=main
+	@"$(PY)" tools/page.py $(ARGS) --name="$$NAME" --against="$$AGAINST"
 
 # --- published results ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from micronet.files import write_atomically
 from sweeps.rows import Row
@@ -22,7 +23,7 @@ def front(stem: Path, found: Sequence[Row], best: Sequence[Row], metric: str) ->
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {"svg.hashsalt": "micronet", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    style: Any = {"svg.hashsalt": "micronet", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.subplots()

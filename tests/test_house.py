@@ -38,7 +38,7 @@ RANKS = {
 ROOMS = sorted(f"micronet.{door.parent.name}" for door in (ROOT / "micronet").glob("*/__init__.py"))
 LIBRARY = ("micronet", "models")
 PIPELINE = (*LIBRARY, "stages")
-FOLDERS = (*PIPELINE, "tools", "bench", "sweeps", "tests")
+FOLDERS = (*PIPELINE, "tools", "bench", "sweeps", "report", "tests")
 # What can run other programs or other people's code: reading an archive of images needs it, nothing else does.
 DATA_ONLY = {"pickle", "tarfile", "subprocess"}
 MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_FUNCTION = 500, 80

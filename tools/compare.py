@@ -1,7 +1,8 @@
-"""Prints what differs between two commits, tags or branches: their params, then their metrics, in the stages' order.
+"""Prints what differs between two commits, tags or branches, and writes build/compare.html: both side by side.
 
-`make compare A=main B=sweep/demo/gradual-0`. Unlike `dvc metrics diff` the order is always the same. Metrics that other
-code or other data made say nothing of what the params do: a line names them.
+`make compare A=main B=sweep/demo/gradual-0`. First their params, then their metrics, in the stages' order: unlike
+`dvc metrics diff` the order is always the same. Metrics that other code or other data made say nothing of what the
+params do: a line names them.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,14 @@ from rich.table import Table
 from micronet import reading
 from micronet.console import console
 from micronet.errors import shown
+from report.differences import NOTHING, differ, leaves, said
 from sweeps.branches import GitError, git
 
 STAGES = (
     "prepare_data", "train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score",
 )  # fmt: skip
-NOTHING = "-"
-WIDEST = 60  # characters of a value
-
-
-def leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """(key.path, value) of everything in a tree, in its order."""
-    if isinstance(tree, dict) and tree:
-        for key, value in tree.items():
-            yield from leaves(value, f"{place}.{key}" if place else str(key))
-    else:
-        yield place, tree
+OUT = Path("build/compare.html")
+WIDEST = 60  # characters of a name
 
 
 def facts(root: Path, revision: str) -> dict[str, Any]:
@@ -102,16 +93,12 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, st
     rows = []
     for name in dict.fromkeys([*a, *b]):
         mine, other = a.get(name, NOTHING), b.get(name, NOTHING)
-        if mine != other or type(mine) is not type(other):
+        if differ(mine, other):
             numbers = [one for one in (mine, other) if isinstance(one, int | float) and not isinstance(one, bool)]
             change = f"{other - mine:+g}" if len(numbers) == 2 else ""
             rows.append((name, said(mine), said(other), change))
     first = [row for row in rows if not row[0].startswith("metrics/")]
     return first + [row for row in rows if row[0].startswith("metrics/")]
-
-
-def said(value: Any) -> str:
-    return shown(f"{value:g}" if isinstance(value, float) else str(value), WIDEST)
 
 
 def work(a: str, b: str, root: Path = ROOT) -> None:
@@ -132,12 +119,43 @@ def work(a: str, b: str, root: Path = ROOT) -> None:
         print(f"of other code or data, so that the metrics do not compare the params alone: {', '.join(other)}; {way}")
 
 
+def write_page(a: str, b: str, root: Path, out: Path) -> None:
+    """The page of both revisions side by side. Raises `ToolError` for a revision that there is not."""
+    from peers import PEERS
+
+    from micronet.files import write_atomically
+    from report.differences import settings
+    from report.gathered import gather
+    from report.page import Settings, render, texts
+    from report.parts import Context
+    from report.sources import revision
+
+    runs = []
+    for name in (a, b):
+        found = revision(root, _commit(root, name))
+        if found is None:
+            raise ToolError(f"{shown(root, 80)}: is no repository's root; a clone would work")
+        runs.append(gather(found, shown(name, WIDEST), found.commit[:12]))
+    table = Settings(settings(runs[0].params, runs[1].params or {}), runs[0].name, runs[1].name)
+    metrics = [row for row in differences(facts(root, a), facts(root, b)) if row[0].startswith("metrics/")]
+    context = Context(runs, PEERS, root, texts())
+    page = render(f"{runs[0].name} and {runs[1].name}", runs, table, context, metrics)
+    write_atomically(out, page)
+    print(f"{out}: both side by side; open it in a browser, with the network on or off")
+
+
 def main() -> int:
     parser: argparse.ArgumentParser = arguments_of("compare", __doc__)
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
+    parser.add_argument("--out", default=str(OUT), metavar="PATH", help="of the page; default: %(default)s")
     arguments = parser.parse_args()
-    return front("compare", partial(work, arguments.a, arguments.b))
+
+    def both() -> None:
+        work(arguments.a, arguments.b)
+        write_page(arguments.a, arguments.b, ROOT, Path(arguments.out))
+
+    return front("compare", both)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def text(data: bytes) -> str:
 
 def rows(page: Page) -> list[list[str]]:
     """(class, what stands beside its bar) from the best on."""
-    found = page.locator("#bars li")
+    found = page.locator(".bars li")
     found.first.wait_for()
     return [[item.locator(".name").inner_text(), item.locator(".share").inner_text()] for item in found.all()]
 
@@ -99,7 +99,7 @@ def test_a_picture_chosen_by_key_dropped_or_pasted_shows_ten_bars_from_the_disk_
         for kind, picture in zip(("drop", "paste"), pictures[1:], strict=True):
             page.evaluate(GIVE, [kind, text(picture)])
             best = expected(data, picture)
-            page.locator("#bars li .share").first.get_by_text(best[0][1], exact=True).wait_for()
+            page.locator(".bars li .share").first.get_by_text(best[0][1], exact=True).wait_for()
             assert rows(page) == best
         said = page.get_by_role("status")
         assert re.fullmatch(rf"{best[0][0]}: [\d.]+ ms(, 2 passes)?\.", said.inner_text())
@@ -107,7 +107,7 @@ def test_a_picture_chosen_by_key_dropped_or_pasted_shows_ten_bars_from_the_disk_
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
         page.evaluate(GIVE, ["drop", text(b"no picture")])
         page.get_by_text("That is no picture that this browser can read.").wait_for()
-        assert not page.locator("#answer").is_visible()
+        assert not page.locator(".answer").is_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

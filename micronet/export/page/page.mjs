@@ -1,5 +1,6 @@
 // The page: a picture becomes pixels of the network's size, and the classes become bars. No text of the file or of a
-// picture is ever taken for markup.
+// picture is ever taken for markup. There is one place for pictures, and an element of class `model` for each packed
+// file, which holds the file and the parts that its answer is shown in.
 
 import { load } from "./micronet.mjs";
 import { pixelsOf } from "./pictures.mjs";
@@ -8,10 +9,11 @@ const MOST_BARS = 10;
 const MOST_WARM_UP = 2 ** 25; // operations of an image
 const WARM_UPS = 3;
 const find = (id) => document.getElementById(id);
+const partOf = (root, name) => root.querySelector(`.${name}`);
 
-function say(text, wrong = false) {
-  find("said").textContent = text;
-  find("said").classList.toggle("wrong", wrong);
+function say(root, text, wrong = false) {
+  partOf(root, "said").textContent = text;
+  partOf(root, "said").classList.toggle("wrong", wrong);
 }
 
 function element(tag, name, text = "") {
@@ -28,10 +30,10 @@ function bars(logits, confidences) {
   return logits.map((logit) => [(logit - least) / Math.max(1, most - least), String(logit)]);
 }
 
-function show({ logits, confidences }, name) {
+function show(root, { logits, confidences }, name) {
   const order = logits.map((_, i) => i).sort((one, other) => logits[other] - logits[one] || one - other);
   const each = bars(logits, confidences);
-  find("bars").replaceChildren(...order.slice(0, MOST_BARS).map((label) => {
+  partOf(root, "bars").replaceChildren(...order.slice(0, MOST_BARS).map((label) => {
     const row = document.createElement("li");
     const track = element("div", "track");
     track.setAttribute("aria-hidden", "true");
@@ -40,12 +42,13 @@ function show({ logits, confidences }, name) {
     row.append(element("span", "name", name(label)), track, element("span", "share", each[label][1]));
     return row;
   }));
-  find("classes").textContent = confidences === null ? "Classes, with their logits" : "Classes, with the network's confidence";
+  const how = confidences === null ? "their logits" : "the network's confidence";
+  partOf(root, "classes").textContent = `Classes, with ${how}`;
 }
 
 /** The pixels as a picture. */
-function showSeen(pixels, [channels, height, width]) {
-  const canvas = find("seen");
+function showSeen(root, pixels, [channels, height, width]) {
+  const canvas = partOf(root, "seen");
   Object.assign(canvas, { width, height });
   const image = new ImageData(width, height);
   const area = width * height;
@@ -56,13 +59,14 @@ function showSeen(pixels, [channels, height, width]) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-async function main() {
-  const encoded = atob(find("model").textContent);
+/** What answers with one packed file: takes a picture's file. */
+async function answering(root) {
+  const encoded = atob(partOf(root, "packed").textContent);
   const model = await load(Uint8Array.from(encoded, (letter) => letter.charCodeAt(0)));
   const [channels, height, width] = model.image;
   const name = (label) => model.classes[label] ?? `class ${label}`;
   const kind = channels === 1 ? "grey" : "colour";
-  find("about").textContent = `${model.ends[0].shape[0]} classes, ${kind} images of ${height} x ${width}, `
+  partOf(root, "about").textContent = `${model.ends[0].shape[0]} classes, ${kind} images of ${height} x ${width}, `
     + `${encoded.length.toLocaleString("en")} bytes; computed here, in whole numbers.`;
   // The first images of a page take several times as long, until the engine has compiled what computes them.
   if (model.work < MOST_WARM_UP) {
@@ -72,37 +76,46 @@ async function main() {
   let newest = 0;
   const look = async (file) => {
     const turn = (newest += 1);
-    say("Looking…");
+    say(root, "Looking…");
     try {
       const pixels = await pixelsOf(file, model.image, model.made.image_fit);
       if (turn !== newest) return;
       const start = performance.now();
       const found = model.classify(pixels);
       const milliseconds = performance.now() - start;
-      showSeen(pixels, model.image);
-      show(found, name);
-      find("answer").hidden = false;
+      showSeen(root, pixels, model.image);
+      show(root, found, name);
+      partOf(root, "answer").hidden = false;
       const sure = found.confidences === null ? "" : `, ${(100 * found.confidences[found.label]).toFixed(1)} %`;
       const again = found.passes > 1 ? `, ${found.passes} passes` : "";
-      say(`${name(found.label)}${sure}: ${milliseconds.toFixed(1)} ms${again}.`);
+      say(root, `${name(found.label)}${sure}: ${milliseconds.toFixed(1)} ms${again}.`);
     } catch (error) {
       if (turn !== newest) return;
-      find("answer").hidden = true;
-      say(error.message, true);
+      partOf(root, "answer").hidden = true;
+      say(root, error.message, true);
     }
   };
-  listen(look);
-  say("Ready.");
+  return look;
 }
 
-function listen(look) {
+async function main(roots) {
+  const ready = new Map();
+  for (const root of roots) {
+    await answering(root).then((look) => ready.set(root, look), (error) => say(root, error.message, true));
+  }
+  const refuse = (text) => ready.forEach((_, root) => say(root, text, true));
+  if (ready.size) listen(async (file) => { for (const look of ready.values()) await look(file); }, refuse);
+  ready.forEach((_, root) => say(root, "Ready."));
+}
+
+function listen(look, refuse) {
   const [place, input] = [find("place"), find("picture")];
   const first = (items) => Array.from(items?.files ?? []).find(({ type }) => type.startsWith("image/") || type === "");
   const take = (event, items) => {
     event.preventDefault();
     const file = first(items);
     if (file) look(file);
-    else say("That is no picture.", true);
+    else refuse("That is no picture.");
   };
   input.addEventListener("change", () => input.files.length && look(input.files[0]));
   for (const over of ["dragenter", "dragover"]) {
@@ -119,4 +132,4 @@ function listen(look) {
   document.addEventListener("paste", (event) => event.clipboardData.files.length && take(event, event.clipboardData));
 }
 
-main().catch((error) => say(error.message, true));
+main(Array.from(document.querySelectorAll(".model")));

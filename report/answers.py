@@ -1,0 +1,149 @@
+"""What the packed model says of the test images, from `metrics/predictions.csv`: confusions, calibration, mistakes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from micronet.data import store
+from micronet.data.manifest import read_manifest
+from micronet.data.pieces import label_type
+from micronet.errors import MicronetError
+from micronet.params import Data
+from report.gathered import Row
+from report.tables import number
+
+BINS = 10
+SHOWN = 12  # pictures of a kind
+COLUMNS = ("image", "actual", "predicted", "confidence_percent")
+Z = 1.959964  # a normal variable lies within so many deviations 95 times in 100
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of a test image: its number, its class, what the model says, and how sure it is, where that is known."""
+
+    image: int
+    actual: str
+    predicted: str
+    confidence_percent: float | None
+
+    @property
+    def right(self) -> bool:
+        return self.actual == self.predicted
+
+
+def answers(rows: Sequence[Row]) -> list[Answer]:
+    """The rows of the file. Raises `KeyError`, `ValueError`: they have another form."""
+    found = []
+    for row in rows:
+        image, actual, predicted, _ = (row[name] for name in COLUMNS)
+        found.append(Answer(int(image), actual, predicted, number(row, "confidence_percent")))
+    return found
+
+
+def interval(correct: float, images: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy in percent, Wilson 1927, given the percentage and how many images it is of."""
+    share = correct / 100
+    center = (share + Z**2 / (2 * images)) / (1 + Z**2 / images)
+    half = Z / (1 + Z**2 / images) * math.sqrt(share * (1 - share) / images + Z**2 / (4 * images**2))
+    return 100 * max(0.0, center - half), 100 * min(1.0, center + half)
+
+
+def confusions(found: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Counts of (actual, predicted), and their part of the images of the actual class in percent."""
+    counts = Counter((answer.actual, answer.predicted) for answer in found)
+    of_class = Counter(answer.actual for answer in found)
+    return [
+        {
+            "actual": actual,
+            "predicted": predicted,
+            "images": count,
+            "percent": 100 * count / of_class[actual],
+            "right": "right" if actual == predicted else "wrong",
+        }
+        for (actual, predicted), count in sorted(counts.items())
+    ]
+
+
+def calibration(found: Sequence[Answer]) -> tuple[list[dict[str, Any]], float] | None:
+    """Images by their confidence in bins of equal width, and the expected calibration error in percent.
+
+    Naeini et al. 2015, AAAI; Guo et al. 2017, arXiv:1706.04599. None: no confidence is known.
+    """
+    known = [(answer.confidence_percent, answer.right) for answer in found if answer.confidence_percent is not None]
+    if not known:
+        return None
+    rows, error = [], 0.0
+    for place in range(BINS):
+        # A bin holds its upper end, as in Guo et al.
+        low, high = 100 * place / BINS, 100 * (place + 1) / BINS
+        inside = [one for one in known if low < one[0] <= high or (place == 0 and one[0] == 0)]
+        if not inside:
+            continue
+        confidence = sum(one[0] for one in inside) / len(inside)
+        accuracy = 100 * sum(one[1] for one in inside) / len(inside)
+        error += len(inside) / len(known) * abs(confidence - accuracy)
+        rows.append({"from": low, "to": high, "images": len(inside), "confidence": confidence, "accuracy": accuracy})
+    return rows, error
+
+
+def most_confident_mistakes(found: Sequence[Answer]) -> list[Answer]:
+    return _ranked([answer for answer in found if not answer.right], descending=True)
+
+
+def least_sure_right_ones(found: Sequence[Answer]) -> list[Answer]:
+    return _ranked([answer for answer in found if answer.right], descending=False)
+
+
+def _ranked(found: list[Answer], *, descending: bool) -> list[Answer]:
+    sign = -1 if descending else 1
+    known = [answer for answer in found if answer.confidence_percent is not None]
+    return sorted(known, key=lambda answer: (sign * (answer.confidence_percent or 0.0), answer.image))[:SHOWN]
+
+
+class Pictures:
+    """Test images of a prepared folder as PNG in data URIs. Nothing is prepared or fetched for it."""
+
+    def __init__(self, root: Path, params: dict[str, Any] | None) -> None:
+        opened = self._opened(root, params)
+        self._pixels: np.ndarray | None = opened[0] if opened else None
+        self._names: list[str] = opened[1] if opened else []
+
+    @staticmethod
+    def _opened(root: Path, params: dict[str, Any] | None) -> tuple[np.ndarray, list[str]] | None:
+        """(N, C, H, W) uint8, mapped, and the class of each; None where the folder is not what the manifest says."""
+        try:
+            config = Data.model_validate((params or {})["data"])
+            folder = root / config.folder
+            manifest = read_manifest(root / store.MANIFEST)
+            if store.folder_fault(config.model_copy(update={"folder": str(folder)}), manifest):
+                return None
+            classes = manifest["classes"]
+            labels = np.fromfile(folder / "test_labels.bin", label_type(len(classes)))
+            pixels = np.memmap(
+                folder / "test_images.bin", np.uint8, mode="r", shape=(len(labels), *manifest["image_shape"])
+            )
+            return pixels, [classes[label] for label in labels.tolist()]
+        except (MicronetError, OSError, ValueError, TypeError, LookupError, AttributeError):
+            return None
+
+    def uri(self, image: int, actual: str) -> str | None:
+        """A picture of the class `actual`; None where it is not there, is of another class, or is no picture."""
+        if self._pixels is None or not 0 <= image < len(self._names) or self._names[image] != actual:
+            return None
+        if self._pixels.shape[1] not in (1, 3):
+            return None
+        pixels = np.moveaxis(np.asarray(self._pixels[image]), 0, -1)
+        content = io.BytesIO()
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(content, "PNG")
+        return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

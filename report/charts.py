@@ -1,0 +1,385 @@
+"""The charts, as Vega-Lite without data: the page takes their numbers from the table that each of them has.
+
+Colours are variables of the style sheet, so that a chart follows the page from light to dark and onto paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+INK, QUIET, GRID = "var(--ink)", "var(--quiet)", "var(--grid)"
+MAIN, SECOND, THIRD, FOURTH = "var(--main)", "var(--second)", "var(--third)", "var(--fourth)"
+ROW = 26  # pixels of a row of names
+MOST_NUMBERS_IN_A_MATRIX = 12  # classes: of more the cells have no room for their counts
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+CONFIG: dict[str, Any] = {
+    "background": "transparent",
+    "font": FONT,
+    "autosize": {"type": "fit-x", "contains": "padding"},
+    "padding": {"left": 2, "right": 14, "top": 6, "bottom": 2},
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": QUIET,
+        "titleColor": QUIET,
+        "gridColor": GRID,
+        "domainColor": GRID,
+        "tickColor": GRID,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+        "labelPadding": 6,
+        "ticks": False,
+        "domain": False,
+        "labelLimit": 150,
+    },
+    "axisQuantitative": {"tickCount": 5},
+    "legend": {
+        "labelColor": INK,
+        "titleColor": QUIET,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "orient": "top",
+        "direction": "horizontal",
+        "title": None,
+        "symbolStrokeWidth": 0,
+        "columns": {"expr": "width < 420 ? 2 : 6"},
+        "offset": 10,
+        "symbolOpacity": 1,
+    },
+    "text": {"fill": INK, "fontSize": 12},
+    "rule": {"stroke": QUIET},
+    "bar": {"fill": MAIN, "cornerRadiusEnd": 2},
+    "line": {"stroke": MAIN, "strokeWidth": 2},
+    "point": {"filled": True, "size": 70, "opacity": 1, "strokeWidth": 0},
+}
+
+# An error has room on a logarithmic axis where an accuracy has none: 99 and 99.9 % are as far apart as 90 and 99.
+_ERROR = "max(100 - datum.accuracy, 0.01)"
+_ERRORS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70]
+_SCORES = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
+_STEPS = [digit * 10**power for power in range(5) for digit in (1, 2, 5)]
+_COUNTS = [digit * 10**power for power in range(10) for digit in (1, 2, 5)]
+_PERCENT = "datum.value + ' %'"
+
+
+def _error_axis(title: str | None = "accuracy", *, all_labels: bool = False) -> alt.Axis:
+    label = "format(100 - datum.value, '~r') + ' %'"
+    return alt.Axis(
+        title=title,
+        values=_ERRORS,
+        tickCount=len(_ERRORS),
+        labelExpr=label,
+        labelOverlap=False if all_labels else "greedy",
+    )
+
+
+def _score_axis() -> alt.Axis:
+    return alt.Axis(title="score, lower is better", format="~r", values=_SCORES, tickCount=len(_SCORES))
+
+
+def _chart(height: int | None = None) -> alt.Chart:
+    chart = alt.Chart(alt.NamedData("table"), width="container")
+    return chart if height is None else chart.properties(height=height)
+
+
+def _spec(chart: alt.TopLevelMixin, description: str) -> dict[str, Any]:
+    """The specification of a chart, without what all of them share."""
+    spec = {**chart.to_dict(), "description": description}
+    for shared in ("$schema", "config", "data"):
+        spec.pop(shared, None)
+    return spec
+
+
+def scores(description: str, books: Sequence[str], series: dict[str, str]) -> dict[str, Any]:
+    """A row a rule book: this model's score, and those of others that it has been asked for.
+
+    Args:
+        series: the colour of each kind of mark, this model's first.
+    """
+    shapes = ["circle" if place == 0 else "diamond" for place in range(len(series))]
+    domain: list[Any] = list(series)
+    chart = (
+        _chart(4 * ROW + 20)
+        .mark_point(size=110)
+        .encode(
+            x=alt.X("score:Q", scale=alt.Scale(type="log", nice=False, padding=16), axis=_score_axis()),
+            y=alt.Y("book:N", sort=list(books), title=None, axis=alt.Axis(grid=True, labelColor=INK)),
+            color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values()))),
+            shape=alt.Shape("series:N", scale=alt.Scale(domain=domain, range=shapes)),
+            tooltip=["book:N", "series:N", alt.Tooltip("score:Q", format=".4f")],
+        )
+    )
+    return _spec(chart, description)
+
+
+def accuracy_against_score(
+    description: str, books: Sequence[str], series: dict[str, str], line: float | None, heading: str
+) -> dict[str, Any]:
+    """Points of accuracy over a score on logarithmic axes; a control chooses the rule book.
+
+    Args:
+        line: an accuracy in percent to draw across.
+        heading: of the control.
+    """
+    book = alt.param(
+        name="book", value=books[0], bind=alt.binding_radio(options=list(books), labels=list(books), name=heading)
+    )
+    domain: list[Any] = list(series)
+    x = alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=16), axis=_score_axis())
+    y = alt.Y(
+        "error:Q", scale=alt.Scale(type="log", reverse=True, nice=False, padding=16), axis=_error_axis(all_labels=True)
+    )
+    base = (
+        _chart()
+        .transform_calculate(
+            x="datum[book]",
+            error=_ERROR,
+            area="[170, 80, 60, 26, 80][datum.rank]",
+            shade="[1, 1, 1, 0.5, 1][datum.rank]",
+        )
+        .transform_filter("isValid(datum.x) && datum.x > 0 && isValid(datum.accuracy)")
+    )
+    points = base.mark_point().encode(
+        x=x,
+        y=y,
+        color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values()))),
+        size=alt.Size("area:Q", scale=None),
+        opacity=alt.Opacity("shade:Q", scale=None),
+        order=alt.Order("rank:Q", sort="descending"),
+        tooltip=["series:N", "label:N", alt.Tooltip("accuracy:Q", format=".2f"), alt.Tooltip("x:Q", format=".4f")],
+    )
+    near = [name for name in domain if name not in domain[2:4]]
+    named = base.transform_filter(alt.FieldOneOfPredicate(field="series", oneOf=near)).mark_text(
+        align="left", dx=9, dy=-7, fontSize=11, fill=INK
+    )
+    layers: list[Any] = [points, named.encode(x=x, y=y, text="label:N")]
+    if line is not None:
+        at = alt.YDatum(100 - line)
+        layers.insert(0, _chart().mark_rule(strokeDash=[4, 4]).encode(y=at))
+    return _spec(alt.layer(*layers).add_params(book).properties(width="container", height=420), description)
+
+
+def path_accuracy(description: str, stages: Sequence[str], series: dict[str, str]) -> dict[str, Any]:
+    """A row a block of the pipeline: its accuracy on test and validation images."""
+    domain: list[Any] = list(series)
+    chart = (
+        _chart(len(stages) * ROW + 10)
+        .transform_fold(domain, as_=["series", "accuracy"])
+        .transform_filter("isValid(datum.accuracy)")
+        .transform_calculate(error=_ERROR)
+        .mark_point(size=90)
+        .encode(
+            x=alt.X("error:Q", scale=alt.Scale(type="log", reverse=True, nice=False, padding=14), axis=_error_axis()),
+            y=alt.Y("stage:N", sort=list(stages), title=None, axis=alt.Axis(grid=True, labelColor=INK)),
+            color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values()))),
+            tooltip=["stage:N", "series:N", alt.Tooltip("accuracy:Q", format=".2f")],
+        )
+    )
+    return _spec(chart, description)
+
+
+def path_size(description: str, stages: Sequence[str], series: dict[str, str]) -> dict[str, Any]:
+    """A row a block of the pipeline: its parameters, and those that are not zero, joined by a line."""
+    domain: list[Any] = list(series)
+    y = alt.Y("stage:N", sort=list(stages), title=None, axis=alt.Axis(grid=True, labelColor=INK))
+    x = alt.Scale(type="log", nice=False, padding=14)
+    base = _chart(len(stages) * ROW + 10)
+    joined = base.mark_rule(stroke=GRID, strokeWidth=4).encode(
+        x=alt.X(f"{domain[0]}:Q", scale=x), x2=f"{domain[1]}:Q", y=y
+    )
+    points = (
+        base.transform_fold(domain, as_=["series", "count"])
+        .transform_filter("isValid(datum.count) && datum.count > 0")
+        .mark_point(size=90)
+        .encode(
+            x=alt.X(
+                "count:Q",
+                scale=x,
+                axis=alt.Axis(title="parameters", format="~s", values=_COUNTS, tickCount=len(_COUNTS)),
+            ),
+            y=y,
+            color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values()))),
+            tooltip=["stage:N", "series:N", alt.Tooltip("count:Q", format=",d")],
+        )
+    )
+    return _spec(alt.layer(joined, points).properties(width="container"), description)
+
+
+def curve(description: str, series: dict[str, str], epochs: int, low: float, high: float) -> dict[str, Any]:
+    """Accuracy of a stage by epoch, in the range that all stages share.
+
+    Args:
+        low: the least accuracy in percent of that range; `high`: the greatest.
+    """
+    domain: list[Any] = list(series)
+    base = _chart(160).transform_fold(domain, as_=["series", "accuracy"]).transform_filter("isValid(datum.accuracy)")
+    step = next((step for step in _STEPS if step * 4 >= epochs), _STEPS[-1])
+    ticks = sorted({1, *range(step, epochs + 1, step)})
+    scale = alt.Scale(type="log", reverse=True, nice=False, domain=[max(100 - high, 0.01), max(100 - low, 0.02)])
+    chart = (
+        base.transform_calculate(error=_ERROR)
+        .mark_line(point=alt.OverlayMarkDef(size=30, filled=True) if epochs <= 20 else False)
+        .encode(
+            x=alt.X(
+                "epoch:Q",
+                title="epoch",
+                scale=alt.Scale(domain=[1, epochs] if epochs > 1 else [0.5, 1.5], nice=False, padding=8),
+                axis=alt.Axis(values=ticks, format="d", grid=False),
+            ),
+            y=alt.Y("error:Q", scale=scale, axis=_error_axis(None)),
+            color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values())), legend=None),
+            tooltip=["epoch:Q", "series:N", alt.Tooltip("accuracy:Q", format=".2f")],
+        )
+    )
+    return _spec(chart, description)
+
+
+def layer_shares(
+    description: str, books: Sequence[str], chosen: str, layers: Sequence[str], heading: str
+) -> dict[str, Any]:
+    """A bar a layer: its part of the score by storage and operations; a control chooses the rule book."""
+    book = alt.param(
+        name="shown", value=chosen, bind=alt.binding_radio(options=list(books), labels=list(books), name=heading)
+    )
+    chart = (
+        _chart(max(4, len(layers)) * 22 + 10)
+        .transform_filter("datum.book === shown")
+        .mark_bar()
+        .encode(
+            x=alt.X("share:Q", axis=alt.Axis(title="share of the score", labelExpr=_PERCENT)),
+            y=alt.Y("layer:N", sort=list(layers), title=None, axis=alt.Axis(grid=False, labelColor=INK)),
+            color=alt.Color("part:N", scale=alt.Scale(domain=["storage", "operations"], range=[MAIN, SECOND])),
+            order=alt.Order("part:N", sort="descending"),
+            tooltip=["layer:N", "part:N", alt.Tooltip("share:Q", format=".2f"), alt.Tooltip("score:Q", format=".6f")],
+        )
+        .add_params(book)
+    )
+    return _spec(chart, description)
+
+
+def sparsity(description: str, layers: Sequence[str]) -> dict[str, Any]:
+    """A bar a layer: how many of its weights are not zero; beside it the bits of each."""
+    base = _chart(max(4, len(layers)) * 22 + 10).encode(
+        y=alt.Y("layer:N", sort=list(layers), title=None, axis=alt.Axis(grid=False, labelColor=INK))
+    )
+    axis = alt.Axis(title="weights that are not zero", labelExpr=_PERCENT, values=[0, 25, 50, 75, 100])
+    x = alt.X("nonzero:Q", axis=axis, scale=alt.Scale(domain=[0, 116], nice=False))
+    bars = base.mark_bar().encode(
+        x=x,
+        tooltip=["layer:N", alt.Tooltip("nonzero:Q", format=".1f"), "bits:Q", alt.Tooltip("weights:Q", format=",d")],
+    )
+    bits = base.mark_text(align="left", dx=6, fontSize=11).encode(x=x, text=alt.Text("said:N"))
+    said = alt.layer(bars, bits).transform_calculate(said="datum.bits + (datum.bits === 1 ? ' bit' : ' bits')")
+    return _spec(said.properties(width="container"), description)
+
+
+def codes(description: str, layers: Sequence[str], first: str, every: str, heading: str) -> dict[str, Any]:
+    """How often each weight code stands in the layer that a control names, `first` before anybody does, or in all."""
+    options = [*layers, every]
+    chosen = alt.param(name="chosen", value=first, bind=alt.binding_select(options=options, name=heading))
+    chart = (
+        _chart(190)
+        .transform_filter(f"chosen === {every!r} || datum.layer === chosen")
+        .transform_aggregate(total="sum(count)", groupby=["code"])
+        .transform_calculate(low="datum.code - 0.42", high="datum.code + 0.42")
+        .mark_bar(cornerRadiusEnd=1)
+        .encode(
+            x=alt.X("low:Q", title="weight code", axis=alt.Axis(grid=False, format="d", tickMinStep=1, tickCount=8)),
+            x2="high:Q",
+            y=alt.Y("total:Q", title="weights", axis=alt.Axis(format="~s"), scale=alt.Scale(zero=True)),
+            y2=alt.Y2Datum(0),
+            tooltip=["code:Q", alt.Tooltip("total:Q", format=",d")],
+        )
+        .add_params(chosen)
+    )
+    return _spec(chart, description)
+
+
+def confusion(description: str, classes: Sequence[str]) -> dict[str, Any]:
+    """A square a pair of classes; the right ones are quiet, so that confusions stand out."""
+    side = max(ROW, min(34, 900 // len(classes)))
+    axis: dict[str, Any] = {"grid": False, "labelColor": INK, "labelLimit": 84}
+    base = _chart(side * len(classes)).encode(
+        x=alt.X("predicted:N", sort=list(classes), title="predicted", axis=alt.Axis(labelAngle=-45, **axis)),
+        y=alt.Y("actual:N", sort=list(classes), title="actual", axis=alt.Axis(**axis)),
+    )
+    squares = base.mark_rect(stroke="var(--paper)", strokeWidth=2).encode(
+        color=alt.Color("kind:N", legend=None, scale=alt.Scale(domain=["right", "wrong"], range=[GRID, FOURTH])),
+        opacity=alt.Opacity(
+            "shade:Q", legend=None, scale=alt.Scale(type="sqrt", domain=[0, 15], range=[0.05, 0.6], clamp=True)
+        ),
+        tooltip=["actual:N", "predicted:N", "images:Q", alt.Tooltip("percent:Q", format=".1f")],
+    )
+    layers: list[Any] = [squares]
+    if len(classes) <= MOST_NUMBERS_IN_A_MATRIX:
+        layers.append(base.mark_text(fontSize=11).encode(text="images:Q"))
+    shaded = alt.layer(*layers).transform_calculate(shade="datum.kind === 'right' ? 15 : datum.percent")
+    return _spec(shaded.properties(width="container"), description)
+
+
+def calibration(description: str) -> dict[str, Any]:
+    """The accuracy of images by the confidence in them, beside what a calibrated model would have."""
+    x = alt.Scale(domain=[0, 100], nice=False)
+    bars = (
+        _chart(300)
+        .mark_bar(opacity=0.35, cornerRadiusEnd=0, stroke="var(--paper)", strokeWidth=1)
+        .encode(
+            x=alt.X("from:Q", scale=x, axis=alt.Axis(title="confidence", labelExpr=_PERCENT, grid=False)),
+            x2="to:Q",
+            y=alt.Y("accuracy:Q", scale=x, axis=alt.Axis(title="accuracy", labelExpr=_PERCENT)),
+            y2=alt.Y2Datum(0),
+        )
+    )
+    wanted = _chart().mark_line(stroke=QUIET, strokeDash=[4, 4], strokeWidth=1.5).encode(x=alt.X("x:Q"), y=alt.Y("y:Q"))
+    wanted.data = alt.InlineData([{"x": 0, "y": 0}, {"x": 100, "y": 100}])
+    points = (
+        _chart()
+        .mark_point(size=70, fill=MAIN)
+        .encode(
+            x=alt.X("confidence:Q"),
+            y=alt.Y("accuracy:Q"),
+            tooltip=[alt.Tooltip("confidence:Q", format=".1f"), alt.Tooltip("accuracy:Q", format=".1f"), "images:Q"],
+        )
+    )
+    return _spec(alt.layer(bars, wanted, points).properties(width="container", height=300), description)
+
+
+def seeds(description: str) -> dict[str, Any]:
+    """A point a seed: accuracy over score."""
+    chart = (
+        _chart(220)
+        .mark_point(size=100, fill=MAIN)
+        .encode(
+            x=alt.X(
+                "score:Q",
+                scale=alt.Scale(zero=False, padding=20),
+                axis=alt.Axis(title="challenge score", format=".4~r", tickCount=4),
+            ),
+            y=alt.Y(
+                "accuracy:Q",
+                scale=alt.Scale(zero=False, padding=20),
+                axis=alt.Axis(title="validation accuracy", labelExpr=_PERCENT),
+            ),
+            tooltip=["seed:Q", alt.Tooltip("accuracy:Q", format=".2f"), alt.Tooltip("score:Q", format=".6f")],
+        )
+    )
+    return _spec(chart, description)
+
+
+def seconds(description: str, stages: Sequence[str]) -> dict[str, Any]:
+    """A bar a stage: the minutes it took."""
+    chart = (
+        _chart(len(stages) * ROW + 10)
+        .transform_calculate(minutes="datum.seconds / 60")
+        .mark_bar()
+        .encode(
+            x=alt.X("minutes:Q", axis=alt.Axis(title="minutes")),
+            y=alt.Y("stage:N", sort=list(stages), title=None, axis=alt.Axis(grid=False, labelColor=INK)),
+            tooltip=["stage:N", alt.Tooltip("seconds:Q", format=",.1f")],
+        )
+    )
+    return _spec(chart, description)

@@ -1,0 +1,236 @@
+"""What is known of a run: every file of results that is there, and a line for each that cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from micronet import reading
+from micronet.errors import MicronetError, shown
+from micronet.packed.errors import PackedFileError
+from micronet.packed.file import decode
+from micronet.packed.model import PackedModel
+from report.errors import ReportError
+from report.sources import Source
+
+STAGES = ("prepare_data", "train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score")
+MADE_BY = {
+    "train_teacher": "teacher",
+    "train_student": "student",
+    "distill": "distilled",
+    "prune": "pruned",
+    "retrain": "retrained",
+    "quantize": "quantized",
+}
+PACKED = "checkpoints/quantized.safetensors"
+Content = TypeVar("Content")
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of a model lie, from the repository's root; the first that is there counts."""
+
+    metrics: str
+    params: str
+    packed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, source: Source) -> Places:
+        """Those of a model by name, empty for the one at the root.
+
+        Raises:
+            ReportError: there is no such model; some that there are.
+        """
+        if not name:
+            return cls("metrics", "params.yaml", (PACKED,))
+        kept = (f"release/{name}.safetensors", f"pipelines/{name}/{PACKED}")
+        is_name = re.fullmatch(r"[\w-]+", name) is not None  # and no path to somewhere else
+        for folder in (f"pipelines/{name}/metrics", f"metrics/{name}") if is_name else ():
+            there = source.names(folder)
+            if "score.json" in there:
+                own = "params.yaml" in there
+                return cls(folder, f"{folder}/params.yaml" if own else f"pipelines/{name}/params.yaml", kept)
+        known = sorted({*models_in(source, "metrics"), *models_in(source, "pipelines", "/metrics")})
+        some = f"; {', '.join(known)} have" if known else ""
+        raise ReportError(f"NAME: {shown(name, 60)} has no score in metrics/ or pipelines/{some}")
+
+
+def models_in(source: Source, folder: str, inner: str = "") -> Iterator[str]:
+    """The names below a folder whose `score.json` is there."""
+    for name in source.names(folder):
+        if "." not in name and "score.json" in source.names(f"{folder}/{name}{inner}"):
+            yield name
+
+
+@dataclass
+class Run:
+    """The results of a model, each None or empty where its file is not there or cannot be read."""
+
+    name: str  # of a revision, or what it is called
+    commit: str | None
+    places: Places
+    faults: list[str] = field(default_factory=list)
+    score: dict[str, Any] | None = None
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    path: list[Row] = field(default_factory=list)
+    curves: dict[str, list[Row]] = field(default_factory=dict)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)  # metrics/runs
+    params: dict[str, Any] | None = None
+    manifest: dict[str, Any] | None = None
+    seeds: dict[str, Any] | None = None
+    releases: list[Row] = field(default_factory=list)
+    sweeps: dict[str, list[Row]] = field(default_factory=dict)
+    predictions: list[Row] = field(default_factory=list)
+    model: PackedModel | None = None
+    packed: bytes = b""
+    packed_path: str = PACKED
+
+    @property
+    def test_images(self) -> int | None:
+        """How many images the accuracy was measured on."""
+        if self.predictions:
+            return len(self.predictions)
+        counted = self.stages.get("prepare_data", {}).get("test_images")
+        if counted is None and self.manifest is not None:
+            counted = self.manifest.get("splits", {}).get("test", {}).get("images")
+        return counted if isinstance(counted, int) and counted > 0 else None
+
+    @property
+    def reference(self) -> str | None:
+        """What the scores are relative to; None: what each rule book takes for CIFAR-10."""
+        named = (self.score or {}).get("reference")
+        return named.get("name") if isinstance(named, dict) else None
+
+
+def gather(source: Source, name: str, commit: str | None = None, model: str = "") -> Run:
+    """Reads all that is there of a run.
+
+    Args:
+        name: what the page calls it.
+        model: one of those beside the root's own.
+
+    Raises:
+        ReportError: there is no such model.
+    """
+    places = Places.of(model, source)
+    run = Run(name, commit, places)
+    reader = _Reader(source, run.faults)
+    at = places.metrics
+    run.score = reader.json(f"{at}/score.json")
+    for stage in STAGES:
+        for found, path in ((run.stages, f"{at}/{stage}.json"), (run.records, f"{at}/runs/{stage}.json")):
+            content = reader.json(path) if stage != "score" or found is run.records else None
+            if content is not None:
+                found[stage] = content
+        rows = reader.csv(f"{at}/curves/{stage}.csv")
+        if rows:
+            run.curves[stage] = rows
+    run.path = reader.csv(f"{at}/path.csv")
+    run.predictions = reader.csv(f"{at}/predictions.csv")
+    run.seeds = reader.json(f"{at}/seeds.json")
+    run.params = reader.yaml(places.params)
+    own = f"{Path(at).parent}/data/manifest.json"
+    run.manifest = reader.json(own if at.startswith("pipelines/") else "data/manifest.json")
+    if not model:
+        run.releases = reader.csv(f"{at}/releases.csv")
+        for file in source.names(f"{at}/sweeps"):
+            if file.endswith(".csv"):
+                run.sweeps[file.removesuffix(".csv")] = reader.csv(f"{at}/sweeps/{file}")
+    _read_packed(run, reader)
+    return run
+
+
+def _read_packed(run: Run, reader: _Reader) -> None:
+    """The packed file that `score.json` speaks of: where it lies, or in the published cache."""
+    packed = (run.score or {}).get("packed")
+    claimed = packed.get("sha256") if isinstance(packed, dict) else None
+    other = ""
+    for path in (*run.places.packed, *reader.published(PACKED)):
+        data = reader.content(path)
+        if data is None:
+            continue
+        if claimed is not None and hashlib.sha256(data).hexdigest() != claimed:
+            other = path
+            continue
+        try:
+            run.model, run.packed, run.packed_path = decode(data), data, path
+        except PackedFileError as error:
+            run.faults.append(f"{shown(path, 100)}: {error}")
+        return
+    if other:
+        run.faults.append(
+            f"{shown(other, 100)}: is another file than the one that {run.places.metrics}/score.json names"
+        )
+
+
+class _Reader:
+    """Reads files of a source, and notes a line for each that is damaged."""
+
+    def __init__(self, source: Source, faults: list[str]) -> None:
+        self._source, self._faults = source, faults
+
+    def content(self, path: str) -> bytes | None:
+        return self._noted(path, lambda data: data)
+
+    def json(self, path: str) -> dict[str, Any] | None:
+        def parsed(data: bytes) -> dict[str, Any]:
+            content = json.loads(data)
+            if not isinstance(content, dict):
+                raise ValueError("no JSON object")
+            return content
+
+        return self._noted(path, parsed)
+
+    def csv(self, path: str) -> list[Row]:
+        def parsed(data: bytes) -> list[Row]:
+            rows = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
+            if any(None in row or None in row.values() for row in rows):
+                raise ValueError("a row has another number of cells than the heading")
+            return rows
+
+        return self._noted(path, parsed) or []
+
+    def yaml(self, path: str) -> dict[str, Any] | None:
+        return self._noted(path, settings)
+
+    def published(self, path: str) -> list[str]:
+        """Where the cache in the repository holds an output of the pipeline, as `dvc.lock` says."""
+        try:
+            lock = settings(self._source.content("dvc.lock") or b"{}")
+            outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]
+            digests = [str(out["md5"]) for out in outs if out.get("path") == path]
+        except (MicronetError, LookupError, TypeError, ValueError, AttributeError):
+            return []
+        return [f"release/cache/files/md5/{digest[:2]}/{digest[2:]}" for digest in digests if digest.isalnum()]
+
+    def _noted(self, path: str, parse: Callable[[bytes], Content]) -> Content | None:
+        try:
+            data = self._source.content(path)
+            return None if data is None else parse(data)
+        except ReportError as error:
+            said = str(error)
+            self._faults.append(shown(said if said.startswith(path) else f"{path}: {said}"))
+        except (ValueError, RecursionError, csv.Error) as error:
+            self._faults.append(f"{shown(path, 100)}: cannot be read ({shown(' '.join(str(error).split()), 100)})")
+        return None
+
+
+def settings(data: bytes) -> dict[str, Any]:
+    """The tree of a params file. Raises `ReportError`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        path.write_bytes(data)
+        try:
+            tree = reading.read(path)
+        except reading.UnreadableError as error:
+            raise ReportError(str(error).removeprefix(f"{path}: ")) from None
+    return tree if isinstance(tree, dict) else {}

@@ -1,0 +1,146 @@
+"""Fills the templates: one file that asks for nothing beside itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from micronet.errors import shown
+from micronet.export.web import MOST_BYTES, RUNNER, module
+from report.charts import CONFIG
+from report.differences import Setting
+from report.errors import ReportError
+from report.gathered import Run
+from report.parts import BUILDERS, Context, part
+
+ROOM = Path(__file__).parent
+TEMPLATES = ROOM / "templates"
+LONGEST = 2_000  # characters of a text
+SHOWS_VEGA = "window.vegaEmbed = vegaEmbed;"
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run on the page, with the content of each section."""
+
+    key: str  # what its elements' names begin with
+    run: Run
+    parts: dict[str, dict[str, Any] | None]
+
+    @property
+    def packed(self) -> Markup:
+        """The packed file in base 64 where a browser can run it, else nothing."""
+        model, data = self.run.model, self.run.packed
+        fits = model is not None and model.arithmetic != "half" and len(data) <= MOST_BYTES
+        return Markup(base64.b64encode(data).decode() if fits else "")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The table of params: a column for the run, and one for what it is compared with, where there is that."""
+
+    rows: Sequence[Setting]
+    here: str
+    there: str | None
+    note: str = ""  # why there is nothing to compare with
+
+
+def environment() -> jinja2.Environment:
+    """Whatever a template is given is escaped; names that there are not are errors."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+        finalize=_finalized,
+    )
+    made.filters["embedded"] = embedded
+    return made
+
+
+def _finalized(value: Any) -> Any:
+    """What a template is given as text comes from files: no control character of it reaches the page."""
+    return shown(value, LONGEST) if type(value) is str else value
+
+
+def embedded(content: Any) -> Markup:
+    """JSON inside a script element, which no text of it can end."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=True)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def texts() -> dict[str, str]:
+    """What charts and their controls are called; like all prose it lies in the templates."""
+    module_ = environment().get_template("texts.html.j2").module
+    return {name: str(text).strip() for name, text in module_.TEXTS.items()}  # type: ignore[attr-defined]
+
+
+def render(title: str, runs: Sequence[Run], settings: Settings, context: Context, metrics: Sequence[Any] = ()) -> str:
+    """The page of one run, or of two side by side.
+
+    Args:
+        metrics: rows of what differs between two runs.
+
+    Raises:
+        ReportError: a template asks for what is not there.
+    """
+    sides = [
+        Side(key, run, {name: part(name, run, context) for name in BUILDERS})
+        for key, run in zip(("a", "b"), runs, strict=False)
+    ]
+    library, script = _inline(vega()), _inline((ROOM / "report.mjs").read_text(encoding="utf-8"))
+    runnable = [side for side in sides if side.packed]
+    runner = _inline(module(*RUNNER, "pictures.mjs", "page.mjs")) if runnable else ""
+    scripts = [text for text in (library, script, runner) if text]
+    try:
+        return (
+            environment()
+            .get_template("page.html.j2")
+            .render(
+                title=title,
+                sides=sides,
+                settings=settings,
+                metrics=metrics,
+                policy=Markup(policy(scripts)),
+                style=Markup((ROOM / "style.css").read_text(encoding="utf-8")),
+                scripts=[Markup(text) for text in scripts],
+                config=CONFIG,
+                runnable=runnable,
+            )
+        )
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise ReportError(f"report/templates: {' '.join(str(error).split())}") from None
+
+
+def _inline(script: str) -> str:
+    """A script as it can stand in a page."""
+    if "</script" in script.lower() or "<!--" in script:
+        raise ReportError("a script of the page would end in its middle")
+    return script
+
+
+def vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script, of the version that the package holds."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle(SHOWS_VEGA)
+
+
+def policy(scripts: Sequence[str]) -> str:
+    """The page's Content-Security-Policy: these scripts run, and nothing is fetched."""
+    allowed = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )

@@ -1,0 +1,224 @@
+"""What the sections of a report say, from the committed run and from files of every sort."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binomtest
+
+from micronet.data.store import open_split
+from report import answers, page
+from report.differences import settings
+from report.gathered import Run, gather
+from report.parts import BUILDERS, NAMES, Context, part
+from report.sources import Folder
+from tests.support.places import ROOT
+from tests.support.reports import PEERS, page_of_run, predictions
+
+SCORE = json.loads((ROOT / "metrics/score.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def _without_the_library(monkeypatch):
+    """Bundling it takes seconds; the tests in a browser have it."""
+    monkeypatch.setattr(page, "vega", lambda: "")
+
+
+@pytest.fixture(scope="module")
+def found(run, context) -> dict:
+    """All sections of the committed run."""
+    return {name: part(name, run, context) for name in BUILDERS}
+
+
+def cells(figure, *fields):
+    """Columns of a figure's table."""
+    places = [[column.field for column in figure.table.columns].index(name) for name in fields]
+    return [tuple(row[place] for place in places) for row in figure.table.rows]
+
+
+def test_the_committed_run_fills_every_section_but_the_one_of_seeds(run, found):
+    assert run.faults == []
+    assert [name for name, it in found.items() if it is None] == ([] if run.seeds else ["seeds"])
+    assert [it["fault"] for it in found.values() if it and "fault" in it] == []
+    head = found["headline"]
+    assert head["accuracy"] == SCORE["test_accuracy_percent"]
+    assert [(row["book"], row["score"]) for row in head["rows"]] == [(name, SCORE[name]["score"]) for name in NAMES]
+    assert ("deck", "the slides", "0.035700") in cells(head["figure"], "book", "series", "score")
+    assert [row[0] for row in cells(found["path"]["size"], "stage")] == [row["stage"] for row in run.path]
+    assert [stage for stage, _, _ in found["curves"]["figures"]] == list(run.curves)
+    assert found["provenance"]["packed"] == SCORE["packed"]["sha256"]
+
+
+def test_what_the_layers_add_is_the_score_of_each_rule_book(found):
+    assert found["layers"]["other"] == []
+    for name in NAMES:
+        rows = [row for row in cells(found["layers"]["figure"], "book", "score", "share") if row[0] == name]
+        assert sum(float(score) for _, score, _ in rows) == pytest.approx(SCORE[name]["score"], rel=5e-3)
+        assert sum(float(share) for _, _, share in rows) == pytest.approx(100, abs=0.5)
+
+
+@pytest.mark.parametrize("name", ["cascade", "mnist"])
+def test_other_models_have_a_report_whose_layers_add_up_to_their_own_score(name, committed):
+    other = gather(Folder(committed), name, model=name)
+    found = part("layers", other, Context([other], PEERS, committed, page.texts()))
+    assert found["other"] == []
+    head = part("headline", other, Context([other], PEERS, committed, page.texts()))
+    assert bool(head["peers"]) == (name != "mnist"), "scores relative to another network compare with nobody's"
+
+
+def test_a_model_that_there_is_not_names_those_that_there_are(committed):
+    with pytest.raises(page.ReportError, match=r"NAME: nothing has no score in .*; cascade, dense, .*mnist"):
+        gather(Folder(committed), "", model="nothing")
+
+
+def test_weights_and_their_codes_are_those_of_the_file(found):
+    found = found["sparsity"]
+    rows = cells(found["figure"], "weights", "nonzeros", "bits")
+    quantized = json.loads((ROOT / "metrics/quantize.json").read_text())
+    assert sum(int(weights.replace(",", "")) for weights, _, _ in rows) == quantized["prunable_weights"]
+    zeros = quantized["prunable_weights"] - quantized["zero_weights"]
+    assert sum(int(count.replace(",", "")) for _, count, _ in rows) == zeros
+    assert sum(int(count.replace(",", "")) for (count,) in cells(found["codes"], "count")) == zeros
+    assert "0" not in {code for (code,) in cells(found["codes"], "code")}
+
+
+@pytest.mark.parametrize(("correct", "images"), [(91.0, 10_000), (0.0, 20), (100.0, 20), (50.0, 1)])
+def test_the_interval_is_wilsons(correct, images):
+    wanted = binomtest(round(correct / 100 * images), images).proportion_ci(0.95, "wilson") if correct != 50 else None
+    low, high = answers.interval(correct, images)
+    assert 0 <= low <= correct <= high <= 100
+    if wanted:
+        assert (low, high) == pytest.approx((100 * wanted.low, 100 * wanted.high), abs=1e-4)
+
+
+def test_calibration_is_the_mean_gap_of_bins_weighted_by_their_images():
+    rows = [answers.Answer(0, "a", "a", 95.0), answers.Answer(1, "a", "b", 95.0), answers.Answer(2, "a", "a", 60.0)]
+    found, error = answers.calibration([*rows, answers.Answer(3, "a", "a", None)])
+    assert [(row["from"], row["images"], row["confidence"], row["accuracy"]) for row in found] == [
+        (50.0, 1, 60.0, 100.0), (90.0, 2, 95.0, 50.0),
+    ]  # fmt: skip
+    assert error == pytest.approx((1 * 40 + 2 * 45) / 3)
+    assert answers.calibration([answers.Answer(0, "a", "a", None)]) is None
+
+
+def test_mistakes_come_by_confidence_and_right_ones_by_doubt():
+    sure = [10.0, 99.0, 50.0, 99.0, None]
+    wrong = [answers.Answer(image, "a", "b", one) for image, one in enumerate(sure)]
+    right = [answers.Answer(image + 10, "a", "a", one) for image, one in enumerate(sure)]
+    assert [one.image for one in answers.most_confident_mistakes(wrong + right)] == [1, 3, 2, 0]
+    assert [one.image for one in answers.least_sure_right_ones(wrong + right)] == [10, 12, 11, 13]
+
+
+def test_pictures_are_those_of_the_test_split_and_none_of_another_class(sample_data, sample_manifest, tmp_path):
+    test = open_split(sample_data, "test", manifest_path=sample_manifest)
+    (tmp_path / "data").mkdir()
+    shutil.copy(sample_manifest, tmp_path / "data/manifest.json")
+    found = answers.Pictures(tmp_path, {"data": sample_data.model_dump()})
+    actual = test.classes[test.labels[7]]
+    content = found.uri(7, actual)
+    assert content is not None and content.startswith("data:image/png;base64,")
+    decoded = Image.open(io.BytesIO(base64.b64decode(content.partition(",")[2])))
+    assert np.array_equal(np.moveaxis(np.asarray(decoded), -1, 0), test.images[7].numpy())
+    other = next(name for name in test.classes if name != actual)
+    assert found.uri(7, other) is None and found.uri(10**9, actual) is None and found.uri(-1, actual) is None
+    assert answers.Pictures(tmp_path / "nowhere", {"data": sample_data.model_dump()}).uri(7, actual) is None
+    assert answers.Pictures(tmp_path, {"data": {"source": "nothing"}}).uri(7, actual) is None
+
+
+def test_an_empty_folder_has_a_page_with_a_sentence_in_every_section(tmp_path):
+    empty = gather(Folder(tmp_path), "nothing")
+    written = page_of_run(empty, Context([empty], PEERS, tmp_path, page.texts()), there=None)
+    assert written.count('class="missing"') == len(BUILDERS) + 1 and 'class="plot"' not in written
+    for said in (
+        "make score",
+        "make repro",
+        "make pull",
+        "predictions.csv",
+        "make seeds N=3",
+        "make use RECIPE=laptop",
+    ):
+        assert said in written
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b"[[[[", b'{"packed": 3}', b"stage\n1,2\n"])
+def test_damaged_files_of_any_kind_are_lines_and_never_the_end_of_the_page(content, tmp_path):
+    names = ("score.json", "prune.json", "path.csv", "predictions.csv", "seeds.json", "releases.csv", "runs/prune.json")
+    for name in (
+        *names,
+        "curves/prune.csv",
+        "sweeps/bits.csv",
+        "../params.yaml",
+        "../data/manifest.json",
+        "../dvc.lock",
+    ):
+        place = tmp_path / "metrics" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    damaged = gather(Folder(tmp_path), "damaged")
+    written = page_of_run(damaged, Context([damaged], PEERS, tmp_path, page.texts()), settings(damaged.params, None))
+    assert all(len(fault) <= 300 and "\n" not in fault for fault in damaged.faults)
+    assert written.count('class="missing"') >= len(BUILDERS)
+
+
+def test_a_score_of_another_form_is_a_sentence_in_its_sections(run, context):
+    odd = {"deck": 3, "test_accuracy_percent": "x", "reference": {"a": 1}, "cascade": {"images_percent": [1, 2, 3]}}
+    for key, value in odd.items():
+        other = Run(**{**vars(run), "score": {**SCORE, key: value}})
+        found = [part(name, other, context) for name in ("headline", "layers")]
+        faults = [it["fault"] for it in found if it and "fault" in it]
+        assert faults and all(len(fault) <= 200 and "\n" not in fault for fault in faults), key
+
+
+def test_foreign_text_is_never_markup(run, context):
+    evil = '</script><img src=x onerror="alert(1)">{{ 1 }}\x1b[2J'
+    rows = [{**row, "stage": evil} for row in run.path]
+    answered = predictions(40, (evil, "b"))
+    other = Run(evil, evil, run.places, faults=[evil], path=rows, curves={evil: run.curves["prune"][:2]})
+    other.score = {**SCORE, "reference": {"name": evil}}
+    other.predictions = list(
+        csv.DictReader(answered.replace(evil, f'"{evil.replace(chr(34), chr(34) * 2)}"').splitlines())
+    )
+    written = page_of_run(other, context, settings({evil: evil}, {}), there=evil)
+    assert "<img src=x" not in written and "\x1b" not in written
+    assert written.count("</script>") == written.count("<script")
+
+
+def test_answers_without_a_confidence_have_no_calibration_and_no_order(run, context):
+    rows = [{**row, "confidence_percent": ""} for row in run.predictions]
+    other = Run("unsure", None, run.places, predictions=rows)
+    written = page_of_run(other, context)
+    assert written.count("does not say how sure the model is") == 2
+    assert part("confusion", other, context)["figure"] is not None
+
+
+def test_a_matrix_of_many_classes_is_a_table_of_the_largest_confusions(run, context):
+    names = tuple(f"class {number}" for number in range(60))
+    rows = [
+        dict(zip(answers.COLUMNS, line.split(","), strict=True)) for line in predictions(600, names).splitlines()[1:]
+    ]
+    found = part("confusion", Run(**{**vars(run), "predictions": rows}), context)
+    assert found["figure"] is None and 0 < len(found["table"].rows) <= 20
+
+
+def test_a_chart_has_no_numbers_of_its_own_beside_the_table(found):
+    for content in found.values():
+        for figure in _figures(content):
+            text = json.dumps(figure.spec)
+            assert figure.table.rows and '"values": [{' not in text.replace('"values": [{"x": 0, "y": 0}', "")
+            assert figure.spec["description"].endswith("The numbers are in the table below.")
+
+
+def _figures(content):
+    for value in (content or {}).values():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, tuple):
+                one = one[-1]
+            if hasattr(one, "spec"):
+                yield one

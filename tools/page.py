@@ -1,0 +1,68 @@
+"""Writes build/report.html: all that is known of a run on one page, which opens without a network.
+
+`make report NAME=dense` shows another released model, `make report AGAINST=main` marks the params that differ from
+those of a branch, tag or commit.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from _tool import arguments_of, front, say
+
+from micronet.errors import shown
+
+OUT = Path("build/report.html")
+
+
+def write(name: str, against: str, out: Path) -> None:
+    """Gathers, fills the templates, writes the page.
+
+    Args:
+        name: of a model in pipelines/ or metrics/; empty: the one at the root.
+        against: a revision of git.
+    """
+    from peers import PEERS
+
+    from micronet.files import write_atomically
+    from report.differences import settings
+    from report.gathered import gather
+    from report.page import Settings, render, texts
+    from report.parts import Context
+    from report.sources import Folder, revision, state
+
+    root = Path.cwd()
+    run = gather(Folder(root), name or "this checkout", state(root), name)
+    other = revision(root, against)
+    there = gather(other, against, model=name).params if other is not None else None
+    note = "" if there is not None else shown(against, 60)
+    table = Settings(settings(run.params, there), run.name, shown(against, 60) if there is not None else None, note)
+    title = name.capitalize() if name else _recipe(root)
+    page = render(title, [run], table, Context([run], PEERS, root, texts()))
+    write_atomically(out, page)
+    for fault in run.faults:
+        say(f"report: {fault}")
+    print(f"{out}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser, with the network on or off")
+
+
+def _recipe(root: Path) -> str:
+    """What the active params are called: the recipe that they are a copy of."""
+    active = root / "params.yaml"
+    for recipe in sorted((root / "recipes").glob("*.yaml")):
+        if active.is_file() and recipe.read_bytes() == active.read_bytes():
+            return f"Recipe {shown(recipe.stem, 60)}"
+    return "The active params"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = arguments_of("report", __doc__)
+    parser.add_argument("--name", default="", metavar="NAME", help="a model in pipelines/ or metrics/")
+    parser.add_argument("--against", default="HEAD", metavar="REVISION", help="default: %(default)s")
+    parser.add_argument("--out", default=str(OUT), metavar="PATH", help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    return front("report", lambda: write(arguments.name, arguments.against or "HEAD", Path(arguments.out)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
