@@ -43,6 +43,7 @@ CONFIGS = (Path(".dvc/config"), Path(".dvc/config.local"))  # the second one goe
 OLDEST_PYTHON = (3, 11)
 LEAST_FREE = 1_000_000_000  # bytes: the data, the states to resume from and the results of a recipe
 AHEAD = 120  # seconds that a file or a commit may be ahead of the clock
+PUBLISHED = "release"  # the remote in this repository
 SHOWN = 100  # characters of a path, or of what a library says, in a line
 NAMED = 3  # of many things that are wrong
 
@@ -230,9 +231,11 @@ def remote() -> Iterator[Finding]:
         if section.strip("'").startswith('remote "')
     }
     default = settings.get("core", "remote", fallback="")
-    if default not in urls:
-        said = f"{CONFIGS[0]}: names no remote that it has" + (f" ({shown(default, SHOWN)})" if default else "")
-        yield Finding("remote", said, f"git checkout -- {CONFIGS[0]}")
+    if default and default not in urls:
+        said = f"{shown(default, SHOWN)}, the default, is no remote that there is"
+        yield Finding("remote", said, "dvc remote default --unset" + " --local" * CONFIGS[1].is_file())
+    if PUBLISHED not in urls:
+        yield Finding("remote", f"{CONFIGS[0]}: does not know the published one", f"git checkout -- {CONFIGS[0]}")
     for name, url in urls.items():
         if url and "://" not in url:
             yield _folder_remote(name, Path(os.path.normpath(CONFIGS[0].parent / url)))

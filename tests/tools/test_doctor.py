@@ -158,6 +158,14 @@ def a_remote_that_is_gone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / ".dvc/config.local").write_text("['remote \"mine\"']\n    url = ../of mine\n")
 
 
+def a_default_that_is_no_remote(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / ".dvc/config.local").write_text("[core]\n    remote = gone\n")
+
+
+def a_config_without_the_published_remote(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / ".dvc/config").write_text("[core]\n    analytics = false\n")
+
+
 def a_lock_of_a_dvc_that_was_killed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / ".dvc/tmp/rwlock").touch()
 
@@ -213,6 +221,19 @@ def test_ten_faults_at_once_are_each_found(prepared, place, monkeypatch, capsys)
         plant(place, monkeypatch)
     assert sorted(wrong()) == sorted(name for _, name, *_ in PLANTED)
     assert capsys.readouterr().out.endswith("doctor: 10 of 13 are wrong\n")
+
+
+@pytest.mark.parametrize(
+    ("plant", "said", "mend"),
+    [
+        (a_default_that_is_no_remote, "gone, the default, is no remote", "dvc remote default --unset --local"),
+        (a_config_without_the_published_remote, "does not know the published one", "git checkout -- .dvc/config"),
+    ],
+)
+def test_remotes_that_the_config_lacks_are_named(plant, said, mend, prepared, place, monkeypatch):
+    plant(place, monkeypatch)
+    found = wrong()
+    assert list(found) == ["remote"] and said in found["remote"][0] and found["remote"][1] == mend
 
 
 @pytest.mark.parametrize("plant", [a_remote_that_is_gone, a_clock_that_goes_back], ids=lambda plant: plant.__name__)
