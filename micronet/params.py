@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from micronet import reading
 from micronet.data_params import Data
@@ -56,6 +56,14 @@ class ParamsError(MicronetError):
         super().__init__("\n".join(self.faults[:MOST_FAULTS] + last))
 
 
+def _log_to(given: Any) -> Any:
+    """`none`, a name or a list of names as a list of names, each once. Raises ValueError."""
+    names = given if isinstance(given, list | tuple) else [] if given == "none" else [given]
+    if not all(isinstance(name, str) and name in ("tensorboard", "mlflow") for name in names):
+        raise ValueError("must be none, tensorboard or mlflow, or a list of the last two")
+    return list(dict.fromkeys(names))
+
+
 class Engine(Section):
     """How the machine is used. On one machine kind, only `threads`, `processes`, `precision` and `compile` change
     results."""
@@ -78,6 +86,12 @@ class Engine(Section):
     )
     evaluation_batch_size: BatchSize = Field(default=500, description="images at once where nothing is trained")
     save_every_seconds: Seconds = Field(default=60.0, description="least time between two saves of resume state")
+    log_to: Annotated[list[Literal["tensorboard", "mlflow"]], BeforeValidator(_log_to)] = Field(
+        default=[],
+        exclude=True,
+        description="none, tensorboard or mlflow, or a list: where the numbers of every epoch go besides "
+        "metrics/curves/; it decides no result and is in no digest",
+    )
 
 
 class Augment(Section):

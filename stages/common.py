@@ -60,7 +60,7 @@ def validated(tree: Any, path: str | Path) -> parameters.Params:
     description = _description(tree)
     faults = _one_a_key(faults, [shown(f"{path}: {fault}") for fault in _model_faults(tree, description)])
     if not faults and loaded is not None:
-        faults += [f"{path}: {fault}" for fault in _start_faults(loaded, description)]
+        faults += [f"{path}: {fault}" for fault in (*_start_faults(loaded, description), *_log_faults(loaded))]
     if faults or loaded is None:
         raise parameters.ParamsError(faults)
     return loaded
@@ -145,6 +145,29 @@ def _start_faults(params: parameters.Params, data: Description | None) -> Iterat
             yield f"distill.start_from: {needed}"
 
 
+def _log_faults(params: parameters.Params) -> Iterator[str]:
+    """Which packages are missing that `engine.log_to` asks for: said before DVC removes any output."""
+    if params.engine.log_to:
+        from micronet.training.trackers import missing
+
+        yield from missing(params.engine.log_to)
+
+
+def _reporter(stage: str, params: parameters.Params) -> Reporter:
+    """Who is told about progress: the terminal, and what `engine.log_to` names."""
+    from micronet.training.terminal import TerminalReporter
+
+    terminal = TerminalReporter(stage)
+    if not params.engine.log_to:
+        return terminal
+    from micronet.training.trackers import Tracked
+
+    section = getattr(params, stage.removeprefix("train_"), None)
+    settings = {"seed": params.seed, "engine": params.engine.model_dump()}
+    settings |= {} if section is None else {stage: section.model_dump(mode="json")}
+    return Tracked(terminal, stage, params.engine.log_to, settings)
+
+
 def run(
     script: str,
     description: str,
@@ -175,9 +198,8 @@ def run(
     def started() -> int | None:
         loaded = validate(arguments.params)
         from micronet.training.process import settled
-        from micronet.training.terminal import TerminalReporter
 
-        reporter = TerminalReporter(stage)
+        reporter = _reporter(stage, loaded)
         if said := _place(stage, arguments):
             reporter.say(said)
         with settled(loaded.engine.threads, reporter.say):

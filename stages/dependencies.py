@@ -40,6 +40,7 @@ PRESENTATION = {
     "micronet/environment.py",
     "micronet/scoring/tables.py",
     "micronet/training/terminal.py",
+    "micronet/training/trackers.py",
     "stages/common.py",
     "stages/dependencies.py",
 }
