@@ -112,6 +112,13 @@ repro: fresh unlock ## run the stages whose code, inputs or params changed
 		echo "      '.venv/bin/python -m micronet.predict checkpoints/quantized.safetensors IMAGE' names a picture"
 	fi
 
+# DVC's table of all that differs is three screens wide: without other models' params, checksums of files and the like.
+UNSEEN := pipelines/|checkpoints/|code/|data/|(stages|micronet|models|networks|params\.yaml)$$|
+UNSEEN := $(UNSEEN)(deck|strict|course)_score|validation_|Created|Executor
+.PHONY: experiments
+experiments: env ## compare the experiments of `dvc exp run` in what differs: docs/experiments.md
+	@$(DVC) exp show --only-changed --drop '$(UNSEEN)' $(ARGS)
+
 # For a change of the code that changes no result, such as a renamed function: DVC would run hours again for it.
 .PHONY: accept
 accept: check unlock ## take the results that are there for those of today's code, without running anything (dvc commit)
