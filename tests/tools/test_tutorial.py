@@ -18,12 +18,14 @@ REMOTE = (ROOT / "docs/how-to/your-remote.md").read_text(encoding="utf-8")
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone with the environment in its place, whose demo recipe trains for an epoch a stage, on one thread."""
+    """A clone with the environment in its place, whose demo recipe trains on 200 images, an epoch a stage."""
     folder = tmp_path / "micronet"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     (folder / ".venv").symlink_to(ROOT / ".venv")
     recipe = folder / "recipes/demo.yaml"
-    recipe.write_text(re.sub("threads: 2", "threads: 1", re.sub(r"epochs: \d+", "epochs: 1", recipe.read_text())))
+    text = re.sub(r"epochs: \d+", "epochs: 1", recipe.read_text(encoding="utf-8"))
+    small = text.replace("threads: 2", "threads: 1").replace("validation_size: 200", "validation_size: 800")
+    recipe.write_text(small, encoding="utf-8")
     for key, value in (("user.name", "nobody"), ("user.email", "nobody@example.invalid")):
         subprocess.run(["git", "-C", str(folder), "config", key, value], check=True)
     return folder
