@@ -22,6 +22,7 @@ def front(stem: Path, found: Sequence[Row], best: Sequence[Row], metric: str) ->
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
     style: Any = {"svg.hashsalt": "micronet", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
@@ -34,15 +35,21 @@ def front(stem: Path, found: Sequence[Row], best: Sequence[Row], metric: str) ->
             # A longer training is darker.
             color = matplotlib.colormaps["Blues"](0.35 + 0.55 * (place + 1) / len(rungs))
             axes.plot(_column(mine, metric), _column(mine, ACCURACY), "o", color=color, label=rung or "trials")
-        axes.step(_column(best, metric), _column(best, ACCURACY), where="post", color="black", label="best so far")
+        axes.step(
+            _column(best, metric), _column(best, ACCURACY), where="post", color="black", label="the best for its price"
+        )
         axes.axhline(GOAL, color="#b3541e", linestyle="--", label=f"{GOAL:.0f} %, the goal")
         axes.set_xscale("log")
         axes.set_xlabel(f"{metric.replace('_', ' ')} (logarithmic; lower is better)")
-        low = axes.get_ylim()[0]
+        for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        low, high = axes.get_ylim()
+        if low < high / 3:
+            axes.set_ylim(low := 0, high)
         axes.set_ylabel("validation accuracy in %" + (f"\n(begins at {low:.3g}, not at 0)" if low > 0 else ""))
         axes.grid(color="#e6e6e6")
         axes.set_axisbelow(True)
-        figure.legend(loc="outside upper center", ncols=4, frameon=False)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=120, metadata=metadata)

@@ -76,3 +76,11 @@ def test_every_room_that_the_guide_for_contributors_names_is_there():
     for name in named:
         places = [ROOT / name, ROOT / "micronet" / name, *Path(ROOT).glob(f"micronet/{name}")]
         assert any(place.exists() for place in places), name
+
+
+def test_the_workflow_of_the_site_builds_it_by_its_make_target_with_plain_actions():
+    (job,) = yaml.safe_load(text(".github/workflows/pages.yml"))["jobs"].values()
+    assert any(step.get("run") == "make site" for step in job["steps"])
+    (upload,) = [step["with"]["path"] for step in job["steps"] if "upload-pages" in step.get("uses", "")]
+    assert f"{upload}/index.html" in text("Makefile") and f"site_dir: {upload}" in text("mkdocs.yml")
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)

@@ -48,8 +48,9 @@ def kind(annotation: Any, around: Sequence[Any] = ()) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(kind(one) for one in inner))
     if origin in (list, tuple):
-        parts = dict.fromkeys(kind(one) for one in inner)
-        return f"list of {'' if origin is list else f'{len(inner)} '}{' and '.join(parts)}s"
+        parts = " and ".join(dict.fromkeys(kind(one) for one in inner if one is not ...))
+        many = "" if parts.endswith(("`", ")")) else "s"
+        return f"list of {'' if origin is list else f'{len(inner)} '}{parts}{many}"
     if origin is dict or annotation is dict:
         return f"keys with a {kind(inner[1])} each" if inner and inner[1] is not Any else "keys"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

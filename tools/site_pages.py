@@ -31,7 +31,9 @@ def targets() -> str:
 
 def names() -> str:
     """The names that the rooms hand on, with directives for mkdocstrings, which reads their docstrings."""
-    parts = ["## models", "", "\n\n".join(f"::: models.{name}" for name in ("build", "normalise"))]
+    parts = list[str]()
+    for module, found in {"models": ("build", "normalise"), "micronet.params": ("load", "parse")}.items():
+        parts += ["", f"## {module}", "", "\n\n".join(f"::: {module}.{name}" for name in found)]
     for door in DOORS:
         module = import_module(f"micronet.{door}")
         parts += ["", f"## micronet.{door}", "", (module.__doc__ or "").strip(), ""]

@@ -318,6 +318,14 @@ def test_a_broken_file_is_told_in_a_line_to_who_asks_for_its_model_and_hinders_n
     assert said in second
 
 
+def test_the_families_are_those_of_the_files_with_the_settings_that_build_them():
+    files = {path.stem for path in (ROOT / "models").glob("[!_]*.py")} - {"arguments", "layers", "own", "settings"}
+    found = models.families()
+    assert set(found) == files and all("classes" in settings.model_fields for settings in found.values())
+    found.clear()
+    assert models.families(), "whoever asks gets a dict of his own"
+
+
 def test_a_name_that_two_files_claim_is_refused(tmp_path):
     text = (
         SETTINGS + "class A(Settings):\n    NAMED = {'densenet_nano': {}}\n    classes: int = 10\n"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,12 @@ from pictures import CLASSES, write
 from micronet import params, predict
 from micronet.packed.file import read
 from tests.support import warm
-from tests.support.pipeline import ENVIRONMENT, LIMIT, STAGES, succeed, write_params
+from tests.support.pipeline import STAGES, succeed, write_params
 from tests.support.places import ROOT
+from tests.support.walkthrough import shell, steps
 
 GUIDE = (ROOT / "docs/your-images.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [text for kind, text in steps(GUIDE) if kind == "sh"]
 (SECTION,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
 
 
@@ -53,23 +52,6 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "requirements.lock", tmp_path / ".venv/installed.lock")
     shell(tmp_path, ".venv/bin/python -m dvc init --no-scm -q")
     return tmp_path
-
-
-def shell(folder: Path, command: str) -> str:
-    """What a command says that somebody types in a folder, and that succeeds."""
-    path = f"{folder}/.venv/bin{os.pathsep}{ENVIRONMENT['PATH']}"
-    ours = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(("MAKE", "MFLAGS", "GIT_"))}
-    environment = {name: value for name, value in ours.items() if name not in ("RECIPE", "FILE", "VENV", "PYTHON")}
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=folder,
-        env=environment | {"PATH": path, "DVC_NO_ANALYTICS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def ran(said: str) -> list[str]:

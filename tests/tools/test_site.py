@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import params_reference
@@ -90,6 +90,21 @@ def test_a_row_says_what_the_typed_params_hold():
     assert ROWS["own model.class"][2] == "text" and ROWS["own model.file"][2] == "path"
     assert ROWS["mobilenet.strides"][3] == "of other keys"
     assert ROWS["prune.method"][5].count("https://arxiv.org/abs/") == 4
+
+
+@pytest.mark.parametrize(
+    "annotation, said",
+    [
+        (list[int], "list of whole numbers"),
+        (tuple[int, int], "list of 2 whole numbers"),
+        (list[Literal["a", "b"]], "list of `a` or `b`"),
+        (Literal["off"] | list[Literal["a"]], "`off` or list of `a`"),
+        (dict[str, Any], "keys"),
+        (Annotated[float, "of any kind"] | None, "number or null"),
+    ],
+)
+def test_a_type_is_said_in_words(annotation, said):
+    assert params_reference.kind(annotation) == said
 
 
 def test_every_section_that_a_row_leads_to_has_a_table():
