@@ -120,7 +120,7 @@ def read_score() -> dict[str, Any]:
 def show(rows: list[dict[str, Any]], score: dict[str, Any], test: Split, references: References) -> None:
     """The table of the path, and what was measured, on stdout."""
     from micronet.scoring.books import BOOKS
-    from micronet.scoring.tables import class_table, print_lines, score_table
+    from micronet.scoring.tables import class_table, print_wrapped, score_table
     from micronet.scoring.tables import show as show_table
 
     show_table(score_table(rows, references))
@@ -145,7 +145,7 @@ def show(rows: list[dict[str, Any]], score: dict[str, Any], test: Split, referen
         f"with plain sums of products, and a mask bit for every weight, {once['plain_challenge_score']:.4f}",
         f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload",
     ]
-    print_lines(*lines)
+    print_wrapped(*lines)
 
 
 def work(job: Job) -> int:
