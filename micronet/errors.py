@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import re
+
 LONGEST = 300  # characters of a line that names a fault
 
 
 class MicronetError(Exception):
-    """The base of them all. A stage script prints the message and ends with `exit_code`, without a traceback."""
+    """The base of them all. A stage script prints the message and ends with `exit_code`, without a traceback.
+
+    `remedy` is what to do about an error of this kind whose message only complains.
+    """
 
     exit_code = 1
+    remedy = "`make doctor` looks for what is wrong"
+
+
+_ADVICE = re.compile(
+    r"; |`|\b(?:would|must|works?|needs?|please|helps|leave|set|name|restores|makes?|takes|there are|known|the most)\b"
+)
+
+
+def advised(error: MicronetError) -> str:
+    """An error's message with its kind's remedy behind it, where it does not say itself what to do."""
+    said = str(error)
+    if error.exit_code != 1 or not said or "\n" in said or _ADVICE.search(said):
+        return said
+    return f"{shown(said, LONGEST - 40 - len(error.remedy))}; {error.remedy}"
 
 
 def shown(said: object, longest: int = LONGEST) -> str:

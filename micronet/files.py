@@ -21,6 +21,8 @@ from micronet.errors import MicronetError, shown
 class FileError(MicronetError):
     """A file cannot be written or read; the message is one sentence."""
 
+    remedy = "it must be yours and its disk have room: `make doctor` looks"
+
 
 def write_atomically(path: Path | str, content: bytes | str) -> None:
     """Writes a file under a temporary name beside its place, then renames it. The folder is made; text is UTF-8.

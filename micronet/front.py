@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from micronet.errors import MicronetError, shown
+from micronet.errors import MicronetError, advised, shown
 from micronet.files import FileError, write_atomically
 
 TRACEBACKS = Path("run")  # where resume state lies too: git and DVC walk past it
@@ -48,7 +48,7 @@ def _ended(name: str, work: Callable[[], int | None]) -> int:
         _discard()
         return 1
     except MicronetError as error:
-        lines = str(error).splitlines() or [type(error).__name__]
+        lines = advised(error).splitlines() or [type(error).__name__]
         if error.exit_code != 2:
             lines[0] = f"{name}: {lines[0]}"
         return _say(error.exit_code, *lines)

@@ -212,7 +212,7 @@ def _show(answers: Sequence[Answer], model: PackedModel, file: str) -> None:
             sure = "-" if candidate.confidence is None else f"{100 * candidate.confidence:.2f} %"
             picture = "" if place else shown(answer.picture, NAME)
             table.add_row(Text(picture), Text(shown(candidate.name, 60)), sure)
-    show(table, wraps=True)
+    show(table, splits=True)
     if any(candidate.confidence is None for answer in answers for candidate in answer.candidates):
         said = "the classes stand in their order, without a confidence"
         print_lines(f"{shown(file, NAME)} does not say what its logits are worth: {said}")

@@ -179,7 +179,7 @@ def show(
         strangers: the checkpoints that are of other params.
     """
     from micronet.scoring.books import BOOKS
-    from micronet.scoring.tables import class_table, print_lines, score_table
+    from micronet.scoring.tables import class_table, print_wrapped, score_table
     from micronet.scoring.tables import show as show_table
 
     marked = [row | {"stage": f"{row['stage']} *"} if row["stage"] in strangers else row for row in rows]
@@ -207,7 +207,7 @@ def show(
         f"with plain sums of products, and a mask bit for every weight, {once['plain_challenge_score']:.4f}",
         f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload",
     ]
-    print_lines(*lines)
+    print_wrapped(*lines)
 
 
 def tell(job: Job, strangers: list[str]) -> None:

@@ -42,9 +42,10 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("error", "code", "lines"),
     [
         (None, 0, []),
-        (MicronetError("x: is not there"), 1, ["prune: x: is not there"]),
+        (MicronetError("x: is not there"), 1, [f"prune: x: is not there; {MicronetError.remedy}"]),
+        (MicronetError("x: is not there; y makes it"), 1, ["prune: x: is not there; y makes it"]),
         (MicronetError("two\nlines"), 1, ["prune: two", "lines"]),
-        (MicronetError("a\x1b[31m name"), 1, ["prune: a\\x1b[31m name"]),
+        (MicronetError("a\x1b[31m one"), 1, [f"prune: a\\x1b[31m one; {MicronetError.remedy}"]),
         (ParamsError(["p.yaml: a: bad", "p.yaml: b: bad"]), 2, ["p.yaml: a: bad", "p.yaml: b: bad"]),
         (Stopped("the state is saved"), 130, ["prune: the state is saved"]),
         (KeyboardInterrupt(), 130, ["prune: stopped"]),

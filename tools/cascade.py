@@ -52,7 +52,7 @@ def _table(rows: list[dict[str, float]]) -> None:
         table.add_column(name.removesuffix("_percent").replace("_", " "), justify="right")
     for row in rows:
         table.add_row(*(f"{value:.4f}" if name.endswith("score") else f"{value:.2f} %" for name, value in row.items()))
-    show(table, wraps=True)
+    show(table, splits=True)
 
 
 def join(arguments: argparse.Namespace) -> int:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 CLAIMS = METRICS / "score.json"
 PIPELINES, RELEASE = Path("pipelines"), Path("release")
 
+FINDING_INDENT = 9  # columns, of what a terminal shows of a finding below its first line
 LONGEST_FINDING = 4000  # characters: counts of a step by width are long, and ours
 
 Counts = tuple[Counter[int], Counter[int]]  # multiplications, additions: {bits: count}
@@ -377,24 +378,24 @@ def print_measured(subject: Subject) -> None:
     """The table of layers, the accuracy and the scores."""
     from micronet.scoring.books import BOOKS
     from micronet.scoring.measurement import passes
-    from micronet.scoring.tables import layer_table, show
+    from micronet.scoring.tables import layer_table, print_wrapped, show
 
     measured, test = subject.measured, subject.test
     dataset = shown(read_json(subject.manifest, "python stages/prepare_data.py").get("dataset"), SHOWN)
     taken = passes(subject.model, test, subject.params.score.batch_size)
-    show(layer_table(subject.operations, str(subject.path), taken, subject.references), wraps=True)
+    show(layer_table(subject.operations, str(subject.path), taken, subject.references), splits=True)
     if len(taken) > 1:
         cascade = measured["cascade"]
         rows = zip(cascade["images_percent"], cascade["alone_test_accuracy_percent"], strict=True)
         for number, (share, alone) in enumerate(rows, 1):
-            print(f"network {number:<7} {share:.2f} % of the test images; alone on all of them {alone:.2f} %")
+            print_wrapped(f"network {number:<7} {share:.2f} % of the test images; alone on all of them {alone:.2f} %")
     if subject.model.packed.flip_margin:
         flipped = measured["flipped_images_percent"]
-        print(f"mirrored too    {flipped:.2f} % of the test images: all scores charge {taken[-1]:.4f} passes")
+        print_wrapped(f"mirrored too    {flipped:.2f} % of the test images: all scores charge {taken[-1]:.4f} passes")
     print(f"test accuracy   {measured['test_accuracy_percent']:.2f} % of {len(test):,} images of {dataset}")
     for book in BOOKS:
         part, kind = measured[book.name], book.counts
-        print(
+        print_wrapped(
             f"{book.name + ' score':<15} {part['score']:.6f} = {part[f'score_{kind}']:.6f} operations "
             f"({part[kind]:,.0f}) + {part['score_params']:.6f} parameters ({part['params']:,.0f})"
         )
@@ -408,10 +409,12 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.save:
         arguments.save = Path(arguments.save).absolute()
     subject = open_published(arguments) if arguments.name else open_subject(arguments)
+    from micronet.scoring.tables import print_wrapped
+
     failures = 0
     for check in CHECKS:
         for finding in check(subject):
-            print(finding, flush=True)
+            print_wrapped(str(finding), indent=FINDING_INDENT)
             failures += finding.kind == "FAILED"
     print_measured(subject)
     if arguments.save:

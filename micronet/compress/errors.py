@@ -8,6 +8,8 @@ from micronet.errors import MicronetError, shown
 class QuantizationError(MicronetError, ValueError):
     """A model that cannot be read or quantized: one line that names the operation and what would work."""
 
+    remedy = "docs/your-network.md says what would work"
+
 
 _LOGITS = "leave it off: logits go out, and the loss and micronet.predict take their softmax"
 _BATCH_NORM = "a batch norm would work, whose statistics are fixed at inference"

@@ -13,6 +13,8 @@ from micronet.errors import MicronetError
 class DataError(MicronetError):
     """The data cannot be had or cannot be trusted; one line with the way out."""
 
+    remedy = "docs/your-images.md says what would work, `make doctor` what is wrong"
+
 
 @dataclass(frozen=True)
 class Description:

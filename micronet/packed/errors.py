@@ -13,6 +13,10 @@ class PackError(QuantizationError):
 class PackedFileError(MicronetError, ValueError):
     """A file that is no packed model, or a damaged one: one line that says what is wrong with it."""
 
+    remedy = "another copy of the file would work, or `python stages/quantize.py`, which makes it anew"
+
 
 class InferenceError(MicronetError):
     """The reference cannot run on this, or found a sum outside of its proven width: one line."""
+
+    remedy = "a file that `make verify` passes would work; please report one of your own that does not"

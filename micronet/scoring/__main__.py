@@ -22,7 +22,7 @@ from micronet.scoring.books import BOOKS
 from micronet.scoring.counting import operations
 from micronet.scoring.records import ONCE, Operation, Reference, ScoreError, macs
 from micronet.scoring.references import OF_CIFAR10, OF_CIFAR100, References, of_network, reference_of
-from micronet.scoring.tables import layer_table, print_lines, show
+from micronet.scoring.tables import layer_table, print_wrapped, show
 from models.settings import IMAGE
 
 
@@ -147,8 +147,8 @@ def _price(arguments: argparse.Namespace) -> int:
         print(json.dumps({**{name: asdict(price) for name, price in prices.items()}, "macs": macs(ops)}, indent=2))
         return 0
     title = spec if isinstance(spec, str) else str(spec.get("name", spec.get("class")))
-    show(layer_table(ops, title, once, references), wraps=True)
-    print_lines(
+    show(layer_table(ops, title, once, references), splits=True)
+    print_wrapped(
         f"MACs {macs(ops):,}",
         *(
             f"{name}: operations {price.operations:,.0f} ({price.score_operations:.4f}), params {price.params:,.0f} "

@@ -41,6 +41,8 @@ MADE_BY = {
 class CheckpointError(MicronetError):
     """A checkpoint cannot be used; the message is one sentence."""
 
+    remedy = "`make repro` makes what is damaged or of other params anew"
+
 
 class _Header(BaseModel):
     """The metadata of a checkpoint."""

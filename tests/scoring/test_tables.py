@@ -12,7 +12,7 @@ import torch
 import models
 from micronet.files import FileError
 from micronet.scoring.counting import operations
-from micronet.scoring.tables import layer_table, print_lines, score_table, show
+from micronet.scoring.tables import layer_table, print_lines, print_wrapped, score_table, show
 from tests.support.models import RESNET
 
 ROW = {
@@ -56,7 +56,7 @@ def test_no_width_cuts_the_layer_table(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
     with torch.device("meta"):
         ops = operations(models.build(RESNET), weight_bits=4, activation_bits=4)
-    show(layer_table(ops, "[/]small"), wraps=True)
+    show(layer_table(ops, "[/]small"), splits=True)
     text = capsys.readouterr().out
     assert "[/]small" in text and "\u2026" not in text and all(op.name in text for op in ops)
     assert (f"  storage bits {ops[0].storage_bits:,}" in text) == (int(columns) < 60)
@@ -87,3 +87,39 @@ def test_a_terminal_that_knows_letters_alone_gets_the_table_too(monkeypatch):
     show(score_table([ROW]))
     page.seek(0)
     assert NUMBERS[1] in page.read()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_table_too_wide_for_the_terminal_is_several_that_fit_and_lose_no_number(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with torch.device("meta"):
+        ops = operations(models.build(RESNET), weight_bits=4, activation_bits=4)
+    show(layer_table(ops, "a network"), splits=True)
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= columns and said.count("a network") == 1
+    tables = [line for line in said.splitlines() if line.split()[:1] == ["operation"]]
+    assert len(tables) > 1
+    for heading in ("output", "bits w/a/acc", "MACs", "storage bits", "course %"):
+        assert sum(heading in line for line in tables) == 1
+    assert all(said.count(f"  {op.name} ") == len(tables) for op in ops if op.weights)
+
+
+def test_a_program_that_reads_a_wide_table_gets_each_row_in_a_line(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with torch.device("meta"):
+        ops = operations(models.build(RESNET), weight_bits=4, activation_bits=4)
+    show(layer_table(ops, "a network"), splits=True)
+    assert len([line for line in capsys.readouterr().out.splitlines() if "operation" in line]) == 1
+
+
+@pytest.mark.parametrize("columns", [30, 80])
+def test_a_long_line_is_broken_at_words_on_a_terminal_and_whole_elsewhere(columns, monkeypatch, capsys):
+    line = "deck:   operations " + "1,234,567 and " * 20
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_wrapped("short   one", line, indent=9)
+    first, start, *below = capsys.readouterr().out.splitlines()
+    assert first == "short   one" and start.startswith("deck:   operations 1")
+    assert below and all(len(each) < columns and each[:9].isspace() and not each[9].isspace() for each in below)
+    monkeypatch.delenv("COLUMNS")
+    print_wrapped(line)
+    assert capsys.readouterr().out == f"{line}\n"
