@@ -60,25 +60,22 @@ CONFIG: dict[str, Any] = {
 # An error has room on a logarithmic axis where an accuracy has none: 99 and 99.9 % are as far apart as 90 and 99.
 _ERROR = "max(100 - datum.accuracy, 0.01)"
 _ERRORS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70]
+_FEW_ERRORS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]
 _SCORES = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
 _STEPS = [digit * 10**power for power in range(5) for digit in (1, 2, 5)]
 _COUNTS = [digit * 10**power for power in range(10) for digit in (1, 2, 5)]
 _PERCENT = "datum.value + ' %'"
 
 
-def _error_axis(title: str | None = "accuracy", *, all_labels: bool = False) -> alt.Axis:
+def _error_axis(title: str | None = "accuracy", values: Sequence[float] = _ERRORS, overlap: Any = "greedy") -> alt.Axis:
     label = "format(100 - datum.value, '~r') + ' %'"
-    return alt.Axis(
-        title=title,
-        values=_ERRORS,
-        tickCount=len(_ERRORS),
-        labelExpr=label,
-        labelOverlap=False if all_labels else "greedy",
-    )
+    return alt.Axis(title=title, values=list(values), tickCount=len(values), labelExpr=label, labelOverlap=overlap)
 
 
 def _score_axis() -> alt.Axis:
-    return alt.Axis(title="score, lower is better", format="~r", values=_SCORES, tickCount=len(_SCORES))
+    return alt.Axis(
+        title="score, lower is better", format="~r", values=_SCORES, tickCount=len(_SCORES), labelSeparation=8
+    )
 
 
 def _chart(height: int | None = None) -> alt.Chart:
@@ -131,7 +128,7 @@ def accuracy_against_score(
     domain: list[Any] = list(series)
     x = alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=16), axis=_score_axis())
     y = alt.Y(
-        "error:Q", scale=alt.Scale(type="log", reverse=True, nice=False, padding=16), axis=_error_axis(all_labels=True)
+        "error:Q", scale=alt.Scale(type="log", reverse=True, nice=False, padding=16), axis=_error_axis(overlap=False)
     )
     base = (
         _chart()
@@ -202,7 +199,11 @@ def path_size(description: str, stages: Sequence[str], series: dict[str, str]) -
                 axis=alt.Axis(title="parameters", format="~s", values=_COUNTS, tickCount=len(_COUNTS)),
             ),
             y=y,
-            color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values()))),
+            color=alt.Color(
+                "series:N",
+                scale=alt.Scale(domain=domain, range=list(series.values())),
+                legend=alt.Legend(labelExpr="replace(datum.label, '_', ' ')"),
+            ),
             tooltip=["stage:N", "series:N", alt.Tooltip("count:Q", format=",d")],
         )
     )
@@ -230,7 +231,7 @@ def curve(description: str, series: dict[str, str], epochs: int, low: float, hig
                 scale=alt.Scale(domain=[1, epochs] if epochs > 1 else [0.5, 1.5], nice=False, padding=8),
                 axis=alt.Axis(values=ticks, format="d", grid=False),
             ),
-            y=alt.Y("error:Q", scale=scale, axis=_error_axis(None)),
+            y=alt.Y("error:Q", scale=scale, axis=_error_axis(None, _FEW_ERRORS)),
             color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values())), legend=None),
             tooltip=["epoch:Q", "series:N", alt.Tooltip("accuracy:Q", format=".2f")],
         )

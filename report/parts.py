@@ -153,7 +153,7 @@ def path(run: Run, context: Context) -> dict[str, Any] | None:
                 "test": number(row, "test_accuracy_percent"),
                 "validation": own.get("validation_accuracy_percent"),
                 "all": number(row, "parameters"),
-                "nonzero": number(row, "nonzero_parameters"),
+                "not_zero": number(row, "nonzero_parameters"),
                 # A checkpoint holds 32-bit floats.
                 "bytes": own.get("file_bytes", 4 * (number(row, "parameters") or 0)) or None,
                 "macs": number(row, "macs"),
@@ -169,7 +169,7 @@ def path(run: Run, context: Context) -> dict[str, Any] | None:
     size = [
         Column("stage", "block"),
         Column("all", "parameters", ",d"),
-        Column("nonzero", "not zero", ",d"),
+        Column("not_zero", "not zero", ",d"),
         Column("bytes", "bytes", ",d"),
         Column("macs", "MACs", ",d"),
     ]
@@ -178,7 +178,7 @@ def path(run: Run, context: Context) -> dict[str, Any] | None:
     if measured:
         spec = charts.path_accuracy(context.texts["path_accuracy"], stages, {key: colours[key] for key in measured})
         found["accuracy"] = Figure("path-accuracy", spec, Table.of(first, rows))
-    spec = charts.path_size(context.texts["path_size"], stages, {"all": charts.THIRD, "nonzero": charts.MAIN})
+    spec = charts.path_size(context.texts["path_size"], stages, {"all": charts.THIRD, "not_zero": charts.MAIN})
     return found | {"size": Figure("path-size", spec, Table.of(size, rows))}
 
 

@@ -19,6 +19,7 @@ from report.differences import settings
 from report.gathered import Run, gather
 from report.parts import BUILDERS, NAMES, Context, part
 from report.sources import Folder
+from tests.support.colours import colours, contrast
 from tests.support.places import ROOT
 from tests.support.reports import PEERS, page_of_run, predictions
 
@@ -222,3 +223,12 @@ def _figures(content):
                 one = one[-1]
             if hasattr(one, "spec"):
                 yield one
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_marks_can_be_told_from_what_they_stand_on(scheme):
+    found = colours((page.ROOM / "style.css").read_text(), scheme)
+    # WCAG 2.2, AA: 4.5 of text, 3 of what else has to be seen
+    assert all(contrast(found[ink], found[on]) >= 4.5 for ink in ("ink", "quiet") for on in ("paper", "raised", "mark"))
+    marks = ("main", "second", "third", "fourth", "strong", "focus")
+    assert [name for name in marks if contrast(found[name], found["paper"]) < 3] == []
