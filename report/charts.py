@@ -5,7 +5,10 @@ Colours are variables of the style sheet, so that a chart follows the page from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -59,26 +62,52 @@ CONFIG: dict[str, Any] = {
 
 # An error has room on a logarithmic axis where an accuracy has none: 99 and 99.9 % are as far apart as 90 and 99.
 _ERROR = "max(100 - datum.accuracy, 0.01)"
+_LEAST_ERROR = 0.01
 _ERRORS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70]
+_FEW_ERRORS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]
+_NARROW = 3  # times between the ends of an axis, below which ticks stand at equal steps
 _SCORES = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
 _STEPS = [digit * 10**power for power in range(5) for digit in (1, 2, 5)]
 _COUNTS = [digit * 10**power for power in range(10) for digit in (1, 2, 5)]
 _PERCENT = "datum.value + ' %'"
 
 
-def _error_axis(title: str | None = "accuracy", *, all_labels: bool = False) -> alt.Axis:
-    label = "format(100 - datum.value, '~r') + ' %'"
-    return alt.Axis(
+def error_ticks(accuracies: Iterable[float], *, few: bool = False) -> tuple[list[float], list[float]]:
+    """The two ends of an axis that holds some accuracies, in percent that are missing to 100, and its ticks."""
+    errors = [max(100 - accuracy, _LEAST_ERROR) for accuracy in accuracies]
+    low, high = min(errors, default=1.0) / 1.04, max(errors, default=100.0) * 1.04
+    if high / low > _NARROW:
+        return [low, high], [error for error in (_FEW_ERRORS if few else _ERRORS) if low <= error <= high]
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(power * digit for digit in (1, 2, 5) if power * digit <= (high - low) / 3)
+    first = math.ceil(low / step)
+    return [low, high], [round(place * step, 6) for place in range(first, math.floor(high / step) + 1)]
+
+
+def _error(
+    kind: type[alt.X] | type[alt.Y],
+    accuracies: Iterable[float],
+    title: str | None = "accuracy",
+    *,
+    few: bool = False,
+    overlap: Any = "greedy",
+) -> Any:
+    """The channel of an accuracy."""
+    domain, ticks = error_ticks(accuracies, few=few)
+    axis = alt.Axis(
         title=title,
-        values=_ERRORS,
-        tickCount=len(_ERRORS),
-        labelExpr=label,
-        labelOverlap=False if all_labels else "greedy",
+        values=ticks,
+        tickCount=2 * len(_ERRORS),
+        labelExpr="format(100 - datum.value, '.6~r') + ' %'",
+        labelOverlap=overlap,
     )
+    return kind("error:Q", scale=alt.Scale(type="log", reverse=True, nice=False, padding=10, domain=domain), axis=axis)
 
 
 def _score_axis() -> alt.Axis:
-    return alt.Axis(title="score, lower is better", format="~r", values=_SCORES, tickCount=len(_SCORES))
+    return alt.Axis(
+        title="score, lower is better", format="~r", values=_SCORES, tickCount=len(_SCORES), labelSeparation=8
+    )
 
 
 def _chart(height: int | None = None) -> alt.Chart:
@@ -116,54 +145,83 @@ def scores(description: str, books: Sequence[str], series: dict[str, str]) -> di
     return _spec(chart, description)
 
 
+@dataclass(frozen=True)
+class Look:
+    """How the points of a kind look, and whether they are named."""
+
+    colour: str
+    area: float
+    opacity: float = 1.0
+    named: bool = False
+
+
 def accuracy_against_score(
-    description: str, books: Sequence[str], series: dict[str, str], line: float | None, heading: str
+    description: str,
+    books: Sequence[str],
+    looks: Mapping[str, Look],
+    points: Sequence[Mapping[str, Any]],
+    line: float | None,
+    heading: str,
 ) -> dict[str, Any]:
     """Points of accuracy over a score on logarithmic axes; a control chooses the rule book.
 
     Args:
+        looks: of each kind of point, `series`, those on top first.
+        points: what the table holds; the axes are as long as they need.
         line: an accuracy in percent to draw across.
         heading: of the control.
     """
+    options = list(books)
     book = alt.param(
-        name="book", value=books[0], bind=alt.binding_radio(options=list(books), labels=list(books), name=heading)
+        name="book", value=options[0], bind=alt.binding_radio(options=options, labels=options, name=heading)
     )
-    domain: list[Any] = list(series)
-    x = alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=16), axis=_score_axis())
-    y = alt.Y(
-        "error:Q", scale=alt.Scale(type="log", reverse=True, nice=False, padding=16), axis=_error_axis(all_labels=True)
-    )
+    domain: list[Any] = list(looks)
+    scale = alt.Scale(type="log", nice=False, padding=16)
+    if len(points) == 1:  # one score is no range
+        found = [points[0][name] for name in books if points[0].get(name)]
+        scale = alt.Scale(type="log", nice=False, domain=[min(found) / 2, max(found) * 2])
+    x = alt.X("x:Q", scale=scale, axis=_score_axis())
+    accuracies = [point["accuracy"] for point in points] + ([] if line is None else [line])
+    y = _error(alt.Y, accuracies, overlap=False)
     base = (
         _chart()
         .transform_calculate(
             x="datum[book]",
             error=_ERROR,
-            area="[170, 80, 60, 26, 80][datum.rank]",
-            shade="[1, 1, 1, 0.5, 1][datum.rank]",
+            place=f"indexof({json.dumps(domain)}, datum.series)",
+        )
+        .transform_calculate(
+            area=f"{[look.area for look in looks.values()]}[datum.place]",
+            shade=f"{[look.opacity for look in looks.values()]}[datum.place]",
         )
         .transform_filter("isValid(datum.x) && datum.x > 0 && isValid(datum.accuracy)")
     )
-    points = base.mark_point().encode(
+    marks = base.mark_point().encode(
         x=x,
         y=y,
-        color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values()))),
+        color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=[look.colour for look in looks.values()])),
         size=alt.Size("area:Q", scale=None),
         opacity=alt.Opacity("shade:Q", scale=None),
-        order=alt.Order("rank:Q", sort="descending"),
+        order=alt.Order("place:Q", sort="descending"),
         tooltip=["series:N", "label:N", alt.Tooltip("accuracy:Q", format=".2f"), alt.Tooltip("x:Q", format=".4f")],
     )
-    near = [name for name in domain if name not in domain[2:4]]
-    named = base.transform_filter(alt.FieldOneOfPredicate(field="series", oneOf=near)).mark_text(
-        align="left", dx=9, dy=-7, fontSize=11, fill=INK
+    # What one block leaves nearly as it was stands where the other does.
+    below = alt.expr("datum.label === 'pruned' || datum.label === 'student' ? 14 : -7")
+    named: list[Any] = [name for name, look in looks.items() if look.named]
+    names = (
+        base.transform_filter(alt.FieldOneOfPredicate(field="series", oneOf=named))
+        .mark_text(align="left", dx=9, dy=below, fontSize=11, fill=INK)
+        .encode(x=x, y=y, text="label:N")
     )
-    layers: list[Any] = [points, named.encode(x=x, y=y, text="label:N")]
+    layers: list[Any] = [marks, names]
     if line is not None:
-        at = alt.YDatum(100 - line)
-        layers.insert(0, _chart().mark_rule(strokeDash=[4, 4]).encode(y=at))
+        layers.insert(0, _chart().mark_rule(strokeDash=[4, 4]).encode(y=alt.YDatum(100 - line)))
     return _spec(alt.layer(*layers).add_params(book).properties(width="container", height=420), description)
 
 
-def path_accuracy(description: str, stages: Sequence[str], series: dict[str, str]) -> dict[str, Any]:
+def path_accuracy(
+    description: str, stages: Sequence[str], series: dict[str, str], accuracies: Iterable[float]
+) -> dict[str, Any]:
     """A row a block of the pipeline: its accuracy on test and validation images."""
     domain: list[Any] = list(series)
     chart = (
@@ -173,7 +231,7 @@ def path_accuracy(description: str, stages: Sequence[str], series: dict[str, str
         .transform_calculate(error=_ERROR)
         .mark_point(size=90)
         .encode(
-            x=alt.X("error:Q", scale=alt.Scale(type="log", reverse=True, nice=False, padding=14), axis=_error_axis()),
+            x=_error(alt.X, accuracies, few=False),
             y=alt.Y("stage:N", sort=list(stages), title=None, axis=alt.Axis(grid=True, labelColor=INK)),
             color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values()))),
             tooltip=["stage:N", "series:N", alt.Tooltip("accuracy:Q", format=".2f")],
@@ -202,24 +260,27 @@ def path_size(description: str, stages: Sequence[str], series: dict[str, str]) -
                 axis=alt.Axis(title="parameters", format="~s", values=_COUNTS, tickCount=len(_COUNTS)),
             ),
             y=y,
-            color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values()))),
+            color=alt.Color(
+                "series:N",
+                scale=alt.Scale(domain=domain, range=list(series.values())),
+                legend=alt.Legend(labelExpr="replace(datum.label, '_', ' ')"),
+            ),
             tooltip=["stage:N", "series:N", alt.Tooltip("count:Q", format=",d")],
         )
     )
     return _spec(alt.layer(joined, points).properties(width="container"), description)
 
 
-def curve(description: str, series: dict[str, str], epochs: int, low: float, high: float) -> dict[str, Any]:
-    """Accuracy of a stage by epoch, in the range that all stages share.
+def curve(description: str, series: dict[str, str], epochs: int, accuracies: Iterable[float]) -> dict[str, Any]:
+    """Accuracy of a stage by epoch, on the axis that all stages share.
 
     Args:
-        low: the least accuracy in percent of that range; `high`: the greatest.
+        accuracies: in percent, those that the axis has to hold.
     """
     domain: list[Any] = list(series)
     base = _chart(160).transform_fold(domain, as_=["series", "accuracy"]).transform_filter("isValid(datum.accuracy)")
     step = next((step for step in _STEPS if step * 4 >= epochs), _STEPS[-1])
     ticks = sorted({1, *range(step, epochs + 1, step)})
-    scale = alt.Scale(type="log", reverse=True, nice=False, domain=[max(100 - high, 0.01), max(100 - low, 0.02)])
     chart = (
         base.transform_calculate(error=_ERROR)
         .mark_line(point=alt.OverlayMarkDef(size=30, filled=True) if epochs <= 20 else False)
@@ -230,7 +291,7 @@ def curve(description: str, series: dict[str, str], epochs: int, low: float, hig
                 scale=alt.Scale(domain=[1, epochs] if epochs > 1 else [0.5, 1.5], nice=False, padding=8),
                 axis=alt.Axis(values=ticks, format="d", grid=False),
             ),
-            y=alt.Y("error:Q", scale=scale, axis=_error_axis(None)),
+            y=_error(alt.Y, accuracies, None, few=True),
             color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values())), legend=None),
             tooltip=["epoch:Q", "series:N", alt.Tooltip("accuracy:Q", format=".2f")],
         )

@@ -30,6 +30,8 @@ MADE_BY = {
     "retrain": "retrained",
     "quantize": "quantized",
 }
+OF_A_RUN = ("runs", "curves", "sweeps")  # folders of metrics/ that are no model's
+ROOT_MODEL = "record"  # what the model at the root is called beside the others
 PACKED = "checkpoints/quantized.safetensors"
 Content = TypeVar("Content")
 Row = dict[str, str]
@@ -53,13 +55,13 @@ class Places:
         if not name:
             return cls("metrics", "params.yaml", (PACKED,))
         kept = (f"release/{name}.safetensors", f"pipelines/{name}/{PACKED}")
-        is_name = re.fullmatch(r"[\w-]+", name) is not None  # and no path to somewhere else
+        is_name = re.fullmatch(r"[\w-]+", name) and name not in OF_A_RUN  # and no path to somewhere else
         for folder in (f"pipelines/{name}/metrics", f"metrics/{name}") if is_name else ():
             there = source.names(folder)
             if "score.json" in there:
                 own = "params.yaml" in there
                 return cls(folder, f"{folder}/params.yaml" if own else f"pipelines/{name}/params.yaml", kept)
-        known = sorted({*models_in(source, "metrics"), *models_in(source, "pipelines", "/metrics")})
+        known = sorted({name for name, _ in _scores(source)} - {ROOT_MODEL})
         some = f"; {', '.join(known)} have" if known else ""
         raise ReportError(f"NAME: {shown(name, 60)} has no score in metrics/ or pipelines/{some}")
 
@@ -67,7 +69,7 @@ class Places:
 def models_in(source: Source, folder: str, inner: str = "") -> Iterator[str]:
     """The names below a folder whose `score.json` is there."""
     for name in source.names(folder):
-        if "." not in name and "score.json" in source.names(f"{folder}/{name}{inner}"):
+        if name not in OF_A_RUN and "." not in name and "score.json" in source.names(f"{folder}/{name}{inner}"):
             yield name
 
 
@@ -87,6 +89,7 @@ class Run:
     params: dict[str, Any] | None = None
     manifest: dict[str, Any] | None = None
     seeds: dict[str, Any] | None = None
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)  # the scores of the models beside this one
     releases: list[Row] = field(default_factory=list)
     sweeps: dict[str, list[Row]] = field(default_factory=dict)
     predictions: list[Row] = field(default_factory=list)
@@ -145,8 +148,19 @@ def gather(source: Source, name: str, commit: str | None = None, model: str = ""
         for file in source.names(f"{at}/sweeps"):
             if file.endswith(".csv"):
                 run.sweeps[file.removesuffix(".csv")] = reader.csv(f"{at}/sweeps/{file}")
+    for name, path in _scores(source):
+        if name != (model or ROOT_MODEL) and (content := reader.json(path)) is not None:
+            run.others[name] = content
     _read_packed(run, reader)
     return run
+
+
+def _scores(source: Source) -> Iterator[tuple[str, str]]:
+    """The models of a checkout and where the score of each is: of a pipeline that has run, its own."""
+    kept = {name: f"metrics/{name}/score.json" for name in models_in(source, "metrics")}
+    made = {name: f"pipelines/{name}/metrics/score.json" for name in models_in(source, "pipelines", "/metrics")}
+    root = {ROOT_MODEL: "metrics/score.json"} if "score.json" in source.names("metrics") else {}
+    yield from (root | kept | made).items()
 
 
 def _read_packed(run: Run, reader: _Reader) -> None:

@@ -15,7 +15,8 @@ from report.tables import Column, Figure, Table, number
 
 NAMES = [book.name for book in BOOKS]
 DECK, CHALLENGE = "deck", "challenge"
-THIS, PATH, RELEASES, SWEEPS, PEERS = "this model", "its path", "releases", "sweeps (validation)", "others"
+THIS, PATH, RELEASES, MODELS = "this model", "its path", "releases", "other models"
+SWEEPS, PEERS = "sweeps (validation)", "others' results"
 COURSE_LINE = 90.0  # percent: what the course of the slides asks for
 MOST_CLASSES = 40  # in a matrix
 LARGEST = 20  # confusions in the table of a matrix with more classes
@@ -94,51 +95,65 @@ def headline(run: Run, context: Context) -> dict[str, Any] | None:
     }
 
 
+LOOKS = {
+    THIS: charts.Look(charts.MAIN, 170, named=True),
+    PATH: charts.Look(charts.MAIN, 80, named=True),
+    MODELS: charts.Look(charts.FOURTH, 70, named=True),
+    PEERS: charts.Look(charts.SECOND, 80, named=True),
+    RELEASES: charts.Look(charts.THIRD, 60),
+    SWEEPS: charts.Look(charts.QUIET, 26, 0.5),
+}
+
+
 def accuracy_against_score(run: Run, context: Context) -> dict[str, Any] | None:
-    """This model, its path, releases, sweeps, others: accuracy over score."""
+    """This model, its path, releases, sweeps, other models, what others published: accuracy over score."""
     points: list[dict[str, Any]] = []
-    if run.score is not None:
-        scores = {name: run.score[name]["score"] for name in NAMES if name in run.score}
-        points.append({"series": THIS, "label": "", "accuracy": run.score["test_accuracy_percent"]} | scores)
 
-    def add(series: str, rows: Sequence[Row], label: Callable[[Row], str], accuracy: str) -> None:
+    def add(series: str, label: str, accuracy: float | None, scores: Mapping[str, float | None]) -> None:
+        if accuracy is None or not any(scores.values()):
+            return
+        last = points[-1] if points else {}
+        if last.get("series") == series == PATH and (last["accuracy"], last[DECK]) == (accuracy, scores[DECK]):
+            last["label"] += f", {label}"
+        else:
+            points.append({"series": series, "label": label, "accuracy": accuracy, **scores})
+
+    def add_rows(series: str, rows: Sequence[Row], label: Callable[[Row], str], column: str) -> None:
         for row in rows:
-            scores = {name: number(row, f"{name}_score") for name in NAMES}
-            if number(row, accuracy) is None or not any(scores.values()):
-                continue
-            last = points[-1] if points else {}
-            if last.get("series") == series == PATH and (last["accuracy"], last[DECK]) == (
-                number(row, accuracy),
-                scores[DECK],
-            ):
-                last["label"] += f", {label(row)}"
-            else:
-                points.append({"series": series, "label": label(row), "accuracy": number(row, accuracy)} | scores)
+            add(series, label(row), number(row, column), {name: number(row, f"{name}_score") for name in NAMES})
 
-    add(PATH, run.path[:-1], lambda row: row["stage"], "test_accuracy_percent")
-    add(RELEASES, run.releases, lambda row: f"{row['date']}, {row['packed_sha256'][:8]}", "test_accuracy_percent")
+    if run.score is not None:
+        add(THIS, "", run.score["test_accuracy_percent"], _prices(run.score))
+    add_rows(PATH, run.path[:-1], lambda row: row["stage"], "test_accuracy_percent")
+    add_rows(RELEASES, run.releases, lambda row: f"{row['date']}, {row['packed_sha256'][:8]}", "test_accuracy_percent")
     for name, rows in run.sweeps.items():
-        done = [row for row in rows if row.get("status") == "done"]
-        add(SWEEPS, done, lambda row, name=name: f"{name}: {row['variant']}", "validation_accuracy_percent")  # type: ignore[misc]
-    if _is_of_cifar10(run) and points:
-        points += [{"series": PEERS, "label": name, "accuracy": at, DECK: score} for score, at, name in context.peers]
+        done = [{**row, "variant": f"{name}: {row['variant']}"} for row in rows if row.get("status") == "done"]
+        add_rows(SWEEPS, done, lambda row: row["variant"], "validation_accuracy_percent")
+    comparable = _is_of_cifar10(run) and bool(points)
+    if comparable:
+        for name, score in run.others.items():
+            if "test_accuracy_percent" in score and "reference" not in score and run.score != score:
+                add(MODELS, name, score["test_accuracy_percent"], _prices(score))
+        for price, accuracy, name in context.peers:
+            add(PEERS, name, accuracy, {DECK: price})
     if not points:
         return None
-    order = [THIS, PATH, RELEASES, SWEEPS, PEERS]
-    colours = dict(zip(order, (charts.MAIN, charts.MAIN, charts.THIRD, charts.QUIET, charts.SECOND), strict=True))
-    for point in points:
-        point["rank"] = order.index(point["series"])
+    there = {point["series"] for point in points}
+    looks = {name: look for name, look in LOOKS.items() if name in there}
     columns = [
         Column("series", "what"),
         Column("label", "which"),
         Column("accuracy", "accuracy %", ".2f"),
         *(Column(name, name, ".6f") for name in NAMES),
-        Column("rank", "order", "d"),
     ]
-    line = COURSE_LINE if _is_of_cifar10(run) else None
+    line = COURSE_LINE if comparable else None
     books = [CHALLENGE, *(name for name in NAMES if name != CHALLENGE)]
-    spec = charts.accuracy_against_score(context.texts["against"], books, colours, line, context.texts["rules"])
+    spec = charts.accuracy_against_score(context.texts["against"], books, looks, points, line, context.texts["rules"])
     return {"figure": Figure("against", spec, Table.of(columns, points)), "line": line, "sweeps": bool(run.sweeps)}
+
+
+def _prices(score: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: score[name]["score"] for name in NAMES if name in score}
 
 
 def path(run: Run, context: Context) -> dict[str, Any] | None:
@@ -153,7 +168,7 @@ def path(run: Run, context: Context) -> dict[str, Any] | None:
                 "test": number(row, "test_accuracy_percent"),
                 "validation": own.get("validation_accuracy_percent"),
                 "all": number(row, "parameters"),
-                "nonzero": number(row, "nonzero_parameters"),
+                "not_zero": number(row, "nonzero_parameters"),
                 # A checkpoint holds 32-bit floats.
                 "bytes": own.get("file_bytes", 4 * (number(row, "parameters") or 0)) or None,
                 "macs": number(row, "macs"),
@@ -169,16 +184,19 @@ def path(run: Run, context: Context) -> dict[str, Any] | None:
     size = [
         Column("stage", "block"),
         Column("all", "parameters", ",d"),
-        Column("nonzero", "not zero", ",d"),
+        Column("not_zero", "not zero", ",d"),
         Column("bytes", "bytes", ",d"),
         Column("macs", "MACs", ",d"),
     ]
     prices = [Column("stage", "block"), *(Column(name, name, ".6f") for name in NAMES)]
     found: dict[str, Any] = {"scores": Table.of(prices, rows), "measured": measured}
     if measured:
-        spec = charts.path_accuracy(context.texts["path_accuracy"], stages, {key: colours[key] for key in measured})
+        known = [row[key] for row in rows for key in measured if row[key] is not None]
+        spec = charts.path_accuracy(
+            context.texts["path_accuracy"], stages, {key: colours[key] for key in measured}, known
+        )
         found["accuracy"] = Figure("path-accuracy", spec, Table.of(first, rows))
-    spec = charts.path_size(context.texts["path_size"], stages, {"all": charts.THIRD, "nonzero": charts.MAIN})
+    spec = charts.path_size(context.texts["path_size"], stages, {"all": charts.THIRD, "not_zero": charts.MAIN})
     return found | {"size": Figure("path-size", spec, Table.of(size, rows))}
 
 
@@ -203,8 +221,7 @@ def curves(run: Run, context: Context) -> dict[str, Any] | None:
     found = [
         number(row, name) for one in context.runs for rows in one.curves.values() for row in rows for name in fields
     ]
-    values = sorted(value for value in found if value is not None)
-    low, high = (values[0], values[-1]) if values else (0.0, 100.0)
+    values = [value for value in found if value is not None]
     columns = [
         Column("epoch", "epoch", "d"),
         Column("train", "train %", ".2f"),
@@ -218,7 +235,7 @@ def curves(run: Run, context: Context) -> dict[str, Any] | None:
         named = [{**row, "train": row.get(fields[0]), "validation": row.get(fields[1])} for row in rows]
         said = context.texts["curve"].replace("STAGE", stage)
         series, epochs = {"train": charts.THIRD, "validation": charts.MAIN}, int(number(rows[-1], "epoch") or len(rows))
-        spec = charts.curve(said, series, epochs, low, high)
+        spec = charts.curve(said, series, epochs, values)
         last = next((value for row in reversed(rows) if (value := number(row, fields[1])) is not None), None)
         figures.append((stage, last, Figure(f"curve-{stage}", spec, Table.of(columns, named))))
     trained = [stage for stage in STAGES if stage in MADE_BY]

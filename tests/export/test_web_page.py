@@ -18,6 +18,7 @@ from micronet.export.web import PAGE, RUNNER, export, module
 from micronet.packed.file import decode
 from micronet.packed.reference import predict
 from tests.support.chromium import chromium, page_of
+from tests.support.colours import colours, contrast
 from tests.support.exports import RELEASED, digest, released, sample, seen_by
 from tests.support.hostile import resigned
 from tests.support.packed import general_file
@@ -112,21 +113,10 @@ def test_a_picture_chosen_by_key_dropped_or_pasted_shows_ten_bars_from_the_disk_
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_can_be_read_in_light_and_dark(scheme):
-    blocks = re.findall(r":root \{(.*?)\}", (PAGE / "style.css").read_text(encoding="utf-8"), flags=re.DOTALL)
-    colours = dict(re.findall(r"--(\w+): #(\w{6});", blocks[["light", "dark"].index(scheme)]))
-
-    def luminance(name: str) -> float:
-        parts = (int(colours[name][at : at + 2], 16) / 255 for at in (0, 2, 4))
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    def contrast(one: str, other: str) -> float:
-        low, high = sorted((luminance(one), luminance(other)))
-        return (high + 0.05) / (low + 0.05)
-
+    found = colours((PAGE / "style.css").read_text(encoding="utf-8"), scheme)
     # WCAG 2.2, AA: 4.5 of text, 3 of what else has to be seen
-    assert all(contrast(ink, on) >= 4.5 for ink in ("text", "quiet") for on in ("paper", "raised"))
-    assert all(contrast(ink, on) >= 3 for ink in ("edge", "bar", "focus") for on in ("paper", "raised"))
+    assert all(contrast(found[ink], found[on]) >= 4.5 for ink in ("text", "quiet") for on in ("paper", "raised"))
+    assert all(contrast(found[ink], found[on]) >= 3 for ink in ("edge", "bar", "focus") for on in ("paper", "raised"))
 
 
 def test_what_a_file_says_is_never_markup(browser, tmp_path):

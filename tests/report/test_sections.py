@@ -14,11 +14,12 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from micronet.data.store import open_split
-from report import answers, page
+from report import answers, charts, page
 from report.differences import settings
 from report.gathered import Run, gather
 from report.parts import BUILDERS, NAMES, Context, part
 from report.sources import Folder
+from tests.support.colours import colours, contrast
 from tests.support.places import ROOT
 from tests.support.reports import PEERS, page_of_run, predictions
 
@@ -73,9 +74,31 @@ def test_other_models_have_a_report_whose_layers_add_up_to_their_own_score(name,
     assert bool(head["peers"]) == (name != "mnist"), "scores relative to another network compare with nobody's"
 
 
+def test_accuracy_stands_over_score_for_this_model_its_path_releases_sweeps_other_models_and_others(run, found):
+    rows = cells(found["against"]["figure"], "series", "label", "accuracy", "challenge")
+    kinds = ["this model", "its path", "releases", "sweeps (validation)", "other models", "others' results"]
+    assert list(dict.fromkeys(row[0] for row in rows)) == kinds and found["against"]["line"] == 90
+    assert rows[0][2:] == (f"{SCORE['test_accuracy_percent']:.2f}", f"{SCORE['challenge']['score']:.6f}")
+    others = {row[1] for row in rows if row[0] == "other models"}
+    assert {"cascade", "dense"} <= others and not others & {"record", "mnist", "runs"}
+    assert {row[1] for row in rows if row[0] == "others' results"} == {"the slides", "90 % and more"}
+
+
+@pytest.mark.parametrize("accuracies", [[36.6], [100.0, 99.99], [99.5, 99.0], [0.0], [], [1.0, 99.9], [91.0, 75.0]])
+def test_an_axis_of_accuracies_has_ticks_wherever_it_lies(accuracies):
+    (low, high), ticks = charts.error_ticks(accuracies)
+    assert 3 <= len(ticks) <= 15 and low <= min(ticks) and max(ticks) <= high and ticks == sorted(set(ticks))
+    assert all(low < max(100 - accuracy, 0.01) < high for accuracy in accuracies)
+    assert charts.error_ticks([93.0, 50.0])[1] == [7, 10, 15, 20, 30, 50]
+    assert charts.error_ticks([30.0, 40.0])[1] == [60, 65, 70]
+
+
 def test_a_model_that_there_is_not_names_those_that_there_are(committed):
     with pytest.raises(page.ReportError, match=r"NAME: nothing has no score in .*; cascade, dense, .*mnist"):
         gather(Folder(committed), "", model="nothing")
+    for name in ("runs", "../metrics", "mnist/../mnist", "."):
+        with pytest.raises(page.ReportError, match="has no score"):
+            gather(Folder(committed), "", model=name)
 
 
 def test_weights_and_their_codes_are_those_of_the_file(found):
@@ -222,3 +245,12 @@ def _figures(content):
                 one = one[-1]
             if hasattr(one, "spec"):
                 yield one
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_marks_can_be_told_from_what_they_stand_on(scheme):
+    found = colours((page.ROOM / "style.css").read_text(), scheme)
+    # WCAG 2.2, AA: 4.5 of text, 3 of what else has to be seen
+    assert all(contrast(found[ink], found[on]) >= 4.5 for ink in ("ink", "quiet") for on in ("paper", "raised", "mark"))
+    marks = ("main", "second", "third", "fourth", "strong", "focus")
+    assert [name for name in marks if contrast(found[name], found["paper"]) < 3] == []
