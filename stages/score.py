@@ -185,7 +185,7 @@ def show(
     marked = [row | {"stage": f"{row['stage']} *"} if row["stage"] in strangers else row for row in rows]
     show_table(score_table(marked, references))
     if strangers:
-        print_lines("* made with other params than these: the rows are not those of one run of the pipeline")
+        print_wrapped("* made with other params than these: the rows are not those of one run of the pipeline")
     if "class_accuracy_percent" in score:
         counts = test.labels.bincount(minlength=len(test.classes)).tolist()
         show_table(class_table(score["class_accuracy_percent"], dict(zip(test.classes, counts, strict=True))))
