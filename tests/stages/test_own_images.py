@@ -14,14 +14,12 @@ from pictures import CLASSES, write
 
 from micronet import params, predict
 from micronet.packed.file import read
-from tests.support import warm
 from tests.support.pipeline import STAGES, succeed, write_params
 from tests.support.places import ROOT
-from tests.support.walkthrough import shell, steps
+from tests.support.walkthrough import commands, copy, shell, text
 
-GUIDE = (ROOT / "docs/your-images.md").read_text(encoding="utf-8")
-COMMANDS = [text for kind, text in steps(GUIDE) if kind == "sh"]
-(SECTION,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+COMMANDS = commands(text("your-images"))
+(SECTION,) = re.findall(r"```yaml\n(.*?)```", text("your-images"), re.DOTALL)
 
 
 def shrunk_recipe() -> dict[str, Any]:
@@ -37,20 +35,8 @@ def shrunk_recipe() -> dict[str, Any]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the repository whose `.venv/bin/python` has torch or DVC already."""
-    for name in ("stages", "models", "micronet", "tools", "recipes", "networks", "data/sample"):
-        if (ROOT / name).exists():
-            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore", "Makefile", "requirements.lock"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "recipes/demo.yaml", tmp_path / "params.yaml")
-    python = tmp_path / ".venv/bin/python"
-    python.parent.mkdir(parents=True)
-    with_torch, with_dvc = warm.folder() / "python", warm.folder("dvc") / "python"
-    python.write_text(f'#!/bin/sh\n[ "$1 $2" = "-m dvc" ] && exec "{with_dvc}" "$@"\nexec "{with_torch}" "$@"\n')
-    python.chmod(0o755)
-    shutil.copy(ROOT / "requirements.lock", tmp_path / ".venv/installed.lock")
-    shell(tmp_path, ".venv/bin/python -m dvc init --no-scm -q")
+    copy(tmp_path)
+    shell(tmp_path, "dvc init --no-scm -q")
     return tmp_path
 
 

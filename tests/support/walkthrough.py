@@ -1,16 +1,29 @@
-"""A document that a reader follows: its commands and its edits, in their order, and how they are made."""
+"""A document that a reader follows: its commands and its edits, in their order, and the copy that they are made in."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
+from tests.support import warm
 from tests.support.pipeline import ENVIRONMENT, LIMIT
+from tests.support.places import ROOT
 
 # What the make or the git hook that runs the tests has set.
 FOREIGN = ("MAKE", "MFLAGS", "GIT_", "RECIPE", "FILE", "VENV", "PYTHON", "NAME", "ARGS")
+IDENTITY = {
+    f"GIT_{role}_{what}": said
+    for role in ("AUTHOR", "COMMITTER")
+    for what, said in (("NAME", "nobody"), ("EMAIL", "nobody@example.invalid"))
+}
+
+
+def text(name: str) -> str:
+    """What a page says. `name`: such as experiments, of docs/experiments.md."""
+    return (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
 
 
 def steps(page: str) -> list[tuple[str, str]]:
@@ -21,12 +34,44 @@ def steps(page: str) -> list[tuple[str, str]]:
     return found
 
 
+def commands(page: str) -> list[str]:
+    """The commands alone."""
+    return [text for kind, text in steps(page) if kind == "sh"]
+
+
 def edited(path: Path, diff: str) -> None:
     """Makes an edit: its lines with - stand in the file once, those with + take their place."""
     old, new = ("".join(f"{line[1:]}\n" for line in diff.splitlines() if line.startswith(sign)) for sign in ("-", "+"))
     text = path.read_text(encoding="utf-8")
     assert text.count(old) == 1, f"{path.name}: {old!r}"
     path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def copy(folder: Path) -> Path:
+    """A copy of what the pipeline consists of, without its results, with the demo for params."""
+    for name in ("stages", "models", "micronet", "tools", "recipes", "networks", "data/sample"):
+        if (ROOT / name).exists():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "Makefile", "requirements.lock"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "recipes/demo.yaml", folder / "params.yaml")
+    environment(folder)
+    return folder
+
+
+def environment(folder: Path) -> None:
+    """A `.venv` whose `python` and `dvc` are there at once."""
+    programs = folder / ".venv/bin"
+    programs.mkdir(parents=True)
+    with_torch, with_dvc = warm.folder() / "python", warm.folder("dvc") / "python"
+    _program(programs / "python", f'[ "$1 $2" = "-m dvc" ] && exec "{with_dvc}" "$@"\nexec "{with_torch}" "$@"')
+    _program(programs / "dvc", f'exec "{with_dvc}" -m dvc "$@"')
+    shutil.copy(ROOT / "requirements.lock", folder / ".venv/installed.lock")
+
+
+def _program(path: Path, lines: str) -> None:
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
 
 
 def shell(folder: Path, command: str) -> str:
@@ -36,7 +81,7 @@ def shell(folder: Path, command: str) -> str:
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
-        env=ours | {"PATH": path, "DVC_NO_ANALYTICS": "1"},
+        env=ours | IDENTITY | {"PATH": path, "DVC_NO_ANALYTICS": "1"},
         capture_output=True,
         text=True,
         timeout=LIMIT,

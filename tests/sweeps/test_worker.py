@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import re
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,19 @@ def test_a_clone_that_a_dying_machine_left_half_is_made_anew_or_put_right(toy, o
         worker._clone(order, archive, lock)
         assert sorted(path.name for path in order.place.iterdir()) == whole
         assert [path.name for path in (tmp_path / "work").iterdir()] == [order.key]
+
+
+@pytest.mark.parametrize(
+    ("remote", "pull", "default"), [("", True, "release"), ("s3://some/where", True, "sweep"), ("", False, None)]
+)
+def test_a_clone_pulls_what_is_published_unless_the_sweep_names_a_remote(toy, order, tmp_path, remote, pull, default):
+    order = dataclasses.replace(order, folder=str(tmp_path), remote=remote, pull=pull)
+    for name in ("work", "made"):
+        (tmp_path / name).mkdir()
+    with worker.locked(tmp_path / "lock") as lock:
+        worker._clone(order, worker.archive_of(toy, order.commit, tmp_path), lock)
+    found = re.findall(r"^    remote = (\w+)$", (order.place / ".dvc/config.local").read_text(), re.MULTILINE)
+    assert found == ([default] if default else [])
 
 
 def test_a_clone_is_taken_away_under_its_name_at_once(order, tmp_path, monkeypatch):
