@@ -373,17 +373,18 @@ def seeds(run: Run, context: Context) -> dict[str, Any] | None:
         {
             "seed": row["seed"],
             "commit": row.get("commit", ""),
+            "test": row.get("accuracy_percent"),
             "accuracy": row.get("validation_accuracy_percent"),
             "score": row.get("challenge_score"),
-            "deck": row.get("deck_score"),
+            **{book.name: row.get(f"{book.name}_score") for book in BOOKS},
         }
         for row in run.seeds["rows"]
     ]
     columns = [
         Column("seed", "seed", "d"),
+        Column("test", "test %", ".2f"),
         Column("accuracy", "validation %", ".2f"),
-        Column("score", "challenge", ".6f"),
-        Column("deck", "deck", ".6f"),
+        *(Column(book.name, book.name, ".6f") for book in BOOKS),
         Column("commit", "commit"),
     ]
     means, spreads = run.seeds["mean"], run.seeds["spread"]

@@ -7,6 +7,9 @@ if (location.protocol === "file:") {
       const frame = document.createElement("iframe");
       frame.hidden = true;
       document.body.append(frame);
+      frame.contentDocument.open(); // a document that is written stays; the first empty one is replaced later by some browsers
+      frame.contentDocument.write("<!doctype html><body></body>");
+      frame.contentDocument.close();
       this.inner = frame.contentWindow;
       const load = (address) =>
         new Promise((done, failed) => {

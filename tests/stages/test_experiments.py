@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.pipeline import LIMIT, shrunk
+from tests.support.pipeline import shrunk
 from tests.support.places import ROOT
-from tests.support.walkthrough import commands, copy, environment, shell, text
+from tests.support.walkthrough import LIMIT, commands, copy, environment, shell, text
 
 pytestmark = pytest.mark.slow
 HERE, THERE = text("experiments").split("\n## 7. On the other machine\n")

@@ -9,9 +9,10 @@ import subprocess
 from pathlib import Path
 
 from tests.support import warm
-from tests.support.pipeline import ENVIRONMENT, LIMIT
+from tests.support.pipeline import ENVIRONMENT
 from tests.support.places import ROOT
 
+LIMIT = 1800  # seconds: only against a hang, a command may be a whole pipeline on a machine that is busy otherwise
 # What the make or the git hook that runs the tests has set.
 FOREIGN = ("MAKE", "MFLAGS", "GIT_", "RECIPE", "FILE", "VENV", "PYTHON", "NAME", "ARGS")
 IDENTITY = {

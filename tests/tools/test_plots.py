@@ -123,17 +123,22 @@ def test_every_study_says_where_its_axis_begins(tmp_path):
     assert "not at 0)" in text and "one (reference)" in text and "missing" not in text
 
 
-def test_the_pictures_of_the_methods_are_those_of_metrics(tmp_path):
-    assert methods.main(["--metrics", str(ROOT / "metrics"), "--out", str(tmp_path)]) == 0
-    drawn = {path.stem for path in tmp_path.iterdir()}
-    shown = {path.name for path in (ROOT / "docs/plots/methods").iterdir()}
-    assert {f"{name}.svg" for name in drawn} == shown
+def test_the_picture_of_a_method_says_what_metrics_say():
     prune = json.loads((ROOT / "metrics/prune.json").read_text())
-    assert f"trained for {prune['epochs']} epochs" in (tmp_path / "pruning.svg").read_text()
+    assert f"trained for {prune['epochs']} epochs while weights went" in words(methods.pruning(ROOT / "metrics"))
     facts = json.loads((ROOT / "metrics/quantize.json").read_text())
-    assert (
-        f"{4 * facts['parameters'] / facts['file_bytes']:.0f} times smaller" in (tmp_path / "packing.svg").read_text()
-    )
+    smaller = f"{4 * facts['parameters'] / facts['file_bytes']:.0f} times smaller"
+    assert smaller in words(methods.packing(ROOT / "metrics"))
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_documents_are_those_of_metrics(tmp_path):
+    metrics = ["--metrics", str(ROOT / "metrics"), "--out"]
+    for command, folder in ((plots, tmp_path), (peers, tmp_path), (methods, tmp_path / "methods")):
+        assert command.main([*metrics, str(folder)]) == 0
+    drawn = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.svg")}
+    assert {path.stem for path in drawn} == {"curves", "path", "peers", *methods.PICTURES}
+    assert [str(path) for path, picture in drawn.items() if (ROOT / "docs/plots" / path).read_bytes() != picture] == []
 
 
 def test_what_a_method_s_picture_lacks_is_named(tmp_path, capsys):

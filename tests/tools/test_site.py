@@ -23,6 +23,7 @@ from tests.support.chromium import chromium, page_of
 from tests.support.places import ROOT
 
 PAGES = [path for path in sorted((ROOT / "docs").rglob("*.md")) if "templates" not in path.parts]
+FAINT = (ROOT / "tests/support/faint.js").read_text(encoding="utf-8").rstrip().removesuffix(";")
 
 
 class Config(yaml.SafeLoader):
@@ -181,7 +182,7 @@ def browser() -> Iterator[Browser]:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
-def test_pages_from_the_disk_fetch_nothing_and_fit_the_window(site, browser, width, scheme):
+def test_pages_from_the_disk_fetch_nothing_fit_the_window_and_can_be_read(site, browser, width, scheme):
     for name in ("index", "tutorial", "reference/params", "reference/python", "record"):
         opened = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
         with page_of(browser, site / f"{name}.html", **opened) as page:
@@ -189,11 +190,16 @@ def test_pages_from_the_disk_fetch_nothing_and_fit_the_window(site, browser, wid
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")
             light = sum(int(part) for part in re.findall(r"\d+", background)[:3]) > 3 * 128
             assert light == (scheme == "light"), name
+            page.wait_for_timeout(300)  # colours fade in
+            assert page.evaluate(FAINT) == [], name
 
 
 @pytest.mark.slow
 def test_the_search_finds_a_key_on_a_page_from_the_disk(site, browser):
     with page_of(browser, site / "index.html", viewport={"width": 1440, "height": 900}) as page:
-        page.get_by_placeholder("Search").fill("cost_exponent")
+        page.get_by_placeholder("Search").click()
+        page.get_by_text("Type to start searching").wait_for()
+        page.keyboard.type("cost_exponent")
         page.locator(".md-search-result__link").first.wait_for()
-        assert "reference/params.html" in (page.locator(".md-search-result__link").first.get_attribute("href") or "")
+        found = page.locator(".md-search-result__link").evaluate_all("links => links.map((link) => link.href)")
+        assert any("/reference/params.html" in link for link in found)
