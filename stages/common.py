@@ -177,9 +177,7 @@ def run(
         from micronet.training.process import settled
         from micronet.training.terminal import TerminalReporter
 
-        reporter = TerminalReporter(stage)
-        if said := _place(stage, arguments):
-            reporter.say(said)
+        reporter = TerminalReporter(stage, _place(stage, arguments))
         with settled(loaded.engine.threads, reporter.say):
             return work(loaded, arguments, reporter)
 
