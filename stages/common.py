@@ -153,11 +153,11 @@ def _log_faults(params: parameters.Params) -> Iterator[str]:
         yield from missing(params.engine.log_to)
 
 
-def _reporter(stage: str, params: parameters.Params) -> Reporter:
-    """Who is told about progress: the terminal, and what `engine.log_to` names."""
+def _reporter(stage: str, params: parameters.Params, place: str) -> Reporter:
+    """Who is told about progress: the terminal, and what `engine.log_to` names. `place`: of the stage among all."""
     from micronet.training.terminal import TerminalReporter
 
-    terminal = TerminalReporter(stage)
+    terminal = TerminalReporter(stage, place)
     if not params.engine.log_to:
         return terminal
     from micronet.training.trackers import Tracked
@@ -199,9 +199,7 @@ def run(
         loaded = validate(arguments.params)
         from micronet.training.process import settled
 
-        reporter = _reporter(stage, loaded)
-        if said := _place(stage, arguments):
-            reporter.say(said)
+        reporter = _reporter(stage, loaded, _place(stage, arguments))
         with settled(loaded.engine.threads, reporter.say):
             return work(loaded, arguments, reporter)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from common import CHECKPOINTS, MANIFEST, METRICS, commit, run
 
@@ -29,6 +29,7 @@ class Job:
     flags: argparse.Namespace
     reporter: Reporter
     began: float = field(default_factory=time.monotonic)
+    trains: ClassVar[bool] = False  # and says, when it begins to, which stage of how many it is
 
     @property
     def stage(self) -> str:
@@ -97,6 +98,8 @@ class Job:
                 reporter.say(line)
             for folder in (METRICS / "curves", METRICS / "runs", CHECKPOINTS):
                 check_place(folder)  # before hours of work, not after them
+            if reporter.place and not cls.trains:
+                reporter.say(reporter.place)
             return cls(Path(script), params, switches, reporter).perform(work)
 
         return run(script, description, started, flags, more)

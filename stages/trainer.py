@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from common import CHECKPOINTS, MANIFEST, METRICS, model_faults
 from dependencies import stage_digests
@@ -41,6 +41,7 @@ class TrainingJob(Job):
     """A run of a stage that trains, or one of the processes that train together."""
 
     member: Member = field(default_factory=Member)
+    trains: ClassVar[bool] = True
 
     def perform(self, work: Callable[[Self], int | None]) -> int | None:
         """Does the stage's work in `engine.processes` processes; the first one writes and reports."""

@@ -15,6 +15,7 @@ import models
 from micronet import predict
 from micronet.compress.calibration import calibrate, recalibrate_batch_norm
 from micronet.compress.quantization import prepare
+from micronet.data.arrays import DataError
 from micronet.data.images import normalise
 from micronet.data.pictures import read as read_picture
 from micronet.packed.file import read
@@ -115,7 +116,7 @@ def test_a_folder_stands_for_its_pictures_in_order(file, tmp_path, capsys):
     ]
     (tmp_path / "empty").mkdir()
     assert predict.main([str(file), str(tmp_path / "empty")]) == 1
-    assert capsys.readouterr() == ("", f"predict: {tmp_path}/empty: is a folder without pictures\n")
+    assert capsys.readouterr() == ("", f"predict: {tmp_path}/empty: is a folder without pictures; {DataError.remedy}\n")
 
 
 def test_more_pictures_than_lie_in_memory_at_once_are_answered_in_their_order(file, pictures, capsys, monkeypatch):

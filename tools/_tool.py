@@ -111,7 +111,7 @@ def read_csv(path: Path, made_by: str, numbers: Collection[str] = ()) -> list[Fa
             rows = [Facts(row, path, made_by) for row in table]
         for name in numbers:
             if name not in (table.fieldnames or ()):
-                raise ToolError(f"{said}: has no column {name!r}")
+                raise ToolError(f"{said}: has no column {name!r}; `{made_by}` makes it anew")
             for row in rows:
                 row[name] = float(row[name]) if row[name] else None
     except FileNotFoundError:

@@ -106,7 +106,7 @@ def tried(folder: Path, why: str) -> dict[str, str]:
     done = {stage: folder / f"metrics/runs/{stage}.json" for stage in TRAINING_STAGES}
     ages = [(path.stat().st_mtime, stage) for stage, path in done.items() if path.is_file()]
     if not ages:
-        raise ToolError(f"{folder / 'metrics/runs'}: no stage that trains has finished there")
+        raise ToolError(f"{folder / 'metrics/runs'}: no stage that trains has finished there; `make repro` runs them")
     newest = max(ages)[1]
     metrics = read_json(folder / f"metrics/{newest}.json", f"python stages/{newest}.py")
     zeros = metrics.get("zero_weights", 0) / metrics["prunable_weights"] if "prunable_weights" in metrics else 0.0

@@ -117,7 +117,8 @@ def train(
     saves, orphaned = Saves(state, save_every_seconds), orphan_watch()
     if ranks.of_first(lambda: saves.restore(run, reporter)):
         ranks.same(run.snapshot, run.restore)
-    reporter.start(epochs=config.epochs, images=run.steps_an_epoch * run.batch_size, epoch=run.epoch)
+    done = run.step_in_epoch * run.batch_size
+    reporter.start(epochs=config.epochs, images=run.steps_an_epoch * run.batch_size, epoch=run.epoch, done=done)
     try:
         with stop_signals() as signals:
             while run.epoch < config.epochs:

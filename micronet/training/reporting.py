@@ -30,6 +30,8 @@ class EpochRow:
 class Reporter:
     """Told about progress; this one stays silent."""
 
+    place = ""  # of what reports in its pipeline
+
     def say(self, line: str) -> None:
         """A sentence for the user."""
 
@@ -38,8 +40,8 @@ class Reporter:
         """Work beside the steps, of `total` units: gives a function that takes how many are done."""
         yield lambda done: None
 
-    def start(self, *, epochs: int, images: int, epoch: int) -> None:
-        """A run of `epochs` epochs of `images` images begins, or goes on after `epoch` of them."""
+    def start(self, *, epochs: int, images: int, epoch: int, done: int = 0) -> None:
+        """A run of `epochs` epochs of `images` images begins, or goes on after `epoch` of them and `done` images."""
 
     def step(self, *, epoch: int, images: int, loss: float) -> None:
         """So many images of this epoch are done."""

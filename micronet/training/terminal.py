@@ -27,12 +27,15 @@ class TerminalReporter(Reporter):
     left, elsewhere that as a line now and then.
 
     A stderr that nobody reads any more stops no run.
+
+    Args:
+        place: of the stage in its pipeline, as in `stage 3 of 8`; it is said when training begins.
     """
 
-    def __init__(self, title: str):
-        self.title = title
+    def __init__(self, title: str, place: str = ""):
+        self.title, self.place = title, place
         self.live = live(sys.stderr)
-        self.epochs = self.images = self.first = self.done = 0
+        self.epochs = self.images = self.first = self.before = 0
         self.began = self.shown = 0.0
         self.pace, self.lines = Pace(), Sparingly(0.0)
         self.steps = 0  # of this run
@@ -47,7 +50,10 @@ class TerminalReporter(Reporter):
         self._clear()
         self._print(f"{self.title}: {line}")
 
-    def start(self, *, epochs: int, images: int, epoch: int) -> None:
+    def start(self, *, epochs: int, images: int, epoch: int, done: int = 0) -> None:
+        self.before = done
+        if self.place and epoch < epochs:
+            self.say(f"{self.place}, {epochs - epoch} epochs of {images:,} images")
         self.epochs, self.images, self.first, self.began = epochs, images, epoch, time.monotonic()
         self.pace, self.lines, self.steps = Pace(), Sparingly(self.began), 0
         if epoch < epochs and width() >= len(HEADER):
@@ -63,9 +69,9 @@ class TerminalReporter(Reporter):
         self.steps += 1
         if self.live and now - self.shown < 0.2 and self.steps != STEPS_COMPARED:
             return
-        total = (epoch - 1 - self.first) * self.images + images
+        total = (epoch - 1 - self.first) * self.images + images - self.before
         speed = total / max(1e-9, now - self.began)
-        left = ((self.epochs - self.first) * self.images - total) / max(1e-9, speed)
+        left = ((self.epochs - self.first) * self.images - self.before - total) / max(1e-9, speed)
         if self.steps == STEPS_COMPARED and left > LONG:
             self.say(f"{self.epochs - self.first} epochs will take about {duration(now - self.began + left)}")
         line = (

@@ -31,7 +31,8 @@ def test_drawings_are_the_same_byte_for_byte(checkout):
 def test_a_curve_of_other_columns_is_named(checkout, capsys):
     Path("metrics/curves/prune.csv").write_text("epoch,loss\n1,2\n")
     assert plots.main(["--out", "drawn"]) == 1
-    assert capsys.readouterr().err == "plots: metrics/curves/prune.csv: has no column 'learning_rate'\n"
+    said = "plots: metrics/curves/prune.csv: has no column 'learning_rate'; `make repro` makes it anew\n"
+    assert capsys.readouterr().err == said
 
 
 def test_while_the_score_is_not_there_curves_are_drawn_alone(checkout):

@@ -147,7 +147,10 @@ def test_a_checkout_where_nothing_has_finished_is_no_run_that_was_tried(tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(record.sys, "argv", ["record.py", "--tried", ".", "--why", "nothing"])
     assert record.main() == 1
-    assert capsys.readouterr().err == "record: metrics/runs: no stage that trains has finished there\n"
+    assert (
+        capsys.readouterr().err
+        == "record: metrics/runs: no stage that trains has finished there; `make repro` runs them\n"
+    )
     assert not (tmp_path / "metrics").exists()
 
 

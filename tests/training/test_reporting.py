@@ -299,3 +299,21 @@ def test_the_epoch_table_and_its_rows_fit_80_columns(monkeypatch):
     reporter.start(epochs=10_000, images=1, epoch=0)
     reporter.epoch(EpochRow(10_000, 0.1, 1234.5, 100.0, 2.25, 100.0), 12_345.6)
     assert all(len(line) <= 80 for line in stream.getvalue().splitlines())
+
+
+def test_training_begins_with_which_stage_of_how_many_it_is_and_how_much_is_to_do(monkeypatch):
+    stream = screen(monkeypatch, live=False)
+    TerminalReporter("prune", "stage 5 of 8").start(epochs=4, images=800, epoch=1)
+    assert stream.getvalue().splitlines()[0] == "prune: stage 5 of 8, 3 epochs of 800 images"
+    stream = screen(monkeypatch, live=False)
+    TerminalReporter("prune", "stage 5 of 8").start(epochs=0, images=800, epoch=0)
+    assert stream.getvalue() == ""
+
+
+def test_what_was_done_of_an_epoch_before_a_resume_is_no_speed_of_this_run(monkeypatch):
+    stream, now = screen(monkeypatch, live=True), clock(monkeypatch)
+    reporter = TerminalReporter("prune")
+    reporter.start(epochs=2, images=1000, epoch=1, done=800)
+    now[0] += 10.0
+    reporter.step(epoch=2, images=900, loss=1.0)
+    assert stream.getvalue().endswith("epoch 2/2   90 %  loss 1.000  10 images/s  0:10 left")
