@@ -51,7 +51,6 @@ CONFIG: dict[str, Any] = {
         "direction": "horizontal",
         "title": None,
         "symbolStrokeWidth": 0,
-        "columns": {"expr": "width < 420 ? 2 : 6"},
         "offset": 10,
         "symbolOpacity": 1,
     },
