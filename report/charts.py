@@ -13,6 +13,8 @@ from typing import Any
 
 import altair as alt
 
+from report.labels import offsets
+
 INK, QUIET, GRID = "var(--ink)", "var(--quiet)", "var(--grid)"
 MAIN, SECOND, THIRD, FOURTH = "var(--main)", "var(--second)", "var(--third)", "var(--fourth)"
 ROW = 26  # pixels of a row of names
@@ -49,7 +51,6 @@ CONFIG: dict[str, Any] = {
         "direction": "horizontal",
         "title": None,
         "symbolStrokeWidth": 0,
-        "columns": {"expr": "width < 420 ? 2 : 6"},
         "offset": 10,
         "symbolOpacity": 1,
     },
@@ -205,9 +206,16 @@ def accuracy_against_score(
         order=alt.Order("place:Q", sort="descending"),
         tooltip=["series:N", "label:N", alt.Tooltip("accuracy:Q", format=".2f"), alt.Tooltip("x:Q", format=".4f")],
     )
-    # What one block leaves nearly as it was stands where the other does.
-    below = alt.expr("datum.label === 'pruned' || datum.label === 'student' ? 14 : -7")
     named: list[Any] = [name for name, look in looks.items() if look.named]
+    places = {
+        rules: offsets(
+            (point[rules], max(100 - point["accuracy"], _LEAST_ERROR), point["label"] * (point["series"] in named))
+            for point in points
+            if (point.get(rules) or 0) > 0
+        )
+        for rules in options
+    }
+    below = alt.expr(f"({json.dumps(places)}[book] || {{}})[datum.label]")
     names = (
         base.transform_filter(alt.FieldOneOfPredicate(field="series", oneOf=named))
         .mark_text(align="left", dx=9, dy=below, fontSize=11, fill=INK)

@@ -155,6 +155,14 @@ def gather(source: Source, name: str, commit: str | None = None, model: str = ""
     return run
 
 
+def params_of(source: Source, model: str = "") -> dict[str, Any] | None:
+    """The params of a model; None where there are none that can be read."""
+    try:
+        return _Reader(source, []).yaml(Places.of(model, source).params)
+    except ReportError:
+        return None
+
+
 def _scores(source: Source) -> Iterator[tuple[str, str]]:
     """The models of a checkout and where the score of each is: of a pipeline that has run, its own."""
     kept = {name: f"metrics/{name}/score.json" for name in models_in(source, "metrics")}

@@ -27,7 +27,7 @@ def write(name: str, against: str, out: Path) -> None:
 
     from micronet.files import write_atomically
     from report.differences import settings
-    from report.gathered import gather
+    from report.gathered import gather, params_of
     from report.page import Settings, render, texts
     from report.parts import Context
     from report.sources import Folder, revision, state
@@ -35,7 +35,7 @@ def write(name: str, against: str, out: Path) -> None:
     root = Path.cwd()
     run = gather(Folder(root), name or "this checkout", state(root), name)
     other = revision(root, against)
-    there = gather(other, against, model=name).params if other is not None else None
+    there = params_of(other, name) if other is not None else None
     note = "" if there is not None else shown(against, 60)
     table = Settings(settings(run.params, there), run.name, shown(against, 60) if there is not None else None, note)
     title = name.capitalize() if name else _recipe(root)

@@ -169,6 +169,27 @@ def test_controls_change_what_their_chart_shows(browser, report):
             )
 
 
+def test_a_screen_that_is_turned_keeps_what_was_chosen_and_no_legend_is_cut(browser, report):
+    with page_of(browser, report, viewport={"width": 1440, "height": 900}) as page:
+        drawn(page)
+        chart = page.locator("#against .chart")
+        chart.get_by_label("deck", exact=True).check()
+        wide = chart.locator(".role-legend text").count()
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.wait_for_function(
+            """() => {
+              const chart = document.querySelector("#against .chart");
+              const svg = chart.querySelector("svg").getBoundingClientRect();
+              const inside = ({ top, left, right }) => top >= svg.top && left >= svg.left && right <= svg.right + 1;
+              const box = (text) => text.getBoundingClientRect();
+              const texts = Array.from(chart.querySelectorAll(".role-legend text"), box);
+              return svg.width < 390 && new Set(texts.map(({ top }) => top)).size > 1 && texts.every(inside);
+            }"""
+        )
+        assert chart.locator(".role-legend text").count() == wide
+        assert chart.get_by_label("deck", exact=True).is_checked()
+
+
 def test_the_packed_model_runs_in_the_page(browser, report):
     with page_of(browser, report, viewport={"width": 390, "height": 800}) as page:
         drawn(page).get_by_text("Ready.").wait_for()

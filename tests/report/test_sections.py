@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from micronet.data.store import open_split
-from report import answers, charts, page
+from report import answers, charts, labels, page
 from report.differences import settings
 from report.gathered import Run, gather
 from report.parts import BUILDERS, NAMES, Context, part
@@ -91,6 +91,14 @@ def test_an_axis_of_accuracies_has_ticks_wherever_it_lies(accuracies):
     assert all(low < max(100 - accuracy, 0.01) < high for accuracy in accuracies)
     assert charts.error_ticks([93.0, 50.0])[1] == [7, 10, 15, 20, 30, 50]
     assert charts.error_ticks([30.0, 40.0])[1] == [60, 65, 70]
+
+
+def test_names_of_points_cover_no_other_name_and_stand_near_their_point():
+    points = [(0.0045, 8.6, "refined"), (0.0045, 8.9, "cascade"), (0.0046, 9.1, "dense"), (0.4, 7.0, "teacher")]
+    found = labels.offsets([*points, (0.0001, 95.0, "")])
+    assert set(found) == {"refined", "cascade", "dense", "teacher"} and found["teacher"] == labels.OFFSETS[0]
+    assert len({found[name] for name in ("refined", "cascade", "dense")}) == 3
+    assert labels.offsets([]) == {} and labels.offsets([(1, 1, "a")] * 9) == {"a": labels.OFFSETS[0]}
 
 
 def test_a_model_that_there_is_not_names_those_that_there_are(committed):

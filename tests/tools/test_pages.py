@@ -45,6 +45,9 @@ def test_a_report_names_its_recipe_and_marks_the_params_that_differ_from_a_revis
     assert page.main(["--out", "report.html"]) == 0
     text = Path("report.html").read_text()
     assert "Recipe demo" in text and "settings are those of <code>HEAD</code>" in text
+    shutil.copytree("metrics/mnist", "metrics/newer")
+    assert page.main(["--name", "newer", "--against", "main", "--out", "report.html"]) == 0
+    assert "There is no params file at <code>main</code>" in Path("report.html").read_text()
     assert "report.html" in capsys.readouterr().out
 
 
