@@ -43,6 +43,7 @@ class TrainResult:
     seconds: float
     images_per_second: float
     precision: str  # bf16, fp32
+    compiled: bool = False  # by torch.compile
 
 
 class Saves:
@@ -117,6 +118,8 @@ def train(
     saves, orphaned = Saves(state, save_every_seconds), orphan_watch()
     if ranks.of_first(lambda: saves.restore(run, reporter)):
         ranks.same(run.snapshot, run.restore)
+    if run.compiled and run.epoch < config.epochs:
+        reporter.say("compiling the training step: some minutes, or seconds where it was compiled before")
     reporter.start(epochs=config.epochs, images=run.steps_an_epoch * run.batch_size, epoch=run.epoch)
     try:
         with stop_signals() as signals:
@@ -145,6 +148,7 @@ def train(
         seconds=run.seconds,
         images_per_second=run.images_seen / run.seconds if run.images_seen else 0.0,
         precision="bf16" if run.machine.autocast else "fp32",
+        compiled=run.compiled,
     )
 
 
