@@ -14,13 +14,14 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from _bench import BATCH_SIZE, NANO, arguments, describe, engine, write
+from _bench import BATCH_SIZE, NANO, arguments, describe, engine, others_wait, write
 from torch import Tensor, nn
 
 import models
 from micronet.training.hardware import machine
 
 TURNS = 5
+USED, COMPILED = "channels-last (what is used)", "channels-last, torch.compile"
 
 
 class NormRelu(torch.autograd.Function):
@@ -92,7 +93,12 @@ def same(model: nn.Module, images: Tensor) -> float:
 
 
 def main() -> int:
-    args = arguments(__doc__.splitlines()[0], "metrics/bench_variants.json", compile="torch.compile too: minutes more")
+    args = arguments(
+        __doc__.splitlines()[0],
+        "metrics/bench_variants.json",
+        compile="torch.compile too: minutes more",
+        alone="as root: other programs wait during the steps",
+    )
     here = machine(engine(args.device))
     torch.manual_seed(0)
     plain, model = models.build(NANO).train(), models.build(NANO).to(memory_format=torch.channels_last).train()
@@ -102,7 +108,7 @@ def main() -> int:
     model = model.float()
     variants: dict[str, tuple[Callable, Tensor]] = {
         "NCHW": (plain, images),
-        "channels-last (what is used)": (model, strided),
+        USED: (model, strided),
         "channels-last, shared statistics": (lambda x: shared_forward(model, x), strided),
     }
     compile_seconds = None
@@ -110,7 +116,9 @@ def main() -> int:
         compiled, began = torch.compile(model), time.perf_counter()
         compiled(strided).square().mean().backward()
         compile_seconds = time.perf_counter() - began
-        variants["channels-last, torch.compile"] = (compiled, strided)
+        variants[COMPILED] = (compiled, strided)
+    if args.alone:
+        others_wait()
     taken: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(TURNS):
         for name, (forward, batch) in variants.items():

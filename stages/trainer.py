@@ -227,6 +227,7 @@ class TrainingJob(Job):
             images_per_second=round(result.images_per_second, 1),
             device=device_name(self.machine),
             precision=result.precision,
+            compiled=result.compiled,
             threads=torch.get_num_threads(),
             processes=self.member.size,
             torch=torch.__version__,

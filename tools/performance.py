@@ -75,6 +75,18 @@ def obstacles(bench: dict[str, Any], profiles: list[Facts]) -> list[dict[str, An
     return found
 
 
+def compiled(variants: Facts, benches: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """How much faster a compiled step was, and what that makes of the ratio to the plain loop; None: not measured."""
+    speeds = variants["images_per_second"]
+    name = next((name for name in speeds if "torch.compile" in name), None)
+    if name is None:
+        return None
+    gain = speeds[name] / speeds["channels-last (what is used)"]
+    cases = next((bench["cases"] for bench in benches if kind(bench) == kind(variants)), {})
+    eager = cases.get(variants["model"])
+    return {"gain": gain, "eager": eager["ratio"], "ratio": gain * eager["ratio"]} if eager else {"gain": gain}
+
+
 def render(metrics: Path) -> str:
     """docs/performance.md."""
     here = parts_of(metrics, PARTS)
@@ -83,6 +95,8 @@ def render(metrics: Path) -> str:
     stand = [{"machine": bench["machine"], "cases": obstacles(bench, here["profile"])} for bench in here["bench"]]
     facts = {
         **here,
+        "compiled": [compiled(variants, here["bench"]) for variants in here["variants"]],
+        "goals": GOALS,
         "obstacles": [one for one in stand if one["cases"]],
         "gpu": gpu,
         "exports": by_processor(export) if export else [],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,9 @@ from micronet.params import Engine, ParamsError
 from micronet.training.openmp import ThreadsError, settle
 from micronet.training.processes import check_cores
 
-COMPILE_STEPS = 5_000  # a run this long earns back the minute or so that compiling takes
+COMPILE_STEPS = 5_000  # on CUDA a run this long earns back the minute or so that compiling takes
+COMPILE_IMAGES = 1_000_000  # on a CPU: densenet_nano's 300 s of compiling are earned back after a quarter of them
+THIN = 64  # at most so many weights of convolutions a normalised channel has a DenseNet with narrow layers
 
 
 @dataclass(frozen=True)
@@ -92,13 +96,17 @@ def suited(model: nn.Module, machine: Machine) -> Machine:
     """
     if machine.device.type != "cpu":
         return machine
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    convolutions = _convolutions(model)
     if machine.any_precision and any(module.groups == module.in_channels > 1 for module in convolutions):
         machine = replace(machine, autocast=False)
     hit = any(
         module.kernel_size == (1, 1) and max(module.stride) > 1 and module.in_channels < 8 for module in convolutions
     )
     return replace(machine, channels_last=False) if hit else machine
+
+
+def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
 
 
 def device_name(machine: Machine) -> str:
@@ -120,16 +128,43 @@ def multiplies_bf16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
-def compiled(model: nn.Module, machine: Machine, steps: int) -> Callable[[Tensor], Tensor]:
+def compiled(model: nn.Module, machine: Machine, steps: int, batch_size: int) -> Callable[[Tensor], Tensor]:
     """What a run of so many steps calls: the model, or a `torch.compile` of it, which shares its weights.
 
-    `compile: auto` compiles on CUDA, in runs long enough to earn it back; on a CPU compiling took minutes and gained
-    little. A network with quantizers took more than three minutes on an H200 before its second step, so `auto` leaves
-    it as it is. What cannot be compiled runs as it is.
+    `compile: auto` compiles where a run is long enough to earn it back: on CUDA any network, on a CPU those that spend
+    their time on norms and copies, which the compiler fuses (`bench/variants.py`). A network with quantizers took more
+    than three minutes on an H200 before its second step, so `auto` leaves it as it is. What cannot be compiled runs as
+    it is. Compiled kernels add in another order than eager ones, and always in the same.
     """
-    worth = machine.device.type == "cuda" and steps >= COMPILE_STEPS and not isinstance(model, fx.GraphModule)
-    if machine.compile == "off" or (machine.compile == "auto" and not worth):
+    if machine.compile == "off" or (machine.compile == "auto" and not _worth_it(model, machine, steps, batch_size)):
         return model
     torch.use_deterministic_algorithms(True)  # now for the compiler too
     torch._dynamo.config.suppress_errors = True
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA's compiler without a GPU is no news
     return torch.compile(model)
+
+
+def _worth_it(model: nn.Module, machine: Machine, steps: int, batch_size: int) -> bool:
+    """Whether a run earns back what compiling takes."""
+    if isinstance(model, fx.GraphModule):
+        return False
+    if machine.device.type == "cuda":
+        return steps >= COMPILE_STEPS
+    return steps * batch_size >= COMPILE_IMAGES and is_thin(model) and compiler() is not None
+
+
+def is_thin(model: nn.Module) -> bool:
+    """Whether norms and copies, not products, take most of a CPU's time: a DenseNet with narrow layers.
+
+    It normalises every map again and again, so it has twice as many channels in norms as convolutions make, or more.
+    """
+    convolutions = _convolutions(model)
+    made = sum(module.out_channels for module in convolutions)
+    weights = sum(module.weight.numel() for module in convolutions)
+    normalised = sum(module.num_features for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    return 0 < 2 * made <= normalised and weights <= THIN * normalised
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile takes on a CPU: $CXX, else g++; None where there is none."""
+    return shutil.which(os.environ.get("CXX") or "g++")

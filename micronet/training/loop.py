@@ -43,6 +43,7 @@ class TrainResult:
     seconds: float
     images_per_second: float
     precision: str  # bf16, fp32
+    compiled: bool = False  # by torch.compile
 
 
 class Saves:
@@ -117,8 +118,7 @@ def train(
     saves, orphaned = Saves(state, save_every_seconds), orphan_watch()
     if ranks.of_first(lambda: saves.restore(run, reporter)):
         ranks.same(run.snapshot, run.restore)
-    done = run.step_in_epoch * run.batch_size
-    reporter.start(epochs=config.epochs, images=run.steps_an_epoch * run.batch_size, epoch=run.epoch, done=done)
+    _begin(run, reporter)
     try:
         with stop_signals() as signals:
             while run.epoch < config.epochs:
@@ -148,7 +148,16 @@ def train(
         seconds=run.seconds,
         images_per_second=run.images_seen / run.seconds if run.images_seen else 0.0,
         precision="bf16" if run.machine.autocast else "fp32",
+        compiled=run.compiled,
     )
+
+
+def _begin(run: Run, reporter: Reporter) -> None:
+    """Says how much there is to do, and how much of it is done."""
+    if run.compiled and run.epoch < run.config.epochs:
+        reporter.say("compiling the training step: some minutes, or seconds where it was compiled before")
+    images, done = (steps * run.batch_size for steps in (run.steps_an_epoch, run.step_in_epoch))
+    reporter.start(epochs=run.config.epochs, images=images, epoch=run.epoch, done=done)
 
 
 def _train_epoch(run: Run, saves: Saves, reporter: Reporter, stopped: Callable[[], bool]) -> None:

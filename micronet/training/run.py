@@ -80,7 +80,7 @@ class Run:
         self.optimizer = make_optimizer(model, config)
         self.average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.generator = torch.Generator(self.machine.device)
-        self.forward = compiled(model, self.machine, self.steps)
+        self.forward = compiled(model, self.machine, self.steps, self.batch_size)
         self.rows: list[EpochRow] = []
         self.epoch = 0  # how many are done
         self.step_in_epoch = 0  # how many are done of the epoch that is going on
@@ -92,6 +92,11 @@ class Run:
     def seconds(self) -> float:
         """How long the run has taken, over interruptions too."""
         return self.seconds_before + time.monotonic() - self.began
+
+    @property
+    def compiled(self) -> bool:
+        """Whether its steps are of `torch.compile`."""
+        return self.forward is not self.model
 
     @property
     def images_an_epoch(self) -> int:

@@ -52,7 +52,7 @@ METRICS = {
     "learning_rate",
 }
 RUN = {"commit", "params_digest", "data_source", "seconds", "peak_memory_bytes"}
-TRAINING_RUN = RUN | {"images_per_second", "device", "precision", "threads", "processes", "torch"}
+TRAINING_RUN = RUN | {"images_per_second", "device", "precision", "compiled", "threads", "processes", "torch"}
 
 
 def files(folder: Path) -> set[str]:

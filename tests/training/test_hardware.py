@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import models
 from micronet.compress.quantization import prepare
-from micronet.params import Engine, ParamsError
-from micronet.training.hardware import COMPILE_STEPS, Machine, check_processes, compiled, machine, suited
+from micronet.params import Engine, ParamsError, load
+from micronet.training.hardware import (
+    COMPILE_IMAGES,
+    COMPILE_STEPS,
+    Machine,
+    check_processes,
+    compiled,
+    is_thin,
+    machine,
+    suited,
+)
 from micronet.training.loop import train
 from tests.support.configs import MACHINE, quantize_config, train_config
 from tests.support.images import bright_split
 from tests.support.models import RESNET, new_model
+from tests.support.places import ROOT
 
 
 def test_bf16_is_chosen_only_where_it_is_fast():
@@ -66,9 +78,38 @@ def test_long_runs_on_cuda_are_compiled_but_no_network_with_quantizers():
     cuda = Machine(torch.device("cuda"), autocast=True, channels_last=True, compile="auto")
     model = new_model()
     prepared = prepare(model, quantize_config(weight_bits=4))
-    assert compiled(model, cuda, COMPILE_STEPS) is not model
-    assert compiled(model, cuda, COMPILE_STEPS - 1) is model
-    assert compiled(prepared, cuda, COMPILE_STEPS) is prepared
+    assert compiled(model, cuda, COMPILE_STEPS, 8) is not model
+    assert compiled(model, cuda, COMPILE_STEPS - 1, 8) is model
+    assert compiled(prepared, cuda, COMPILE_STEPS, 8) is prepared
+
+
+DENSE = {"name": "densenet", "blocks": [12], "growth_rate": 4}
+MOBILE = {"name": "mobilenet", "blocks": [1], "widths": [8]}
+
+
+def test_long_runs_of_thin_networks_are_compiled_on_a_cpu_that_has_a_compiler(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    here = machine(Engine(device="cpu", threads=0))
+    dense = new_model(DENSE)
+    steps = COMPILE_IMAGES // 100
+    assert compiled(dense, here, steps, 100) is not dense
+    assert compiled(dense, here, steps - 1, 100) is dense
+    assert compiled(dense, replace(here, compile="off"), steps, 100) is dense
+    assert compiled(dense, replace(here, compile="on"), 1, 1) is not dense
+    for other in (new_model(RESNET), new_model(MOBILE), prepare(dense, quantize_config(weight_bits=4))):
+        assert compiled(other, here, 100 * steps, 100) is other
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert compiled(dense, here, steps, 100) is dense
+
+
+def test_thin_are_the_slides_densenets_and_no_released_network():
+    assert all(is_thin(models.build(name)) for name in ("densenet_nano", "densenet_cifar"))
+    recipes = [load(path) for path in sorted((ROOT / "recipes").glob("*.yaml"))]
+    sections = [section for recipe in recipes for section in (recipe.teacher, recipe.student)]
+    specs = {str(section.model.spec()): section.model.spec() for section in sections}
+    thin = {spec["name"] for spec in specs.values() if "file" not in spec and is_thin(models.build(spec))}
+    assert thin == {"densenet_nano", "densenet_cifar"}
+    assert not is_thin(models.build("densenet121")) and not is_thin(nn.Linear(3, 2))
 
 
 def test_each_process_needs_a_core_or_a_gpu_of_its_own(monkeypatch):
