@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from micronet.data.progress import Advance
 from micronet.errors import shown
 from micronet.training.reporting import EpochRow, Reporter
 
@@ -108,17 +110,21 @@ class Tracked(Reporter):
 
     def __init__(self, told: Reporter, stage: str, names: Sequence[str], settings: Mapping[str, Any]):
         self.told, self.stage, self.names, self.settings = told, stage, names, settings
+        self.place = told.place
         self.trackers: dict[str, Tracker] = {}
 
     def say(self, line: str) -> None:
         self.told.say(line)
 
-    def start(self, *, epochs: int, images: int, epoch: int) -> None:
+    def watch(self, title: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+        return self.told.watch(title, total, unit)
+
+    def start(self, *, epochs: int, images: int, epoch: int, done: int = 0) -> None:
         self.stop_trackers()
         run = f"{self.stage}-{datetime.now():%Y-%m-%dT%H-%M-%S}"
         for name in self.names:
             self._try(name, partial(self._open, name, run))
-        self.told.start(epochs=epochs, images=images, epoch=epoch)
+        self.told.start(epochs=epochs, images=images, epoch=epoch, done=done)
 
     def step(self, *, epoch: int, images: int, loss: float) -> None:
         self.told.step(epoch=epoch, images=images, loss=loss)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 
 from micronet import params
@@ -154,3 +156,18 @@ def test_other_places_are_one_fault_that_lists_those_there_are(given):
         params.parse(tree)
     said = "must be none, tensorboard or mlflow, or a list of the last two"
     assert caught.value.faults == [f"params.yaml: engine.log_to: {said}"]
+
+
+def test_what_is_shown_beside_the_steps_is_shown_by_the_one_that_is_told():
+    class Watching(Told):
+        place = "stage 3 of 8"
+
+        @contextmanager
+        def watch(self, title, total, unit):
+            yield lambda done: self.said.append(f"{title}: {done} of {total} {unit}")
+
+    told = Watching()
+    reporter = trackers.Tracked(told, "prune", (), {})
+    with reporter.watch("measuring", 9, "images") as advance:
+        advance(4)
+    assert told.said == ["measuring: 4 of 9 images"] and reporter.place == "stage 3 of 8"
