@@ -153,7 +153,7 @@ def _log_faults(params: parameters.Params) -> Iterator[str]:
         yield from missing(params.engine.log_to)
 
 
-def _reporter(stage: str, params: parameters.Params, place: str) -> Reporter:
+def _reporter(stage: str, params: parameters.Params, place: str = "") -> Reporter:
     """Who is told about progress: the terminal, and what `engine.log_to` names. `place`: of the stage among all."""
     from micronet.training.terminal import TerminalReporter
 

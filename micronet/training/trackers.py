@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -116,8 +116,10 @@ class Tracked(Reporter):
     def say(self, line: str) -> None:
         self.told.say(line)
 
-    def watch(self, title: str, total: int, unit: str) -> AbstractContextManager[Advance]:
-        return self.told.watch(title, total, unit)
+    @contextmanager
+    def watch(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+        with self.told.watch(title, total, unit) as told:
+            yield told
 
     def start(self, *, epochs: int, images: int, epoch: int, done: int = 0) -> None:
         self.stop_trackers()
