@@ -14,6 +14,8 @@ from micronet.errors import MicronetError, shown
 class GitError(MicronetError):
     """git refuses something: one line."""
 
+    remedy = "a clone with its commits works; `make doctor` looks at git"
+
 
 def git(root: Path, *words: str, given: str | None = None, more: Mapping[str, str] | None = None) -> str:
     """What a command of git prints. Raises `GitError` with its last line."""

@@ -11,7 +11,8 @@ import csv
 import hashlib
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +133,13 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def watch(title: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]:
+    """How far long work is: a bar on a terminal, a line now and then on stderr elsewhere."""
+    from micronet.data.progress import progress_bar
+
+    return progress_bar(title, total, unit, say)
+
+
 def open_split(params: parameters.Params, name: str, manifest: Path = MANIFEST) -> Split:
     """`train`, `validation` or `test`, its checksums verified."""
     from micronet.data import store
@@ -166,7 +174,7 @@ def save_measured(
     from micronet.training.hardware import machine
 
     on = machine(params.engine).exact()
-    accuracy = evaluate(network, open_split(params, "validation"), on, params.engine.evaluation_batch_size)[1]
+    accuracy = evaluate(network, open_split(params, "validation"), on, params.engine.evaluation_batch_size, watch)[1]
     save(out, network, stage=stage, epochs=epochs, validation_accuracy_percent=accuracy, params_digest=params_digest)
     return accuracy
 

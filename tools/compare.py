@@ -62,6 +62,8 @@ def _commit(root: Path, revision: str) -> str:
     try:
         return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     except GitError:
+        if not (root / ".git").exists():
+            raise ToolError("there is no git repository here, and commits are compared; a clone would work") from None
         way = "`git branch --list` names some"
         raise ToolError(f"{shown(revision, 80)} is no commit, tag or branch here; {way}") from None
 

@@ -31,6 +31,7 @@ from _tool import (
     references_of,
     say,
     training_digest,
+    watch,
 )
 
 from micronet.errors import shown
@@ -101,7 +102,7 @@ class Subject:
         """What score.json would hold."""
         from micronet.scoring.measurement import measure
 
-        return measure(self.path, self.model, self.test, self.params.score.batch_size, self.references)
+        return measure(self.path, self.model, self.test, self.params.score.batch_size, self.references, watch)
 
     @cached_property
     def references(self) -> References:
@@ -316,7 +317,8 @@ def check_own_claims(subject: Subject) -> Iterator[Finding]:
     key = "validation_accuracy_percent"
     if key in made:
         validation = open_split(params, "validation", subject.manifest)
-        correct = int((predictions(subject.model, validation, params.score.batch_size) == validation.labels).sum())
+        predicted = predictions(subject.model, validation, params.score.batch_size, watch)
+        correct = int((predicted == validation.labels).sum())
         accuracy = f"{100 * correct / len(validation):.4f}"
         yield same(key, made[key], accuracy, f"{accuracy} % of {len(validation):,} images, as the file claims")
     else:

@@ -324,3 +324,12 @@ def test_the_dvc_of_an_environment_finds_its_python_without_activation(tmp_path:
     for dvc in (place / "dvc", tmp_path / "link"):
         done = subprocess.run([dvc, "repro"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, cwd="/")
         assert done.stdout == f"-m dvc repro {place}/python\n"
+
+
+def test_demo_ends_by_saying_what_to_try_next_in_80_columns() -> None:
+    recipe = MAKEFILE.split("\ndemo: env")[1].split(".PHONY")[0].rstrip().splitlines()
+    assert recipe[-1] == "\tcat ../../tools/next.txt"
+    said = (ROOT / "tools/next.txt").read_text()
+    assert {"score", "use", "repro"} <= set(re.findall(r"make ([a-z]+)", said)) <= {*targets(), "use"}
+    assert all((ROOT / f"recipes/{name}.yaml").is_file() for name in re.findall(r"RECIPE=(\w+)", said))
+    assert all(len(line) <= 80 for line in said.splitlines())

@@ -109,3 +109,8 @@ def test_a_recipe_is_the_same_with_another_seed_or_machine_and_no_other():
         for patch in ({}, {"seed": 7, "engine.threads": 1}, {"prune.amount": 0.31}, {"data.validation_size": 100})
     ]
     assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+def test_an_unpacked_archive_is_told_that_a_clone_is_needed(tmp_path):
+    with pytest.raises(ToolError, match="no git repository here.* a clone would work"):
+        compare.facts(tmp_path, "HEAD")
