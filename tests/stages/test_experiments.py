@@ -14,10 +14,10 @@ import yaml
 
 from tests.support.pipeline import shrunk
 from tests.support.places import ROOT
-from tests.support.walkthrough import LIMIT, commands, copy, environment, shell, text
+from tests.support.walkthrough import LIMIT, commands, copy, environment, page, shell
 
 pytestmark = pytest.mark.slow
-HERE, THERE = text("experiments").split("\n## 7. On the other machine\n")
+HERE, THERE = page("experiments").split("\n## 7. On the other machine\n")
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from micronet import params, predict
 from micronet.packed.file import read
 from tests.support.pipeline import STAGES, succeed, write_params
 from tests.support.places import ROOT
-from tests.support.walkthrough import commands, copy, shell, text
+from tests.support.walkthrough import commands, copy, page, shell
 
-COMMANDS = commands(text("your-images"))
-(SECTION,) = re.findall(r"```yaml\n(.*?)```", text("your-images"), re.DOTALL)
+COMMANDS = commands(page("your-images"))
+(SECTION,) = re.findall(r"```yaml\n(.*?)```", page("your-images"), re.DOTALL)
 
 
 def shrunk_recipe() -> dict[str, Any]:

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 from tests.support import warm
@@ -22,22 +24,22 @@ IDENTITY = {
 }
 
 
-def text(name: str) -> str:
+def page(name: str) -> str:
     """What a page says. `name`: such as experiments, of docs/experiments.md."""
     return (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
 
 
-def steps(page: str) -> list[tuple[str, str]]:
-    """`("sh", command)` for each command of the page's shell blocks, `("diff", text)` for each of its edits."""
+def steps(text: str) -> list[tuple[str, str]]:
+    """`("sh", command)` for each command of a page's shell blocks, `("diff", text)` for each of its edits."""
     found: list[tuple[str, str]] = []
-    for kind, block in re.findall(r"^```(sh|diff)\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+    for kind, block in re.findall(r"^```(sh|diff)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         found += [(kind, block)] if kind == "diff" else [(kind, line) for line in block.splitlines() if line]
     return found
 
 
-def commands(page: str) -> list[str]:
+def commands(text: str) -> list[str]:
     """The commands alone."""
-    return [text for kind, text in steps(page) if kind == "sh"]
+    return [command for kind, command in steps(text) if kind == "sh"]
 
 
 def edited(path: Path, diff: str) -> None:
@@ -66,7 +68,9 @@ def environment(folder: Path) -> None:
     programs.mkdir(parents=True)
     with_torch, with_dvc = warm.folder() / "python", warm.folder("dvc") / "python"
     _program(programs / "python", f'[ "$1 $2" = "-m dvc" ] && exec "{with_dvc}" "$@"\nexec "{with_torch}" "$@"')
-    _program(programs / "dvc", f'exec "{with_dvc}" -m dvc "$@"')
+    # the worker of a queue outlives the command, so it is a Python of its own
+    real = f'[ "$1" = queue ] && exec "{sys.executable}" -m dvc "$@"'
+    _program(programs / "dvc", f'{real}\nexec "{with_dvc}" -m dvc "$@"')
     shutil.copy(ROOT / "requirements.lock", folder / ".venv/installed.lock")
 
 
@@ -79,13 +83,16 @@ def shell(folder: Path, command: str) -> str:
     """What a command says that somebody types in a folder, and that succeeds."""
     path = f"{folder}/.venv/bin{os.pathsep}{ENVIRONMENT['PATH']}"
     ours = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(FOREIGN)}
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=folder,
-        env=ours | IDENTITY | {"PATH": path, "DVC_NO_ANALYTICS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
+    with tempfile.TemporaryFile("w+") as said:  # no pipe: what goes on in the background would keep it open
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=folder,
+            env=ours | IDENTITY | {"PATH": path, "DVC_NO_ANALYTICS": "1"},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            timeout=LIMIT,
+        )
+        said.seek(0)
+        text = said.read()
+    assert done.returncode == 0, f"{command}\n{text}"
+    return text
