@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from micronet.files import write_atomically
 from sweeps.rows import Row
@@ -24,8 +23,9 @@ def front(stem: Path, found: Sequence[Row], best: Sequence[Row], metric: str) ->
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    style: Any = {"svg.hashsalt": "micronet", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "micronet", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    ):
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.subplots()
         there = [row for row in found if row.metrics.get(metric) and row.metrics.get(ACCURACY)]
