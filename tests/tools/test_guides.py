@@ -36,7 +36,8 @@ def test_the_exercise_of_the_readme_is_the_tutorial_s():
     commands = [part.split("#")[0].strip() for _, line in steps(section) for part in line.split("&&")]
     tutorial = {text for kind, text in steps((ROOT / "docs/tutorial.md").read_text(encoding="utf-8")) if kind == "sh"}
     made = [command for command in commands if command and not command.startswith("git ")]
-    assert made == ["make use RECIPE=demo", "make repro", "make repro", ".venv/bin/python -m dvc metrics diff"]
+    compared = ".venv/bin/python -m dvc metrics diff"
+    assert made == ["make use RECIPE=demo", "make repro", "make repro", compared, "make report"]
     assert set(made) < tutorial
 
 

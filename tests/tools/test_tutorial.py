@@ -55,6 +55,7 @@ def test_the_tutorial_leads_from_a_clone_to_a_result_of_ones_own(clone):
         "make use RECIPE=demo",
         "make repro",
         "make compare A=HEAD~1 B=HEAD",
+        "make report",
         "make export TO=web",
     ]
     before, after = (found["zero_weights"] / found["prunable_weights"] for found in numbers)
@@ -63,7 +64,8 @@ def test_the_tutorial_leads_from_a_clone_to_a_result_of_ones_own(clone):
     assert ran == ["code", "prune", "retrain", "quantize", "score"] or ran == ["prune", "retrain", "quantize", "score"]
     assert "prune.amount" in said["make compare A=HEAD~1 B=HEAD"]
     assert "prune.amount" in said[".venv/bin/python -m dvc params diff"]
-    assert (clone / "build/export/web/index.html").is_file()
+    for page in ("compare.html", "report.html", "export/web/index.html"):
+        assert (clone / "build" / page).is_file()
 
     store = clone.parent / "store"
     for _, command in steps(REMOTE):
