@@ -228,7 +228,7 @@ def measured(job: Job, model: PackedModule, test: Split, references: References)
     check_classes(model, test)
     batch_size = job.params.score.batch_size
     answers = ask(model, test, batch_size, job.reporter.watch)
-    score = measure(PACKED, model, test, batch_size, references, answers, job.reporter.watch)
+    score = measure(PACKED, model, test, batch_size, references, answers=answers, watch=job.reporter.watch)
     return score, table(answers, confidences(model, answers, job.split("validation"), batch_size), test)
 
 

@@ -95,7 +95,9 @@ def checked(score: Facts, params_path: Path, params: parameters.Params) -> tuple
     if model.packed.metadata.get("params_digest") != training_digest(params):
         raise ToolError(f"{params_path}: did not make {PACKED}; `make repro` brings them together")
     test = open_split(params, "test")
-    wrong = differences(score, measure(PACKED, model, test, params.score.batch_size, references_of(params), watch))
+    wrong = differences(
+        score, measure(PACKED, model, test, params.score.batch_size, references_of(params), watch=watch)
+    )
     if wrong:
         raise ToolError(f"{METRICS / 'score.json'}: {wrong[0]}; `make verify` lists every difference")
     return model, test

@@ -102,7 +102,7 @@ class Subject:
         """What score.json would hold."""
         from micronet.scoring.measurement import measure
 
-        return measure(self.path, self.model, self.test, self.params.score.batch_size, self.references, watch)
+        return measure(self.path, self.model, self.test, self.params.score.batch_size, self.references, watch=watch)
 
     @cached_property
     def references(self) -> References:

@@ -127,6 +127,7 @@ def measure(
     test: Split,
     batch_size: int = 500,
     references: References | None = None,
+    *,
     answers: Answers | None = None,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:

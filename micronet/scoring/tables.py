@@ -26,14 +26,15 @@ NARROW = 60  # columns: a wide table that wraps is hard to read below
 def show(table: Table, *, splits: bool = False) -> None:
     """Prints a table on stdout, or a line for each of its values where the terminal is too narrow for it.
 
-    The width is that of COLUMNS, of the terminal, or 80. No column is ever cut.
+    The width is that of COLUMNS or of the terminal; where stdout is neither, lines are of any length. No column is ever
+    cut.
 
     Args:
         splits: a table too wide for most terminals is printed as several, one below the other, down to `NARROW`
-            columns, each with the first column and as many others as fit; in full where stdout is no terminal.
+            columns, each with the first column and as many others as fit.
     """
     there, needed = width(sys.stdout), _needed(table)
-    if needed <= there or (splits and _endless()):
+    if needed <= there or _endless():
         print_lines(_drawn(table, max(needed, there)))
     elif splits and there >= NARROW and (parts := _parts(table, there)):
         print_lines(*(_drawn(part, there) for part in parts))
