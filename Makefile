@@ -116,7 +116,7 @@ repro: fresh unlock ## run the stages whose code, inputs or params changed
 UNSEEN := pipelines/|checkpoints/|code/|data/|(stages|micronet|models|networks|params\.yaml)$$|
 UNSEEN := $(UNSEEN)(deck|strict|course)_score|validation_|Created|Executor
 .PHONY: experiments
-experiments: env ## compare the experiments of `dvc exp run` in what differs: docs/experiments.md
+experiments: env unlock ## compare the experiments of `dvc exp run` in what differs: docs/experiments.md
 	@$(DVC) exp show --only-changed --drop '$(UNSEEN)' $(ARGS)
 
 # For a change of the code that changes no result, such as a renamed function: DVC would run hours again for it.
@@ -198,7 +198,7 @@ _seeds: env
 # --- looking at results ---
 
 .PHONY: report
-report: env ## all about a run on one page, build/report.html: make report, NAME=dense for another model, AGAINST=main
+report: env ## all results of a run on one page: build/report.html
 	@"$(PY)" tools/page.py $(ARGS) --name="$$NAME" --against="$$AGAINST"
 
 # --- published results ---

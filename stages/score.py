@@ -99,6 +99,8 @@ def read_path() -> list[dict[str, Any]]:
     from micronet.files import FileError, read_csv
     from micronet.scoring.books import BOOKS
 
+    if not PATH.exists():
+        return []
     scores = [f"{book.name}_score" for book in BOOKS]
     forms: dict[str, Callable[[str], Any]] = {"stage": str, "test_accuracy_percent": float}
     forms |= {"parameters": int, "nonzero_parameters": int} | dict.fromkeys(scores, float) | {"macs": int}
@@ -133,7 +135,10 @@ def read_predictions() -> list[dict[str, str]]:
 
     if not PREDICTIONS.exists():
         raise FileError(f"{PREDICTIONS}: there is no such file; `{MAKE}` makes it")
-    return read_csv(PREDICTIONS)
+    try:
+        return read_csv(PREDICTIONS)
+    except FileError:
+        raise FileError(f"{PREDICTIONS}: cannot be read; `{MAKE}` makes it anew") from None
 
 
 def of_other_params(job: Job, model: PackedModule) -> list[str]:
@@ -239,7 +244,7 @@ def work(job: Job) -> int:
     from micronet.training.checkpoint import CheckpointError
 
     if not PACKED.is_file():
-        raise CheckpointError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `dvc pull`")
+        raise CheckpointError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `make pull`")
     claimed = (read_score(), read_predictions()) if job.flags.check else None
     path = read_path() if job.flags.check and not job.flags.packed else []
     model = load_packed(PACKED)
@@ -248,7 +253,7 @@ def work(job: Job) -> int:
     test, references = job.split("test"), references_of(job)
     score, predictions = measured(job, model, test, references)
     if claimed is not None:
-        lines = differing(*claimed, score, predictions)
+        lines = differing(*claimed, score, predictions) + other_summary(summary(model, score))
         for line in lines:
             print(line, file=sys.stderr)
         show(path[:-1] + [packed_row(model, score)], score, test, references, strangers)
@@ -264,6 +269,24 @@ def work(job: Job) -> int:
     job.record_run(params_digest=job.params_digest("score"), **mixed)
     show(rows, score, test, references, strangers)
     return 0
+
+
+def other_summary(measured: dict[str, float]) -> list[str]:
+    """What `metrics/summary.json` says otherwise, a line each; it is there for who compares runs."""
+    from micronet.files import FileError, read_json
+
+    try:
+        claimed = read_json(SUMMARY)
+    except FileError:
+        claimed = None
+    if not isinstance(claimed, dict):
+        return [f"{SUMMARY}: is not there or damaged; `{MAKE}` makes it anew"]
+    names = sorted(claimed.keys() | measured.keys())
+    return [
+        f"{SUMMARY}: {shown(name, 60)}: claimed {shown(claimed.get(name), 60)}, measured {measured.get(name)}"
+        for name in names
+        if claimed.get(name) != measured.get(name)
+    ]
 
 
 def differing(

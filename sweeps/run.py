@@ -197,7 +197,7 @@ def run_spec(spec_path: Path, spec: Spec, tasks: list[Task], arguments: argparse
     sweep = Sweep.of(spec_path.stem, spec, tasks, branches.head(ROOT))
     if arguments.branch:
         forget_lost(sweep, place)
-    with Board(sweep.name, spec.metrics[0], len(tasks), list(sweep.rows.values())) as board:
+    with Board(sweep.name, told(spec), len(tasks), list(sweep.rows.values())) as board:
         if sweep.missing:
             run(sweep, place, arguments.cpus, board)
         sweep.write()
@@ -205,6 +205,12 @@ def run_spec(spec_path: Path, spec: Spec, tasks: list[Task], arguments: argparse
         made = make_branches(sweep, place)
         board.say(f"{len(made)} branches, {made[0]} the first" if made else "no branch: no row is done")
     return 1 if any(row.status == "failed" for row in sweep.rows.values()) else 0
+
+
+def told(spec: Spec) -> str:
+    """The metric that is told of a row, and by which one is called the best: none of the test set."""
+    of_validation = [name for name in spec.metrics if "validation" in name]
+    return of_validation[0] if spec.last == "score" and of_validation else spec.metrics[0]
 
 
 def search(spec_path: Path, spec: Spec, arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from micronet import params
 from micronet.data.store import prepare
 from tests.support import release
+
+os.environ.pop("COLUMNS", None)  # a shell or a test runner that says how wide it is would break lines of output
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -137,7 +137,12 @@ def compiled(model: nn.Module, machine: Machine, steps: int, batch_size: int) ->
     their time on norms and copies, which the compiler fuses (`bench/variants.py`). A network with quantizers took more
     than three minutes on an H200 before its second step, so `auto` leaves it as it is. What cannot be compiled runs as
     it is. Compiled kernels add in another order than eager ones, and always in the same.
+
+    Raises:
+        ParamsError: `compile: on`, on a CPU without a C++ compiler.
     """
+    if machine.compile == "on" and machine.device.type == "cpu" and compiler() is None:
+        raise ParamsError(["engine.compile: on needs a C++ compiler; g++, or auto, which compiles where it pays"])
     if machine.compile == "off" or (machine.compile == "auto" and not _worth_it(model, machine, steps, batch_size)):
         return model
     torch.use_deterministic_algorithms(True)  # now for the compiler too

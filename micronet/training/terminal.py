@@ -18,6 +18,7 @@ from micronet.training.reporting import EpochRow, Reporter
 
 HEADER = f"{'epoch':>9}  {'lr':>8}  {'train loss':>10}  {'train acc.':>10}  {'valid acc.':>10}  {'seconds':>7}"
 STEPS_COMPARED = 20
+COMPILED = 5.0  # seconds of a first step that is said to have compiled, where the second takes a tenth of it
 LONG = 30.0  # seconds of a run from which on it is said how long it will take
 SLOWER = 5  # times: other programs on the cores made steps on two threads 5 to 80 times slower, on one thread twice
 
@@ -39,6 +40,7 @@ class TerminalReporter(Reporter):
         self.began = self.shown = 0.0
         self.pace, self.lines = Pace(), Sparingly(0.0)
         self.steps = 0  # of this run
+        self.second = 0.0, 0  # when the second step began, and after how many images
 
     @contextmanager
     def watch(self, title: str, total: int, unit: str) -> Iterator[Advance]:
@@ -67,6 +69,10 @@ class TerminalReporter(Reporter):
                 "engine.threads: 1 that costs far less"
             )
         self.steps += 1
+        if self.steps == 1:
+            self.second = now, images
+        elif self.steps == 2 and self.second[0] - self.began > max(COMPILED, 10 * (now - self.second[0])):
+            self.began, self.before = self.second  # the first one compiled, which says nothing of the others
         if self.live and now - self.shown < 0.2 and self.steps != STEPS_COMPARED:
             return
         total = (epoch - 1 - self.first) * self.images + images - self.before

@@ -277,7 +277,7 @@ def test_a_stage_and_the_check_say_that_what_was_prepared_stands_for_the_folder(
     prepare(config, "data/manifest.json")
     lines: list[str] = []
     monkeypatch.setattr(
-        job, "run", lambda script, text, started, *_: started(loaded, None, SimpleNamespace(say=lines.append))
+        job, "run", lambda script, text, started, *_: started(loaded, None, SimpleNamespace(say=lines.append, place=""))
     )
     networks = ModuleType("consistency")
     networks.inconsistencies = lambda loaded: []

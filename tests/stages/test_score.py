@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from micronet import params
+from micronet.files import FileError
 from micronet.packed.module import load_packed
 from micronet.training.reporting import Reporter
 from tests.support.pipeline import script, shrunk
@@ -124,3 +125,17 @@ def test_strangers_are_marked_in_the_table_and_in_the_record_of_the_run_and_chan
     assert (
         said.startswith("metrics/predictions.csv: actual of 1 image, first of 0: claimed no ") and said.count("\n") == 1
     )
+    Path("metrics/predictions.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(FileError, match="predictions.csv: cannot be read; `python stages/score.py` makes it anew"):
+        score.work(job(shrunk(), check=True))
+    Path("metrics/predictions.csv").write_bytes(one["predictions.csv"])
+    Path("metrics/path.csv").unlink()
+    Path("metrics/summary.json").write_text(json.dumps(summary | {"accuracy_percent": 99.9, "more": "\x1b"}))
+    assert score.work(job(shrunk(), check=True)) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"metrics/summary.json: accuracy_percent: claimed 99.9, measured {summary['accuracy_percent']}",
+        "metrics/summary.json: more: claimed \\x1b, measured None",
+    ]
+    Path("metrics/summary.json").unlink()
+    assert score.work(job(shrunk(), check=True)) == 1
+    assert "metrics/summary.json: is not there or damaged" in capsys.readouterr().err

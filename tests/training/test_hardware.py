@@ -100,6 +100,8 @@ def test_long_runs_of_thin_networks_are_compiled_on_a_cpu_that_has_a_compiler(mo
         assert compiled(other, here, 100 * steps, 100) is other
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert compiled(dense, here, steps, 100) is dense
+    with pytest.raises(ParamsError, match="engine.compile: on needs a C\\+\\+ compiler"):
+        compiled(dense, replace(here, compile="on"), 1, 1)
 
 
 def test_of_the_networks_of_all_recipes_only_the_slides_densenet_nano_is_thin():

@@ -254,11 +254,12 @@ def test_the_first_rank_says_alone_what_it_refuses_and_the_others_never_begin(fo
     def work(each: Member) -> None:
         if not each.first:
             (folder / "begun").touch()
-        raise MicronetError("the teacher is missing")
+        raise MicronetError("the teacher is missing; stage train_teacher makes it")
 
     started = start(folder, work, 3)
     assert started.ended([], BOUND) == 1
-    assert started.said == f"{NAME}: the teacher is missing\n" and not (folder / "begun").exists()
+    assert started.said == f"{NAME}: the teacher is missing; stage train_teacher makes it\n"
+    assert not (folder / "begun").exists()
 
 
 def test_one_process_is_this_one_and_nothing_is_started(monkeypatch):

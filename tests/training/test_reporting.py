@@ -112,6 +112,18 @@ def test_elsewhere_than_on_a_terminal_there_is_one_plain_line_an_epoch(monkeypat
     assert [line.split()[0] for line in lines[1:]] == ["1/2", "2/2"]
 
 
+def test_the_first_step_which_may_compile_says_nothing_of_the_time_that_the_others_take(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    stream = screen(monkeypatch, live=True)
+    reporter = TerminalReporter("distill")
+    reporter.start(epochs=2, images=100, epoch=0)
+    for images, seconds in ((10, 300.0), (20, 1.0), (30, 1.0)):
+        now[0] += seconds
+        reporter.step(epoch=1, images=images, loss=1.0)
+    assert stream.getvalue().endswith("epoch 1/2   30 %  loss 1.000  10 images/s  0:17 left")
+
+
 def test_the_epoch_table_has_the_decks_columns_aligned(monkeypatch):
     stream = screen(monkeypatch, live=False)
     follow(TerminalReporter("distill"))
