@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from micronet.params import ParamsError
 from sweeps import run, spec, tasks
 from tests.support.places import ROOT
 
