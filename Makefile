@@ -193,7 +193,11 @@ seeds: _seeds ## the active recipe with N seeds, mean and spread into metrics/se
 	@exec "$(PY)" tools/seeds.py
 
 _seeds: env
-	@exec "$(PY)" sweeps/run.py --seeds "$${N:-3}" $(ARGS) -- sweeps/seeds.yaml
+	@if ! [[ "$${N:-3}" =~ ^[1-9][0-9]{0,3}$$ ]]; then
+		printf 'make seeds: N: must be a whole number, 1 to 9999 (got %q)\n' "$${N:0:60}" >&2
+		exit 2
+	fi
+	exec "$(PY)" sweeps/run.py --seeds "$${N:-3}" $(ARGS) -- sweeps/seeds.yaml
 
 # --- looking at results ---
 
@@ -343,3 +347,7 @@ unlock: env ## clear away locks that a killed DVC left in .dvc/tmp
 .PHONY: fresh
 fresh: env ## check, and prepare a changed folder of pictures anew
 	@"$(PY)" stages/check.py --renew
+
+# What nobody has written a rule for.
+.DEFAULT:
+	$(error there is no target '$@'; `make` alone lists those there are)

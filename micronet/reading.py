@@ -80,7 +80,9 @@ def _text(path: Path | str) -> str:
                 raise UnreadableError(f"{path}: cannot be read (not a regular file; one with settings would work)")
             content = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
-        raise UnreadableError(f"{path}: there is no such file (`make use RECIPE=laptop` makes it)") from None
+        ours = Path(path).name == "params.yaml"
+        way = "`make use RECIPE=laptop` makes it" if ours else "one that is there would work"
+        raise UnreadableError(f"{path}: there is no such file ({way})") from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:  # a name with a NUL, or one that has no bytes

@@ -192,6 +192,8 @@ def read(path: Path | str, budget: str | None = None) -> Spec:
     Raises:
         ParamsError: a line a fault.
     """
+    if not Path(path).exists():
+        raise ParamsError([f"{shown(path, 100)}: there is no such file; one of sweeps/ would work: sweeps/demo.yaml"])
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ParamsError([f"{path}: must hold the keys of a sweep (got {type(tree).__name__})"])

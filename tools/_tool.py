@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -25,7 +25,7 @@ from micronet.environment import require  # noqa: E402 - the line above makes it
 require(str(ROOT))
 
 from micronet import params as parameters  # noqa: E402
-from micronet.errors import MicronetError, shown  # noqa: E402
+from micronet.errors import LONGEST, MicronetError, shown  # noqa: E402
 from micronet.front import front as front  # noqa: E402 - every command ends as a stage does
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ PACKED = Path("checkpoints/quantized.safetensors")
 TRAINING_STAGES = ("train_teacher", "train_student", "distill", "prune", "retrain", "quantize")
 MOST_JSON = 1 << 24  # characters of a file of results
 SHOWN = 100  # characters of a path, or of what a library says, in a message
+TARGETS = {"compare", "export", "mcu", "pictures", "report", "verify"}  # commands that make has under the same name
 NOT_OF_A_MODEL = ("seed", "data", "engine", "score")  # params sections that name no training
 
 
@@ -190,10 +191,17 @@ def training_digest(params: parameters.Params) -> str:
     return parameters.digest(params.seed, *(getattr(params, name) for name in sections))
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line, under the name that people type."""
+
+    def error(self, message: str) -> NoReturn:
+        name = f"make {self.prog}" if self.prog in TARGETS else self.prog
+        self.exit(2, f"{name}: {shown(message, LONGEST - len(name) - 2)}\n")
+
+
 def arguments_of(name: str, doc: str | None) -> argparse.ArgumentParser:
     """A parser that introduces the command with the words of its module."""
-    form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(prog=name, description=doc, formatter_class=form)
+    return Parser(prog=name, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_params(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,8 @@
 """Says whether what the pipeline stands on is right, and names the command that mends what is not. Changes nothing.
 
-Looked at: Python, environment, params, data, caches, remotes, locks, disk, GPU, clock, git; no network is asked. Exit
-code 1 when something is wrong. It runs where packages are missing too: what needs them is not looked at then.
+Looked at: Python, environment, params, data, the pipeline, results, caches, remotes, locks, disk, GPU, clock, git; no
+network is asked. Exit code 1 when something is wrong. It runs where packages are missing too: what needs them is not
+looked at then.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import configparser
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -19,7 +21,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +40,11 @@ if TYPE_CHECKING:
 
 LOCK, PROJECT = ROOT / "requirements.lock", ROOT / "pyproject.toml"
 MANIFEST = Path("data/manifest.json")
+PIPELINE, METRICS = Path("dvc.yaml"), Path("metrics")
 CHECKPOINTS = "checkpoints"  # what else a stage makes is in git
 CONFIGS = (Path(".dvc/config"), Path(".dvc/config.local"))  # the second one goes first
+SET_PATH = "set data.path in params.yaml"
+RESTORE_CONFIG = f"git checkout -- {CONFIGS[0]}"
 OLDEST_PYTHON = (3, 11)
 LEAST_FREE = 1_000_000_000  # bytes: the data, the states to resume from and the results of a recipe
 AHEAD = 120  # seconds that a file or a commit may be ahead of the clock
@@ -87,7 +92,7 @@ def environment() -> Iterator[Finding]:
     try:
         same = read_bytes(installed) == read_bytes(LOCK)
     except FileError as error:
-        yield Finding("environment", str(error), "git checkout requirements.lock && make env")
+        yield Finding("environment", str(error), f"git checkout -- {LOCK.name}")
         return
     if not same:
         yield Finding("environment", f"{sys.prefix}: not of requirements.lock", "make env")
@@ -143,6 +148,11 @@ def data(config: parameters.Data) -> Iterator[Finding]:
     from micronet.data.arrays import DataError
 
     again = store.MAKE
+    if not Path(config.folder).exists():
+        yield Finding("data", f"{shown(config.folder, SHOWN)}: not yet; make score fetches what it needs", seen=False)
+        if config.source == "folder" and not Path(config.path).exists():
+            yield Finding("pictures", f"{shown(config.path, SHOWN)}: is not here", SET_PATH)
+        return
     try:
         manifest = store.check_manifest(config, MANIFEST)
     except DataError as error:
@@ -162,7 +172,7 @@ def _own(config: parameters.Data) -> Iterator[Finding]:
     from micronet.data.arrays import DataError
     from micronet.data.datasets import pictures, standing_in
 
-    path, way_out = shown(config.path, SHOWN), "set data.path in params.yaml"
+    path, way_out = shown(config.path, SHOWN), SET_PATH
     try:
         if line := standing_in(config):
             yield Finding("pictures", line)
@@ -177,6 +187,49 @@ def _own(config: parameters.Data) -> Iterator[Finding]:
             yield Finding("pictures", f"{path}: as they were prepared" + (f"; {found}" if found else ""))
     except DataError as error:
         yield Finding("pictures", str(error), way_out)
+
+
+def pipeline() -> Iterator[Finding]:
+    """Whether dvc.yaml names stages."""
+    from micronet import reading
+
+    way, path = f"git checkout -- {PIPELINE}", str(PIPELINE)
+    try:
+        tree = reading.read(path)
+    except reading.UnreadableError as error:
+        said = f"{path}: there is no such file" if not PIPELINE.exists() else str(error)
+        yield Finding("pipeline", said, way)
+        return
+    stages = tree.get("stages") if isinstance(tree, dict) else None
+    if isinstance(stages, dict) and stages:
+        yield Finding("pipeline", f"{path}: {counted(len(stages), 'stage')}")
+    else:
+        yield Finding("pipeline", f"{path}: names no stages", way)
+
+
+def results() -> Iterator[Finding]:
+    """Whether what the stages measured can be read."""
+    there = sorted(METRICS.glob("*.json"))
+    damaged = [path for path in there if not _is_json_object(path)]
+    if damaged:
+        known = [path for path in damaged if _git("ls-files", "--error-unmatch", str(path)) is not None]
+        way = f"git checkout -- {shlex.join(map(str, known))}" if known else f"rm {shlex.join(map(str, damaged))}"
+        said = f"{_some([str(path) for path in damaged])}: no JSON object"
+        yield Finding("results", said, way)
+    else:
+        yield Finding("results", f"{METRICS}: {counted(len(there), 'file')}, none is damaged")
+
+
+def _is_json_object(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(read_bytes(path)), dict)
+    except (FileError, ValueError, RecursionError):
+        return False
+
+
+def counted(count: int, what: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def cache() -> Iterator[Finding]:
@@ -219,12 +272,13 @@ def _downloads() -> Finding:
 def remote() -> Iterator[Finding]:
     """The remotes that lie in folders: whether they are there, and the published one whole."""
     settings = configparser.ConfigParser(interpolation=None, strict=False)
-    try:
-        settings.read(CONFIGS, encoding="utf-8")
-    except (configparser.Error, UnicodeError) as error:
-        said = shown(" ".join(str(error).split()), SHOWN)
-        yield Finding("remote", f"{CONFIGS[0]}: cannot be read ({said})", f"git checkout -- {CONFIGS[0]}")
-        return
+    for path, way in zip(CONFIGS, (RESTORE_CONFIG, f"rm {CONFIGS[1]}"), strict=True):
+        try:
+            settings.read(path, encoding="utf-8")
+        except (configparser.Error, UnicodeError) as error:
+            said = shown(" ".join(str(error).split()), SHOWN)
+            yield Finding("remote", f"{path}: cannot be read ({said})", way)
+            return
     urls = {
         section.strip("'")[len('remote "') : -1]: settings[section].get("url", "")
         for section in settings.sections()
@@ -235,7 +289,7 @@ def remote() -> Iterator[Finding]:
         said = f"{shown(default, SHOWN)}, the default, is no remote that there is"
         yield Finding("remote", said, "dvc remote default --unset" + " --local" * CONFIGS[1].is_file())
     if PUBLISHED not in urls:
-        yield Finding("remote", f"{CONFIGS[0]}: does not know the published one", f"git checkout -- {CONFIGS[0]}")
+        yield Finding("remote", f"{CONFIGS[0]}: does not know the published one", RESTORE_CONFIG)
     for name, url in urls.items():
         if url and "://" not in url:
             yield _folder_remote(name, Path(os.path.normpath(CONFIGS[0].parent / url)))
@@ -250,17 +304,22 @@ def _folder_remote(name: str, folder: Path) -> Finding:
     ours = folder == published
     if not os.access(folder, os.R_OK | os.X_OK) or not folder.is_dir():
         way = f"git checkout -- {folder}" if ours else f"mkdir -p {shlex.quote(str(folder))}"
-        return Finding("remote", f"{said}: cannot be read", way)
-    if not restored.LOCK.is_file():
+        return Finding("remote", f"{said}: cannot be read", RESTORE_CONFIG if name == PUBLISHED and not ours else way)
+    try:
+        named = list(restored.outputs()) if restored.LOCK.is_file() else []
+    except restored.RestoreError:  # a fault of the lock, which is told with the cache
+        named = []
+    if not named:
         return Finding("remote", f"{said}: is there")
-    objects = [(output.object_in(folder / "files/md5"), output) for output in restored.outputs()]
+    objects = [(output.object_in(folder / "files/md5"), output) for output in named]
     damaged = [str(one) for one, output in objects if not _whole(output, one)]
     if damaged:
         way = f"git checkout -- {folder}" if ours else f"rm {damaged[0]} && dvc push --remote {name}"
         return Finding("remote", f"{said}: {_some(damaged)} is damaged", way)
     checkpoints = (one for one, output in objects if output.path.parts[0] == CHECKPOINTS)
     lacking = len({one for one in checkpoints if not one.exists()})
-    return Finding("remote", f"{said}: is whole" + (f"; lacks {lacking} checkpoints of these params" * bool(lacking)))
+    lacks = f"; lacks {counted(lacking, 'checkpoint')} of these params" if lacking else ""
+    return Finding("remote", f"{said}: is whole{lacks}")
 
 
 def locks() -> Iterator[Finding]:
@@ -316,7 +375,8 @@ def clock() -> Iterator[Finding]:
     """Whether time goes forward: resuming, make and DVC compare the dates of files."""
     now, said = time.time(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     committed = _git("log", "-1", "--format=%ct")
-    if now < LOCK.stat().st_ctime - AHEAD or (committed or "").isdigit() and now < int(committed or 0) - AHEAD:
+    begun = LOCK.stat().st_ctime if LOCK.exists() else now
+    if now < begun - AHEAD or (committed or "").isdigit() and now < int(committed or 0) - AHEAD:
         yield Finding("clock", f"{said} is before the last commit", "sudo timedatectl set-ntp true")
         return
     names = (*CONFIGS, Path("params.yaml"), Path("dvc.yaml"), Path("dvc.lock"), MANIFEST)
@@ -341,7 +401,7 @@ def git() -> Iterator[Finding]:
         yield Finding("git", f"a merge stopped at {_some(unmerged.splitlines())}", "git merge --abort, or git status")
     else:
         changed = len((_git("status", "--porcelain", "--untracked-files=no") or "").splitlines())
-        yield Finding("git", f"{head}, {changed} changed files" if changed else f"{head}, nothing changed")
+        yield Finding("git", f"{head}, {counted(changed, 'changed file') if changed else 'nothing changed'}")
 
 
 def _broken() -> Finding:
@@ -368,6 +428,8 @@ def findings(path: str) -> Iterator[Finding]:
         ("python", python),
         ("environment", environment),
         ("params", lambda: params_and_data(path)),
+        ("pipeline", pipeline),
+        ("results", results),
         ("cache", cache),
         ("remote", remote),
         ("locks", locks),
@@ -377,11 +439,26 @@ def findings(path: str) -> Iterator[Finding]:
     )
     for name, look in looks:
         try:
-            yield from look()
+            yield from map(_typed, look())
         except ImportError as error:
             yield Finding(name, f"not looked at: {shown(error, SHOWN)}", seen=False)
         except (MicronetError, OSError, ValueError) as error:
             yield Finding(name, f"cannot be looked at ({shown(error, SHOWN)})", "make clean, or a fresh clone")
+
+
+def _typed(one: Finding) -> Finding:
+    """A finding whose commands work in a shell that has no environment on its path."""
+    ours = shlex.quote(_python())
+    said, mend = (re.sub(r"(?<![\w/.])python (?=stages/)", f"{ours} ", text) for text in (one.said, one.mend))
+    return replace(one, said=said, mend=re.sub(r"(^|[;&] )dvc ", rf"\1{ours} -m dvc ", mend))
+
+
+def _python() -> str:
+    """The environment's, as somebody types it here."""
+    if sys.prefix == sys.base_prefix:
+        return ".venv/bin/python"
+    here = Path(sys.executable)
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
 
 
 def told(one: Finding, width: int) -> str:

@@ -120,7 +120,7 @@ def facts_of(params_path: Path, params: parameters.Params) -> dict[str, Any]:
     """
     score = read_json(METRICS / "score.json", SCORED)
     if not PACKED.is_file():
-        raise ToolError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `dvc pull`")
+        raise ToolError(f"{PACKED}: there is no such file; `python stages/quantize.py` makes it, or `make pull`")
     made = stages()
     model, test = checked(score, params_path, params)
     manifest = read_json(MANIFEST, "python stages/prepare_data.py")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -23,7 +23,7 @@ from models.settings import Settings
 PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "null"}
 LOWER, UPPER = {"ge": "≥", "gt": ">"}, {"le": "≤", "lt": "<"}
-HEAD = ["| key | meaning | type | default | range | source |", "|---|---|---|---|---|---|"]
+COLUMNS = ("key", "meaning", "type", "default", "range", "source")
 BARE = {Section, Settings, BaseModel, object}  # classes that have no keys of their own to tell
 
 
@@ -120,11 +120,22 @@ def parted(text: str) -> tuple[str, str]:
     return linked(re.sub(r" \((?:arXiv:[\d.]+(?:, )?)+\)$", "", text)), papers
 
 
-def row(key: str, field: FieldInfo) -> str:
-    """A key as a row of its table."""
+def row(key: str, field: FieldInfo) -> tuple[str, ...]:
+    """The cells of a key's row, one of each of `COLUMNS`."""
     meaning, papers = parted(field.description or _about(field))
     bounds = ranges(field.annotation, field.metadata)
-    cells = (f"`{key}`", meaning, kind(field.annotation, field.metadata), default(field), bounds, papers)
+    return f"`{key}`", meaning, kind(field.annotation, field.metadata), default(field), bounds, papers
+
+
+def keyed(fields: Mapping[str, FieldInfo]) -> list[str]:
+    """The lines of a table of keys, without a source's column where no key has one; none for no keys."""
+    rows = [row(key, field) for key, field in fields.items()]
+    width = len(COLUMNS) if any(cells[-1] for cells in rows) else len(COLUMNS) - 1
+    head = [COLUMNS, ("---",) * width]
+    return [_line(cells[:width]) for cells in [*head, *rows]] + [""] if rows else []
+
+
+def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -191,8 +202,7 @@ def table(section: type[BaseModel], paths: Sequence[str], level: int = 2) -> str
     lines += [f"At {where}." if where else "The top of the file.", ""]
     if others := [one for one in above(section) if one is not section]:
         lines += ["Has the keys of " + " and ".join(f"[{title(one)}](#{anchor(one)})" for one in others) + " too.", ""]
-    keys = [row(key, field) for key, field in own_keys(section).items()]
-    return "\n".join([*lines, *([*HEAD, *keys, ""] if keys else [])])
+    return "\n".join([*lines, *keyed(own_keys(section))])
 
 
 def family(name: str, settings: type[Settings]) -> str:
@@ -200,7 +210,7 @@ def family(name: str, settings: type[Settings]) -> str:
     lines = [f"### {name}", ""]
     if known := ", ".join(f"`{one}`" for one, spec in models.NAMED.items() if spec["name"] == name):
         lines += [f"Sizes with a name: {known}.", ""]
-    lines += [*HEAD, *(row(key, field) for key, field in settings.model_fields.items()), ""]
+    lines += keyed(settings.model_fields)
     for key, field in settings.model_fields.items():
         lines += [table(inner, [f"model.{key}"], level=4) for inner in sections_in(field.annotation)]
     return "\n".join(lines)

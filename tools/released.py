@@ -23,7 +23,7 @@ def check_released(root: Path = ROOT) -> None:
     if score["packed"]["sha256"] not in digests:
         raise ToolError(
             f"{SCORE}: is of a model that release/cache does not hold, and documents are written from released ones; "
-            "`make release` publishes this one, `git checkout main -- metrics params.yaml dvc.lock` takes that of main"
+            "`make release` publishes this one; after `git commit`, `git switch` to the released branch takes that one"
         )
 
 

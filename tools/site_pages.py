@@ -19,7 +19,7 @@ DOORS = ("packed", "scoring", "compress", "training", "data", "export")  # rooms
 def targets() -> str:
     """A table of each group of the Makefile: its targets, and the purpose that each states."""
     head = ["", "| command | what it does |", "|---|---|"]
-    parts = head.copy()
+    parts = list[str]()
     for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines():
         if group := re.match(r"# --- (.*) ---$", line):
             parts += ["", f"## {group[1].capitalize()}", *head]

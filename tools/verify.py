@@ -127,7 +127,7 @@ def published(name: str) -> Published:
         ToolError: there is neither.
     """
     pipelines = {path.parents[1].name for path in PIPELINES.glob("*/metrics/score.json")}
-    released = {path.parent.name for path in METRICS.glob("*/score.json")}
+    released = {path.stem for path in RELEASE.glob("*.safetensors") if (METRICS / path.stem / CLAIMS.name).is_file()}
     if name in pipelines:
         return Published(PIPELINES / name, PACKED, Path("params.yaml"), CLAIMS)
     if name in released:
@@ -146,7 +146,7 @@ def open_published(arguments: argparse.Namespace) -> Subject:
     os.chdir(found.folder)
     arguments.file, arguments.params, arguments.claims = str(found.file), str(found.params), str(found.claims)
     if not found.file.is_file():
-        way = "`dvc pull pipelines/dvc.yaml` fetches it" if found.folder.name else "git holds it"
+        way = "`make pull ARGS=pipelines/dvc.yaml` fetches it"
         raise ToolError(f"{found.folder / found.file}: there is no such file; {way}")
     if not found.manifest.is_file():
         store.prepare(parameters.load(found.params).data, found.manifest, report=say)

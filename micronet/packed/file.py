@@ -27,7 +27,7 @@ from micronet.data.datasets import CLASSES
 from micronet.errors import shown
 from micronet.packed import checks
 from micronet.packed.bits import Reader
-from micronet.packed.errors import PackedFileError
+from micronet.packed.errors import MADE_HERE, PackedFileError
 from micronet.packed.limits import (
     MOST_CLASS_NAME,
     MOST_FILE_BYTES,
@@ -338,9 +338,9 @@ def content(path: Path | str) -> bytes:
                 raise PackedFileError(f"{said}: is no regular file, a packed model is one")
             data = file.read(MOST_FILE_BYTES + 1) if state.st_size <= MOST_FILE_BYTES else None
     except FileNotFoundError:
-        raise PackedFileError(
-            f"{said}: there is no such file; `python stages/quantize.py` makes the packed model, or `dvc pull`"
-        ) from None
+        ours = str(path).endswith(MADE_HERE)
+        way = "`python stages/quantize.py` makes it, or `make pull`" if ours else "those in release/ would work"
+        raise PackedFileError(f"{said}: there is no such file; {way}") from None
     except IsADirectoryError:
         raise PackedFileError(f"{said}: is a folder, a packed model is a file") from None
     except OSError as error:

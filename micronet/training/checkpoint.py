@@ -230,7 +230,7 @@ def load(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     made_by = MADE_BY.get(path.stem)
-    way = f"; `python stages/{made_by}.py` makes it, or `dvc pull`" if made_by else ""
+    way = f"; `python stages/{made_by}.py` makes it, or `make pull`" if made_by else ""
     where = shown(path, 120)
     if not path.is_file():
         fault = "is no file" if path.exists() else "there is no such checkpoint"

@@ -111,10 +111,10 @@ def test_faulty_params_end_with_2_and_a_line_a_fault_before_any_output_is_touche
     assert output.read_text() == "an earlier result"
 
 
-def test_a_missing_params_file_ends_with_2_and_says_how_to_make_one(tmp_path):
+def test_a_missing_params_file_ends_with_2_and_says_what_would_work(tmp_path):
     done = run(tmp_path, "train_student", "--params", "mine.yaml")
     assert done.returncode == 2
-    assert done.stderr == "mine.yaml: there is no such file (`make use RECIPE=laptop` makes it)\n"
+    assert done.stderr == "mine.yaml: there is no such file (one that is there would work)\n"
 
 
 def test_a_missing_checkpoint_names_the_stage_that_makes_it(prepared):

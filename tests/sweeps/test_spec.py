@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from micronet.params import ParamsError
 from sweeps import run, spec, tasks
 from tests.support.places import ROOT
 
@@ -67,6 +68,11 @@ def told(tmp_path, capsys):
 )
 def test_a_fault_of_a_spec_is_a_line_and_nothing_runs(told, changes, line):
     assert line in told(changes)
+
+
+def test_a_spec_that_is_not_there_names_one_that_is(tmp_path):
+    with pytest.raises(ParamsError, match=r"nope\.yaml: there is no such file; .* sweeps/demo\.yaml$"):
+        spec.read(tmp_path / "nope.yaml")
 
 
 def test_several_specs_are_all_checked_before_the_first_one_runs(tmp_path, capsys):

@@ -22,6 +22,7 @@ from micronet.data.arrays import DataError
 from tests.support.configs import demo
 from tests.support.places import ROOT
 
+PREPARE = f"{sys.executable} stages/prepare_data.py"
 PINS = [line.split(" ;")[0].split("==") for line in doctor.LOCK.read_text().splitlines()]
 
 
@@ -38,6 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     (tmp_path / "release/cache").mkdir(parents=True)
     shutil.copy(ROOT / ".dvc/config", tmp_path / ".dvc")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     write_params(("data", {"source": "sample", "folder": "data/sample", "validation_size": 200}))
     return tmp_path
 
@@ -69,15 +71,25 @@ def test_a_checkout_in_which_all_is_right_ends_with_0_and_names_the_data(prepare
     assert "WRONG" not in said and "cache/micronet: 3 MB" in said
 
 
-def test_data_that_are_not_there_yet_name_the_stage_that_makes_them():
-    assert wrong()["manifest"][1] == "python stages/prepare_data.py"
+def test_data_that_nobody_has_fetched_yet_are_no_fault(capsys):
+    assert wrong() == {} and "data/sample: not yet; make score fetches what it needs" in capsys.readouterr().out
+
+
+def test_data_without_a_manifest_name_the_stage_that_makes_it_in_a_shell_of_no_environment(
+    prepared, place, monkeypatch
+):
+    (place / "data/manifest.json").unlink()
+    assert wrong()["manifest"][1] == PREPARE
+    monkeypatch.setattr(sys, "executable", str(place / ".venv/bin/python"))
+    assert wrong()["manifest"][1] == ".venv/bin/python stages/prepare_data.py"
+    assert "`.venv/bin/python stages/prepare_data.py` makes it" in wrong()["manifest"][0]
 
 
 def test_a_manifest_of_other_params_and_a_damaged_folder_are_told_apart(prepared):
     path = Path(prepared.folder) / "train_images.bin"
     path.write_bytes(path.read_bytes()[:-1])
     found = wrong()
-    assert "is damaged" in found["data"][0] and found["data"][1] == "python stages/prepare_data.py"
+    assert "is damaged" in found["data"][0] and found["data"][1] == PREPARE
     write_params(("data", {"source": "sample", "folder": "data/sample", "validation_size": 100}))
     assert "validation_size is 200" in wrong()["manifest"][0]
 
@@ -104,7 +116,10 @@ def test_the_pictures_of_a_folder_are_counted_and_a_change_is_said(place, monkey
     (place / "own").mkdir()
     image = {"height": 8, "width": 8}
     write_params(("data", {"source": "folder", "path": "own[red]", "folder": "data/own", "image": image}))
+    assert wrong()["pictures"] == ("own[red]: is not here", "set data.path in params.yaml")
     (place / "own[red]").mkdir()
+    assert wrong() == {}
+    (place / "data/own").mkdir(parents=True)
     manifest = {
         "dataset": "folder", "image_shape": [3, 8, 8], "classes": ["a", "b"],
         "splits": {name: {"images": 4} for name in store.SPLITS},
@@ -118,7 +133,7 @@ def test_the_pictures_of_a_folder_are_counted_and_a_change_is_said(place, monkey
     marker["scan"] = "then"
     assert wrong()["pictures"] == (
         "own[red]: have changed since they were prepared",
-        "python stages/prepare_data.py",
+        PREPARE,
     )
 
     def unreadable(config: params.Data) -> str:
@@ -166,6 +181,14 @@ def a_config_without_the_published_remote(place: Path, monkeypatch: pytest.Monke
     (place / ".dvc/config").write_text("[core]\n    analytics = false\n")
 
 
+def a_published_remote_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / ".dvc/config").write_text("['remote \"release\"']\n    url = /nonexistent\n")
+
+
+def a_config_of_ones_own_that_is_damaged(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / ".dvc/config.local").write_text("[core\n")
+
+
 def a_lock_of_a_dvc_that_was_killed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / ".dvc/tmp/rwlock").touch()
 
@@ -195,11 +218,11 @@ def a_repository_without_objects(place: Path, monkeypatch: pytest.MonkeyPatch) -
 PLANTED: list[tuple[Callable[[Path, pytest.MonkeyPatch], None], str, str, str]] = [
     (an_old_python, "python", "3.11 or newer", "make env PYTHON=python3.11"),
     (a_package_that_is_gone, "environment", "has not safetensors", "rm {place}/env/installed.lock && make env"),
-    (images_cut_short, "data", "is damaged", "python stages/prepare_data.py"),
+    (images_cut_short, "data", "is damaged", PREPARE),
     (a_file_for_the_cache, "cache", "is no folder", "export XDG_CACHE_HOME=A_FOLDER_OF_YOURS"),
     (a_remote_that_is_gone, "remote", "mine (of mine): cannot be read", "mkdir -p 'of mine'"),
     (a_lock_of_a_dvc_that_was_killed, "locks", "rwlock: was left damaged", "make unlock"),
-    (a_full_disk, "disk", "0.0 GB are free", "make clean; dvc gc --workspace"),
+    (a_full_disk, "disk", "0.0 GB are free", f"make clean; {sys.executable} -m dvc gc --workspace"),
     (a_gpu_that_is_not_there, "gpu", "there is no GPU here", "set engine.device: auto in params.yaml"),
     (a_clock_that_goes_back, "clock", "params.yaml is from the future", "touch params.yaml"),
     (a_repository_without_objects, "git", ".git: is damaged", "git fsck says where; a fresh clone would work"),
@@ -220,14 +243,20 @@ def test_ten_faults_at_once_are_each_found(prepared, place, monkeypatch, capsys)
     for plant, *_ in PLANTED:
         plant(place, monkeypatch)
     assert sorted(wrong()) == sorted(name for _, name, *_ in PLANTED)
-    assert capsys.readouterr().out.endswith("doctor: 10 of 13 are wrong\n")
+    assert capsys.readouterr().out.endswith("doctor: 10 of 15 are wrong\n")
 
 
 @pytest.mark.parametrize(
     ("plant", "said", "mend"),
     [
-        (a_default_that_is_no_remote, "gone, the default, is no remote", "dvc remote default --unset --local"),
+        (
+            a_default_that_is_no_remote,
+            "gone, the default, is no remote",
+            f"{sys.executable} -m dvc remote default --unset --local",
+        ),
         (a_config_without_the_published_remote, "does not know the published one", "git checkout -- .dvc/config"),
+        (a_published_remote_elsewhere, "release (/nonexistent): cannot be read", "git checkout -- .dvc/config"),
+        (a_config_of_ones_own_that_is_damaged, ".dvc/config.local: cannot be read", "rm .dvc/config.local"),
     ],
 )
 def test_remotes_that_the_config_lacks_are_named(plant, said, mend, prepared, place, monkeypatch):
@@ -242,6 +271,38 @@ def test_the_command_that_is_named_mends_it(plant, prepared, place, monkeypatch)
     ((_, mend),) = wrong().values()
     subprocess.run(mend, shell=True, cwd=place, check=True)
     assert wrong() == {}
+
+
+def test_files_of_the_repository_that_are_damaged_or_gone_are_each_found_and_git_restores_them(
+    prepared, place, monkeypatch
+):
+    lock = place / "requirements.lock"
+    monkeypatch.setattr(doctor, "LOCK", lock)
+    found = wrong()
+    assert list(found) == ["environment"] and found["environment"][1] == "git checkout -- requirements.lock"
+    shutil.copy(ROOT / "requirements.lock", lock)
+    (place / "metrics").mkdir()
+    named = {"pipeline": "dvc.yaml", "results": "metrics/score.json", "dvc cache": "dvc.lock"}
+    for path in named.values():
+        (place / path).write_text("{}")
+    for words in (["init", "-q"], ["add", "-f", "dvc.yaml", "dvc.lock", "metrics"]):
+        subprocess.run(["git", *words], cwd=place, check=True)
+    monkeypatch.setattr(doctor, "git", lambda: iter(()))
+    for path in named.values():
+        (place / path).write_text("{ no")
+    assert {name: mend for name, (_, mend) in wrong().items()} == {
+        name: f"git checkout -- {path}" for name, path in named.items()
+    }
+    (place / "dvc.yaml").unlink()
+    assert wrong()["pipeline"] == ("dvc.yaml: there is no such file", "git checkout -- dvc.yaml")
+
+
+def test_one_of_a_thing_is_said_in_the_singular():
+    assert [doctor.counted(count, "changed file") for count in (0, 1, 2)] == [
+        "0 changed files",
+        "1 changed file",
+        "2 changed files",
+    ]
 
 
 def test_looking_at_locks_changes_nothing_and_a_mended_one_is_right(place):

@@ -41,6 +41,15 @@ def test_the_exercise_of_the_readme_is_the_tutorial_s():
     assert set(made) < tutorial
 
 
+def test_the_readme_commits_results_that_are_new_too():
+    assert "commit -am" not in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_document_holds_a_place_that_was_left_to_fill():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "release").glob("*.md")]
+    assert len(pages) > 25 and not [str(page) for page in pages if "@@" in page.read_text(encoding="utf-8")]
+
+
 @pytest.mark.parametrize(
     "name", ["distillation", "pruning", "retraining", "quantization", "packing", "rule-books", "second-passes"]
 )

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
+import export
 import pytest
 import verify
+from _tool import TARGETS
 
+from micronet.packed.errors import PackedFileError
+from micronet.packed.file import content
 from micronet.packed.module import load_packed
 from tests.support.places import ROOT
 from tests.support.releases import FEW, PACKED
@@ -50,7 +55,7 @@ def test_once_a_pipeline_has_run_its_folder_is_what_the_name_means(checkout, cap
     (folder / PACKED).unlink()
     assert verify.main(["--name", "tiny", *FEW]) == 1
     said = capsys.readouterr().err
-    assert f"pipelines/tiny/{PACKED}: there is no such file; `dvc pull pipelines/dvc.yaml` fetches it" in said
+    assert f"pipelines/tiny/{PACKED}: there is no such file; `make pull ARGS=pipelines/dvc.yaml` fetches it" in said
 
 
 @pytest.mark.parametrize("name", ["nothing", "../metrics", "\x1b[2J" + "x" * 1000])
@@ -62,6 +67,52 @@ def test_a_name_of_nothing_is_one_line_that_lists_what_there_is(checkout, capsys
     with pytest.raises(SystemExit) as caught:
         verify.main(["--name", "tiny", "other.safetensors"])
     assert caught.value.code == 2
+
+
+def test_what_lies_in_metrics_without_a_file_in_release_is_no_published_model(checkout, capsys):
+    released_as("tiny")
+    for folder in ("runs", "folder"):
+        Path("metrics", folder).mkdir(exist_ok=True)
+        Path("metrics", folder, "score.json").write_text("{}")
+    assert verify.main(["--name", "runs"]) == 1
+    assert capsys.readouterr().err.endswith("there is no published model 'runs'; one of these would work: tiny\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "way"),
+    [
+        ("checkpoints/quantized.safetensors", "`python stages/quantize.py`"),
+        ("README.md", "those in release/"),
+    ],
+)
+def test_only_the_pipeline_s_own_file_is_said_to_be_made_anew(path, way, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PackedFileError) as missing:
+        content(path)
+    assert way in str(missing.value) and way in PackedFileError(f"{path}: is damaged").remedy
+
+
+@pytest.mark.parametrize("words", [["--to", "onx"], ["--nonsense\n"], ["--optimize", "x" * 1000]])
+def test_a_faulty_argument_is_one_line_under_the_name_that_people_type(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        export.main(words)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and said.startswith("make export: ") and said.count("\n") == 1 and len(said) <= 301
+
+
+def test_what_is_typed_as_make_s_is_a_target_of_make():
+    assert {name for name in TARGETS if f"\n{name}:" in (ROOT / "Makefile").read_text()} == TARGETS
+
+
+def test_a_target_or_a_number_of_seeds_that_is_none_is_refused_with_what_would_work():
+    def said(*words: str) -> str:
+        command = ["make", "--no-print-directory", *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        return done.stderr
+
+    assert "*** there is no target 'foo'; `make` alone lists those there are.  Stop.\n" in said("foo")
+    assert "make seeds: N: must be a whole number, 1 to 9999 (got x)\n" in said("_seeds", "N=x", "-o", "env")
 
 
 def joining(monkeypatch, *arguments: str) -> int:

@@ -44,7 +44,7 @@ def test_a_trial_on_a_branch_is_refused_with_what_would_work(released):
     assert len(str(refused.value)) < 300
     lock.write_text(before)
     (released / SCORE).write_text(json.dumps({"packed": {"sha256": "0" * 64}}))
-    with pytest.raises(ToolError, match="git checkout main -- metrics"):
+    with pytest.raises(ToolError, match="after `git commit`, `git switch`"):
         check_released(released)
 
 

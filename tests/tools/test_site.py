@@ -77,7 +77,14 @@ def test_every_key_of_params_and_of_an_architecture_has_a_row_with_a_meaning_a_t
         assert name in ROWS
     known = {key for section in params_reference.places(params.Params) for key in section.model_fields}
     assert {key.replace("kind", "class") for key in known} <= {name.rpartition(".")[2] for name in ROWS}
-    assert all(len(cells) == 6 and all(cells[:4]) for cells in ROWS.values())
+    assert all(len(cells) in (5, 6) and all(cells[:4]) for cells in ROWS.values())
+
+
+def test_a_table_of_keys_has_a_column_of_sources_where_a_key_has_one():
+    for table in re.findall(r"(?:^\|.*\n)+", params_reference.reference(), re.MULTILINE):
+        head, _, *keys = (re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines())
+        assert {len(cells) for cells in keys} == {len(head)}
+        assert ("source" in map(str.strip, head)) == any("arxiv.org" in cells[-1] for cells in keys)
 
 
 def test_a_row_says_what_the_typed_params_hold():
@@ -115,6 +122,7 @@ def test_every_section_that_a_row_leads_to_has_a_table():
 
 
 def test_every_target_of_the_makefile_is_in_the_table_with_its_purpose():
+    assert site_pages.targets().strip().startswith("## ") and "|---|---|\n\n" not in site_pages.targets()
     listed = re.findall(r"^\| `make ([a-z-]+)` \| (.+) \|$", site_pages.targets(), re.MULTILINE)
     assert {"score", "demo", "site", "doctor"} < dict(listed).keys() and all(purpose for _, purpose in listed)
 
