@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
+from report.context import Context
 from report.differences import settings
 from report.gathered import gather
 from report.page import Settings, render, texts
-from report.parts import Context
 from report.sources import Folder
 from tests.support.chromium import chromium, page_of
 from tests.support.pictures import encoded, noise

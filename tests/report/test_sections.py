@@ -15,9 +15,10 @@ from scipy.stats import binomtest
 
 from micronet.data.store import open_split
 from report import answers, charts, labels, page
+from report.context import NAMES, Context
 from report.differences import settings
 from report.gathered import Run, gather
-from report.parts import BUILDERS, NAMES, Context, part
+from report.parts import BUILDERS, part
 from report.sources import Folder
 from tests.support.colours import colours, contrast
 from tests.support.places import ROOT
@@ -216,6 +217,9 @@ def test_foreign_text_is_never_markup(run, context):
     other.predictions = list(
         csv.DictReader(answered.replace(evil, f'"{evil.replace(chr(34), chr(34) * 2)}"').splitlines())
     )
+    right = sum(row["actual"] == row["predicted"] for row in other.predictions)
+    other.score["test_accuracy_percent"] = 100 * right / len(other.predictions)
+    assert "fault" not in (part("confusion", other, context) or {})
     written = page_of_run(other, context, settings({evil: evil}, {}), there=evil)
     assert "<img src=x" not in written and "\x1b" not in written
     assert written.count("</script>") == written.count("<script")
@@ -234,7 +238,7 @@ def test_a_matrix_of_many_classes_is_a_table_of_the_largest_confusions(run, cont
     rows = [
         dict(zip(answers.COLUMNS, line.split(","), strict=True)) for line in predictions(600, names).splitlines()[1:]
     ]
-    found = part("confusion", Run(**{**vars(run), "predictions": rows}), context)
+    found = part("confusion", Run("many", None, run.places, predictions=rows), context)
     assert found["figure"] is None and 0 < len(found["table"].rows) <= 20
 
 

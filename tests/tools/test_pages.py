@@ -52,9 +52,14 @@ def test_a_report_names_its_recipe_and_marks_the_params_that_differ_from_a_revis
 
 
 def test_a_report_without_git_or_of_a_revision_that_there_is_not_says_so(results, capsys):
-    assert page.main(["--against", "nowhere", "--out", "build/report.html", "--name", "mnist"]) == 0
+    assert page.main(["--out", "build/report.html", "--name", "mnist"]) == 0
     text = Path("build/report.html").read_text()
-    assert "There is no params file at <code>nowhere</code>" in text and "is no git repository" in text
+    assert "There is no params file at <code>HEAD</code>" in text and "is no git repository" in text
+    assert page.main(["--against", "mian"]) == 1
+    assert "there is no git repository here" in capsys.readouterr().err
+    committed(results, "main")
+    assert page.main(["--against", "mian"]) == 1
+    assert "report: mian is no commit, tag or branch here" in capsys.readouterr().err
     assert page.main(["--name", "../metrics"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("report: NAME: ../metrics has no score")
 
