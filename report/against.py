@@ -16,12 +16,12 @@ PATH, RELEASES, MODELS = "its path", "releases", "other models"
 SWEEPS, PEERS = "sweeps (validation)", "others' results"
 COURSE_LINE = 90.0  # percent: what the course of the slides asks for
 LOOKS = {
-    THIS: charts.Look(charts.MAIN, 170, named=True),
-    PATH: charts.Look(charts.MAIN, 80, named=True),
-    MODELS: charts.Look(charts.FOURTH, 70, named=True),
-    PEERS: charts.Look(charts.SECOND, 80, named=True),
-    RELEASES: charts.Look(charts.THIRD, 60),
-    SWEEPS: charts.Look(charts.QUIET, 26, 0.5),
+    THIS: charts.Look(charts.MAIN, 190, "diamond", named=True),
+    PATH: charts.Look(charts.SECOND, 70, "circle", named=True),
+    MODELS: charts.Look(charts.FOURTH, 70, "square", named=True),
+    PEERS: charts.Look(charts.INK, 70, "triangle-up", named=True),
+    RELEASES: charts.Look(charts.THIRD, 60, "cross"),
+    SWEEPS: charts.Look(charts.QUIET, 20, "circle", 0.35),
 }
 
 
@@ -44,7 +44,7 @@ def accuracy_against_score(run: Run, context: Context) -> dict[str, Any] | None:
             add(series, label(row), number(row, column), {name: number(row, f"{name}_score") for name in NAMES})
 
     if run.score is not None:
-        add(THIS, "", percent(run.score, "test_accuracy_percent"), prices(run.score))
+        add(THIS, THIS, percent(run.score, "test_accuracy_percent"), prices(run.score))
     add_rows(PATH, run.path[:-1], lambda row: row["stage"], "test_accuracy_percent")
     add_rows(RELEASES, run.releases, lambda row: f"{row['date']}, {row['packed_sha256'][:8]}", "test_accuracy_percent")
     for name, rows in run.sweeps.items():
@@ -63,7 +63,9 @@ def accuracy_against_score(run: Run, context: Context) -> dict[str, Any] | None:
             add(PEERS, name, accuracy, {DECK: price})
     if not points:
         return None
-    there = {point["series"] for point in points}
+    least = min((point["accuracy"] for point in points if point["series"] != SWEEPS), default=0.0)
+    drawn = [point for point in points if point["accuracy"] >= least]
+    there = {point["series"] for point in drawn}
     looks = {name: look for name, look in LOOKS.items() if name in there}
     columns = [
         Column("series", "what"),
@@ -73,10 +75,12 @@ def accuracy_against_score(run: Run, context: Context) -> dict[str, Any] | None:
     ]
     line = COURSE_LINE if comparable else None
     books = [CHALLENGE, *(name for name in NAMES if name != CHALLENGE)]
-    spec = charts.accuracy_against_score(context.texts["against"], books, looks, points, line, context.texts["rules"])
+    spec = charts.accuracy_against_score(context.texts["against"], books, looks, drawn, line, context.texts["rules"])
     return {
         "figure": Figure("against", spec, Table.of(columns, points)),
         "line": line,
         "sweeps": bool(run.sweeps),
         "left_out": left_out,
+        "least": least,
+        "lower": len(points) - len(drawn),
     }

@@ -20,6 +20,7 @@ from report.context import Context
 from report.differences import Setting
 from report.errors import ReportError
 from report.gathered import Run
+from report.glance import glance
 from report.parts import BUILDERS, FORMS, filled, part
 
 ROOM = Path(__file__).parent
@@ -112,6 +113,7 @@ def render(title: str, runs: Sequence[Run], settings: Settings, context: Context
                 sides=sides,
                 settings=settings,
                 metrics=metrics,
+                glance=glance(runs) if len(runs) > 1 else [],
                 policy=Markup(policy(scripts)),
                 style=Markup((ROOM / "style.css").read_text(encoding="utf-8")),
                 scripts=[Markup(text) for text in scripts],

@@ -163,8 +163,13 @@ def curves(run: Run, context: Context) -> dict[str, Any] | None:
         Column("validation_loss", "validation loss", ".4f"),
         Column("learning_rate", "learning rate", ".3g"),
     ]
-    figures = []
+    figures: list[tuple[str, float | None, Figure | None]] = []
+    once: dict[str, tuple[float | None, float | None]] = {}  # of what trained for an epoch, which is no curve
     for stage, rows in run.curves.items():
+        if len(rows) == 1:
+            once[stage] = number(rows[0], fields[0]), number(rows[0], fields[1])
+            figures.append((stage, once[stage][1], None))
+            continue
         named = [{**row, "train": row.get(fields[0]), "validation": row.get(fields[1])} for row in rows]
         said = context.texts["curve"].replace("STAGE", stage)
         series, epochs = {"train": charts.THIRD, "validation": charts.MAIN}, int(number(rows[-1], "epoch") or len(rows))
@@ -172,7 +177,7 @@ def curves(run: Run, context: Context) -> dict[str, Any] | None:
         last = next((value for row in reversed(rows) if (value := number(row, fields[1])) is not None), None)
         figures.append((stage, last, Figure(f"curve-{stage}", spec, Table.of(columns, named))))
     trained = [stage for stage in STAGES if stage in MADE_BY]
-    return {"figures": figures, "without": [stage for stage in trained if stage not in run.curves]}
+    return {"figures": figures, "once": once, "without": [stage for stage in trained if stage not in run.curves]}
 
 
 def layer_shares(run: Run, context: Context) -> dict[str, Any] | None:
