@@ -17,12 +17,15 @@ from PIL import Image
 from micronet.data import store
 from micronet.data.manifest import read_manifest
 from micronet.data.pieces import label_type
-from micronet.errors import MicronetError
+from micronet.errors import MicronetError, shown
 from micronet.params import Data
-from report.gathered import Row
+from report.checked import percent
+from report.errors import ReportError
+from report.gathered import Row, Run
 from report.tables import number
 
 BINS = 10
+ROUNDED = 0.00501  # percent: a score has two decimals
 SHOWN = 12  # pictures of a kind
 COLUMNS = ("image", "actual", "predicted", "confidence_percent")
 Z = 1.959964  # a normal variable lies within so many deviations 95 times in 100
@@ -48,6 +51,33 @@ def answers(rows: Sequence[Row]) -> list[Answer]:
     for row in rows:
         image, actual, predicted, _ = (row[name] for name in COLUMNS)
         found.append(Answer(int(image), actual, predicted, number(row, "confidence_percent")))
+    return found
+
+
+def of(run: Run) -> list[Answer]:
+    """The answers of a run.
+
+    Raises:
+        ReportError: they contradict the other results of the run: another number of images, other classes, another
+            accuracy than that of its score.
+        KeyError, ValueError: they have another form.
+    """
+    found, place = answers(run.predictions), f"{run.places.metrics}/predictions.csv"
+    if not found:
+        return []
+    if len({answer.image for answer in found}) != len(found):
+        raise ReportError(f"{place} has an image twice")
+    if (images := run.counted_images) is not None and images != len(found):
+        raise ReportError(f"{place} has {len(found):,} images, {images:,} were tested")
+    classes = set(run.model.class_names if run.model is not None else ())
+    strangers = {name for answer in found for name in (answer.actual, answer.predicted)} - classes
+    if classes and strangers:
+        raise ReportError(f"{place} names {shown(min(strangers), 40)}, which is no class of the model")
+    if run.score is not None:
+        right = 100 * sum(answer.right for answer in found) / len(found)
+        claimed = percent(run.score, "test_accuracy_percent")
+        if abs(right - claimed) > ROUNDED:
+            raise ReportError(f"{place} is right in {right:.2f} % of its images, score.json says {claimed:.2f} %")
     return found
 
 

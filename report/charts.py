@@ -13,7 +13,7 @@ from typing import Any
 
 import altair as alt
 
-from report.labels import offsets
+from report.labels import Place, places
 
 INK, QUIET, GRID = "var(--ink)", "var(--quiet)", "var(--grid)"
 MAIN, SECOND, THIRD, FOURTH = "var(--main)", "var(--second)", "var(--third)", "var(--fourth)"
@@ -152,6 +152,7 @@ class Look:
 
     colour: str
     area: float
+    shape: str
     opacity: float = 1.0
     named: bool = False
 
@@ -168,7 +169,7 @@ def accuracy_against_score(
 
     Args:
         looks: of each kind of point, `series`, those on top first.
-        points: what the table holds; the axes are as long as they need.
+        points: what of the table is drawn; the axes are as long as they need.
         line: an accuracy in percent to draw across.
         heading: of the control.
     """
@@ -183,7 +184,7 @@ def accuracy_against_score(
         scale = alt.Scale(type="log", nice=False, domain=[min(found) / 2, max(found) * 2])
     x = alt.X("x:Q", scale=scale, axis=_score_axis())
     accuracies = [point["accuracy"] for point in points] + ([] if line is None else [line])
-    y = _error(alt.Y, accuracies, overlap=False)
+    y, most = _error(alt.Y, accuracies, overlap=False), error_ticks(accuracies)[0][1]
     base = (
         _chart()
         .transform_calculate(
@@ -195,36 +196,63 @@ def accuracy_against_score(
             area=f"{[look.area for look in looks.values()]}[datum.place]",
             shade=f"{[look.opacity for look in looks.values()]}[datum.place]",
         )
-        .transform_filter("isValid(datum.x) && datum.x > 0 && isValid(datum.accuracy)")
+        .transform_filter(f"isValid(datum.x) && datum.x > 0 && isValid(datum.accuracy) && datum.error <= {most}")
     )
+    drawn = {rules: [name for name in looks if _has(points, name, rules)] for rules in options}
+    legend = alt.Legend(values=alt.expr(f"{json.dumps(drawn)}[book]"))
     marks = base.mark_point().encode(
         x=x,
         y=y,
-        color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=[look.colour for look in looks.values()])),
+        color=alt.Color(
+            "series:N", legend=legend, scale=alt.Scale(domain=domain, range=[look.colour for look in looks.values()])
+        ),
+        shape=alt.Shape(
+            "series:N", legend=legend, scale=alt.Scale(domain=domain, range=[look.shape for look in looks.values()])
+        ),
         size=alt.Size("area:Q", scale=None),
         opacity=alt.Opacity("shade:Q", scale=None),
         order=alt.Order("place:Q", sort="descending"),
         tooltip=["series:N", "label:N", alt.Tooltip("accuracy:Q", format=".2f"), alt.Tooltip("x:Q", format=".4f")],
     )
     named: list[Any] = [name for name, look in looks.items() if look.named]
-    places = {
-        rules: offsets(
-            (point[rules], max(100 - point["accuracy"], _LEAST_ERROR), point["label"] * (point["series"] in named))
-            for point in points
-            if (point.get(rules) or 0) > 0
-        )
-        for rules in options
-    }
-    below = alt.expr(f"({json.dumps(places)}[book] || {{}})[datum.label]")
+    stand = (
+        f"({json.dumps({rules: _places(points, rules, named, line) for rules in options})}[book] || {{}})[datum.label]"
+    )
+    # What several points are called stands at the first of them.
     names = (
         base.transform_filter(alt.FieldOneOfPredicate(field="series", oneOf=named))
-        .mark_text(align="left", dx=9, dy=below, fontSize=11, fill=INK)
+        .transform_joinaggregate(first="min(x)", groupby=["series", "label"])
+        .transform_filter("datum.x === datum.first")
+        .mark_text(
+            align=alt.expr(f"({stand} || [9, 4, 'left'])[2]"),
+            dx=alt.expr(f"({stand} || [9, 4, 'left'])[0]"),
+            dy=alt.expr(f"({stand} || [9, 4, 'left'])[1]"),
+            baseline="alphabetic",
+            fontSize=11,
+            fill=INK,
+        )
         .encode(x=x, y=y, text="label:N")
     )
     layers: list[Any] = [marks, names]
     if line is not None:
         layers.insert(0, _chart().mark_rule(strokeDash=[4, 4]).encode(y=alt.YDatum(100 - line)))
     return _spec(alt.layer(*layers).add_params(book).properties(width="container", height=420), description)
+
+
+def _has(points: Sequence[Mapping[str, Any]], series: str, rules: str) -> bool:
+    return any(point["series"] == series and (point.get(rules) or 0) > 0 for point in points)
+
+
+def _places(
+    points: Sequence[Mapping[str, Any]], rules: str, named: Sequence[str], line: float | None
+) -> dict[str, Place]:
+    """Where names stand under a rule book; all points are kept free."""
+    here = sorted((point for point in points if (point.get(rules) or 0) > 0), key=lambda point: float(point[rules]))
+    found = [
+        (point[rules], max(100 - point["accuracy"], _LEAST_ERROR), point["label"] * (point["series"] in named))
+        for point in here
+    ]
+    return places(found, None if line is None else 100 - line)
 
 
 def path_accuracy(

@@ -32,6 +32,7 @@ MADE_BY = {
 }
 OF_A_RUN = ("runs", "curves", "sweeps")  # folders of metrics/ that are no model's
 ROOT_MODEL = "record"  # what the model at the root is called beside the others
+MOST_IMAGES = 1_000_000_000
 PACKED = "checkpoints/quantized.safetensors"
 Content = TypeVar("Content")
 Row = dict[str, str]
@@ -44,6 +45,9 @@ class Places:
     metrics: str
     params: str
     packed: tuple[str, ...]
+    is_root: bool = False
+    pipeline: str = ""  # what it is called in pipelines/dvc.yaml, if it is there
+    recipe: str = ""  # in recipes/, if there is one of that name
 
     @classmethod
     def of(cls, name: str, source: Source) -> Places:
@@ -53,14 +57,17 @@ class Places:
             ReportError: there is no such model; some that there are.
         """
         if not name:
-            return cls("metrics", "params.yaml", (PACKED,))
+            return cls("metrics", "params.yaml", (PACKED,), is_root=True)
         kept = (f"release/{name}.safetensors", f"pipelines/{name}/{PACKED}")
         is_name = re.fullmatch(r"[\w-]+", name) and name not in OF_A_RUN  # and no path to somewhere else
         for folder in (f"pipelines/{name}/metrics", f"metrics/{name}") if is_name else ():
             there = source.names(folder)
             if "score.json" in there:
                 own = "params.yaml" in there
-                return cls(folder, f"{folder}/params.yaml" if own else f"pipelines/{name}/params.yaml", kept)
+                params = f"{folder}/params.yaml" if own else f"pipelines/{name}/params.yaml"
+                pipeline = name if "params.yaml" in source.names(f"pipelines/{name}") else ""
+                recipe = name if f"{name}.yaml" in source.names("recipes") else ""
+                return cls(folder, params, kept, pipeline=pipeline, recipe=recipe)
         known = sorted({name for name, _ in _scores(source)} - {ROOT_MODEL})
         some = f"; {', '.join(known)} have" if known else ""
         raise ReportError(f"NAME: {shown(name, 60)} has no score in metrics/ or pipelines/{some}")
@@ -95,17 +102,26 @@ class Run:
     predictions: list[Row] = field(default_factory=list)
     model: PackedModel | None = None
     packed: bytes = b""
-    packed_path: str = PACKED
+    packed_path: str = PACKED  # empty: the released one, out of DVC's cache
 
     @property
     def test_images(self) -> int | None:
-        """How many images the accuracy was measured on."""
-        if self.predictions:
-            return len(self.predictions)
+        """How many images the accuracy was measured on; None: neither the data nor the answers say."""
+        return self.counted_images or len(self.predictions) or None
+
+    @property
+    def counted_images(self) -> int | None:
+        """How many test images the data has, where that is known."""
         counted = self.stages.get("prepare_data", {}).get("test_images")
-        if counted is None and self.manifest is not None:
-            counted = self.manifest.get("splits", {}).get("test", {}).get("images")
-        return counted if isinstance(counted, int) and counted > 0 else None
+        if counted is None and self._is_of_the_data:
+            counted = ((self.manifest or {}).get("splits", {}).get("test") or {}).get("images")
+        is_count = isinstance(counted, int) and not isinstance(counted, bool) and 0 < counted <= MOST_IMAGES
+        return counted if is_count else None
+
+    @property
+    def _is_of_the_data(self) -> bool:
+        """Whether the manifest can be that of this model: what is prepared may be another's data."""
+        return self.model is None or (self.manifest or {}).get("classes") == list(self.model.class_names)
 
     @property
     def reference(self) -> str | None:
@@ -176,7 +192,8 @@ def _read_packed(run: Run, reader: _Reader) -> None:
     packed = (run.score or {}).get("packed")
     claimed = packed.get("sha256") if isinstance(packed, dict) else None
     other = ""
-    for path in (*run.places.packed, *reader.published(PACKED)):
+    cache = reader.published(PACKED) if run.places.is_root else []  # dvc.lock speaks of the root's file alone
+    for path in (*run.places.packed, *cache):
         data = reader.content(path)
         if data is None:
             continue
@@ -184,14 +201,18 @@ def _read_packed(run: Run, reader: _Reader) -> None:
             other = path
             continue
         try:
-            run.model, run.packed, run.packed_path = decode(data), data, path
+            run.model, run.packed, run.packed_path = decode(data), data, "" if path in cache else path
         except PackedFileError as error:
-            run.faults.append(f"{shown(path, 100)}: {error}")
+            run.faults.append(f"{shown(_named(path, cache), 100)}: {error}")
         return
     if other:
-        run.faults.append(
-            f"{shown(other, 100)}: is another file than the one that {run.places.metrics}/score.json names"
-        )
+        name = shown(_named(other, cache), 100)
+        run.faults.append(f"{name}: is another file than the one that {run.places.metrics}/score.json names")
+
+
+def _named(path: str, cache: list[str]) -> str:
+    """What a packed file is called: a place in the cache says nothing to a reader."""
+    return "the released file" if path in cache else path
 
 
 class _Reader:

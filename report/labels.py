@@ -1,4 +1,4 @@
-"""Where the names of points stand, so that none covers another."""
+"""Where the names of points stand, beside their point, so that none covers another name or point."""
 
 from __future__ import annotations
 
@@ -7,32 +7,55 @@ from collections.abc import Iterable
 
 WIDTH, HEIGHT = 800.0, 380.0  # pixels that a chart has, about
 LETTER, LINE = 6.5, 13.0  # of a name
-OFFSETS = (-7, 14, -20, 27, -33, 40)  # of its baseline from the point, the nearest first
+DOT = 5.0  # half a point's width
+GAP = 9  # pixels from a point to its name
+BESIDE, NEAR, FAR = 4, 10, 16  # of its baseline below the point, or above
+LEFT, RIGHT = "right", "left"  # a name left of its point ends there
+PLACES = tuple(
+    (GAP if side == RIGHT else -GAP, down, side)
+    for downs in ((BESIDE,), (BESIDE - NEAR, BESIDE + NEAR), (BESIDE - FAR, BESIDE + FAR))
+    for side in (RIGHT, LEFT)
+    for down in downs
+)
+Place = tuple[int, int, str]  # pixels to the right, downwards, and at which of its ends
 
 
-def offsets(points: Iterable[tuple[float, float, str]]) -> dict[str, int]:
-    """How far below its point each name stands, in pixels: the nearest place where it covers no name before it.
+def places(points: Iterable[tuple[float, float, str]], line: float | None = None) -> dict[str, Place]:
+    """Where each name stands: the first of `PLACES` that is free, or the one that covers least.
 
     Args:
         points: (x, y, name), both above 0 and on logarithmic axes; y grows downwards, as errors do. Those without a
-            name count for the axes alone.
+            name are only kept free.
+        line: a y that a line is drawn at.
     """
     known = [(math.log(x), math.log(y), name) for x, y, name in points]
     if not known:
         return {}
     (left, right), (top, bottom) = ((min(axis), max(axis)) for axis in list(zip(*known, strict=True))[:2])
-    taken: list[tuple[float, float, float]] = []
-    found: dict[str, int] = {}
-    for x, y, name in sorted(known):
-        if not name:
+    dots = [
+        (WIDTH * (x - left) / (right - left or 1), HEIGHT * (y - top) / (bottom - top or 1), name)
+        for x, y, name in known
+    ]
+    taken = [(x - DOT, x + DOT, y) for x, y, _ in dots]
+    if line is not None:
+        taken.append((-math.inf, math.inf, HEIGHT * (math.log(line) - top) / (bottom - top or 1)))
+    found: dict[str, Place] = {}
+    for x, y, name in sorted(dots):
+        if not name or name in found:
             continue
-        start = WIDTH * (x - left) / (right - left or 1)
-        middle = HEIGHT * (y - top) / (bottom - top or 1)
-        end = start + LETTER * len(name)
 
-        def free(offset: int, start: float = start, end: float = end, middle: float = middle) -> bool:
-            return all(end < other[0] or start > other[1] or abs(middle + offset - other[2]) >= LINE for other in taken)
+        def box(place: Place, x: float = x, y: float = y, name: str = name) -> tuple[float, float, float]:
+            right_, down, side = place
+            start = x + right_ - (LETTER * len(name) if side == LEFT else 0)
+            return start, start + LETTER * len(name), y + down - BESIDE
 
-        found[name] = next((offset for offset in OFFSETS if free(offset)), OFFSETS[0])
-        taken.append((start, end, middle + found[name]))
+        def covered(place: Place) -> int:
+            start, end, middle = box(place)
+            outside = start < -GAP or end > WIDTH + 4 * GAP
+            return outside + sum(
+                end >= one[0] and start <= one[1] and abs(middle - one[2]) < LINE * 0.7 for one in taken
+            )
+
+        found[name] = min(PLACES, key=covered)
+        taken.append(box(found[name]))
     return found

@@ -13,11 +13,12 @@ from micronet.packed.steps import Conv, Linear
 from micronet.scoring.books import BOOKS, RuleBook
 from micronet.scoring.packed_counts import packed_operations
 from micronet.scoring.records import ONCE, Operation, Reference
+from report.checked import group, percent, text, value
 
 
 def passes_of(model: PackedModel, score: dict[str, Any]) -> tuple[float, ...]:
     """How many passes an image takes through each network, mean of the images, as `metrics/score.json` has it."""
-    flipped = score["flipped_images_percent"] / 100
+    flipped = percent(score, "flipped_images_percent") / 100
     shares = [percent / 100 for percent in score["cascade"]["images_percent"]] if "cascade" in score else list(ONCE)
     if len(shares) != len(model.networks):
         raise ValueError(f"the file has {len(model.networks)} networks, its score speaks of {len(shares)}")
@@ -28,8 +29,9 @@ def reference_of(book: RuleBook, score: dict[str, Any]) -> Reference | None:
     """What a rule book's score is relative to; None: what the book takes for the number of classes."""
     if "reference" not in score:
         return None
-    named = score["reference"][book.name]
-    return Reference(score["reference"]["name"], named["operations"], named["parameters"])
+    named = group(score, "reference")
+    operations, parameters = (value(named, f"{book.name}.{one}") for one in ("operations", "parameters"))
+    return Reference(text(named, "name"), operations, parameters)
 
 
 def shares(model: PackedModel, score: dict[str, Any]) -> list[dict[str, Any]]:

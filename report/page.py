@@ -16,10 +16,12 @@ from markupsafe import Markup
 from micronet.errors import shown
 from micronet.export.web import MOST_BYTES, RUNNER, module
 from report.charts import CONFIG
+from report.context import Context
 from report.differences import Setting
 from report.errors import ReportError
 from report.gathered import Run
-from report.parts import BUILDERS, Context, part
+from report.glance import glance
+from report.parts import BUILDERS, FORMS, filled, part
 
 ROOM = Path(__file__).parent
 TEMPLATES = ROOM / "templates"
@@ -64,6 +66,7 @@ def environment() -> jinja2.Environment:
         finalize=_finalized,
     )
     made.filters["embedded"] = embedded
+    made.globals["filled"] = filled
     return made
 
 
@@ -74,7 +77,7 @@ def _finalized(value: Any) -> Any:
 
 def embedded(content: Any) -> Markup:
     """JSON inside a script element, which no text of it can end."""
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
 
 
@@ -110,6 +113,7 @@ def render(title: str, runs: Sequence[Run], settings: Settings, context: Context
                 sides=sides,
                 settings=settings,
                 metrics=metrics,
+                glance=glance(runs) if len(runs) > 1 else [],
                 policy=Markup(policy(scripts)),
                 style=Markup((ROOM / "style.css").read_text(encoding="utf-8")),
                 scripts=[Markup(text) for text in scripts],
@@ -117,7 +121,7 @@ def render(title: str, runs: Sequence[Run], settings: Settings, context: Context
                 runnable=runnable,
             )
         )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except (jinja2.TemplateError, *FORMS) as error:
         raise ReportError(f"report/templates: {' '.join(str(error).split())}") from None
 
 

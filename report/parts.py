@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import jinja2
 
 from micronet.errors import MicronetError, shown
 from micronet.scoring.books import BOOKS
 from report import answers, charts, layers
+from report.against import accuracy_against_score
+from report.checked import group, percent, text, value, value_if_there
+from report.context import CHALLENGE, DECK, NAMES, THIS, Builder, Context, is_of_cifar10, prices
 from report.gathered import MADE_BY, STAGES, Row, Run
+from report.made import provenance, seeds
 from report.tables import Column, Figure, Table, number
 
-NAMES = [book.name for book in BOOKS]
-DECK, CHALLENGE = "deck", "challenge"
-THIS, PATH, RELEASES, MODELS = "this model", "its path", "releases", "other models"
-SWEEPS, PEERS = "sweeps (validation)", "others' results"
-COURSE_LINE = 90.0  # percent: what the course of the slides asks for
 MOST_CLASSES = 40  # in a matrix
+IN_HALF_ABOVE = 1_000_000  # parameters: checkpoints of larger models hold 16-bit floats, as checkpoint.py has it
 LARGEST = 20  # confusions in the table of a matrix with more classes
 CLAIM = {
     "teacher": "train_teacher",
@@ -30,48 +30,40 @@ CLAIM = {
 }
 
 
-@dataclass(frozen=True)
-class Context:
-    """What the parts of a page know beside their run."""
-
-    runs: Sequence[Run]  # all that the page shows, so that their axes can be the same
-    peers: Sequence[tuple[float, float, str]]  # deck score, accuracy, name of what others published
-    root: Path
-    texts: Mapping[str, str]  # what charts are called for who hears them, and their controls
-
-
-Builder = Callable[[Run, Context], dict[str, Any] | None]
-
-
-def _is_of_cifar10(run: Run) -> bool:
-    """Whether scores and accuracy can be compared with those of the slides."""
-    return run.reference is None and (run.model is None or run.model.classes == 10)
+def _contradiction(run: Run) -> str:
+    """Why the answers are not those of the score, empty where they are."""
+    try:
+        answers.of(run)
+    except (MicronetError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        return shown(error, 200)
+    return ""
 
 
 def headline(run: Run, context: Context) -> dict[str, Any] | None:
     """Accuracy with its interval, and the four scores beside others'."""
     if run.score is None:
         return None
-    accuracy, images = run.score["test_accuracy_percent"], run.test_images
-    found = [(name, run.score[name]) for name in NAMES if name in run.score]
-    rows = [
+    accuracy, contradiction = percent(run.score, "test_accuracy_percent"), _contradiction(run)
+    images = run.counted_images if contradiction else run.test_images
+    rows: list[dict[str, Any]] = [
         {
             "book": name,
             "about": next(book.about for book in BOOKS if book.name == name),
-            "score": price["score"],
-            "storage": price["score_params"],
-            "operations": price["score"] - price["score_params"],
+            "score": price,
+            "storage": value(run.score, f"{name}.score_params"),
+            "operations": price - value(run.score, f"{name}.score_params"),
         }
-        for name, price in found
+        for name, price in prices(run.score).items()
     ]
-    marks = [{"book": row["book"], "series": THIS, "score": row["score"]} for row in rows]
-    once = run.score.get("one_pass", {}) if run.score.get("flipped_images_percent") or "cascade" in run.score else {}
+    marks: list[dict[str, Any]] = [{"book": row["book"], "series": THIS, "score": row["score"]} for row in rows]
+    several = value_if_there(run.score, "flipped_images_percent", 100.0) or "cascade" in run.score
+    once = group(run.score, "one_pass") if several else {}
     marks += [
-        {"book": name, "series": "in one pass", "score": once[f"{name}_score"]}
-        for name, _ in found
+        {"book": name, "series": "in one pass", "score": value(once, f"{name}_score")}
+        for name in NAMES
         if f"{name}_score" in once
     ]
-    others = context.peers if _is_of_cifar10(run) else ()
+    others = context.peers if is_of_cifar10(run) else ()
     slides, groups = context.texts["slides"], context.texts["groups"]
     marks += [
         {"book": DECK, "series": groups if place else slides, "score": one[0]} for place, one in enumerate(others)
@@ -87,73 +79,14 @@ def headline(run: Run, context: Context) -> dict[str, Any] | None:
         "interval": answers.interval(accuracy, images) if images else None,
         "images": images,
         "rows": rows,
-        "packed": run.score.get("packed", {}),
-        "one_pass": once,
+        "bytes": value(run.score, "packed.bytes") if group(run.score, "packed") else None,
+        "payload": value(run.score, "packed.payload_bits") / 8 if group(run.score, "packed") else None,
+        "one_pass": percent(once, "test_accuracy_percent") if once else None,
         "peers": others,
-        "reference": run.reference,
+        "reference": text(run.score, "reference.name"),
+        "contradiction": contradiction,
         "figure": Figure("scores", spec, table),
     }
-
-
-LOOKS = {
-    THIS: charts.Look(charts.MAIN, 170, named=True),
-    PATH: charts.Look(charts.MAIN, 80, named=True),
-    MODELS: charts.Look(charts.FOURTH, 70, named=True),
-    PEERS: charts.Look(charts.SECOND, 80, named=True),
-    RELEASES: charts.Look(charts.THIRD, 60),
-    SWEEPS: charts.Look(charts.QUIET, 26, 0.5),
-}
-
-
-def accuracy_against_score(run: Run, context: Context) -> dict[str, Any] | None:
-    """This model, its path, releases, sweeps, other models, what others published: accuracy over score."""
-    points: list[dict[str, Any]] = []
-
-    def add(series: str, label: str, accuracy: float | None, scores: Mapping[str, float | None]) -> None:
-        if accuracy is None or not any(scores.values()):
-            return
-        last = points[-1] if points else {}
-        if last.get("series") == series == PATH and (last["accuracy"], last[DECK]) == (accuracy, scores[DECK]):
-            last["label"] += f", {label}"
-        else:
-            points.append({"series": series, "label": label, "accuracy": accuracy, **scores})
-
-    def add_rows(series: str, rows: Sequence[Row], label: Callable[[Row], str], column: str) -> None:
-        for row in rows:
-            add(series, label(row), number(row, column), {name: number(row, f"{name}_score") for name in NAMES})
-
-    if run.score is not None:
-        add(THIS, "", run.score["test_accuracy_percent"], _prices(run.score))
-    add_rows(PATH, run.path[:-1], lambda row: row["stage"], "test_accuracy_percent")
-    add_rows(RELEASES, run.releases, lambda row: f"{row['date']}, {row['packed_sha256'][:8]}", "test_accuracy_percent")
-    for name, rows in run.sweeps.items():
-        done = [{**row, "variant": f"{name}: {row['variant']}"} for row in rows if row.get("status") == "done"]
-        add_rows(SWEEPS, done, lambda row: row["variant"], "validation_accuracy_percent")
-    comparable = _is_of_cifar10(run) and bool(points)
-    if comparable:
-        for name, score in run.others.items():
-            if "test_accuracy_percent" in score and "reference" not in score and run.score != score:
-                add(MODELS, name, score["test_accuracy_percent"], _prices(score))
-        for price, accuracy, name in context.peers:
-            add(PEERS, name, accuracy, {DECK: price})
-    if not points:
-        return None
-    there = {point["series"] for point in points}
-    looks = {name: look for name, look in LOOKS.items() if name in there}
-    columns = [
-        Column("series", "what"),
-        Column("label", "which"),
-        Column("accuracy", "accuracy %", ".2f"),
-        *(Column(name, name, ".6f") for name in NAMES),
-    ]
-    line = COURSE_LINE if comparable else None
-    books = [CHALLENGE, *(name for name in NAMES if name != CHALLENGE)]
-    spec = charts.accuracy_against_score(context.texts["against"], books, looks, points, line, context.texts["rules"])
-    return {"figure": Figure("against", spec, Table.of(columns, points)), "line": line, "sweeps": bool(run.sweeps)}
-
-
-def _prices(score: Mapping[str, Any]) -> dict[str, float | None]:
-    return {name: score[name]["score"] for name in NAMES if name in score}
 
 
 def path(run: Run, context: Context) -> dict[str, Any] | None:
@@ -162,15 +95,15 @@ def path(run: Run, context: Context) -> dict[str, Any] | None:
     for row in run.path or _path_of_stages(run):
         stage = row["stage"]
         own = run.stages.get(CLAIM.get(stage, ""), {})
+        floats = number(row, "parameters") or 0
         rows.append(
             {
                 "stage": stage,
                 "test": number(row, "test_accuracy_percent"),
-                "validation": own.get("validation_accuracy_percent"),
+                "validation": value_if_there(own, "validation_accuracy_percent", 100.0),
                 "all": number(row, "parameters"),
                 "not_zero": number(row, "nonzero_parameters"),
-                # A checkpoint holds 32-bit floats.
-                "bytes": own.get("file_bytes", 4 * (number(row, "parameters") or 0)) or None,
+                "bytes": value_if_there(own, "file_bytes") or floats * (2 if floats > IN_HALF_ABOVE else 4) or None,
                 "macs": number(row, "macs"),
                 **{name: number(row, f"{name}_score") for name in NAMES},
             }
@@ -230,8 +163,13 @@ def curves(run: Run, context: Context) -> dict[str, Any] | None:
         Column("validation_loss", "validation loss", ".4f"),
         Column("learning_rate", "learning rate", ".3g"),
     ]
-    figures = []
+    figures: list[tuple[str, float | None, Figure | None]] = []
+    once: dict[str, tuple[float | None, float | None]] = {}  # of what trained for an epoch, which is no curve
     for stage, rows in run.curves.items():
+        if len(rows) == 1:
+            once[stage] = number(rows[0], fields[0]), number(rows[0], fields[1])
+            figures.append((stage, once[stage][1], None))
+            continue
         named = [{**row, "train": row.get(fields[0]), "validation": row.get(fields[1])} for row in rows]
         said = context.texts["curve"].replace("STAGE", stage)
         series, epochs = {"train": charts.THIRD, "validation": charts.MAIN}, int(number(rows[-1], "epoch") or len(rows))
@@ -239,7 +177,7 @@ def curves(run: Run, context: Context) -> dict[str, Any] | None:
         last = next((value for row in reversed(rows) if (value := number(row, fields[1])) is not None), None)
         figures.append((stage, last, Figure(f"curve-{stage}", spec, Table.of(columns, named))))
     trained = [stage for stage in STAGES if stage in MADE_BY]
-    return {"figures": figures, "without": [stage for stage in trained if stage not in run.curves]}
+    return {"figures": figures, "once": once, "without": [stage for stage in trained if stage not in run.curves]}
 
 
 def layer_shares(run: Run, context: Context) -> dict[str, Any] | None:
@@ -258,7 +196,7 @@ def layer_shares(run: Run, context: Context) -> dict[str, Any] | None:
     names = list(dict.fromkeys(row["layer"] for row in rows))
     spec = charts.layer_shares(said["layers"], NAMES, CHALLENGE, names, said["rules"])
     whole = {name: sum(row["score"] for row in rows if row["book"] == name) for name in NAMES}
-    claimed = {name: run.score[name]["score"] for name in NAMES if name in run.score}
+    claimed = prices(run.score)
     other = [name for name in claimed if abs(claimed[name] - whole[name]) > 0.005 * claimed[name]]
     parts = {
         part: sum(row["share"] for row in rows if row["book"] == CHALLENGE and row["part"] == part)
@@ -302,7 +240,7 @@ def confusion(run: Run, context: Context) -> dict[str, Any] | None:
     """How often each class is taken for each other."""
     if not run.predictions:
         return None
-    found = answers.answers(run.predictions)
+    found = answers.of(run)
     rows = [{**row, "kind": row["right"]} for row in answers.confusions(found)]
     classes = list(dict.fromkeys(_classes(run, found)))
     columns = [
@@ -334,7 +272,7 @@ def calibration(run: Run, context: Context) -> dict[str, Any] | None:
     """Whether the model is right as often as it says."""
     if not run.predictions:
         return None
-    found = answers.calibration(answers.answers(run.predictions))
+    found = answers.calibration(answers.of(run))
     if found is None:
         return {"error": None}
     rows, error = found
@@ -356,85 +294,13 @@ def mistakes(run: Run, context: Context) -> dict[str, Any] | None:
     """The most confident mistakes and the least sure right ones, as pictures where the test images are there."""
     if not run.predictions:
         return None
-    found = answers.answers(run.predictions)
+    found = answers.of(run)
     if all(answer.confidence_percent is None for answer in found):
         return {"groups": {}, "pictures": False}
     pictures = answers.Pictures(context.root, run.params)
     kinds = {"mistakes": answers.most_confident_mistakes(found), "unsure": answers.least_sure_right_ones(found)}
     groups = {kind: [(one, pictures.uri(one.image, one.actual)) for one in each] for kind, each in kinds.items()}
     return {"groups": groups, "pictures": any(uri for each in groups.values() for _, uri in each)}
-
-
-def seeds(run: Run, context: Context) -> dict[str, Any] | None:
-    """Mean and spread over seeds."""
-    if run.seeds is None:
-        return None
-    rows = [
-        {
-            "seed": row["seed"],
-            "commit": row.get("commit", ""),
-            "test": row.get("accuracy_percent"),
-            "accuracy": row.get("validation_accuracy_percent"),
-            "score": row.get("challenge_score"),
-            **{book.name: row.get(f"{book.name}_score") for book in BOOKS},
-        }
-        for row in run.seeds["rows"]
-    ]
-    columns = [
-        Column("seed", "seed", "d"),
-        Column("test", "test %", ".2f"),
-        Column("accuracy", "validation %", ".2f"),
-        *(Column(book.name, book.name, ".6f") for book in BOOKS),
-        Column("commit", "commit"),
-    ]
-    means, spreads = run.seeds["mean"], run.seeds["spread"]
-    forms = {name: ".2f" if name.endswith("percent") else ".5f" if mean < 1 else ",.0f" for name, mean in means.items()}
-    return {
-        "stats": {name: f"{mean:{forms[name]}} ± {spreads[name]:{forms[name]}}" for name, mean in means.items()},
-        "count": len(rows),
-        "figure": Figure("seeds", charts.seeds(context.texts["seeds"]), Table.of(columns, rows)),
-    }
-
-
-def provenance(run: Run, context: Context) -> dict[str, Any] | None:
-    """Commits, machines and seconds."""
-    if not run.records:
-        return None
-    rows = [
-        {
-            "stage": stage,
-            "commit": found.get("commit", ""),
-            "device": found.get("device", ""),
-            "torch": found.get("torch", ""),
-            "precision": found.get("precision", ""),
-            "threads": found.get("threads"),
-            "seconds": found.get("seconds"),
-            "images_per_second": found.get("images_per_second"),
-            "memory": found.get("peak_memory_bytes", 0) / 2**20 or None,
-            "source": found.get("data_source", ""),
-        }
-        for stage, found in run.records.items()
-    ]
-    columns = [
-        Column("stage", "stage"),
-        Column("commit", "commit"),
-        Column("seconds", "seconds", ",.1f"),
-        Column("device", "machine"),
-        Column("precision", "precision"),
-        Column("threads", "threads", "d"),
-        Column("images_per_second", "images a second", ",.0f"),
-        Column("memory", "peak MiB", ",.0f"),
-        Column("torch", "torch"),
-        Column("source", "data from"),
-    ]
-    spec = charts.seconds(context.texts["seconds"], [row["stage"] for row in rows])
-    return {
-        "figure": Figure("seconds", spec, Table.of(columns, rows)),
-        "total": sum(row["seconds"] or 0 for row in rows),
-        "dirty": [row["stage"] for row in rows if str(row["commit"]).endswith("dirty")],
-        "machines": sorted({row["device"] for row in rows if row["device"]}),
-        "packed": (run.score or {}).get("packed", {}).get("sha256", ""),
-    }
 
 
 BUILDERS: dict[str, Builder] = {
@@ -452,11 +318,22 @@ BUILDERS: dict[str, Builder] = {
 }
 
 
+FORMS = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError)  # of other results
+
+
 def part(name: str, run: Run, context: Context) -> dict[str, Any] | None:
     """A section's content; results of another form are a line in `fault`, not the end of the page."""
     try:
         return BUILDERS[name](run, context)
     except MicronetError as error:
         return {"fault": shown(error, 200)}
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+    except FORMS as error:
         return {"fault": shown(f"{type(error).__name__}: {error}", 200)}
+
+
+def filled(macro: Callable[..., str], it: dict[str, Any] | None, side: Any) -> tuple[str, str]:
+    """A section's text, or why its template cannot be filled with its content: then the others still stand."""
+    try:
+        return macro(it, side), ""
+    except (jinja2.TemplateError, *FORMS) as error:
+        return "", shown(f"{type(error).__name__}: {error}", 200)

@@ -31,7 +31,7 @@ WIDEST = 60  # characters of a name
 
 def facts(root: Path, revision: str) -> dict[str, Any]:
     """The params and metrics of a revision, by name. Raises `ToolError` for one that there is not."""
-    commit = _commit(root, revision)
+    commit = commit_of(root, revision)
     found = dict(leaves(_yaml(root, commit)))
     for stage in STAGES:
         content = _json(root, commit, f"metrics/{stage}.json", revision)
@@ -44,7 +44,7 @@ def made_by_other(root: Path, a: str, b: str) -> list[str]:
 
     Of the code only what both used is compared: another architecture is a matter of the params.
     """
-    one, other, found = _commit(root, a), _commit(root, b), []
+    one, other, found = commit_of(root, a), commit_of(root, b), []
     for stage in STAGES:
         metrics = [_json(root, commit, f"metrics/{stage}.json", a) for commit in (one, other)]
         codes = [_json(root, commit, f"code/{stage}.json", a) for commit in (one, other)]
@@ -58,7 +58,8 @@ def made_by_other(root: Path, a: str, b: str) -> list[str]:
     return found
 
 
-def _commit(root: Path, revision: str) -> str:
+def commit_of(root: Path, revision: str) -> str:
+    """The commit that a name stands for. Raises `ToolError`: there is none."""
     try:
         return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     except GitError:
@@ -74,7 +75,7 @@ def _json(root: Path, commit: str, path: str, revision: str) -> Any:
         return json.loads(git(root, "show", f"{commit}:{path}"))
     except GitError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ToolError(f"{path} of {shown(revision, 80)} is no JSON; another revision would work") from None
 
 
@@ -126,15 +127,15 @@ def write_page(a: str, b: str, root: Path, out: Path) -> None:
     from peers import PEERS
 
     from micronet.files import write_atomically
+    from report.context import Context
     from report.differences import settings
     from report.gathered import gather
     from report.page import Settings, render, texts
-    from report.parts import Context
     from report.sources import revision
 
     runs = []
     for name in (a, b):
-        found = revision(root, _commit(root, name))
+        found = revision(root, commit_of(root, name))
         if found is None:
             raise ToolError(f"{shown(root, 80)}: is no repository's root; a clone would work")
         runs.append(gather(found, shown(name, WIDEST), found.commit[:12]))

@@ -21,18 +21,25 @@ def write(name: str, against: str, out: Path) -> None:
 
     Args:
         name: of a model in pipelines/ or metrics/; empty: the one at the root.
-        against: a revision of git.
+        against: a revision of git; empty: HEAD, where there is one.
+
+    Raises:
+        ToolError: there is no revision of that name.
     """
+    from compare import commit_of
     from peers import PEERS
 
     from micronet.files import write_atomically
+    from report.context import Context
     from report.differences import settings
     from report.gathered import gather, params_of
     from report.page import Settings, render, texts
-    from report.parts import Context
     from report.sources import Folder, revision, state
 
     root = Path.cwd()
+    if against:
+        commit_of(root, against)
+    against = against or "HEAD"
     run = gather(Folder(root), name or "this checkout", state(root), name)
     other = revision(root, against)
     there = params_of(other, name) if other is not None else None
@@ -58,10 +65,10 @@ def _recipe(root: Path) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = arguments_of("report", __doc__)
     parser.add_argument("--name", default="", metavar="NAME", help="a model in pipelines/ or metrics/")
-    parser.add_argument("--against", default="HEAD", metavar="REVISION", help="default: %(default)s")
+    parser.add_argument("--against", default="", metavar="REVISION", help="default: HEAD")
     parser.add_argument("--out", default=str(OUT), metavar="PATH", help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    return front("report", lambda: write(arguments.name, arguments.against or "HEAD", Path(arguments.out)))
+    return front("report", lambda: write(arguments.name, arguments.against, Path(arguments.out)))
 
 
 if __name__ == "__main__":

@@ -7,24 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from report.context import Context
 from report.gathered import Run, gather
 from report.page import texts
-from report.parts import Context
 from report.sources import Folder
 from tests.support.places import ROOT
-from tests.support.reports import PEERS, predictions
+from tests.support.reports import PEERS
 
 
 @pytest.fixture(scope="session")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The committed results in a folder of their own, which is no repository, with answers to 500 test images."""
+    """The committed results in a folder of their own, which is no repository."""
     folder = tmp_path_factory.mktemp("committed")
     shutil.copytree(ROOT / "metrics", folder / "metrics")
     for name in ("params.yaml", "recipes", "dvc.lock", "release"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "data").mkdir()
     shutil.copy(ROOT / "data/manifest.json", folder / "data")
-    (folder / "metrics/predictions.csv").write_text(predictions(500))
     return folder
 
 

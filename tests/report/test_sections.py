@@ -14,10 +14,11 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from micronet.data.store import open_split
-from report import answers, charts, labels, page
+from report import against, answers, charts, labels, page
+from report.context import NAMES, Context
 from report.differences import settings
 from report.gathered import Run, gather
-from report.parts import BUILDERS, NAMES, Context, part
+from report.parts import BUILDERS, part
 from report.sources import Folder
 from tests.support.colours import colours, contrast
 from tests.support.places import ROOT
@@ -93,12 +94,36 @@ def test_an_axis_of_accuracies_has_ticks_wherever_it_lies(accuracies):
     assert charts.error_ticks([30.0, 40.0])[1] == [60, 65, 70]
 
 
-def test_names_of_points_cover_no_other_name_and_stand_near_their_point():
+def test_names_stand_beside_their_points_and_cover_neither_names_nor_points():
     points = [(0.0045, 8.6, "refined"), (0.0045, 8.9, "cascade"), (0.0046, 9.1, "dense"), (0.4, 7.0, "teacher")]
-    found = labels.offsets([*points, (0.0001, 95.0, "")])
-    assert set(found) == {"refined", "cascade", "dense", "teacher"} and found["teacher"] == labels.OFFSETS[0]
+    found = labels.places([*points, (0.0001, 95.0, "")])
+    assert set(found) == {"refined", "cascade", "dense", "teacher"}
     assert len({found[name] for name in ("refined", "cascade", "dense")}) == 3
-    assert labels.offsets([]) == {} and labels.offsets([(1, 1, "a")] * 9) == {"a": labels.OFFSETS[0]}
+    assert all(abs(right) == labels.GAP and abs(down) <= 20 for right, down, _ in found.values())
+    assert found["teacher"][2] == labels.LEFT, "on its right it would leave the chart"
+    assert labels.places([]) == {} and set(labels.places([(1, 1, "a")] * 9)) == {"a"}
+
+
+def test_kinds_of_points_differ_in_shape_or_colour_and_only_drawn_ones_are_in_the_legend(run, context, found):
+    looks = [(look.colour, look.shape) for look in against.LOOKS.values()]
+    assert len(set(looks)) == len({colour for colour, _ in looks}) == len(looks)
+    spec = found["against"]["figure"].spec
+    values = [layer["encoding"]["color"]["legend"]["values"] for layer in spec["layer"] if "color" in layer["encoding"]]
+    drawn = json.loads(values[0]["expr"].removesuffix("[book]"))
+    assert "others' results" in drawn["deck"] and "others' results" not in drawn["challenge"]
+    assert drawn["challenge"][0] == "this model"
+    rows = cells(found["against"]["figure"], "series", "label", "accuracy")
+    lowest = min(float(row[2]) for row in rows if row[0] != against.SWEEPS)
+    assert found["against"]["least"] == lowest
+    assert found["against"]["lower"] == sum(float(row[2]) < lowest for row in rows) > 0
+
+
+def test_a_stage_of_one_epoch_is_a_sentence_and_no_panel(run, context):
+    other = Run("short", None, run.places, curves={"prune": run.curves["prune"][:1], "distill": run.curves["distill"]})
+    figures = (part("curves", other, context) or {})["figures"]
+    assert [(stage, shown is None) for stage, _, shown in figures] == [("prune", True), ("distill", False)]
+    written = page_of_run(other, context)
+    assert f"{float(run.curves['prune'][0]['validation_accuracy_percent']):.2f} % on validation images" in written
 
 
 def test_a_model_that_there_is_not_names_those_that_there_are(committed):
@@ -216,6 +241,9 @@ def test_foreign_text_is_never_markup(run, context):
     other.predictions = list(
         csv.DictReader(answered.replace(evil, f'"{evil.replace(chr(34), chr(34) * 2)}"').splitlines())
     )
+    right = sum(row["actual"] == row["predicted"] for row in other.predictions)
+    other.score["test_accuracy_percent"] = 100 * right / len(other.predictions)
+    assert "fault" not in (part("confusion", other, context) or {})
     written = page_of_run(other, context, settings({evil: evil}, {}), there=evil)
     assert "<img src=x" not in written and "\x1b" not in written
     assert written.count("</script>") == written.count("<script")
@@ -234,7 +262,7 @@ def test_a_matrix_of_many_classes_is_a_table_of_the_largest_confusions(run, cont
     rows = [
         dict(zip(answers.COLUMNS, line.split(","), strict=True)) for line in predictions(600, names).splitlines()[1:]
     ]
-    found = part("confusion", Run(**{**vars(run), "predictions": rows}), context)
+    found = part("confusion", Run("many", None, run.places, predictions=rows), context)
     assert found["figure"] is None and 0 < len(found["table"].rows) <= 20
 
 

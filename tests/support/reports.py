@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 
 from micronet.data.datasets import CLASSES
+from report.context import Context
 from report.differences import Setting
 from report.gathered import Run
 from report.page import Settings, render
-from report.parts import Context
 
 PEERS = ((0.0357, 90.9, "the slides"), (0.0137, 90.0, "90 % and more"))
 

@@ -80,6 +80,16 @@ def test_a_revision_that_there_is_not_is_a_line(repository):
         compare.work("--help", "one", repository)
 
 
+def test_metrics_that_are_no_json_are_a_line_however_deep_they_nest(repository):
+    identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid"]
+    for tag, content in (("deep", "[" * 100_000), ("open", "{")):
+        (repository / "metrics/score.json").write_text(content)
+        for words in (["add", "."], ["commit", "--quiet", "-m", tag], ["tag", tag]):
+            subprocess.run(["git", "-C", repository, *identity, *words], check=True)
+        with pytest.raises(ToolError, match=f"metrics/score.json of {tag} is no JSON"):
+            compare.work("one", tag, repository)
+
+
 def test_what_one_side_lacks_is_told():
     assert compare.differences({"a": 1, "b": True}, {"b": 1, "c": None}) == [
         ("a", "1", "-", ""), ("b", "True", "1", ""), ("c", "-", "None", ""),

@@ -44,7 +44,9 @@ def test_a_report_names_its_recipe_and_marks_the_params_that_differ_from_a_revis
     params.write_text((results / "recipes/demo.yaml").read_text())
     assert page.main(["--out", "report.html"]) == 0
     text = Path("report.html").read_text()
-    assert "Recipe demo" in text and "settings are those of <code>HEAD</code>" in text
+    assert (
+        "Recipe demo" in text and "Nothing differs: all" in text and "settings are those of <code>HEAD</code>" in text
+    )
     shutil.copytree("metrics/mnist", "metrics/newer")
     assert page.main(["--name", "newer", "--against", "main", "--out", "report.html"]) == 0
     assert "There is no params file at <code>main</code>" in Path("report.html").read_text()
@@ -52,9 +54,14 @@ def test_a_report_names_its_recipe_and_marks_the_params_that_differ_from_a_revis
 
 
 def test_a_report_without_git_or_of_a_revision_that_there_is_not_says_so(results, capsys):
-    assert page.main(["--against", "nowhere", "--out", "build/report.html", "--name", "mnist"]) == 0
+    assert page.main(["--out", "build/report.html", "--name", "mnist"]) == 0
     text = Path("build/report.html").read_text()
-    assert "There is no params file at <code>nowhere</code>" in text and "is no git repository" in text
+    assert "There is no params file at <code>HEAD</code>" in text and "is no git repository" in text
+    assert page.main(["--against", "mian"]) == 1
+    assert "there is no git repository here" in capsys.readouterr().err
+    committed(results, "main")
+    assert page.main(["--against", "mian"]) == 1
+    assert "report: mian is no commit, tag or branch here" in capsys.readouterr().err
     assert page.main(["--name", "../metrics"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("report: NAME: ../metrics has no score")
 
@@ -66,6 +73,7 @@ def test_a_comparison_has_both_sides_and_what_differs(results, capsys):
     committed(results, "two")
     compare.write_page("one", "two", results, Path("compare.html"))
     text = Path("compare.html").read_text()
+    assert text.index("Both at a glance") < text.index('class="side"') and "Deck score</th>" in text
     assert text.count('class="side"') == 2 * len(pages.BUILDERS)
     assert "metrics/prune.validation_accuracy_percent" in text and text.count('class="differs"') == 1
     with pytest.raises(compare.ToolError, match="three is no commit"):

@@ -1,0 +1,59 @@
+"""The few numbers that two runs are compared by, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from micronet.errors import MicronetError
+from report.checked import percent, value
+from report.context import NAMES
+from report.gathered import Run
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A number of two runs as texts, empty where a run does not have it, and its change."""
+
+    name: str
+    here: str
+    there: str
+    change: str
+
+
+def glance(runs: Sequence[Run]) -> list[Compared]:
+    """Accuracy, scores, bytes and sparsity of two runs; what neither has is left out."""
+    here, there = runs
+    measures: list[tuple[str, str, Callable[[Run], float]]] = [
+        ("Test accuracy, %", ",.2f", lambda run: percent(run.score or {}, "test_accuracy_percent")),
+        *((f"{name.capitalize()} score", ",.4f", _score_of(name)) for name in NAMES),
+        ("Bytes of the file", ",.0f", lambda run: value(run.score or {}, "packed.bytes")),
+        ("Weights that are zero, %", ",.1f", _sparsity),
+    ]
+    rows = []
+    for name, form, measure in measures:
+        one, other = _known(measure, here), _known(measure, there)
+        if one is None and other is None:
+            continue
+        change = "" if one is None or other is None else format(other - one, f"+{form}")
+        said = ["" if found is None else format(found, form) for found in (one, other)]
+        rows.append(Compared(name, said[0], said[1], "0" if one == other else change))
+    return rows
+
+
+def _score_of(name: str) -> Callable[[Run], float]:
+    return lambda run: value(run.score or {}, f"{name}.score")
+
+
+def _sparsity(run: Run) -> float:
+    """Percent. Raises `LookupError`: there is no packed file, or none with weights."""
+    if run.model is None or not run.model.weights:
+        raise LookupError(run.name)
+    return 100 * run.model.zero_weights / run.model.weights
+
+
+def _known(measure: Callable[[Run], float], run: Run) -> float | None:
+    try:
+        return measure(run)
+    except (MicronetError, LookupError):  # the run's own section says what is wrong with it
+        return None

@@ -1,0 +1,81 @@
+"""Where the numbers of a run come from: its seeds, and the commits, machines and seconds of its stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from micronet.scoring.books import BOOKS
+from report import charts
+from report.checked import group, text, value, value_if_there
+from report.context import Context
+from report.gathered import Run
+from report.tables import Column, Figure, Table
+
+
+def seeds(run: Run, context: Context) -> dict[str, Any] | None:
+    """Mean and spread over seeds."""
+    if run.seeds is None:
+        return None
+    rows = [
+        {
+            "seed": row["seed"],
+            "commit": row.get("commit", ""),
+            "test": row.get("accuracy_percent"),
+            "accuracy": row.get("validation_accuracy_percent"),
+            "score": row.get("challenge_score"),
+            **{book.name: row.get(f"{book.name}_score") for book in BOOKS},
+        }
+        for row in run.seeds["rows"]
+    ]
+    columns = [
+        Column("seed", "seed", "d"),
+        Column("test", "test %", ".2f"),
+        Column("accuracy", "validation %", ".2f"),
+        *(Column(book.name, book.name, ".6f") for book in BOOKS),
+        Column("commit", "commit"),
+    ]
+    means, spreads = (
+        {name: value(one, name) for name in one} for one in (group(run.seeds, "mean"), group(run.seeds, "spread"))
+    )
+    forms = {name: ".2f" if name.endswith("percent") else ".5f" if mean < 1 else ",.0f" for name, mean in means.items()}
+    return {
+        "stats": {name: f"{mean:{forms[name]}} ± {spreads[name]:{forms[name]}}" for name, mean in means.items()},
+        "count": len(rows),
+        "figure": Figure("seeds", charts.seeds(context.texts["seeds"]), Table.of(columns, rows)),
+    }
+
+
+def provenance(run: Run, context: Context) -> dict[str, Any] | None:
+    """Commits, machines and seconds."""
+    if not run.records:
+        return None
+    rows: list[dict[str, Any]] = [
+        {
+            "stage": stage,
+            **{name: text(found, name) for name in ("commit", "device", "torch", "precision")},
+            **{name: value_if_there(found, name) for name in ("threads", "seconds", "images_per_second")},
+            "memory": (value_if_there(found, "peak_memory_bytes") or 0) / 2**20 or None,
+            "source": text(found, "data_source"),
+        }
+        for stage, found in run.records.items()
+    ]
+    columns = [
+        Column("stage", "stage"),
+        Column("commit", "commit"),
+        Column("seconds", "seconds", ",.1f"),
+        Column("device", "machine"),
+        Column("precision", "precision"),
+        Column("threads", "threads", "d"),
+        Column("images_per_second", "images a second", ",.0f"),
+        Column("memory", "peak MiB", ",.0f"),
+        Column("torch", "torch"),
+        Column("source", "data from"),
+    ]
+    spec = charts.seconds(context.texts["seconds"], [row["stage"] for row in rows])
+    return {
+        "figure": Figure("seconds", spec, Table.of(columns, rows)),
+        "total": sum(row["seconds"] or 0 for row in rows),
+        "dirty": [row["stage"] for row in rows if str(row["commit"]).endswith("dirty")],
+        "machines": sorted({row["device"] for row in rows if row["device"]}),
+        "packed": text(run.score or {}, "packed.sha256"),
+    }

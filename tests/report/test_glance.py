@@ -1,0 +1,26 @@
+"""The numbers that two runs are compared by."""
+
+from __future__ import annotations
+
+from report.gathered import Run
+from report.glance import glance
+
+
+def test_two_runs_are_compared_by_accuracy_scores_bytes_and_sparsity_with_their_change(run):
+    better = {**run.score, "test_accuracy_percent": run.score["test_accuracy_percent"] + 1.5}
+    better["packed"] = {**run.score["packed"], "bytes": run.score["packed"]["bytes"] - 2000}
+    rows = glance([run, Run(**{**vars(run), "score": better})])
+    assert [row.name.split()[0] for row in rows] == [
+        "Test", "Deck", "Challenge", "Strict", "Course", "Bytes", "Weights",
+    ]  # fmt: skip
+    assert rows[0].here == f"{run.score['test_accuracy_percent']:.2f}" and rows[0].change == "+1.50"
+    assert rows[5].change == "-2,000" and {row.change for row in (*rows[1:5], rows[6])} == {"0"}
+
+
+def test_what_a_run_lacks_or_has_damaged_is_an_empty_cell_and_what_none_has_is_no_row(run):
+    odd = Run("odd", None, run.places, score={**run.score, "test_accuracy_percent": "x", "packed": 3})
+    rows = {row.name: row for row in glance([run, odd])}
+    for name in ("Test accuracy, %", "Bytes of the file", "Weights that are zero, %"):
+        assert rows[name].here and (rows[name].there, rows[name].change) == ("", "")
+    empty = Run("empty", None, run.places)
+    assert glance([empty, empty]) == []
