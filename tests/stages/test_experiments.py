@@ -35,7 +35,7 @@ def here(tmp_path: Path) -> Path:
     (folder / "recipes/demo.yaml").write_text(yaml.safe_dump(shrunk()))
     (folder / "release/cache/files/md5/ab").mkdir(parents=True)
     (folder / "release/cache/files/md5/ab/c").write_text("published")
-    shell(tmp_path, "git init --quiet --bare origin.git")
+    shell(tmp_path, "git init --quiet --bare --initial-branch main origin.git")
     shell(folder, "git init --quiet --initial-branch main && git add --all && git commit --quiet -m all")
     shell(folder, "git remote add origin ../origin.git && git push --quiet origin main")
     return folder
