@@ -452,7 +452,7 @@ def seeds(description: str) -> dict[str, Any]:
         .mark_point(size=100, fill=MAIN)
         .encode(
             x=alt.X(
-                "score:Q",
+                "challenge:Q",
                 scale=alt.Scale(zero=False, padding=20),
                 axis=alt.Axis(title="challenge score", format=".4~r", tickCount=4),
             ),
@@ -461,7 +461,7 @@ def seeds(description: str) -> dict[str, Any]:
                 scale=alt.Scale(zero=False, padding=20),
                 axis=alt.Axis(title="validation accuracy", labelExpr=_PERCENT),
             ),
-            tooltip=["seed:Q", alt.Tooltip("accuracy:Q", format=".2f"), alt.Tooltip("score:Q", format=".6f")],
+            tooltip=["seed:Q", alt.Tooltip("accuracy:Q", format=".2f"), alt.Tooltip("challenge:Q", format=".6f")],
         )
     )
     return _spec(chart, description)

@@ -46,9 +46,10 @@ def _score_of(name: str) -> Callable[[Run], float]:
 
 
 def _sparsity(run: Run) -> float:
-    """Percent. Raises `LookupError`: there is no packed file, or none with weights."""
+    """Percent, of the packed file or as its stage counted. Raises `LookupError`, `ReportError`: neither is known."""
     if run.model is None or not run.model.weights:
-        raise LookupError(run.name)
+        counted = run.stages["quantize"]
+        return 100 * value(counted, "zero_weights") / max(1, value(counted, "prunable_weights"))
     return 100 * run.model.zero_weights / run.model.weights
 
 

@@ -22,7 +22,6 @@ def seeds(run: Run, context: Context) -> dict[str, Any] | None:
             "commit": row.get("commit", ""),
             "test": row.get("accuracy_percent"),
             "accuracy": row.get("validation_accuracy_percent"),
-            "score": row.get("challenge_score"),
             **{book.name: row.get(f"{book.name}_score") for book in BOOKS},
         }
         for row in run.seeds["rows"]
