@@ -177,8 +177,11 @@ def test_a_small_file_of_version_5_is_written_and_read_as_it_stands():
 # Refusals
 
 
-def test_a_missing_file_names_the_stage_that_makes_it(tmp_path):
-    with pytest.raises(PackedFileError, match="there is no such file; `python stages/quantize.py` makes"):
+def test_a_missing_file_names_the_stage_that_makes_it_or_where_others_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PackedFileError, match="no such file; `python stages/quantize.py` makes it, or `make pull`"):
+        load_packed("checkpoints/quantized.safetensors")
+    with pytest.raises(PackedFileError, match="m: there is no such file; those in release/ would work"):
         load_packed(tmp_path / "m")
 
 
