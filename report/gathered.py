@@ -18,18 +18,10 @@ from micronet.errors import MicronetError, shown
 from micronet.packed.errors import PackedFileError
 from micronet.packed.file import decode
 from micronet.packed.model import PackedModel
+from micronet.pipeline import STAGES
 from report.errors import ReportError
 from report.sources import Source
 
-STAGES = ("prepare_data", "train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score")
-MADE_BY = {
-    "train_teacher": "teacher",
-    "train_student": "student",
-    "distill": "distilled",
-    "prune": "pruned",
-    "retrain": "retrained",
-    "quantize": "quantized",
-}
 OF_A_RUN = ("runs", "curves", "sweeps")  # folders of metrics/ that are no model's
 ROOT_MODEL = "record"  # what the model at the root is called beside the others
 MOST_IMAGES = 1_000_000_000

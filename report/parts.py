@@ -8,26 +8,23 @@ from typing import Any
 import jinja2
 
 from micronet.errors import MicronetError, shown
+from micronet.pipeline import CHECKPOINT_OF, HALF_ABOVE_PARAMETERS, MADE_BY, TRAINING_STAGES
 from micronet.scoring.books import BOOKS
 from report import answers, charts, layers
 from report.against import accuracy_against_score
 from report.checked import group, percent, text, value, value_if_there
 from report.context import CHALLENGE, DECK, NAMES, THIS, Builder, Context, is_of_cifar10, prices
-from report.gathered import MADE_BY, STAGES, Row, Run
+from report.gathered import Row, Run
 from report.made import provenance, seeds
 from report.tables import Column, Figure, Table, number
 
 MOST_CLASSES = 40  # in a matrix
-IN_HALF_ABOVE = 1_000_000  # parameters: checkpoints of larger models hold 16-bit floats, as checkpoint.py has it
 LARGEST = 20  # confusions in the table of a matrix with more classes
-CLAIM = {
-    "teacher": "train_teacher",
-    "student": "train_student",
-    "distilled": "distill",
-    "pruned": "prune",
-    "retrained": "retrain",
-    "quantized": "quantize",
-}
+
+
+def _float_bytes(parameters: float) -> float:
+    """Of the weights as a checkpoint holds them."""
+    return parameters * (2 if parameters > HALF_ABOVE_PARAMETERS else 4)
 
 
 def _contradiction(run: Run) -> str:
@@ -94,7 +91,7 @@ def path(run: Run, context: Context) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = []
     for row in run.path or _path_of_stages(run):
         stage = row["stage"]
-        own = run.stages.get(CLAIM.get(stage, ""), {})
+        own = run.stages.get(MADE_BY.get(stage, ""), {})
         floats = number(row, "parameters") or 0
         rows.append(
             {
@@ -103,7 +100,7 @@ def path(run: Run, context: Context) -> dict[str, Any] | None:
                 "validation": value_if_there(own, "validation_accuracy_percent", 100.0),
                 "all": number(row, "parameters"),
                 "not_zero": number(row, "nonzero_parameters"),
-                "bytes": value_if_there(own, "file_bytes") or floats * (2 if floats > IN_HALF_ABOVE else 4) or None,
+                "bytes": value_if_there(own, "file_bytes") or _float_bytes(floats) or None,
                 "macs": number(row, "macs"),
                 **{name: number(row, f"{name}_score") for name in NAMES},
             }
@@ -137,12 +134,12 @@ def _path_of_stages(run: Run) -> list[Row]:
     """What stages say of themselves where `path.csv` is not there."""
     return [
         {
-            "stage": MADE_BY[stage],
+            "stage": CHECKPOINT_OF[stage],
             "parameters": str(found.get("parameters", "")),
             "nonzero_parameters": str(found.get("nonzero_parameters", "")),
         }
         for stage, found in run.stages.items()
-        if stage in MADE_BY and "parameters" in found
+        if stage in CHECKPOINT_OF and "parameters" in found
     ]
 
 
@@ -176,7 +173,7 @@ def curves(run: Run, context: Context) -> dict[str, Any] | None:
         spec = charts.curve(said, series, epochs, values)
         last = next((value for row in reversed(rows) if (value := number(row, fields[1])) is not None), None)
         figures.append((stage, last, Figure(f"curve-{stage}", spec, Table.of(columns, named))))
-    trained = [stage for stage in STAGES if stage in MADE_BY]
+    trained = list(TRAINING_STAGES)
     return {"figures": figures, "once": once, "without": [stage for stage in trained if stage not in run.curves]}
 
 

@@ -22,7 +22,7 @@ def work(job: TaughtJob) -> None:
         }
         model = starts[section.start_from]()
         result = job.learn(model, section, state=state)
-        job.save("distilled", model, result, "teacher", "student", "distill")
+        job.save("distilled", model, result)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from common import CHECKPOINTS, MANIFEST, METRICS, commit, run
 
 from micronet import params as parameters
+from micronet.pipeline import MADE_OF
 
 if TYPE_CHECKING:
     from micronet.data.arrays import Description
@@ -58,6 +59,10 @@ class Job:
     def params_digest(self, *sections: str) -> str:
         """Names the params sections that a result came from."""
         return parameters.digest(self.params.seed, *(getattr(self.params, section) for section in sections))
+
+    def digest_of(self, checkpoint: str) -> str:
+        """Names the params that a checkpoint of the path comes from, where these made it."""
+        return self.params_digest(*MADE_OF[checkpoint])
 
     def record_run(self, *, params_digest: str, **facts: Any) -> None:
         """Writes `metrics/runs/STAGE.json`: what differs from run to run."""

@@ -19,7 +19,7 @@ def work(job: TaughtJob) -> None:
         schedule = PruningSchedule(section, model, job.data.shape)
         result = job.learn(model, section, state=state, constraint=schedule)
         zeros = zeros_wanted(section.amount, count_zeros(model)[1])
-        job.save("pruned", model, result, "teacher", "student", "distill", "prune", zeros=zeros)
+        job.save("pruned", model, result, zeros=zeros)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ def work(job: TaughtJob) -> None:
     from micronet.packed.quantizing import quantize
 
     section, path = job.params.quantize, CHECKPOINTS / "quantized.safetensors"
-    sections = ("teacher", "student", "distill", "prune", "retrain", "quantize")
     image = job.params.data.image
     fit = {"image_fit": image.fit} if image else {}  # micronet.predict brings pictures to their size in the same way
     with job.resumable("quantize", inputs=("teacher", "retrained")) as state:
@@ -30,7 +29,7 @@ def work(job: TaughtJob) -> None:
             seed=job.seed,
             path=path,
             class_names=job.data.classes,
-            metadata={"params_digest": job.params_digest(*sections), **fit},
+            metadata={"params_digest": job.digest_of("quantized"), **fit},
             evaluation_batch_size=job.params.engine.evaluation_batch_size,
             watch=job.reporter.watch,
         )
@@ -50,7 +49,7 @@ def work(job: TaughtJob) -> None:
             file_bytes=packed.file_bytes,
             epochs=len(found.training.rows),
         )
-        job.record_training(found.training, *sections)
+        job.record_training("quantized", found.training)
         job.reporter.say(f"{accuracy:.2f} % on validation, {packed.file_bytes:,} bytes in {path}")
 
 

@@ -19,7 +19,7 @@ def work(job: TaughtJob) -> None:
         zeros, _ = count_zeros(model)
         mask = FixedMask(model)
         result = job.learn(model, section, state=state, constraint=mask)
-        job.save("retrained", model, result, "teacher", "student", "distill", "prune", "retrain", zeros=zeros)
+        job.save("retrained", model, result, zeros=zeros)
 
 
 if __name__ == "__main__":

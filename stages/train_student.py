@@ -16,7 +16,7 @@ def work(job: TrainingJob) -> None:
     with job.resumable("student") as state:
         model = job.model("student")
         result = job.train(model, job.params.student.train, state=state)
-        job.save("student", model, result, "student")
+        job.save("student", model, result)
 
 
 if __name__ == "__main__":

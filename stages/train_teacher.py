@@ -16,7 +16,7 @@ def work(job: TrainingJob) -> None:
     with job.resumable("teacher") as state:
         model = job.model("teacher")
         result = job.train(model, job.params.teacher.train, state=state)
-        job.save("teacher", model, result, "teacher")
+        job.save("teacher", model, result)
 
 
 if __name__ == "__main__":

@@ -173,13 +173,13 @@ class TrainingJob(Job):
         self.member.leave()
         return result
 
-    def save(self, name: str, model: nn.Module, result: TrainResult, *sections: str, zeros: int | None = None) -> None:
+    def save(self, name: str, model: nn.Module, result: TrainResult, *, zeros: int | None = None) -> None:
         """Writes the checkpoint, `metrics/STAGE.json` and `metrics/runs/STAGE.json`.
 
         The validation accuracy is that of the weights as they are stored.
 
         Args:
-            sections: the params sections, this stage's and earlier ones', that the weights came from.
+            name: of the checkpoint.
             zeros: the prunable weights claimed to be zero; a checkpoint with fewer is refused.
         """
         from micronet.training.checkpoint import save, stored
@@ -198,7 +198,7 @@ class TrainingJob(Job):
             stage=self.stage,
             epochs=len(result.rows),
             validation_accuracy_percent=accuracy,
-            params_digest=self.params_digest(*sections),
+            params_digest=self.digest_of(name),
             zeros=zeros,
         )
         found, prunable = count_zeros(model)
@@ -212,17 +212,17 @@ class TrainingJob(Job):
             batch_size=result.batch_size,
             learning_rate=result.learning_rate,
         )
-        self.record_training(result, *sections)
+        self.record_training(name, result)
         self.reporter.say(f"{accuracy:.2f} % on validation, {path}")
 
-    def record_training(self, result: TrainResult, *sections: str) -> None:
+    def record_training(self, name: str, result: TrainResult) -> None:
         """Writes `metrics/runs/STAGE.json`; seconds and speed count interrupted parts of the run too."""
         import torch
 
         from micronet.training.hardware import device_name
 
         self.record_run(
-            params_digest=self.params_digest(*sections),
+            params_digest=self.digest_of(name),
             seconds=round(result.seconds, 1),
             images_per_second=round(result.images_per_second, 1),
             device=device_name(self.machine),

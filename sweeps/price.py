@@ -19,14 +19,10 @@ if str(ROOT) not in sys.path:
 from micronet import params as parameters  # noqa: E402 - the lines above make it importable
 from micronet.files import write_json  # noqa: E402
 from micronet.front import front, without_prompt  # noqa: E402
+from micronet.pipeline import CHECKPOINT_OF  # noqa: E402
 
 if TYPE_CHECKING:
     from micronet.scoring.records import Operation
-
-CHECKPOINTS = {
-    "train_teacher": "teacher", "train_student": "student", "distill": "distilled", "prune": "pruned",
-    "retrain": "retrained", "quantize": "quantized",
-}  # fmt: skip
 
 
 def scores(stage: str) -> dict[str, float]:
@@ -36,7 +32,7 @@ def scores(stage: str) -> dict[str, float]:
     from micronet.scoring.deck import deck_score
     from micronet.scoring.records import ONCE
 
-    path = Path(f"checkpoints/{CHECKPOINTS[stage]}.safetensors")
+    path = Path(f"checkpoints/{CHECKPOINT_OF[stage]}.safetensors")
     passes: tuple[float, ...] = ONCE
     ops: list[Operation]
     if stage == "quantize":
@@ -57,7 +53,7 @@ def scores(stage: str) -> dict[str, float]:
 def main() -> int:
     without_prompt()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=CHECKPOINTS)
+    parser.add_argument("stage", choices=CHECKPOINT_OF)
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where to write it")
     arguments = parser.parse_args()
     return front("price", partial(_work, arguments.stage, arguments.json))

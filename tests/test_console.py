@@ -11,21 +11,9 @@ import pytest
 from micronet import console
 from micronet.scoring.tables import show
 from tests.support.places import ROOT
+from tests.support.screens import Screen
 
 STYLED = "\x1b["
-
-
-class Stream(io.StringIO):
-    """A stream that is a terminal, or not."""
-
-    encoding = "utf-8"
-
-    def __init__(self, terminal: bool):
-        super().__init__()
-        self.terminal = terminal
-
-    def isatty(self) -> bool:
-        return self.terminal
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +40,7 @@ def test_colours_and_redrawing_are_a_terminals_unless_the_environment_says_other
 ):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    stream = Stream(terminal)
+    stream = Screen(terminal)
     made = console.console(stream)
     made.print("[bold red]words[/]")
     assert (STYLED in stream.getvalue()) is styled and "words" in stream.getvalue()
@@ -66,7 +54,7 @@ def test_a_table_has_no_escape_codes_in_a_pipe_and_none_with_no_color(monkeypatc
     table.add_column("one")
     table.add_row("1")
     for terminal, variable in ((False, None), (True, "1")):
-        stream = Stream(terminal)
+        stream = Screen(terminal)
         monkeypatch.setattr(sys, "stdout", stream)
         if variable:
             monkeypatch.setenv("NO_COLOR", variable)

@@ -18,6 +18,7 @@ RANKS = {
     "micronet.environment": 0,
     "micronet.console": 0,
     "micronet.errors": 0,
+    "micronet.pipeline": 0,
     "micronet.faults": 1,
     "micronet.files": 1,
     "micronet.reading": 1,

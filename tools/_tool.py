@@ -27,6 +27,7 @@ require(str(ROOT))
 from micronet import params as parameters  # noqa: E402
 from micronet.errors import LONGEST, MicronetError, shown  # noqa: E402
 from micronet.front import front as front  # noqa: E402 - every command ends as a stage does
+from micronet.pipeline import TRAINING_STAGES  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 MANIFEST = Path("data/manifest.json")
 METRICS = Path("metrics")
 PACKED = Path("checkpoints/quantized.safetensors")
-TRAINING_STAGES = ("train_teacher", "train_student", "distill", "prune", "retrain", "quantize")
 MOST_JSON = 1 << 24  # characters of a file of results
 SHOWN = 100  # characters of a path, or of what a library says, in a message
 TARGETS = {"compare", "export", "mcu", "pictures", "report", "verify"}  # commands that make has under the same name

@@ -19,12 +19,10 @@ from rich.table import Table
 from micronet import reading
 from micronet.console import console
 from micronet.errors import shown
+from micronet.pipeline import STAGES
 from report.differences import NOTHING, differ, leaves, said
 from sweeps.branches import GitError, git
 
-STAGES = (
-    "prepare_data", "train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score",
-)  # fmt: skip
 OUT = Path("build/compare.html")
 WIDEST = 60  # characters of a name
 

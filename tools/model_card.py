@@ -15,7 +15,6 @@ from _tool import (
     MANIFEST,
     METRICS,
     PACKED,
-    TRAINING_STAGES,
     Facts,
     ToolError,
     arguments_of,
@@ -31,6 +30,8 @@ from _tool import (
     watch,
 )
 
+from micronet.pipeline import CHECKPOINT_OF, TRAINING_STAGES
+
 if TYPE_CHECKING:
     from micronet.data.images import Split
     from micronet.packed.module import PackedModule
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 CARD = Path("release/MODEL_CARD.md")
 SCORED = "python stages/score.py"
 SIZED, TIMED = ("export.json", "python tools/sizes.py"), ("bench_export.json", "python bench/export.py")
-CHECKPOINT_OF = dict(
-    zip(TRAINING_STAGES, ("teacher", "student", "distilled", "pruned", "retrained", "quantized"), strict=True)
-)
 CONFIDENCE = 0.95
 
 

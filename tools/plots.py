@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _tool import METRICS, TRAINING_STAGES, ToolError, arguments_of, front, read_csv
+from _tool import METRICS, ToolError, arguments_of, front, read_csv
+
+from micronet.pipeline import TRAINING_STAGES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,6 @@ from typing import Any
 import documents
 from _tool import (
     METRICS,
-    TRAINING_STAGES,
     ToolError,
     front,
     parameters,
@@ -29,6 +28,7 @@ from _tool import (
 
 from micronet.files import write_atomically, write_csv
 from micronet.packed.file import VERSION
+from micronet.pipeline import TRAINING_STAGES
 
 RELEASES = METRICS / "releases.csv"
 TRIED = METRICS / "tried.csv"

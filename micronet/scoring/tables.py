@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,11 @@ from micronet.scoring.records import ONCE, Operation, macs
 from micronet.scoring.references import OF_CIFAR10, References, reference_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
+
+    from micronet.data.images import Split
 
 NARROW = 60  # columns: a wide table that wraps is hard to read below
 
@@ -293,3 +297,45 @@ def _shares(
     parts = ((price.score_operations, counts), (price.score_params, bits))
     whole = [(part / price.score / sum(each), each) for part, each in parts if sum(each)]
     return [sum(scale * each[index] for scale, each in whole) for index in range(len(ops))]
+
+
+def show_results(
+    rows: Iterable[Mapping[str, Any]],
+    score: Mapping[str, Any],
+    test: Split,
+    references: References,
+    path: Path,
+    strangers: Collection[str] = (),
+) -> None:
+    """Prints the table of the path, and below it what was measured of the packed model.
+
+    Args:
+        rows: of the path. score: the content of `score.json`. path: of the packed file.
+        strangers: the checkpoints that are of other params.
+    """
+    marked = [{**row, "stage": f"{row['stage']} *"} if row["stage"] in strangers else row for row in rows]
+    show(score_table(marked, references))
+    if strangers:
+        print_wrapped("* made with other params than these: the rows are not those of one run of the pipeline")
+    if "class_accuracy_percent" in score:
+        counts = test.labels.bincount(minlength=len(test.classes)).tolist()
+        show(class_table(score["class_accuracy_percent"], dict(zip(test.classes, counts, strict=True))))
+    images = len(test)
+    packed, accuracy = score["packed"], score["test_accuracy_percent"]
+    lines = [
+        f"{accuracy:.2f} % of {images:,} test images, measured now on {path} read back",
+        "the rule books:",
+        *(f"  {book.name:<9} {book.about}" for book in BOOKS),
+    ]
+    if "balanced_accuracy_percent" in score:
+        lines.append(f"{score['balanced_accuracy_percent']:.2f} % is the mean of the classes, the balanced accuracy")
+    if score["flipped_images_percent"]:
+        flipped = score["flipped_images_percent"]
+        lines.append(f"{flipped:.2f} % of the images were seen mirrored too; both passes are charged")
+    once = score["one_pass"]
+    lines += [
+        f"in one pass {once['test_accuracy_percent']:.2f} % at {once['challenge_score']:.4f} under challenge rules; "
+        f"with plain sums of products, and a mask bit for every weight, {once['plain_challenge_score']:.4f}",
+        f"{packed['bytes']:,} bytes, of which {packed['payload_bits'] / 8:,.0f} are payload",
+    ]
+    print_wrapped(*lines)

@@ -24,18 +24,10 @@ import models
 from micronet.errors import MicronetError, shown
 from micronet.files import write_atomically
 from micronet.params import faults
+from micronet.pipeline import HALF_ABOVE_PARAMETERS, MADE_BY
 from micronet.training.weights import plain_weights, prunable
 
 FORMAT = 1
-HALF_ABOVE_PARAMETERS = 1_000_000  # larger models are stored in 16 bits, so that a release stays small
-MADE_BY = {
-    "teacher": "train_teacher",
-    "student": "train_student",
-    "distilled": "distill",
-    "pruned": "prune",
-    "retrained": "retrain",
-    "quantized": "quantize",
-}
 
 
 class CheckpointError(MicronetError):

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 
 from micronet.data import progress
-
-
-class Screen(io.StringIO):
-    """A stream that is a terminal, or not."""
-
-    encoding = "utf-8"
-
-    def __init__(self, terminal: bool):
-        super().__init__()
-        self.terminal = terminal
-
-    def isatty(self) -> bool:
-        return self.terminal
+from tests.support.screens import Screen
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import json
 
 import pytest
 
-from micronet.training.checkpoint import HALF_ABOVE_PARAMETERS
 from report import page, parts
 from report.checked import value
 from report.errors import ReportError
@@ -155,7 +154,6 @@ def test_the_released_file_is_called_so_and_not_by_its_place_in_the_cache(run, c
 
 
 def test_a_checkpoint_of_more_than_a_million_parameters_is_one_of_16_bits(run, context):
-    assert parts.IN_HALF_ABOVE == HALF_ABOVE_PARAMETERS
     table = (part("path", run, context) or {})["size"].table
     sizes = {row[0]: row[3] for row in table.rows}
     wanted = {row["stage"]: int(row["parameters"]) for row in run.path}

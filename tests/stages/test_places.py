@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from micronet.files import FileError
+from micronet.scoring import path, results
 from tests.support.pipeline import ENVIRONMENT, command, run, shrunk, write_params
-from tests.support.places import ROOT
 
 
 def in_the_place_of(path: Path) -> None:
@@ -82,22 +82,20 @@ def test_a_stage_that_is_asked_to_end_says_so_in_a_line(prepared, number):
 
 
 def test_what_score_compares_with_is_one_line_when_it_is_damaged(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "stages"))
     monkeypatch.chdir(tmp_path)
-    import score
-
+    made_by = "python stages/score.py"
     with pytest.raises(FileError, match=r"score\.json: there is no such file; `python stages/score.py` makes it"):
-        score.read_score()
+        results.read_score(Path("metrics/score.json"), made_by)
     Path("metrics").mkdir()
     for text in ("[]", "{", "[" * 100_000, "3"):
         Path("metrics/score.json").write_text(text)
         with pytest.raises(FileError, match=r"score\.json: "):
-            score.read_score()
+            results.read_score(Path("metrics/score.json"), made_by)
     columns = "stage,test_accuracy_percent,parameters,nonzero_parameters,deck_score,challenge_score,macs"
     for text in ("stage\nx", f"{columns}\na,1,2,3,4,5,many", f"{columns}\na,1", f"{columns}\na,1,2.5,3,4,5,6"):
         Path("metrics/path.csv").write_text(text)
         with pytest.raises(FileError, match=r"path\.csv: is damaged; `python stages/score.py` makes it anew"):
-            score.read_path()
+            path.read(Path("metrics/path.csv"), made_by)
     Path("metrics/path.csv").write_text(f"{columns}\na,,2,3,0.5,,6\n")
-    (row,) = score.read_path()
+    (row,) = path.read(Path("metrics/path.csv"), made_by)
     assert list(row.values()) == ["a", None, 2, 3, 0.5, None, 6] and list(row) == columns.split(",")

@@ -44,8 +44,8 @@ def test_zeros_that_16_bits_add_are_no_lie_and_zeros_that_lack_are(job, monkeypa
         model.stages[0][0].conv1.weight[0, 0] = 1e-9  # nine weights that 16 bits round to zero
     done = TrainResult([], 1, 0.1, 10.0, 1.0, 0.0, "fp32")
     with pytest.raises(CheckpointError, match="10 zero weights are claimed and 9 are there"):
-        job.save("pruned", model, done, "prune", zeros=10)
-    job.save("pruned", model, done, "prune", zeros=0)
+        job.save("pruned", model, done, zeros=10)
+    job.save("pruned", model, done, zeros=0)
     assert count_zeros(load("checkpoints/pruned.safetensors").model())[0] == 9
 
 

@@ -12,6 +12,7 @@ import yaml
 from micronet import params
 from micronet.files import FileError
 from micronet.packed.module import load_packed
+from micronet.scoring import path
 from micronet.training.reporting import Reporter
 from tests.support.pipeline import script, shrunk
 from tests.support.places import ROOT
@@ -44,8 +45,12 @@ def job(tree: dict, **flags: bool):
     return Job(script("score"), params.parse(tree), arguments, Recording())
 
 
+def of_others(job, model) -> list[str]:
+    return path.of_other_params(Path("checkpoints"), model, job.digest_of)
+
+
 def test_checkpoints_of_these_params_are_not_spoken_of(score):
-    assert score.of_other_params(job(shrunk()), load_packed(score.PACKED)) == []
+    assert of_others(job(shrunk()), load_packed(score.PACKED)) == []
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,7 @@ def test_checkpoints_of_other_params_are_named_in_a_line_each_with_the_stage_tha
     tree = shrunk()
     tree[section] |= change
     changed = job(tree)
-    found = score.of_other_params(changed, load_packed(score.PACKED))
+    found = of_others(changed, load_packed(score.PACKED))
     assert found[: len(strangers)] == strangers and bool(found) == bool(strangers)
     score.tell(changed, found)
     assert len(changed.reporter.lines) == len(found)
@@ -76,13 +81,13 @@ def test_a_changed_seed_is_another_run_and_a_checkpoint_that_is_not_there_is_no_
     score, pipeline, tmp_path, monkeypatch
 ):
     model = load_packed(score.PACKED)
-    assert len(score.of_other_params(job(shrunk() | {"seed": 7}), model)) == 6
+    assert len(of_others(job(shrunk() | {"seed": 7}), model)) == 6
     monkeypatch.chdir(tmp_path)
     Path("checkpoints").mkdir()
     Path("checkpoints/student.safetensors").write_text("no checkpoint")
-    assert score.of_other_params(job(shrunk()), model) == []
+    assert of_others(job(shrunk()), model) == []
     (tmp_path / "checkpoints/teacher.safetensors").symlink_to(pipeline / "checkpoints/teacher.safetensors")
-    assert score.of_other_params(job(shrunk() | {"seed": 7}), model) == ["teacher", "quantized"]
+    assert of_others(job(shrunk() | {"seed": 7}), model) == ["teacher", "quantized"]
 
 
 def test_strangers_are_marked_in_the_table_and_in_the_record_of_the_run_and_change_no_number(

@@ -16,6 +16,7 @@ from micronet.data.images import normalise
 from micronet.data.store import open_split
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
+from micronet.pipeline import TRAINING_STAGES
 from micronet.scoring.measurement import measure
 from tests.support.models import RESNET, new_model
 
@@ -83,7 +84,7 @@ def release_into(folder: Path, sample_data: params.Data, sample_manifest: Path) 
     (folder / "metrics/path.csv").write_text(PATH)
     for stage in ("train_teacher", "prune"):
         (folder / f"metrics/curves/{stage}.csv").write_text(CURVE)
-    for stage in _tool.TRAINING_STAGES:
+    for stage in TRAINING_STAGES:
         metrics = {"epochs": 2, "validation_accuracy_percent": 21.5}
         run = {"commit": "0123abc", "seconds": 1234.5, "images_per_second": 987.6, "device": "CPU", "precision": "fp32"}
         (folder / f"metrics/{stage}.json").write_text(json.dumps(metrics))

@@ -13,6 +13,7 @@ import pytest
 import record
 
 from micronet import params
+from micronet.pipeline import TRAINING_STAGES
 from tests.support.places import ROOT
 
 PATH = """stage,test_accuracy_percent,parameters,nonzero_parameters,macs,deck_score,challenge_score
@@ -47,7 +48,7 @@ def metrics(tmp_path) -> Path:
     (folder / "score.json").write_text(json.dumps(score))
     (folder / "quantize.json").write_text(json.dumps({"zero_weights": 75, "prunable_weights": 100}))
     (folder / "path.csv").write_text(PATH)
-    for stage in record.TRAINING_STAGES:
+    for stage in TRAINING_STAGES:
         (folder / f"runs/{stage}.json").write_text(json.dumps({"device": "A CPU", "seconds": 600.0}))
     return folder
 

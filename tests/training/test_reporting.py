@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import os
 
@@ -15,20 +14,10 @@ from micronet.training import terminal
 from micronet.training.reporting import EpochRow, Reporter, write_curve
 from micronet.training.terminal import TerminalReporter
 from tests.support.failures import full_disk
+from tests.support.screens import Screen
 
 HEADER = "epoch,learning_rate,train_loss,train_accuracy_percent,validation_loss,validation_accuracy_percent"
 ROWS = [EpochRow(1, 0.1, 2.302585093, 10.0, 2.25, 12.5), EpochRow(2, 0.05, 1.5, 45.25, math.nan, math.nan)]
-
-
-class Screen(io.StringIO):
-    """A stream that is a terminal, or not."""
-
-    def __init__(self, live: bool):
-        super().__init__()
-        self.live = live
-
-    def isatty(self) -> bool:
-        return self.live
 
 
 def screen(monkeypatch, *, live: bool) -> Screen:
@@ -232,7 +221,7 @@ def test_a_terminal_that_is_gone_stops_no_run(monkeypatch):
         def write(self, text: str) -> int:
             raise BrokenPipeError(32, "Broken pipe")
 
-    for stream in (Gone(live=True), None):
+    for stream in (Gone(terminal=True), None):
         monkeypatch.setattr("sys.stderr", stream)
         follow(TerminalReporter("distill"))
 
