@@ -7,6 +7,8 @@ import yaml
 
 from micronet.params import ParamsError
 from sweeps import run, spec, tasks
+from sweeps.board import Board
+from sweeps.rows import Row
 from tests.support.places import ROOT
 
 CODE = tasks.Code()  # read once for all tests
@@ -130,3 +132,11 @@ def test_a_budget_sets_epochs_and_images_and_a_variant_has_the_last_word():
 def test_every_spec_of_the_repository_can_run_at_every_budget(path):
     for budget in spec.read(path, None if "budget" in path.read_text() else None).budgets or {None: None}:
         assert tasks.plan(spec.read(path, budget), code=CODE)
+
+
+def test_none_is_called_the_best_by_the_test_set():
+    seeds = spec.Spec.model_validate({"last": "score", "metrics": ["accuracy_percent", "bytes"]})
+    board = Board("seeds", run.told(seeds), 2, [])
+    board.ended("a-0", [Row("a", 0, "done", {"accuracy_percent": 90.0, "bytes": 3.0})], 1.0)
+    assert board.best is None and "best" not in board.summary()
+    assert run.told(spec.Spec.model_validate({"metrics": ["deck_score"]})) == "deck_score"
