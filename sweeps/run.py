@@ -208,7 +208,7 @@ def run_spec(spec_path: Path, spec: Spec, tasks: list[Task], arguments: argparse
 
 
 def told(spec: Spec) -> str:
-    """The metric that is told of a row, and by which one is called the best; none of the test set, so it may be absent."""
+    """What is told of a row, and by which one is called the best: no metric of the test set, so it may be absent."""
     return "validation_accuracy_percent" if spec.last == "score" else spec.metrics[0]
 
 
