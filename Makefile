@@ -175,14 +175,14 @@ pictures: env ## write a folder of pictures to try recipes/folder.yaml with: dat
 .PHONY: _studies _seeds
 .PHONY: sweep
 sweep: env ## many variants of the pipeline, here or on a Ray cluster: make sweep SPEC=sweeps/demo.yaml BRANCH=1
-	@exec "$(PY)" sweeps/run.py $(if $(BRANCH),--branch) $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- "$${SPEC:-}"
+	@INSTEAD_OF_SHELL=1 exec "$(PY)" sweeps/run.py $(if $(BRANCH),--branch) $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- "$${SPEC:-}"
 
 .PHONY: studies
 studies: _studies ## the sweeps that ask the slides' questions, then docs/studies.md: make studies BUDGET=small
 	@exec "$(PY)" tools/studies.py
 
 _studies: env
-	@exec "$(PY)" sweeps/run.py $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- $$(grep -l '^question:' sweeps/*.yaml)
+	@INSTEAD_OF_SHELL=1 exec "$(PY)" sweeps/run.py $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- $$(grep -l '^question:' sweeps/*.yaml)
 
 .PHONY: compare
 compare: env ## what differs in params and metrics, and a page of both: make compare A=main B=sweep/demo/gradual-0
@@ -197,7 +197,7 @@ _seeds: env
 		printf 'make seeds: N: must be a whole number, 1 to 9999 (got %q)\n' "$${N:0:60}" >&2
 		exit 2
 	fi
-	exec "$(PY)" sweeps/run.py --seeds "$${N:-3}" $(ARGS) -- sweeps/seeds.yaml
+	INSTEAD_OF_SHELL=1 exec "$(PY)" sweeps/run.py --seeds "$${N:-3}" $(ARGS) -- sweeps/seeds.yaml
 
 # --- looking at results ---
 

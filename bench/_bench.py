@@ -20,6 +20,7 @@ if str(ROOT) not in sys.path:
 
 from micronet import params as parameters  # noqa: E402 - the line above makes it importable
 from micronet.files import read_json, write_json  # noqa: E402
+from micronet.front import Parser  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +95,7 @@ def describe(machine: Machine) -> dict[str, Any]:
 
 def arguments(doc: str, output: str, **switches: str) -> argparse.Namespace:
     """The arguments of a benchmark that writes a JSON file. `switches`: further ones, name and what it does."""
-    parser = argparse.ArgumentParser(description=doc)
+    parser = Parser(description=doc)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", default=output, help=f"JSON file to write (default: {output})")
     for name, text in switches.items():

@@ -6,7 +6,6 @@ metrics/bench_export.json and prints a table. `make bench` runs it; the numbers 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,15 @@ from typing import Any
 from _bench import ROOT, describe, engine, measure, write
 from runners import available
 
+from micronet.front import Parser
+
 FILE = ROOT / "checkpoints/quantized.safetensors"
 TURNS = 3
 QUICKEST, QUANTIZED = "C for speed, -O3 -march=native", "ONNX Runtime, QDQ"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--file", type=Path, default=FILE, help="packed model of one network; default: %(default)s")
     parser.add_argument("--output", default="metrics/bench_export.json", help="default: %(default)s")
     arguments = parser.parse_args()

@@ -7,7 +7,6 @@ shows it.
 
 from __future__ import annotations
 
-import argparse
 import random
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from _bench import ROOT, write
 
 from micronet import params
 from micronet.errors import LONGEST
+from micronet.front import Parser
 
 PACKED = ("quantized", "cascade", "dense", "refined", "glance")  # released files that hostile ones are made of
 KILLS, STAGED = 25, 40
@@ -97,7 +97,7 @@ def summary(became: Counter[str], kind: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--output", default="metrics/reliability.json", help="JSON file (default: %(default)s)")
     parser.add_argument("--share", type=float, default=1.0, help="of the usual number of tries (default: 1)")
     arguments = parser.parse_args()

@@ -8,7 +8,6 @@ minutes on two cores that do nothing else; --part tasks, a minute. `--variants 2
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -24,6 +23,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from micronet.files import read_json, write_json  # noqa: E402 - the lines above make it importable
+from micronet.front import Parser  # noqa: E402
 from sweeps import branches, engine, run, spec, tasks  # noqa: E402
 from sweeps.board import Board  # noqa: E402
 
@@ -96,7 +96,7 @@ def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--part", choices=("tasks", *PARTS), action="append", help="only this one, anew; again for more"
     )

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
-from micronet.errors import MicronetError, advised, shown
+from micronet.errors import LONGEST, MicronetError, advised, shown
 from micronet.files import FileError, write_atomically
 
+OF_MAKE = "INSTEAD_OF_SHELL"  # set where a recipe of the Makefile becomes the command, so that its parent is make
 TRACEBACKS = Path("run")  # where resume state lies too: git and DVC walk past it
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line, like every other one.
+
+    Args:
+        name: that the line begins with, as in `front`; else the program's, without its ending.
+    """
+
+    def __init__(self, *, name: str | None = None, **keywords: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+        self._name = name
+
+    def error(self, message: str) -> NoReturn:
+        name = self._name or Path(self.prog).stem
+        self.exit(2, f"{name}: {shown(message, LONGEST - len(name) - 2)}\n")
 
 
 def front(name: str, work: Callable[[], int | None]) -> int:
@@ -25,6 +45,7 @@ def front(name: str, work: Callable[[], int | None]) -> int:
         The exit code: what `work` returns, or 0; 2 for faulty settings or arguments, 1 for work that failed, 130 when
         stopped. What nobody foresaw is a line as well, and its traceback lies in `run/NAME.traceback.txt`.
     """
+    of_make = os.environ.pop(OF_MAKE, None)  # this command's alone, not that of those it starts
     code = _ended(name, work)
     try:
         if sys.stdout is not None:
@@ -35,6 +56,9 @@ def front(name: str, work: Callable[[], int | None]) -> int:
     except OSError as error:
         _discard()
         return _say(code or 1, f"{name}: cannot be written ({error.strerror or error}); freeing some space would work")
+    if code == 130 and of_make:  # make would call it a fault: it gets the signal too, and ends with 130 in silence
+        os.kill(os.getppid(), signal.SIGINT)
+        return 0
     return code
 
 

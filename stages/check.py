@@ -14,12 +14,11 @@ import sys
 
 sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
 
-import argparse
 from functools import partial
 
 from common import MANIFEST, validate
 
-from micronet.front import front, without_prompt
+from micronet.front import Parser, front, without_prompt
 
 
 def say(line: str) -> None:
@@ -63,8 +62,7 @@ def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
 
 def main() -> int:
     without_prompt()
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = Parser(description=__doc__)
     parser.add_argument("files", nargs="*", default=["params.yaml"], metavar="FILE", help="default: params.yaml")
     parser.add_argument("--quiet", action="store_true", help="do not show what the student will cost")
     parser.add_argument("--renew", action="store_true", help="prepare a changed folder of pictures anew")

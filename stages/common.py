@@ -26,7 +26,7 @@ require(str(ROOT))
 
 from micronet import params as parameters  # noqa: E402
 from micronet.errors import shown  # noqa: E402
-from micronet.front import front, without_prompt  # noqa: E402
+from micronet.front import Parser, front, without_prompt  # noqa: E402
 
 if TYPE_CHECKING:
     from micronet.data.arrays import Description
@@ -185,8 +185,7 @@ def run(
     Returns:
         The exit code: 2 for faulty params, 1 for work that failed, 130 when stopped, else what `work` returns or 0.
     """
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=description, formatter_class=form)
+    parser = Parser(description=description)
     parser.add_argument("--params", default="params.yaml", metavar="PATH", help="params file (default: %(default)s)")
     for name, text in (flags or {}).items():
         parser.add_argument(name, action="store_true", help=text)

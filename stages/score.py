@@ -38,14 +38,20 @@ def references_of(job: Job) -> References:
     return references(job.params.data.source, job.params.score.reference, teacher, job.data.shape)
 
 
-def tell(job: Job, strangers: list[str]) -> None:
-    """Says which checkpoints are of other params, a line each."""
+def strangers_of(job: Job, model: PackedModule) -> dict[str, list[str]]:
+    """The checkpoints that are not of one run with the active params, by what is wrong with them; says a line each."""
     from micronet.pipeline import MADE_BY
+    from micronet.scoring import path
 
-    for name in strangers:
+    params = path.of_other_params(CHECKPOINTS, model, job.digest_of)
+    files = path.of_other_files(CHECKPOINTS, METRICS / "runs")
+    wrong = {name: f"was made with other params than {shown(job.flags.params, 60)} holds" for name in params}
+    wrong |= {name: f"was made of another {files[name]} than lies here" for name in files if name not in wrong}
+    for name, why in wrong.items():
         way = f"`python stages/{MADE_BY[name]}.py` makes it of these, `dvc repro` all that need it"
-        place = CHECKPOINTS / f"{name}.safetensors"
-        job.reporter.say(f"{place}: was made with other params than {shown(job.flags.params, 60)} holds; {way}")
+        job.reporter.say(f"{CHECKPOINTS / name}.safetensors: {why}; {way}")
+    found = {"made_with_other_params": params, "made_of_other_files": [name for name in wrong if name not in params]}
+    return {what: names for what, names in found.items() if names}
 
 
 def measured(job: Job, model: PackedModule, test: Split, references: References) -> Results:
@@ -92,8 +98,8 @@ def work(job: Job) -> int:
     claimed = results.read(METRICS, MAKE) if check else None
     rows = path.read(PATH, MAKE)[:-1] if check and not alone else []
     model = load_packed(PACKED)
-    strangers = [] if alone else path.of_other_params(CHECKPOINTS, model, job.digest_of)
-    tell(job, strangers)
+    mixed = {} if alone else strangers_of(job, model)
+    strangers = [name for names in mixed.values() for name in names]
     test, references = job.split("test"), references_of(job)
     found = measured(job, model, test, references)
     last = path.packed_row(model, found.score)
@@ -107,7 +113,6 @@ def work(job: Job) -> int:
     found.write(METRICS)
     if rows:
         write_csv(PATH, list(last), [*rows, last])
-    mixed: dict[str, Any] = {"made_with_other_params": strangers} if strangers else {}
     job.record_run(params_digest=job.params_digest("score"), **mixed)
     show_results([*rows, last], found.score, test, references, PACKED, strangers)
     return 0

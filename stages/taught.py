@@ -14,6 +14,7 @@ from trainer import STATE, TrainingJob
 
 from micronet import params as parameters
 from micronet.console import duration
+from micronet.files import checksum
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,7 +93,7 @@ class TaughtJob(TrainingJob):
         """Names all that decides the answers: teacher, views, data, engine, code."""
         code = digests("stages/taught.py", *families(self.params.teacher.model.spec()))
         inputs = [path for path in (MANIFEST, CHECKPOINTS / "teacher.safetensors") if path.is_file()]
-        parts = [json.dumps(code), *(hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs)]
+        parts = [json.dumps(code), *(checksum(path) for path in inputs)]
         tables = (views.rows, views.columns, views.mirrored)
         parts += [hashlib.sha256(table.numpy().tobytes()).hexdigest() for table in tables]
         parts += [parameters.digest(self.params.engine), str(views.padding)]

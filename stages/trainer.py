@@ -17,6 +17,7 @@ from dependencies import stage_digests
 from job import Job
 
 from micronet import params as parameters
+from micronet.files import checksum
 from micronet.training.processes import Member, check_cores, together
 from micronet.training.reporting import Reporter
 
@@ -41,6 +42,7 @@ class TrainingJob(Job):
     """A run of a stage that trains, or one of the processes that train together."""
 
     member: Member = field(default_factory=Member)
+    made_of: dict[str, str] = field(default_factory=dict)  # files that decide the result, and their SHA-256
     trains: ClassVar[bool] = True
 
     def perform(self, work: Callable[[Self], int | None]) -> int | None:
@@ -129,9 +131,10 @@ class TrainingJob(Job):
         paths = [CHECKPOINTS / f"{name}.safetensors" for name in inputs]
         for path in paths:
             self.load(path.stem)  # a missing or foreign input is named before anything is written
+        self.made_of = {path.as_posix(): checksum(path) for path in (MANIFEST, *paths) if path.is_file()}
         parts = [parameters.digest(self.params.seed, self.params.engine, getattr(self.params, section))]
         parts += [json.dumps(stage_digests(self.stage, self.params))]
-        parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in (MANIFEST, *paths) if path.is_file()]
+        parts += self.made_of.values()
         with ResumeState(STATE / self.stage, hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]) as state:
             yield state
             state.clear()
@@ -216,13 +219,16 @@ class TrainingJob(Job):
         self.reporter.say(f"{accuracy:.2f} % on validation, {path}")
 
     def record_training(self, name: str, result: TrainResult) -> None:
-        """Writes `metrics/runs/STAGE.json`; seconds and speed count interrupted parts of the run too."""
+        """Writes `metrics/runs/STAGE.json`, after the checkpoint of this name; seconds and speed count interrupted
+        parts of the run too."""
         import torch
 
         from micronet.training.hardware import device_name
 
         self.record_run(
             params_digest=self.digest_of(name),
+            checkpoint=checksum(CHECKPOINTS / f"{name}.safetensors"),
+            made_of=self.made_of,
             seconds=round(result.seconds, 1),
             images_per_second=round(result.images_per_second, 1),
             device=device_name(self.machine),

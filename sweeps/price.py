@@ -6,7 +6,6 @@ twice is charged for those of the validation images.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ if str(ROOT) not in sys.path:
 
 from micronet import params as parameters  # noqa: E402 - the lines above make it importable
 from micronet.files import write_json  # noqa: E402
-from micronet.front import front, without_prompt  # noqa: E402
+from micronet.front import Parser, front, without_prompt  # noqa: E402
 from micronet.pipeline import CHECKPOINT_OF  # noqa: E402
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def scores(stage: str) -> dict[str, float]:
 
 def main() -> int:
     without_prompt()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("stage", choices=CHECKPOINT_OF)
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where to write it")
     arguments = parser.parse_args()

@@ -22,7 +22,7 @@ if str(ROOT) not in sys.path:
 
 from micronet.errors import MicronetError, shown  # noqa: E402 - the lines above make it importable
 from micronet.files import write_atomically  # noqa: E402
-from micronet.front import front, without_prompt  # noqa: E402
+from micronet.front import Parser, front, without_prompt  # noqa: E402
 from micronet.params import ParamsError  # noqa: E402
 from sweeps import branches, rows  # noqa: E402
 from sweeps.board import Board  # noqa: E402
@@ -237,7 +237,7 @@ def forget_lost(sweep: Sweep, place: Place) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 2 for a faulty spec, 1 when a row failed, 130 when stopped."""
     without_prompt()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(name="sweep", description=__doc__)
     parser.add_argument("spec", metavar="SPEC", nargs="+", help="sweeps/NAME.yaml; several run one after the other")
     parser.add_argument("--budget", metavar="NAME", help="one of the spec's, instead of the one it chooses")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1, instead of the spec's")

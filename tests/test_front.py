@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from micronet.errors import MicronetError
-from micronet.front import front
+from micronet.front import OF_MAKE, front
 from micronet.params import ParamsError
 from tests.support.places import ROOT
 
@@ -104,3 +105,52 @@ def test_a_disk_that_is_full_is_a_line():
         words = "sys.exit(front('x', lambda: print('a line')))"
         done = subprocess.run(command(words), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, "x: " + line)
+
+
+def test_a_stopped_command_that_took_its_shells_place_ends_make_in_silence(tmp_path):
+    """One that kept its shell is an error to make: that is what the shell is for."""
+    (tmp_path / "stopped.py").write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import os, subprocess\n"
+        "from micronet.front import OF_MAKE, front\n"
+        "def work():\n"
+        "    print(OF_MAKE in os.environ)  # which what it starts would have too\n"
+        "    raise KeyboardInterrupt\n"
+        "sys.exit(front('x', work))\n"
+    )
+    command = f'exec "{sys.executable}" stopped.py; true\n'
+    (tmp_path / "Makefile").write_text(f"placed:\n\t@{OF_MAKE}=1 {command}\nplain:\n\t@{command}")
+
+    def make(target: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    done = make("placed")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "False\n", "x: stopped\n")
+    done = make("plain")
+    assert done.returncode == 2 and "Error 130" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("-m micronet.predict a b", "predict"),
+        ("-m micronet.scoring", "scoring"),
+        ("stages/prune.py", "prune"),
+        ("stages/check.py", "check"),
+        ("sweeps/run.py sweeps/demo.yaml", "sweep"),
+        ("tools/compare.py a b", "make compare"),
+        ("tools/doctor.py", "doctor"),
+    ],
+)
+def test_an_argument_that_is_unknown_is_one_line_that_begins_with_the_command(command, name):
+    words = [sys.executable, *command.split(), "--nonsense"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{name}: unrecognized arguments: --nonsense\n"
+
+
+def test_every_command_has_such_a_parser():
+    folders = ("micronet", "stages", "sweeps", "tools", "bench")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    assert not [path for path in files if "ArgumentParser(" in path.read_text() and path.name != "front.py"]

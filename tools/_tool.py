@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -25,7 +24,9 @@ from micronet.environment import require  # noqa: E402 - the line above makes it
 require(str(ROOT))
 
 from micronet import params as parameters  # noqa: E402
-from micronet.errors import LONGEST, MicronetError, shown  # noqa: E402
+from micronet.errors import MicronetError, shown  # noqa: E402
+from micronet.files import checksum  # noqa: E402
+from micronet.front import Parser  # noqa: E402
 from micronet.front import front as front  # noqa: E402 - every command ends as a stage does
 from micronet.pipeline import TRAINING_STAGES  # noqa: E402
 
@@ -182,7 +183,7 @@ def save_measured(
 
 def digest_line(path: Path) -> str:
     """What `sha256sum` would say, for a params file to name the checkpoint by."""
-    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"sha256 {checksum(path)}"
 
 
 def training_digest(params: parameters.Params) -> str:
@@ -191,17 +192,9 @@ def training_digest(params: parameters.Params) -> str:
     return parameters.digest(params.seed, *(getattr(params, name) for name in sections))
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line, under the name that people type."""
-
-    def error(self, message: str) -> NoReturn:
-        name = f"make {self.prog}" if self.prog in TARGETS else self.prog
-        self.exit(2, f"{name}: {shown(message, LONGEST - len(name) - 2)}\n")
-
-
 def arguments_of(name: str, doc: str | None) -> argparse.ArgumentParser:
     """A parser that introduces the command with the words of its module."""
-    return Parser(prog=name, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return Parser(name=f"make {name}" if name in TARGETS else name, prog=name, description=doc)
 
 
 def add_params(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,6 @@ looked at then.
 
 from __future__ import annotations
 
-import argparse
 import configparser
 import importlib.metadata
 import json
@@ -33,7 +32,7 @@ import dvc_locks  # noqa: E402 - the lines above make it importable
 
 from micronet.errors import MicronetError, shown  # noqa: E402
 from micronet.files import FileError, check_place, read_bytes  # noqa: E402
-from micronet.front import front  # noqa: E402
+from micronet.front import Parser, front  # noqa: E402
 
 if TYPE_CHECKING:
     from micronet import params as parameters
@@ -485,8 +484,7 @@ def examine(path: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="doctor", description=__doc__, formatter_class=form)
+    parser = Parser(prog="doctor", description=__doc__)
     parser.add_argument("--params", default="params.yaml", metavar="PATH", help="for the data; default: %(default)s")
     arguments = parser.parse_args(argv)
     return front("doctor", lambda: examine(arguments.params))

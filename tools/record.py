@@ -6,7 +6,6 @@ released is kept as a row of metrics/tried.csv: `python tools/record.py --tried 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import documents
 from _tool import (
     METRICS,
     ToolError,
+    arguments_of,
     front,
     parameters,
     read_csv,
@@ -243,7 +243,7 @@ def render(rows: Sequence[Mapping[str, str]], metrics: Path, deck: list[dict[str
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments_of("record", __doc__)
     parser.add_argument("--tried", type=Path, metavar="FOLDER", help="only keep the run in this checkout as tried")
     parser.add_argument("--why", help="what was tried there, and why it was not released")
     args = parser.parse_args()

@@ -5,12 +5,13 @@ Released is what dvc.lock names and release/cache holds. On a branch with other 
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
 from _tool import METRICS, PACKED, ROOT, ToolError, front, read_json
 from restored import LOCK, REMOTE, outputs
+
+from micronet.files import checksum
 
 SCORE = METRICS / "score.json"
 
@@ -19,7 +20,7 @@ def check_released(root: Path = ROOT) -> None:
     """Raises `ToolError` where the measured model is not the published one of this checkout."""
     score = read_json(root / SCORE, "make score")
     found = {output.object_in(root / REMOTE) for output in outputs(root / LOCK) if output.path == PACKED}
-    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in found if path.is_file()}
+    digests = {checksum(path) for path in found if path.is_file()}
     if score["packed"]["sha256"] not in digests:
         raise ToolError(
             f"{SCORE}: is of a model that release/cache does not hold, and documents are written from released ones; "

@@ -16,7 +16,7 @@ import torch
 
 import models
 from micronet.errors import MicronetError, shown
-from micronet.front import front, without_prompt
+from micronet.front import Parser, front, without_prompt
 from micronet.packed.file import read
 from micronet.scoring.books import BOOKS
 from micronet.scoring.counting import operations
@@ -28,7 +28,7 @@ from models.settings import IMAGE
 
 def main(argv: list[str] | None = None) -> int:
     """The price of an architecture, before anybody trains it, or of a packed file, in one pass of each network."""
-    parser = argparse.ArgumentParser(prog="python -m micronet.scoring", description=main.__doc__)
+    parser = Parser(name="scoring", prog="python -m micronet.scoring", description=main.__doc__)
     parser.add_argument("name", nargs="?", help=f"one of {', '.join(models.NAMED)}, or the path of a packed file")
     parser.add_argument("--spec", help='an architecture as JSON, e.g. \'{"name": "densenet_nano", "classes": 10}\'')
     parser.add_argument("--weight-bits", type=int, metavar="N", help="1 to 8, 16 or 32 (default 16)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from micronet.files import FileError, read_csv
+from micronet.files import FileError, checksum, read_csv
 from micronet.packed.module import PackedModule
-from micronet.pipeline import MADE_OF
+from micronet.pipeline import MADE_BY, MADE_OF
 from micronet.scoring.books import BOOKS
 from micronet.scoring.counting import operations
 from micronet.scoring.records import macs
@@ -97,3 +98,31 @@ def of_other_params(folder: Path, packed: PackedModule, digest: Callable[[str], 
         with suppress(CheckpointError):
             made[name] = load(folder / f"{name}.safetensors").params_digest
     return [name for name in MADE_OF if made.get(name) not in (None, digest(name))]
+
+
+def of_other_files(folder: Path, records: Path) -> dict[str, str]:
+    """The checkpoints that were made of other files than lie there now, and the first such file of each.
+
+    Whoever runs stages by hand may have made a checkpoint anew and not those below it. A checkpoint that the record of
+    its stage does not know (it came from a cache, or the record is of before this was kept) is left out.
+
+    Args:
+        folder: of the checkpoints. records: the folder of `STAGE.json`, with `checkpoint` and `made_of` in SHA-256.
+    """
+    found = {}
+    for name in MADE_OF:
+        place, record = folder / f"{name}.safetensors", _record(records / f"{MADE_BY[name]}.json")
+        if place.is_file() and record.get("checkpoint") == checksum(place):
+            made_of = record.get("made_of", {})
+            others = (path for path, known in made_of.items() if Path(path).is_file() and checksum(path) != known)
+            found[name] = next(others, None)
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What is recorded of a stage's run; empty where nothing can be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) and isinstance(record.get("made_of", {}), dict) else {}

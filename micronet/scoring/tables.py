@@ -311,12 +311,12 @@ def show_results(
 
     Args:
         rows: of the path. score: the content of `score.json`. path: of the packed file.
-        strangers: the checkpoints that are of other params.
+        strangers: the checkpoints that are of other params, or were made of other files.
     """
     marked = [{**row, "stage": f"{row['stage']} *"} if row["stage"] in strangers else row for row in rows]
     show(score_table(marked, references))
     if strangers:
-        print_wrapped("* made with other params than these: the rows are not those of one run of the pipeline")
+        print_wrapped("* made with other params, or of other files, than these: the rows are not those of one run")
     if "class_accuracy_percent" in score:
         counts = test.labels.bincount(minlength=len(test.classes)).tolist()
         show(class_table(score["class_accuracy_percent"], dict(zip(test.classes, counts, strict=True))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,10 @@ def test_checkpoints_of_other_params_are_named_in_a_line_each_with_the_stage_tha
     tree = shrunk()
     tree[section] |= change
     changed = job(tree)
-    found = of_others(changed, load_packed(score.PACKED))
+    said = score.strangers_of(changed, load_packed(score.PACKED))
+    found = said.get("made_with_other_params", [])
     assert found[: len(strangers)] == strangers and bool(found) == bool(strangers)
-    score.tell(changed, found)
+    assert set(said) <= {"made_with_other_params"}
     assert len(changed.reporter.lines) == len(found)
     for line, name in zip(changed.reporter.lines, found, strict=True):
         assert line.startswith(f"checkpoints/{name}.safetensors: was made with other params than params.yaml holds; ")
@@ -88,6 +90,33 @@ def test_a_changed_seed_is_another_run_and_a_checkpoint_that_is_not_there_is_no_
     assert of_others(job(shrunk()), model) == []
     (tmp_path / "checkpoints/teacher.safetensors").symlink_to(pipeline / "checkpoints/teacher.safetensors")
     assert of_others(job(shrunk() | {"seed": 7}), model) == ["teacher", "quantized"]
+
+
+def test_a_checkpoint_made_of_another_file_than_lies_there_is_named_with_it(score, pipeline, tmp_path, monkeypatch):
+    """Somebody who runs stages by hand made a checkpoint, or the data, anew and not what is made of it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "checkpoints", "metrics"):
+        shutil.copytree(pipeline / name, name)
+    folders = Path("checkpoints"), Path("metrics/runs")
+    assert path.of_other_files(*folders) == {}
+    record = json.loads(Path("metrics/runs/retrain.json").read_text())
+    places = [f"checkpoints/{name}.safetensors" for name in ("teacher", "pruned")]
+    assert list(record["made_of"]) == ["data/manifest.json", *places]
+
+    Path(places[1]).write_bytes(Path("checkpoints/distilled.safetensors").read_bytes())
+    assert path.of_other_files(*folders) == {"retrained": places[1]}, "nothing is known of the new one"
+    one = job(shrunk())
+    assert score.strangers_of(one, load_packed(score.PACKED))["made_of_other_files"] == ["retrained"]
+    said = next(line for line in one.reporter.lines if line.startswith("checkpoints/retrained"))
+    assert f"was made of another {places[1]} than lies here; `python stages/retrain.py` makes it" in said
+
+    manifest = Path("data/manifest.json")
+    manifest.write_text(manifest.read_text() + " ")
+    everything = ["teacher", "student", "distilled", "retrained", "quantized"]
+    assert path.of_other_files(*folders) == dict.fromkeys(everything, "data/manifest.json")
+    for damaged in ("", "[]", '{"made_of": 3}', '{"checkpoint": 3}'):
+        Path("metrics/runs/train_teacher.json").write_text(damaged)
+        assert "teacher" not in path.of_other_files(*folders)
 
 
 def test_strangers_are_marked_in_the_table_and_in_the_record_of_the_run_and_change_no_number(
@@ -109,7 +138,7 @@ def test_strangers_are_marked_in_the_table_and_in_the_record_of_the_run_and_chan
     same, other = capsys.readouterr().out.split("Test accuracy, MicroNet score")[1:]
     assert " * " not in same and "made with other params" not in same
     assert [line.split()[0] for line in other.splitlines() if " * " in line] == ["pruned", "retrained", "quantized"]
-    assert "* made with other params than these" in other
+    assert "* made with other params, or of other files, than these" in other
     assert max(len(line) for line in other.splitlines() if " * " in line) <= 80
     one, two = written.values()
     assert one == two and set(one) == {"score.json", "summary.json", "path.csv", "predictions.csv"}
