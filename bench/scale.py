@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,38 @@ def empty_tasks(ray: Any) -> float:
     return EMPTY / (time.monotonic() - began)
 
 
-def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]:
-    """Seconds and rows of the sweep on so many nodes of one core, from nothing, in a clone of its own."""
+@contextmanager
+def connected(nodes: int) -> Iterator[tuple[Any, Any]]:
+    """A cluster of so many nodes of one core each, which RAY_ADDRESS names, and its last node but for the head.
+
+    A process has the cores of the one that started it, so no node computes on more than its own; the driver shares that
+    of the head. Otherwise a single node would have DVC, Ray and the kernel work for it on the core that it lacks.
+    """
     from ray.cluster_utils import Cluster
 
+    everywhere = os.sched_getaffinity(0)
+    head, *others = sorted(everywhere)[:nodes]
+    os.sched_setaffinity(0, {head})
+    cluster, last = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}), None
+    try:
+        for core in others:
+            os.sched_setaffinity(0, {core})
+            last = cluster.add_node(num_cpus=1)
+        os.sched_setaffinity(0, {head})
+        os.environ["RAY_ADDRESS"] = cluster.address
+        yield cluster, last
+    finally:
+        cluster.shutdown()
+        os.environ.pop("RAY_ADDRESS", None)
+        os.sched_setaffinity(0, everywhere)
+
+
+def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]:
+    """Seconds and rows of the sweep on so many nodes of one core, from nothing, in a clone of its own."""
     from micronet.console import console
 
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     os.chdir(folder)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    second = cluster.add_node(num_cpus=1) if nodes > 1 else None
-    os.environ["RAY_ADDRESS"] = cluster.address
     chosen = spec.Spec.model_validate(SPEC)
     planned = tasks.plan(chosen, folder)[: variants * len(chosen.seeds)]
     made = run.Sweep.of("bench", chosen, planned, branches.head(folder))
@@ -67,23 +89,23 @@ def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]
     ended: Callable[..., None] = board.ended
     came: Counter[str] = Counter()  # how often a row of each key came, also one that replaces another
 
-    def killing(name: str, rows: Any, seconds: float | None) -> None:
-        nonlocal second
-        ended(name, rows, seconds)
-        came.update(row.key for row in rows)
-        if kill and second is not None and len(board.done) >= len(planned) // 3:
-            cluster.remove_node(second, allow_graceful=False)
-            second = None
+    with connected(nodes) as (cluster, second):
 
-    board.ended = killing  # type: ignore[method-assign]
-    began = time.monotonic()
-    try:
-        run.run(made, engine.Place(folder, folder / "run/sweeps", folder / ".dvc/cache"), None, board)
-        seconds = round(time.monotonic() - began, 1)
-    finally:
-        cluster.shutdown()
-        os.environ.pop("RAY_ADDRESS")
-        os.chdir(ROOT)
+        def killing(name: str, rows: Any, seconds: float | None) -> None:
+            nonlocal second
+            ended(name, rows, seconds)
+            came.update(row.key for row in rows)
+            if kill and second is not None and len(board.done) >= len(planned) // 3:
+                cluster.remove_node(second, allow_graceful=False)
+                second = None
+
+        board.ended = killing  # type: ignore[method-assign]
+        began = time.monotonic()
+        try:
+            run.run(made, engine.Place(folder, folder / "run/sweeps", folder / ".dvc/cache"), None, board)
+            seconds = round(time.monotonic() - began, 1)
+        finally:
+            os.chdir(ROOT)
     done = sum(row.status == "done" for row in made.rows.values())
     return {
         "nodes": nodes,
