@@ -52,6 +52,7 @@ def test_the_plain_loop_trains_and_counts_right_answers(bench):
     assert plain.accuracy(First(), pixels, labels) == pytest.approx(100 * float((labels == 0).mean()))
 
 
+@pytest.mark.slow
 def test_every_case_can_be_built_and_priced(bench):
     from micronet.scoring.counting import operations
     from micronet.scoring.records import macs

@@ -20,15 +20,29 @@ from tests.support.configs import quantize_config
 from tests.support.images import random_images
 from tests.support.models import DENSENET, RESNET, random_model
 
-MIXED_DENSENET = DENSENET | {"groups": {"bottleneck": 2}, "interleave": {"bottleneck": True}}
+MIXED_DENSENET = DENSENET | {"blocks": [2, 1], "groups": {"bottleneck": 2}, "interleave": {"bottleneck": True}}
 INT8 = quantize_config(method="fx_int8")
-IMAGES = random_images(32)
+IMAGES = random_images(16)
 
 
 def float_model(spec) -> nn.Module:
     model = random_model(spec)
     recalibrate_batch_norm(model, [normalise(IMAGES)])
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def original() -> nn.Module:
+    """What FX graph mode makes of a network, calibrated."""
+    prepared = prepare(float_model(RESNET), INT8)
+    calibrate(prepared, IMAGES)
+    return prepared
+
+
+@pytest.fixture
+def calibrated(original) -> nn.Module:
+    """A copy of it that a test may change."""
+    return copy.deepcopy(original)
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -45,12 +59,11 @@ def test_calibrated_alone_the_packed_file_follows_the_float_model(spec, tmp_path
         assert correlation(model(normalise(IMAGES)), load_packed(tmp_path / "m")(normalise(IMAGES))) > 0.99
 
 
-def test_trained_the_packed_file_follows_the_fake_quantized_model(tmp_path):
-    prepared = prepare(float_model(RESNET), INT8).train()
-    calibrate(prepared, IMAGES)
+def test_trained_the_packed_file_follows_the_fake_quantized_model(calibrated, tmp_path):
+    prepared = calibrated.train()
     optimizer = torch.optim.SGD(prepared.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(20):
-        loss = F.cross_entropy(prepared(normalise(IMAGES)), torch.arange(32) % 10)
+    for _ in range(10):
+        loss = F.cross_entropy(prepared(normalise(IMAGES)), torch.arange(16) % 10)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -59,24 +72,21 @@ def test_trained_the_packed_file_follows_the_fake_quantized_model(tmp_path):
         assert correlation(prepared(normalise(IMAGES)), load_packed(tmp_path / "m")(normalise(IMAGES))) > 0.99
 
 
-def test_evaluating_leaves_the_observers_alone():
-    prepared = prepare(float_model(RESNET), INT8)
-    calibrate(prepared, IMAGES)
-    before = copy.deepcopy(prepared.state_dict())
-    prepared.eval()(normalise(IMAGES) * 3)
+def test_evaluating_leaves_the_observers_alone(calibrated):
+    before = copy.deepcopy(calibrated.state_dict())
+    calibrated.eval()(normalise(IMAGES) * 3)
     # The switches of the observers are turned by train() and eval().
-    changed = [key for key, value in prepared.state_dict().items() if not torch.equal(before[key], value)]
+    changed = [key for key, value in calibrated.state_dict().items() if not torch.equal(before[key], value)]
     assert not changed
 
 
-def test_images_that_are_normalised_already_and_layers_that_are_not_finite_are_refused():
-    prepared = prepare(float_model(RESNET), INT8)
+def test_images_that_are_normalised_already_and_layers_that_are_not_finite_are_refused(calibrated):
     with pytest.raises(QuantizationError, match="pixels that nobody has normalised"):
-        calibrate(prepared, normalise(IMAGES))
+        calibrate(calibrated, normalise(IMAGES))
     with torch.no_grad():
-        prepared.get_submodule("stages.0.0.conv2").weight[0, 0, 0, 0] = torch.inf
+        calibrated.get_submodule("stages.0.0.conv2").weight[0, 0, 0, 0] = torch.inf
     with pytest.raises(QuantizationError, match=r"^stages\.0\.0\.conv2\S*: gives values that are not finite"):
-        calibrate(prepared, IMAGES)
+        calibrate(calibrated, IMAGES)
 
 
 def test_pruned_weights_stay_zero_in_the_packed_file(tmp_path):
@@ -90,11 +100,9 @@ def test_pruned_weights_stay_zero_in_the_packed_file(tmp_path):
     assert not step.weights.codes[:, 1:].any() and step.weights.mask is not None
 
 
-def test_a_copy_for_averaging_can_be_packed(tmp_path):
-    prepared = prepare(float_model(RESNET), INT8)
-    calibrate(prepared, IMAGES)
-    first = pack(prepared, tmp_path / "a", quantize=INT8)
-    assert pack(copy.deepcopy(prepared), tmp_path / "b", quantize=INT8).digest == first.digest
+def test_a_copy_for_averaging_can_be_packed(original, calibrated, tmp_path):
+    first = pack(original, tmp_path / "a", quantize=INT8)
+    assert pack(calibrated, tmp_path / "b", quantize=INT8).digest == first.digest
 
 
 def test_plain_weight_names_are_kept_so_that_a_mask_finds_them():

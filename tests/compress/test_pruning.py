@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import get_args
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -33,7 +34,7 @@ from micronet.training.state import ResumeState
 from micronet.training.weights import count_zeros, positions, prunable
 from tests.support.configs import train_config
 from tests.support.failures import StopAt
-from tests.support.models import RESNET, new_model, same, weights
+from tests.support.models import DENSENET, MOBILENET, RESNET, new_model, same, weights
 from tests.support.thinning import thinned
 from tests.support.training import STEPS, train
 
@@ -113,6 +114,7 @@ def test_zeros_are_the_nearest_whole_number(amount, weights):
 
 
 @given(amount=amounts, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5), seed=st.integers(0, 9))
+@settings(max_examples=50)
 def test_a_mask_has_exactly_the_zeros_wanted_or_says_that_it_cannot(amount, sizes, seed):
     model, total = layers(*sizes, seed=seed), sum(sizes)
     zeros = zeros_wanted(amount, total)
@@ -127,6 +129,7 @@ def test_a_mask_has_exactly_the_zeros_wanted_or_says_that_it_cannot(amount, size
 
 
 @given(amount=amounts, floor=st.floats(0, 1), sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4))
+@settings(max_examples=50)
 def test_every_layer_keeps_its_floor_and_at_least_one_weight(amount, floor, sizes):
     model = layers(*sizes)
     with torch.no_grad():
@@ -141,6 +144,7 @@ def test_every_layer_keeps_its_floor_and_at_least_one_weight(amount, floor, size
 
 
 @given(amount=st.floats(0, 0.9), seed=st.integers(0, 20))
+@settings(max_examples=50)
 def test_the_smallest_weights_of_the_whole_network_go(amount, seed):
     model = layers(20, 30, seed=seed)
     masks = global_masks(model, amount)
@@ -195,9 +199,9 @@ def test_the_cost_of_storage_is_the_rule_books():
     assert stored / used == pytest.approx(STORAGE_IN_USES, abs=0.5)
 
 
-@pytest.mark.parametrize("name", ["densenet_nano", "mobilenet"])
-def test_uses_times_weights_are_the_macs(name):
-    model = models.build(name if name != "mobilenet" else {"name": name, "blocks": [1, 1], "widths": [8, 16]})
+@pytest.mark.parametrize("spec", [DENSENET, MOBILENET, pytest.param("densenet_nano", marks=pytest.mark.slow)])
+def test_uses_times_weights_are_the_macs(spec):
+    model = models.build(spec)
     uses = positions(model)
     assert sum(uses[name] * module.weight.numel() for name, module in prunable(model)) == macs(operations(model))
 
@@ -222,9 +226,8 @@ def test_norms_and_biases_are_left_alone():
 # --- through training ---
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_ends_exact_to_one_weight_and_stays_so_through_a_retrain(method, ema_decay):
+@pytest.mark.parametrize(("ema_decay", "method"), thinned(itertools.product((0.0, 0.9), METHODS), 2))
+def test_every_method_ends_exact_to_one_weight_and_stays_so_through_a_retrain(ema_decay, method):
     model = new_model()
     prune = section(method, ema_decay=ema_decay)
     train(model, prune.train, constraint=PruningSchedule(prune, model))
@@ -270,9 +273,10 @@ class Watch(Reporter):
         self.masks.append(torch.cat([(module.weight != 0).flatten() for _, module in prunable(self.model)]))
 
 
-def watched(method: str, **changes) -> tuple[nn.Module, Watch]:
+@functools.cache
+def watched(method: str, epochs: int = EPOCHS) -> tuple[nn.Module, Watch]:
     model = new_model()
-    prune = section(method, **changes)
+    prune = section(method, epochs=epochs)
     watch = Watch(model)
     train(model, prune.train, constraint=PruningSchedule(prune, model), reporter=watch)
     return model, watch
@@ -328,7 +332,7 @@ def test_feedback_moves_masked_weights_by_the_gradient_of_the_masked_network_and
     schedule.after_step(model, FEEDBACK_STEPS, 100)
     assert (layer.weight > 2).any(), "the step was lost behind the mask"
 
-    model, watch = watched("feedback", epochs=20)
+    model, watch = watched("feedback", epochs=12)
     assert any((~before & after).any() for before, after in itertools.pairwise(watch.masks))
     assert watch.zeros[-1] == wanted(model)
 
@@ -354,10 +358,9 @@ def test_masks_follow_a_model_that_was_moved_to_another_device(make):
 
 
 @pytest.mark.parametrize(
-    ("method", "ema_decay", "where"),
-    thinned(((method, decay, where) for method in METHODS for decay in (0.0, 0.9) for where in ((1, 48), (2, 32))), 3),
+    ("where", "ema_decay", "method"), thinned(itertools.product(((1, 48), (2, 32)), (0.0, 0.9), METHODS), 4)
 )
-def test_a_schedule_that_was_cut_off_goes_on_as_if_it_had_not(tmp_path, method, ema_decay, where):
+def test_a_schedule_that_was_cut_off_goes_on_as_if_it_had_not(tmp_path, where, ema_decay, method):
     prune = section(method, ema_decay=ema_decay)
     whole, parts = new_model(), new_model()
     train(whole, prune.train, constraint=PruningSchedule(prune, whole))

@@ -257,13 +257,13 @@ def test_recalibration_gives_the_mean_statistics_of_the_batches(resnet, images):
 def test_training_through_the_quantizers_learns(resnet, images, changes):
     prepared = prepare(resnet, quantize_config(**changes)).train()
     calibrate(prepared, images)
-    optimizer = torch.optim.SGD(prepared.parameters(), lr=0.1, momentum=0.9)
-    labels = torch.arange(16) % 10
+    optimizer = torch.optim.SGD(prepared.parameters(), lr=0.3, momentum=0.9)
+    few, labels = normalise(images[:4]), torch.arange(4)
     losses = []
-    for _ in range(100):
-        loss = F.cross_entropy(prepared(normalise(images)), labels)
+    for _ in range(30):
+        loss = F.cross_entropy(prepared(few), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.4 * losses[0]  # the bias of the classifier alone can bring it to log 4 / log 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from dataclasses import replace
@@ -27,21 +28,22 @@ from tests.support.javascript import in_node, tool
 from tests.support.models import RESNET
 from tests.support.packed import conv, general_file, linear, packed_network, tiny_files, weights
 from tests.support.places import ROOT
+from tests.support.thinning import thinned
 
-ALTERED = 200
-
-
-@pytest.fixture(scope="module")
-def answers() -> dict[str, dict[str, Any]]:
-    """What node says to 100 images, by the name of a released file."""
-    files = {name: released(name) for name in RELEASED}
-    cases = [(data, seen_by(decode(data), sample())) for data in files.values()]
-    return dict(zip(files, in_node(cases), strict=True))
+ALTERED = 120
 
 
-@pytest.mark.parametrize("name", RELEASED)
-def test_a_released_file_has_its_logits_for_100_images(answers, name):
-    found = answers[name]
+@functools.cache
+def answers(name: str) -> dict[str, Any]:
+    """What node says to 100 images, of a released file."""
+    data = released(name)
+    (found,) = in_node([(data, seen_by(decode(data), sample()))])
+    return found
+
+
+@pytest.mark.parametrize("name", thinned(RELEASED, 3))
+def test_a_released_file_has_its_logits_for_100_images(name):
+    found = answers(name)
     assert "logits" in found, found
     assert digest(found["logits"]) == RELEASED[name]["answers_sha256"]
     assert found["labels"] == np.argmax(found["logits"], axis=1).tolist()
@@ -71,7 +73,7 @@ def test_hostile_files_are_refused_as_python_refuses_them_or_have_the_references
             assert len(found["refused"]) <= 300 and found["refused"].isprintable()
         else:
             assert np.array_equal(found.get("logits"), expected), found
-    assert sum(not isinstance(one, str) for one in wanted) > 30
+    assert sum(not isinstance(one, str) for one in wanted) > 20
 
 
 def heavy_file(layers: int) -> bytes:
@@ -133,12 +135,12 @@ def test_a_wrong_digest_and_a_bit_that_flipped_are_noticed():
     assert found == {"refused": "is damaged: its digest does not fit its content"}
 
 
-def test_the_confidence_is_that_of_predict_and_null_where_the_file_says_nothing(answers):
+def test_the_confidence_is_that_of_predict_and_null_where_the_file_says_nothing():
     scale = decode(released("mnist")).logit_scale
-    logits = np.array(answers["mnist"]["logits"]) * scale
+    logits = np.array(answers("mnist")["logits"]) * scale
     shares = np.exp(logits - logits.max(1, keepdims=True))
-    np.testing.assert_allclose(answers["mnist"]["confidences"], shares / shares.sum(1, keepdims=True), rtol=1e-12)
-    assert answers["cascade"]["confidences"] == answers["dense"]["confidences"] == [None] * 100
+    np.testing.assert_allclose(answers("mnist")["confidences"], shares / shares.sum(1, keepdims=True), rtol=1e-12)
+    assert answers("glance")["confidences"] == [None] * 100
 
 
 def test_a_missing_tool_fails_with_the_line_that_gets_it():

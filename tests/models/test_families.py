@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 import models
 from micronet import params
+from tests.support import warm
 from tests.support.places import ROOT
 
 PLAIN = (
@@ -140,12 +141,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def answers(code: str, folder: Path = ROOT) -> Any:
-    """What Python code that starts in a folder prints, read as JSON."""
-    command = [sys.executable, "-c", f"import json, sys, models\n{code}"]
+def printed(command: list[str], folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return done.stdout
+
+
+def answers(code: str, folder: Path = ROOT) -> Any:
+    """What Python code that starts in a folder prints, read as JSON."""
+    return json.loads(printed([sys.executable, "-c", f"import json, sys, models\n{code}"], folder))
+
+
+def answers_with_torch(code: str, folder: Path) -> Any:
+    """The same of a Python that has torch already."""
+    (folder / "asked.py").write_text(f"import json, sys, models\n{code}")
+    return json.loads(printed([str(warm.folder() / "python"), "asked.py"], folder))
 
 
 def released() -> dict[str, dict[str, Any]]:
@@ -258,7 +268,8 @@ def test_a_new_file_is_a_new_model_and_nothing_else_changes(folder):
         "sizes = sorted(parameter.numel() for parameter in model.parameters())\n"
         "print(json.dumps([model.spec, sizes, list(model(torch.zeros(2, 3, 32, 32)).shape)]))"
     )
-    assert answers(build, folder) == [{"name": "linear", "bias": True, "classes": 4}, [4, 4 * 3 * 32 * 32], [2, 4]]
+    built = answers_with_torch(build, folder)
+    assert built == [{"name": "linear", "bias": True, "classes": 4}, [4, 4 * 3 * 32 * 32], [2, 4]]
     with pytest.raises(models.SpecError) as caught:
         models.check("alexnet")
     assert caught.value.faults == [f"name: there is no model 'alexnet' (there are {', '.join(here)})"]
@@ -271,7 +282,8 @@ def test_settings_below_the_import_of_torch_are_read_too(folder):
         "narrow = models.narrows('linear_biased', model.spec)\n"
         "print(json.dumps([model.spec, narrow, type(model).__module__]))"
     )
-    assert answers(code, folder) == [{"name": "linear", "bias": True, "classes": 10}, True, "models.linear"]
+    answer = answers_with_torch(code, folder)
+    assert answer == [{"name": "linear", "bias": True, "classes": 10}, True, "models.linear"]
 
 
 def test_a_file_without_settings_is_no_model():
@@ -279,43 +291,38 @@ def test_a_file_without_settings_is_no_model():
         models.check("layers")
 
 
-def with_file(folder: Path, name: str, text: str) -> str:
-    """What a copy of `models/` with one more file says of resnet18, and of that file's model."""
-    shutil.copytree(ROOT / "models", folder / "models", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "models" / name).write_text(text)
-    code = (
-        f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]; import models\n"
-        f"for name in ('resnet18', {Path(name).stem!r}):\n"
+def with_files(folder: Path, files: dict[str, str]) -> list[str]:
+    """What a copy of `models/` with these files more says of resnet18, and of their models."""
+    for name, text in files.items():
+        (folder / f"models/{name}.py").write_text(text)
+    (folder / "asked.py").write_text(
+        "import models\n"
+        f"for name in {['resnet18', *files]}:\n"
         "    try: models.check(name); print('fits')\n"
         "    except models.SpecError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return printed([str(warm.folder() / "python"), "asked.py"], folder).splitlines()
 
 
 SETTINGS = "from models.settings import Settings\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("class A(Settings:\n", "models/mine.py: line 1: SyntaxError: "),
-        (
-            SETTINGS + "class A(Settings):\n    width: int = NARROW\n",
-            "models/mine.py: line 3: NameError: name 'NARROW'",
-        ),
-        (SETTINGS + "class A(Settings):\n    classes: int = 10\n", "models/mine.py: A: lacks build()"),
-        (
-            SETTINGS + "class A(Settings):\n    pass\nclass B(Settings):\n    pass\n",
-            "models/mine.py: A and B: a family has one class of settings",
-        ),
-    ],
-)
-def test_a_broken_file_is_told_in_a_line_to_who_asks_for_its_model_and_hinders_no_other(text, said, tmp_path):
-    first, second = with_file(tmp_path, "mine.py", text).splitlines()
+BROKEN = {
+    "cut": ("class A(Settings:\n", "line 1: SyntaxError: "),
+    "vague": (SETTINGS + "class A(Settings):\n    width: int = NARROW\n", "line 3: NameError: name 'NARROW'"),
+    "bare": (SETTINGS + "class A(Settings):\n    classes: int = 10\n", "A: lacks build()"),
+    "double": (
+        SETTINGS + "class A(Settings):\n    pass\nclass B(Settings):\n    pass\n",
+        "A and B: a family has one class of settings",
+    ),
+}
+
+
+def test_a_broken_file_is_told_in_a_line_to_who_asks_for_its_model_and_hinders_no_other(folder):
+    first, *others = with_files(folder, {name: text for name, (text, _) in BROKEN.items()})
     assert first == "fits"
-    assert said in second
+    for line, (name, (_, said)) in zip(others, BROKEN.items(), strict=True):
+        assert line.startswith(f"models/{name}.py: {said}")
 
 
 def test_the_families_are_those_of_the_files_with_the_settings_that_build_them():
@@ -326,10 +333,10 @@ def test_the_families_are_those_of_the_files_with_the_settings_that_build_them()
     assert models.families(), "whoever asks gets a dict of his own"
 
 
-def test_a_name_that_two_files_claim_is_refused(tmp_path):
+def test_a_name_that_two_files_claim_is_refused(folder):
     text = (
         SETTINGS + "class A(Settings):\n    NAMED = {'densenet_nano': {}}\n    classes: int = 10\n"
         "    def build(self):\n        return None\n"
     )
-    first, second = with_file(tmp_path, "mine.py", text).splitlines()
+    first, second = with_files(folder, {"mine": text})
     assert first == second == "models/mine.py: NAMED: models/densenet.py has the name 'densenet_nano' already"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from torch import fx
 import models
 from models.layers import Interleave
 from tests.support.models import DENSENET, MOBILENET, meta
+from tests.support.thinning import thinned
 
 PARAMETERS = {
     "densenet_cifar": 1_000_618,
@@ -50,6 +52,9 @@ SMALL = [
 ]
 
 
+named = functools.cache(meta)  # hundreds of layers, of which a test changes none
+
+
 def refusal(spec) -> str:
     with pytest.raises(models.SpecError) as error:
         models.check(spec)
@@ -57,9 +62,9 @@ def refusal(spec) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", thinned(PARAMETERS, 4))
 def test_a_named_model_has_its_published_number_of_parameters(name):
-    assert sum(parameter.numel() for parameter in meta(name).parameters()) == PARAMETERS[name]
+    assert sum(parameter.numel() for parameter in named(name).parameters()) == PARAMETERS[name]
 
 
 def test_every_name_is_covered_here():
@@ -72,9 +77,9 @@ def test_images_in_logits_out(spec):
     assert logits.shape == (2, spec.get("classes", 10)) and logits.dtype == torch.float32
 
 
-@pytest.mark.parametrize("spec", [*SMALL, *PARAMETERS])
+@pytest.mark.parametrize("spec", [*SMALL, *thinned(PARAMETERS, 8)])
 def test_the_spec_of_a_model_builds_the_same_architecture(spec):
-    model = meta(spec)
+    model = named(spec) if isinstance(spec, str) else meta(spec)
     again = meta(json.loads(json.dumps(model.spec)))
     assert again.spec == model.spec and str(again) == str(model)
 
@@ -208,13 +213,14 @@ def test_an_unknown_name_lists_those_that_exist():
 
 @pytest.mark.parametrize(
     ("place", "groups", "possible"),
-    [("bottleneck", 3, "1, 2, 4"), ("transition", 5, "1, 2, 4, 8, 16"), ("stem", 2, "1")],
+    [("bottleneck", 3, "1, 2, 4"), ("transition", 5, "1, 2, 4, 8"), ("stem", 2, "1")],
 )
 def test_groups_that_do_not_divide_are_refused_with_those_that_would(place, groups, possible):
-    message = refusal({"name": "densenet_nano", "groups": {place: groups}})
+    spec = {"name": "densenet", "blocks": [2, 6, 1], "growth_rate": 4}
+    message = refusal(spec | {"groups": {place: groups}})
     assert message.startswith(f"groups.{place}: {groups}") and message.endswith(f"; {possible} would")
     for count in possible.split(", "):
-        meta({"name": "densenet_nano", "groups": {place: int(count)}})
+        meta(spec | {"groups": {place: int(count)}})
 
 
 @given(
@@ -222,7 +228,7 @@ def test_groups_that_do_not_divide_are_refused_with_those_that_would(place, grou
     st.integers(1, 8),
     st.fixed_dictionaries({place: st.integers(1, 8) for place in ("bottleneck", "transition", "stem")}),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_what_check_accepts_builds_and_what_it_refuses_torch_refuses_too(blocks, growth_rate, groups):
     from models.densenet import DenseNet, DenseNetSettings, Groups
 

@@ -30,6 +30,7 @@ from tests.support.hostile import opened
 from tests.support.images import random_images
 from tests.support.networks import SqueezeExcite, after, conv_norm, module, settled, small
 from tests.support.packed import counted
+from tests.support.thinning import thinned
 
 IMAGES = random_images(8)
 METHODS = {
@@ -68,7 +69,8 @@ IN_FLOATS = ("relu6", "one end", "prelu", "a number added", "squeeze and excite"
 
 
 @pytest.mark.parametrize(
-    ("method", "body"), [*(("lsq", body) for body in BODIES), *(("half", body) for body in IN_FLOATS)]
+    ("method", "body"),
+    [*(("lsq", body) for body in BODIES), *thinned((("half", body) for body in IN_FLOATS), 2)],
 )
 def test_the_packed_network_computes_what_the_network_does(body, method, tmp_path):
     quantize, model = METHODS[method], settled(BODIES[body], IMAGES)
@@ -117,7 +119,7 @@ BACK = [
 ]
 
 
-@pytest.mark.parametrize("back", BACK)
+@pytest.mark.parametrize("back", thinned(BACK, 2))
 def test_a_vector_becomes_a_map_in_any_spelling(back, tmp_path):
     def body(net, x):
         y = net.a(x)
@@ -145,9 +147,14 @@ HARD_SWISH = [
 ]
 
 
-@pytest.mark.parametrize("spelled", HARD_SWISH)
-def test_every_spelling_of_a_function_of_one_value_is_one_table_with_the_same_entries(spelled, tmp_path):
-    made, wanted = (steps_of(after(each), tmp_path) for each in (spelled, F.hardswish))
+@pytest.fixture(scope="module")
+def hard_swish(tmp_path_factory) -> list:
+    return steps_of(after(F.hardswish), tmp_path_factory.mktemp("packed"))
+
+
+@pytest.mark.parametrize("spelled", thinned(HARD_SWISH, 2))
+def test_every_spelling_of_a_function_of_one_value_is_one_table_with_the_same_entries(spelled, hard_swish, tmp_path):
+    made, wanted = steps_of(after(spelled), tmp_path), hard_swish
     assert [type(step) for step in made] == [Conv, Conv, Table, Conv, Pool, Linear]
     assert np.abs(made[2].entries - wanted[2].entries).max() <= 1
 
@@ -320,7 +327,7 @@ class MobileNetV3(nn.Module):
         return self.classifier(self.head(x))
 
 
-@pytest.mark.parametrize("method", ["lsq", "half"])
+@pytest.mark.parametrize("method", thinned(["lsq", "half"], 2))
 def test_a_network_like_mobilenet_v3_is_trained_pruned_quantized_packed_and_verified(method, tmp_path):
     model = settled(MobileNetV3(), IMAGES)
     quantize = METHODS[method]

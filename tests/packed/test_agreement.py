@@ -23,7 +23,7 @@ from tests.support.images import random_images
 from tests.support.networks import Net, settled
 from tests.support.thinning import thinned
 
-IMAGES = random_images(16)
+IMAGES = random_images(8)
 METHODS = {
     "half": quantize_config(method="half"),
     "lsq": quantize_config(multiplier_bits=14),

@@ -18,7 +18,7 @@ from micronet.packed.widths import accumulation, signed_width
     size=strategies.integers(1, 200),
     seed=strategies.integers(0, 2**32 - 1),
 )
-@hypothesis_settings(deadline=None, max_examples=200)
+@hypothesis_settings(deadline=None, max_examples=100)
 def test_weights_come_back_at_any_width_and_sparsity(bits, zeros, size, seed):
     generator = np.random.default_rng(seed)
     top = max(1, 2 ** (bits - 1) - 1)
@@ -36,7 +36,7 @@ def test_weights_come_back_at_any_width_and_sparsity(bits, zeros, size, seed):
     nonzero=strategies.lists(strategies.booleans(), min_size=1, max_size=100),
     mask=strategies.sampled_from(MASKS),
 )
-@hypothesis_settings(deadline=None, max_examples=300)
+@hypothesis_settings(deadline=None, max_examples=150)
 def test_every_mask_comes_back(nonzero, mask):
     bits = mask_bits(np.array(nonzero), mask)
     reader = Reader(np.packbits(bits, bitorder="little"))
@@ -83,7 +83,7 @@ def test_vectors_come_back_in_the_fewest_bits_that_hold_them(values, before):
     low=strategies.integers(-128, 0),
     high=strategies.integers(0, 255),
 )
-@hypothesis_settings(deadline=None, max_examples=200)
+@hypothesis_settings(deadline=None, max_examples=100)
 def test_accumulators_have_the_fewest_bits_that_hold_the_worst_input(seed, taps, low, high):
     weight = np.random.default_rng(seed).integers(-127, 128, (1, taps, 1, 1)).astype(np.int8)
     sums = accumulation(weight, 1, np.full(taps, low), np.full(taps, high))

@@ -13,7 +13,8 @@ from micronet.packed.file import decode, planned
 from micronet.packed.packing import pack
 from tests.support.configs import quantize_config
 from tests.support.hostile import of_table
-from tests.support.packed import prepared_model
+from tests.support.images import random_images
+from tests.support.models import quantized, random_model
 
 LINEAR = {"op": "linear", "shape": [2, 3]}
 PLENTY = 1 << 26  # bytes of a payload, for tables whose channels and weights it need not bound
@@ -206,8 +207,9 @@ def test_a_mask_that_calls_a_huge_weight_zero_allocates_a_few_hundred_times_the_
 
 
 def test_reading_a_sparse_file_allocates_a_small_multiple_of_its_size(tmp_path):
-    spec = {"name": "resnet", "blocks": [1], "widths": [128]}
-    prepared = prepared_model(spec, quantize_config(weight_bits=2), 0.97)
-    pack(prepared, tmp_path / "m", quantize=quantize_config())
+    spec, quantize = {"name": "resnet", "blocks": [1], "widths": [128]}, quantize_config(weight_bits=2)
+    images = random_images(2)
+    prepared = quantized(random_model(spec, 1, zeros=0.97), quantize, images)
+    pack(prepared, tmp_path / "m", quantize=quantize, seen=images)
     data = (tmp_path / "m").read_bytes()
     assert _peak(data) < 128 * len(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,8 +36,8 @@ from tests.support.packed import gated_file
 IMAGES, LABELS = random_images(60, 3), random_labels(60, 4)
 SPECS = (
     TINY,
-    {"name": "mobilenet", "blocks": [1, 1], "widths": [8, 12]},
-    {"name": "resnet", "blocks": [1, 1], "widths": [8, 8]},
+    {"name": "mobilenet", "blocks": [1, 1], "widths": [4, 8]},
+    {"name": "resnet", "blocks": [1, 1], "widths": [4, 8]},
 )
 
 
@@ -145,10 +146,15 @@ def test_a_choice_is_charged_in_every_pass_of_the_network_that_makes_it(three, w
     assert more == pytest.approx(29 * next(iter(bits)) / 32)
 
 
-def test_both_rule_books_charge_each_network_for_the_images_that_it_sees(written):
+@pytest.fixture(scope="module")
+def measured(written) -> dict[str, Any]:
+    return measure(written[0], load_packed(written[0]), Split(IMAGES, LABELS))
+
+
+def test_both_rule_books_charge_each_network_for_the_images_that_it_sees(written, measured):
     path, tuning = written
-    model, split = load_packed(path), Split(IMAGES, LABELS)
-    found, ops = measure(path, model, split), operations(model)
+    model = load_packed(path)
+    found, ops = measured, operations(model)
     shares = tuning.passes
     flops = sum(shares[op.network] * deck_flops(op) for op in ops)
     assert found["deck"]["flops"] == int(flops)
@@ -160,10 +166,9 @@ def test_both_rule_books_charge_each_network_for_the_images_that_it_sees(written
     assert found["test_accuracy_percent"] == pytest.approx(tuning.accuracy_percent)
 
 
-def test_one_pass_is_every_network_on_every_image(written):
-    path, _ = written
-    model = load_packed(path)
-    found, ops = measure(path, model, Split(IMAGES, LABELS))["one_pass"], operations(model)
+def test_one_pass_is_every_network_on_every_image(written, measured):
+    model = load_packed(written[0])
+    found, ops = measured["one_pass"], operations(model)
     assert found["deck_score"] == deck_score(ops, [1, 1, 1]).score
     assert found["challenge_score"] == challenge_score(ops, [1, 1, 1]).score
     total = model.one_pass(normalise(IMAGES))
@@ -173,8 +178,8 @@ def test_one_pass_is_every_network_on_every_image(written):
 
 
 @pytest.mark.parametrize("loud_first", [True, False])
-def test_logits_of_another_scale_are_brought_together_by_powers_of_two(tmp_path, loud_first):
-    loud = network(tmp_path / "loud", 1)
+def test_logits_of_another_scale_are_brought_together_by_powers_of_two(three, tmp_path, loud_first):
+    loud = three[1]
     *before, last = loud.steps
     weights = replace(last.weights, codes=(last.weights.codes // 16).astype(np.int8), bits=4)
     weights = replace(weights, accumulator_bits=int(weights.sums(before[-1]).bits.max()))

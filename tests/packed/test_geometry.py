@@ -331,7 +331,7 @@ def test_windows_that_are_none_are_refused(index, changed, message):
         decode(resigned(general_file(), lambda header, table, payload: table["steps"][index].update(changed)))
 
 
-@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(strategies.integers(0, 2**32))
 def test_a_random_network_of_any_shape_is_the_same_in_numpy_in_torch_and_in_floats(seed):
     assert compared(random.Random(seed)) in ("packed in integers", "packed in floats", "refused")

@@ -19,11 +19,11 @@ from tests.support.thinning import thinned
 KINDS = {"refused", "run in integers", "run in floats"}
 
 
-@pytest.mark.parametrize("part", thinned(range(4), 4))
-def test_500_of_2000_hostile_files_are_refused_in_one_line_or_run_alike_in_torch_and_numpy(part):
-    became = main(500, tiny_files(), seed=part)
+@pytest.mark.parametrize("part", thinned(range(8), 8))
+def test_250_of_2000_hostile_files_are_refused_in_one_line_or_run_alike_in_torch_and_numpy(part):
+    became = main(250, tiny_files(), seed=part)
     assert set(became) <= KINDS
-    assert became["refused"] > 200 and became["run in integers"] > 30
+    assert became["refused"] > 100 and became["run in integers"] > 15
 
 
 @pytest.mark.slow
@@ -179,4 +179,4 @@ def test_a_file_is_read_up_to_its_bound_and_a_larger_one_not_at_all(tmp_path, mo
 
 
 def test_the_same_number_gives_the_same_file():
-    assert main(20, tiny_files(), seed=9) == main(20, tiny_files(), seed=9) != Counter()
+    assert main(10, tiny_files(), seed=9) == main(10, tiny_files(), seed=9) != Counter()

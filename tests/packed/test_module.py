@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -104,23 +106,13 @@ def test_a_map_that_nobody_reads_changes_nothing():
 
 
 def test_sums_of_a_pool_beyond_what_float32_holds_are_exact():
-    # Zero-padded 3 x 3 kernels make the map larger, by 2 a step: 64 of them, then 255 x 300 x 300 exceeds 2**24.
-    from dataclasses import replace
-
-    codes, edges = np.zeros((1, 1, 9, 9), np.int8), (np.zeros(1), np.full(1, 255))
-    codes[0, 0, 4, 4] = 1
-    full = {"code_bits": 8, "bias": vector(255), "bias_bits": 9}
-    first = conv([[1, 1, 1]], **full)
-    grown = [first]
-    side = 32
-    while 255 * side * side < 1 << 24:
-        side += 8
-        step = conv([[1]], len(grown), name=f"conv{len(grown)}", input_range=edges, **full)
-        step = replace(step, weights=replace(step.weights, codes=codes, mask=()), padding=(8, 8), shape=(1, side, side))
-        grown.append(step)
-    pooled = pool(len(grown), 1, 255, side)
-    last = linear([[1], [-1]], [3, 0], len(grown) + 1, (np.zeros(1), np.full(1, 255 * side * side)))
-    model = decode(encode([Input.of(8), *grown, replace(pooled, shape=(1, 1, 1)), last], None, "integer", {}))
+    # A padding makes the map larger, so that 255 x 272 x 272 exceeds 2**24; most of its codes are the bias.
+    side = 32 + 2 * 120
+    grown = conv([[1, 1, 1]], code_bits=8, bias=vector(255), bias_bits=9, shape=(1, side, side))
+    grown = replace(grown, padding=(120, 120), high=np.full(1, 255, np.int32))
+    pooled = replace(pool(1, 1, 255, side), shape=(1, 1, 1))
+    last = linear([[1], [-1]], [3, 0], 2, (np.zeros(1), np.full(1, 255 * side * side)))
+    model = decode(encode([Input.of(8), grown, pooled, last], None, "integer", {}))
     logits = PackedModule(model)(FLOATS[:1])
     assert float(logits.max()) > 1 << 24
     assert np.array_equal(predict(model, IMAGES[:1].numpy()), logits.numpy())

@@ -91,7 +91,8 @@ def test_logits_do_not_depend_on_batch_size_or_memory_format(small):
 def test_an_interleaving_costs_no_step_and_no_bit(tmp_path):
     files = {}
     for interleave in (True, False):
-        spec = GROUPED_DENSENET | {"interleave": {"bottleneck": interleave, "transition": interleave}}
+        more = {"blocks": [2, 1], "interleave": {"bottleneck": interleave, "transition": interleave}}
+        spec = GROUPED_DENSENET | more
         files[interleave] = pack(prepared_model(spec, quantize_config()), tmp_path / "m", quantize=quantize_config())
     assert [step.op for step in files[True].steps] == [step.op for step in files[False].steps]
     weights = [sum(step.stored("weight") for step in model.steps) for model in files.values()]

@@ -69,7 +69,7 @@ def test_the_accuracy_is_that_of_the_file_and_the_file_claims_it(tmp_path):
     assert found.validation_accuracy_percent == evaluate(read, VALIDATION, MACHINE)[1]
     accuracy = f"{found.validation_accuracy_percent:.4f}"
     assert read.packed.metadata == {"validation_accuracy_percent": accuracy, "params_digest": "abc"}
-    assert read.packed.digest == found.packed.digest
+    assert read.packed.digest == found.packed.digest and found.refitted == []
 
 
 def test_without_a_path_it_is_measured_just_the_same_and_nothing_is_kept(tmp_path, monkeypatch):
@@ -140,7 +140,10 @@ def test_a_step_that_the_last_update_brought_to_nothing_is_fitted_anew_and_named
     found = path_of(sparse_model(), settings, train=fit)
     assert found.refitted == [part.removesuffix(".quantizer")]
     assert (found.prepared.get_submodule(part).step > 1e-3).all()
-    assert path_of(sparse_model(), settings).refitted == []
+
+
+def test_a_step_that_is_not_lost_is_not_fitted_anew():
+    assert path_of(sparse_model(), section(per_channel=True)).refitted == []
 
 
 @pytest.mark.parametrize("part", ["classifier.quantizer", "stem.conv.quantizer", "activations.relu_1"])

@@ -85,6 +85,7 @@ def test_a_released_file_has_the_operations_and_scores_of_its_release(name):
     assert prices["strict_score"] >= prices["challenge_score"]
 
 
+@pytest.mark.slow
 def test_a_released_file_counts_under_strict_rules_what_the_reference_does():
     model = decode(content("glance"))
     check_witnessed(operations(model), witness(model, np.zeros((1, 3, 32, 32), np.uint8))[1])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +12,7 @@ import models
 from micronet.compress.calibration import recalibrate_batch_norm
 from micronet.data.images import normalise
 from micronet.packed.cascade import join
-from micronet.packed.file import decode
+from micronet.packed.file import decode, read
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule
 from micronet.packed.packing import pack
@@ -19,12 +22,12 @@ from tests.support.hostile import resigned
 from tests.support.images import random_images, random_labels
 from tests.support.models import new_model, quantized
 
-IMAGES, LABELS = random_images(80, 3), random_labels(80, 4)
+IMAGES, LABELS = random_images(40, 3), random_labels(40, 4)
 MOBILENET = {"name": "mobilenet", "blocks": [1, 2], "widths": [8, 12], "stem": 8}
 RESNET = {"name": "resnet", "blocks": [1, 2], "widths": [6, 8]}
 
 
-def pack_new(path, spec, method: str = "lsq") -> PackedModel:
+def pack_new(path: Path, spec: dict[str, Any], method: str = "lsq") -> PackedModel:
     """A packed network whose weights and norms are random."""
     quantize = quantize_config(method=method, weight_bits=6, per_channel=method == "lsq")
     model = new_model(spec, 5)
@@ -37,9 +40,18 @@ def pack_new(path, spec, method: str = "lsq") -> PackedModel:
     return pack(quantized(model, quantize, IMAGES), path, quantize=quantize, images=IMAGES)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What `pack_new` made of each architecture, by its name."""
+    folder = tmp_path_factory.mktemp("packed")
+    for spec in (MOBILENET, RESNET):
+        pack_new(folder / spec["name"], spec)
+    return folder
+
+
 @pytest.mark.parametrize("spec", [MOBILENET, RESNET], ids=lambda spec: spec["name"])
-def test_an_unpacked_network_does_what_the_file_does(tmp_path, spec):
-    model = pack_new(tmp_path / "model", spec)
+def test_an_unpacked_network_does_what_the_file_does(folder, spec):
+    model = read(folder / spec["name"])
     network = unpack(model, IMAGES, LABELS)
     assert network.spec == model.spec and not network.training
     integers = PackedModule(model).eval()
@@ -53,8 +65,8 @@ def test_an_unpacked_network_does_what_the_file_does(tmp_path, spec):
     assert torch.allclose(trained, ours, rtol=0.05, atol=0.05 * float(ours.abs().max()))
 
 
-def test_weights_are_as_large_as_he_et_al_draw_them_and_keep_their_zeros(tmp_path):
-    model = pack_new(tmp_path / "model", MOBILENET)
+def test_weights_are_as_large_as_he_et_al_draw_them_and_keep_their_zeros(folder):
+    model = read(folder / "mobilenet")
     network = unpack(model, IMAGES, LABELS)
     for step in model.steps:
         if step.op == "conv":
@@ -63,8 +75,8 @@ def test_weights_are_as_large_as_he_et_al_draw_them_and_keep_their_zeros(tmp_pat
             assert float(weight.square().mean()) == pytest.approx(2 / weight[0].numel(), rel=1e-3)
 
 
-def test_logits_get_the_scale_that_the_labels_ask_for(tmp_path):
-    model = pack_new(tmp_path / "model", MOBILENET)
+def test_logits_get_the_scale_that_the_labels_ask_for(folder):
+    model = read(folder / "mobilenet")
     with torch.no_grad():
         answers = PackedModule(model).eval().one_pass(normalise(IMAGES), 0).argmax(1)
         sure = unpack(model, IMAGES, answers)(normalise(IMAGES)).std()
@@ -72,8 +84,8 @@ def test_logits_get_the_scale_that_the_labels_ask_for(tmp_path):
     assert sure > 4 * unsure, "labels that the network knows make it sure of itself"
 
 
-def test_what_cannot_be_unpacked_is_refused(tmp_path):
-    one = pack_new(tmp_path / "one", RESNET)
+def test_what_cannot_be_unpacked_is_refused(folder, tmp_path):
+    one = read(folder / "resnet")
     with pytest.raises(UnpackError, match="a file of one network in integers"):
         unpack(decode(join([one, one])), IMAGES, LABELS)
     with pytest.raises(UnpackError, match="a file of one network in integers"):
@@ -82,8 +94,7 @@ def test_what_cannot_be_unpacked_is_refused(tmp_path):
         unpack(pack_new(tmp_path / "other", {"name": "densenet", "blocks": [1, 1], "growth_rate": 4}), IMAGES, LABELS)
 
 
-def test_a_spec_of_other_layers_than_the_steps_is_refused_before_a_network_is_built(tmp_path, monkeypatch):
-    pack_new(tmp_path / "one", RESNET)
+def test_a_spec_of_other_layers_than_the_steps_is_refused_before_a_network_is_built(folder, monkeypatch):
     devices, build = [], models.build
     monkeypatch.setattr(models, "build", lambda spec: devices.append(torch.empty(0).device.type) or build(spec))
     for spec, message in (
@@ -91,7 +102,7 @@ def test_a_spec_of_other_layers_than_the_steps_is_refused_before_a_network_is_bu
         (RESNET | {"blocks": [1, 64]}, "layers, its steps have"),
         ({"name": "[red]\x1b"}, r"no architecture that can be built: .*\[red\]\\+x1b"),
     ):
-        data = resigned((tmp_path / "one").read_bytes(), lambda header, *_, spec=spec: header.update(model=spec))
+        data = resigned((folder / "resnet").read_bytes(), lambda header, *_, spec=spec: header.update(model=spec))
         with pytest.raises(UnpackError, match=message) as caught:
             unpack(decode(data), IMAGES, LABELS)
         assert str(caught.value).isprintable() and len(str(caught.value)) <= 300

@@ -16,6 +16,7 @@ from report.parts import part
 from report.sources import Folder
 from tests.support.places import ROOT
 from tests.support.reports import PEERS, page_of_run
+from tests.support.thinning import thinned
 
 SCORE = json.loads((ROOT / "metrics/score.json").read_text())
 BAD = (None, "x", [1], {}, True, -1, float("nan"), float("inf"), 10**400)
@@ -43,13 +44,13 @@ def with_value(path: str, found: object) -> dict:
     return score
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "test_accuracy_percent", "packed.bytes", "packed.payload_bits", "one_pass.test_accuracy_percent",
-        "one_pass.deck_score", "deck.score", "course.score_params",
-    ],
-)  # fmt: skip
+NUMBERS = [
+    "test_accuracy_percent", "packed.bytes", "packed.payload_bits", "one_pass.test_accuracy_percent",
+    "one_pass.deck_score", "deck.score", "course.score_params",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", thinned(NUMBERS, 3))
 def test_a_value_of_the_score_that_is_no_number_is_a_fault_of_its_section(path, run, context):
     absent = [] if path in ("one_pass.deck_score",) else [...]
     for bad in (*BAD, *absent):

@@ -11,7 +11,6 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import binomtest
 
 from micronet.data.store import open_split
 from report import against, answers, charts, labels, page
@@ -147,6 +146,8 @@ def test_weights_and_their_codes_are_those_of_the_file(found):
 
 @pytest.mark.parametrize(("correct", "images"), [(91.0, 10_000), (0.0, 20), (100.0, 20), (50.0, 1)])
 def test_the_interval_is_wilsons(correct, images):
+    from scipy.stats import binomtest  # which takes a second to load
+
     wanted = binomtest(round(correct / 100 * images), images).proportion_ci(0.95, "wilson") if correct != 50 else None
     low, high = answers.interval(correct, images)
     assert 0 <= low <= correct <= high <= 100

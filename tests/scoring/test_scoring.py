@@ -29,6 +29,7 @@ from micronet.scoring.records import (
 )
 from micronet.scoring.tables import layer_table, score_table
 from tests.support.models import RESNET, meta
+from tests.support.thinning import thinned
 
 # name: flops, params, score, MACs (facts: the deck's table)
 DECK = {
@@ -70,7 +71,7 @@ def by_name(model: nn.Module, **widths) -> dict[str, Operation]:
 # Deck rules
 
 
-@pytest.mark.parametrize("name", DECK)
+@pytest.mark.parametrize("name", thinned(DECK, 4))
 def test_the_deck_table_comes_out_exactly(name):
     ops = operations(meta(name))
     deck = deck_score(ops)
@@ -134,7 +135,9 @@ def test_deck_params_count_every_entry_at_its_own_width_and_sparsity_off_all_of_
 
 
 def test_assumed_weight_bits_scale_every_deck_parameter():
-    assert deck_score(operations(meta("densenet_nano"), weight_bits=8)).params == 119_146 // 4
+    model = meta(SMALL_DENSENET)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert deck_score(operations(model, weight_bits=8)).params == parameters // 4 > 0
 
 
 def test_deck_counts_a_folded_batch_norm_and_no_bias_for_it():
@@ -364,7 +367,7 @@ def test_a_width_that_does_not_exist_is_refused(widths):
         operations(conv_net([1]), **widths)
 
 
-@pytest.mark.parametrize("spec", ["densenet_nano", RESNET, SMALL_DENSENET])
+@pytest.mark.parametrize("spec", [RESNET, SMALL_DENSENET, pytest.param("densenet_nano", marks=pytest.mark.slow)])
 def test_ptflops_counts_the_same_macs(spec):
     model = models.build(spec)
     assert cross_check_macs(model) == macs(operations(model))
@@ -381,12 +384,12 @@ def test_a_difference_to_ptflops_is_an_error(monkeypatch):
 
 
 def test_the_command_prints_all_scores_as_json(capsys):
-    assert main(["densenet_nano", "--json"]) == 0
+    assert main(["resnet18", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert set(printed) == {"deck", "challenge", "strict", "course", "macs"} and printed["macs"] == 14_075_136
+    assert set(printed) == {"deck", "challenge", "strict", "course", "macs"} and printed["macs"] == 555_422_720
     assert set(printed["deck"]) == {"flops", "params", "score_flops", "score_params", "score"}
     assert set(printed["challenge"]) == {"ops", "params", "score_ops", "score_params", "score"}
-    assert (printed["deck"]["flops"], printed["deck"]["params"]) == (22_675_830, 59_573)
+    assert (printed["deck"]["flops"], printed["deck"]["params"]) == (834_362_870, 5_586_981)
 
 
 def test_the_command_takes_a_spec_and_widths(capsys):
@@ -419,9 +422,9 @@ def rendered(table) -> str:
 
 
 def test_a_spec_that_is_a_name_as_json_is_priced_like_the_name(capsys):
-    assert main(["densenet_nano"]) == 0
+    assert main(["resnet18", "--image", "3", "8", "8"]) == 0
     plain = capsys.readouterr().out
-    assert main(["--spec", '"densenet_nano"']) == 0
+    assert main(["--spec", '"resnet18"', "--image", "3", "8", "8"]) == 0
     assert capsys.readouterr().out == plain
 
 
@@ -433,7 +436,7 @@ def test_a_hostile_spec_is_one_line_and_exit_code_2(spec, capsys):
 
 
 def test_names_and_titles_of_the_tables_are_text_and_no_markup():
-    (op, *_) = operations(meta("densenet_nano"))
+    (op, *_) = operations(meta(RESNET))
     row = {"stage": "[/b]:star:\x1b"}
     out = io.StringIO()
     console = Console(file=out, width=200)

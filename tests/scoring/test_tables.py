@@ -7,13 +7,12 @@ import os
 import sys
 
 import pytest
-import torch
 
-import models
 from micronet.files import FileError
 from micronet.scoring.counting import operations
+from micronet.scoring.records import Operation
 from micronet.scoring.tables import layer_table, print_lines, print_wrapped, score_table, show
-from tests.support.models import RESNET
+from tests.support.models import TINY, meta
 
 ROW = {
     "stage": "distilled",
@@ -28,6 +27,11 @@ ROW = {
 }
 HEADINGS = ("stage", "accuracy", "parameters", "non-zero", "MACs", "deck", "challenge", "strict", "course")
 NUMBERS = ("100.00 %", "98.77 M", "9,999,999", "5.56 G", "12.346", "0.0024", "123.46", "10.000")
+
+
+@pytest.fixture(scope="module")
+def ops() -> list[Operation]:
+    return operations(meta(TINY), weight_bits=4, activation_bits=4)
 
 
 @pytest.mark.parametrize("columns", ["80", "200", "many", "0", "-3", None])
@@ -52,10 +56,8 @@ def test_on_a_narrower_terminal_each_number_has_a_line(columns, monkeypatch, cap
 
 
 @pytest.mark.parametrize("columns", ["10", "59", "60", "80", "300"])
-def test_no_width_cuts_the_layer_table(columns, monkeypatch, capsys):
+def test_no_width_cuts_the_layer_table(ops, columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
-    with torch.device("meta"):
-        ops = operations(models.build(RESNET), weight_bits=4, activation_bits=4)
     show(layer_table(ops, "[/]small"), splits=True)
     text = capsys.readouterr().out
     assert "[/]small" in text and "\u2026" not in text and all(op.name in text for op in ops)
@@ -90,10 +92,8 @@ def test_a_terminal_that_knows_letters_alone_gets_the_table_too(monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
-def test_a_table_too_wide_for_the_terminal_is_several_that_fit_and_lose_no_number(columns, monkeypatch, capsys):
+def test_a_table_too_wide_for_the_terminal_is_several_that_fit_and_lose_no_number(ops, columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
-    with torch.device("meta"):
-        ops = operations(models.build(RESNET), weight_bits=4, activation_bits=4)
     show(layer_table(ops, "a network"), splits=True)
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= columns and said.count("a network") == 1
@@ -104,10 +104,8 @@ def test_a_table_too_wide_for_the_terminal_is_several_that_fit_and_lose_no_numbe
     assert all(said.count(f"  {op.name} ") == len(tables) for op in ops if op.weights)
 
 
-def test_a_program_that_reads_a_wide_table_gets_each_row_in_a_line(monkeypatch, capsys):
+def test_a_program_that_reads_a_wide_table_gets_each_row_in_a_line(ops, monkeypatch, capsys):
     monkeypatch.delenv("COLUMNS", raising=False)
-    with torch.device("meta"):
-        ops = operations(models.build(RESNET), weight_bits=4, activation_bits=4)
     show(layer_table(ops, "a network"), splits=True)
     assert len([line for line in capsys.readouterr().out.splitlines() if "operation" in line]) == 1
 

@@ -40,6 +40,7 @@ from tests.support.pipeline import (
     write_params,
 )
 from tests.support.places import ROOT
+from tests.support.thinning import thinned
 
 METRICS = {
     "validation_accuracy_percent",
@@ -52,7 +53,8 @@ METRICS = {
     "learning_rate",
 }
 RUN = {"commit", "params_digest", "data_source", "seconds", "peak_memory_bytes"}
-TRAINING_RUN = RUN | {"images_per_second", "device", "precision", "compiled", "threads", "processes", "torch"}
+OF_TRAINING = "checkpoint made_of images_per_second device precision compiled threads processes torch"
+TRAINING_RUN = RUN | set(OF_TRAINING.split())
 
 
 def files(folder: Path) -> set[str]:
@@ -68,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
 # --- before anything runs ---
 
 
-@pytest.mark.parametrize("stage", ["code_digests", *STAGES])
+@pytest.mark.parametrize("stage", thinned(["code_digests", *STAGES], 4))
 def test_help_answers_fast_and_without_torch(stage):
     code = (
         "import runpy, sys, time\n"
@@ -188,6 +190,7 @@ def test_nothing_is_left_of_the_resume_state_after_success(pipeline):
     assert left == set(MADE) | {f"{stage}/lock" for stage in MADE}
 
 
+@pytest.mark.slow
 def test_the_stages_share_the_teachers_answers_to_fixed_views(resumed):
     tree = shrunk()
     for stage in ("distill", "prune"):
@@ -235,6 +238,7 @@ def test_a_network_is_its_own_teacher_and_becomes_a_packed_file(resumed):
     assert metrics["parameters"] < read_json(resumed / "metrics/train_teacher.json")["parameters"], "narrower"
 
 
+@pytest.mark.slow
 def test_a_student_goes_on_from_a_checkpoint_that_the_params_name(prepared, pipeline):
     content = (pipeline / "checkpoints/student.safetensors").read_bytes()
     (prepared / "earlier.safetensors").write_bytes(content)

@@ -2,13 +2,14 @@
 
 A server imports one of the two and nothing of the project; `python SCRIPT ARGUMENTS` asks it for a child of its own,
 which has done nothing else before. The child gets the caller's folder, environment, stdout and stderr, and its exit
-code comes back. What is to be killed, or starts without torch, is run by a real Python instead.
+code comes back. What is to be killed, or starts without torch, is run by a real Python instead. `torch._dynamo` takes
+seconds to load too, and the first step of every training does it.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import fcntl
 import functools
 import importlib
 import json
@@ -24,51 +25,65 @@ from pathlib import Path
 
 LONGEST = 1 << 20  # bytes of a request, an environment included
 LOADED = {
-    "torch": ("torchvision", "pydantic", "safetensors.torch", "ruamel.yaml", "PIL.Image"),
+    "torch": ("torch._dynamo", "pydantic", "safetensors.torch", "ruamel.yaml", "PIL.Image"),
     "dvc": ("dvc.cli.parser", "dvc.repo.reproduce", "dvc.repo.status", "dvc.stage.run", "dvc_data.index"),
 }
 
 
 @functools.cache
 def folder(loaded: str = "torch") -> Path:
-    """A folder for the PATH: its `python` runs scripts that use one thread. The server ends with this process.
+    """A folder for the PATH: its `python` runs scripts that use one thread. Workers of one test run share a server; it
+    ends with the run.
 
     Args:
         loaded: what that Python has loaded, of `LOADED`.
     """
-    place = Path(tempfile.mkdtemp())
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    owner = os.getppid() if run else os.getpid()  # a worker's parent is the run
+    place = Path(tempfile.gettempdir()) / f"micronet-warm-{run or owner}-{loaded}"
+    place.mkdir(exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "socket").exists():
+            _start(place, loaded, owner)
+    return place
+
+
+def _start(place: Path, loaded: str, owner: int) -> None:
+    """Starts a server and the script that asks it; returns when it answers."""
     address, shim = place / "socket", place / "python"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen([sys.executable, __file__, "serve", str(address), loaded], env=environment)
-
-    def end() -> None:
-        server.terminate()
-        server.wait()
-        shutil.rmtree(place)
-
-    atexit.register(end)
+    words = [sys.executable, __file__, "serve", str(address), loaded, str(owner)]
+    with (place / "log").open("w") as log:  # it outlives the tests for a moment: their pipes must not wait for it
+        server = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
     shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" ask "{address}" "$@"\n')
     shim.chmod(0o755)
     limit = time.monotonic() + 120
     while not address.exists() and server.poll() is None and time.monotonic() < limit:
         time.sleep(0.05)
-    assert address.exists(), "the server did not start"
-    return place
+    assert address.exists(), (place / "log").read_text()
 
 
-def serve(address: str, loaded: str) -> None:
-    """Answers until the process that started it is gone."""
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def serve(address: str, loaded: str, owner: int) -> None:
+    """Answers until its owner is gone."""
     for name in LOADED[loaded]:
         importlib.import_module(name)
-    parent = os.getppid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     sys.path.remove(str(Path(__file__).parent))
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
     listener.listen()
-    listener.settimeout(5)
+    listener.settimeout(2)
     os.rename(f"{address}.new", address)
-    while os.getppid() == parent:
+    while _lives(owner):
         with contextlib.suppress(TimeoutError):
             connection, _ = listener.accept()
             if os.fork() == 0:
@@ -77,6 +92,7 @@ def serve(address: str, loaded: str) -> None:
                 connection.setblocking(True)
                 answer(connection)
             connection.close()
+    shutil.rmtree(Path(address).parent)
 
 
 def answer(connection: socket.socket) -> None:
@@ -118,5 +134,5 @@ def ask(address: str, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        serve(sys.argv[2], sys.argv[3])
+        serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     sys.exit(ask(sys.argv[2], sys.argv[3:]))

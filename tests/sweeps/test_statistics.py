@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from scipy import stats
 
 from sweeps import statistics
 
 
 def test_differences_are_paired_by_seed_and_their_interval_is_students():
+    from scipy import stats  # which takes a second to load
+
     variants = {"a": {0: 50.0, 1: 60.0, 2: 70.0}, "b": {0: 51.0, 1: 61.5, 2: 71.1}}
     (one,) = statistics.compare(variants, "a")
     expected = stats.ttest_rel(list(variants["b"].values()), list(variants["a"].values()))

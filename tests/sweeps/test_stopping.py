@@ -15,7 +15,7 @@ from tests.support.places import ROOT
 PYTHON = """#!/usr/bin/env bash
 trap 'echo "$@" >> {folder}/told; exit 130' TERM
 echo "$@" >> {folder}/began
-for _ in $(seq 400); do sleep 0.05; done
+for ((i = 0; i < 400; i++)); do sleep 0.05; done
 """
 
 

@@ -17,6 +17,7 @@ from micronet.packed.packing import pack
 from micronet.scoring import packed_counts, strict
 from tests.support.hostile import resigned
 from tests.support.releases import FEW, PACKED, SCORE, change, prepared_resnet
+from tests.support.thinning import thinned
 
 NEW = [("strict", "params"), ("course", "score"), ("one_pass", "strict_score")]
 
@@ -39,11 +40,10 @@ def test_all_scores_are_printed(checkout, released, capsys):
         assert f"{released[1][rules]['score']:.6f} = " in out
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [("test_accuracy_percent",), ("challenge", "score"), ("deck", "flops"), ("packed", "sha256"), *NEW],
-    ids=lambda keys: ".".join(keys),
-)
+CLAIMS = [("test_accuracy_percent",), ("challenge", "score"), ("deck", "flops"), ("packed", "sha256"), *NEW]
+
+
+@pytest.mark.parametrize("keys", thinned(CLAIMS, 3, name=".".join))
 def test_a_wrong_claim_of_score_json_fails_with_a_line_that_says_what(checkout, released, capsys, keys):
     true = released[1]
     for key in keys:
