@@ -13,6 +13,7 @@ from micronet import params
 from micronet.data.store import prepare
 from tests.support import release
 
+gc.disable()  # nothing becomes garbage while tests are collected, and the search for it takes a second
 os.environ.pop("COLUMNS", None)  # a shell or a test runner that says how wide it is would break lines of output
 
 
@@ -49,6 +50,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported stays: without this every search for garbage walks through all of torch."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -31,6 +31,7 @@ def bench(monkeypatch):
     return _bench
 
 
+@pytest.mark.slow
 def test_the_plain_loop_trains_and_counts_right_answers(bench):
     import plain
 
@@ -75,6 +76,7 @@ def test_the_stopwatch_leaves_the_first_steps_out(bench, monkeypatch):
     assert watch.images_per_second == pytest.approx(128 / 3)
 
 
+@pytest.mark.slow
 def test_a_profiles_shares_are_whole(bench):
     import shares
 

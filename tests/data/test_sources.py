@@ -129,7 +129,7 @@ SHEETS = {
 }
 
 
-@pytest.mark.parametrize("name", thinned(SHEETS, 2))
+@pytest.mark.parametrize("name", thinned(SHEETS, 3))
 def test_a_damaged_or_foreign_picture_is_one_line_that_names_it(name, official, records, tmp_path):
     make, reason = SHEETS[name]
     folder = write_form(tmp_path / "files", records, "sheets")

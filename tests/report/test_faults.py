@@ -83,6 +83,7 @@ def test_records_and_seeds_with_faulty_numbers_are_faults_of_their_sections(run,
         assert "validation_accuracy" in (part("path", changed(run, stages=stages), context) or {})["fault"]
 
 
+@pytest.mark.slow
 def test_a_template_that_cannot_be_filled_is_a_fault_of_its_section_alone(run, context, monkeypatch):
     monkeypatch.setitem(parts.BUILDERS, "seeds", lambda run, context: {"stats": {}, "count": "x"})
     monkeypatch.setitem(
@@ -119,6 +120,7 @@ def contradictions(run: Run) -> dict[str, list[dict[str, str]]]:
     }
 
 
+@pytest.mark.slow
 def test_answers_that_contradict_the_score_are_a_line_and_give_no_interval_of_their_own(run, context):
     for said, rows in contradictions(run).items():
         other = changed(run, predictions=rows)

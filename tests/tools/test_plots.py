@@ -21,6 +21,7 @@ def test_plots_are_written_in_both_forms(checkout):
     assert Path("drawn/curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_drawings_are_the_same_byte_for_byte(checkout):
     for name in ("one", "two"):
         plots.main(["--out", name])

@@ -29,6 +29,7 @@ from tests.support.configs import MACHINE, train_config
 from tests.support.images import bright_split
 from tests.support.models import CONVNET, TINY, new_model, same, weights
 from tests.support.ranks import NAME, Started, finished, keep, start, training
+from tests.support.thinning import thinned
 
 MIXED = Augment(cutout_size=8, mixup_alpha=0.3, mixup_probability=0.5, cutmix_alpha=1.0, cutmix_probability=0.4)
 BOUND = 20.0  # seconds in which all ranks are gone when one is
@@ -199,7 +200,7 @@ def went_on(folder: Path, whole: dict[str, Tensor]) -> None:
     assert same(loaded(folder / "weights 0"), whole) and same(loaded(folder / "weights 1"), whole)
 
 
-@pytest.mark.parametrize("which", ["first", "further"])
+@pytest.mark.parametrize("which", thinned(["first", "further"], 2))
 def test_when_a_rank_is_killed_all_end_and_the_same_command_goes_on_to_the_same_bytes(folder, whole, which):
     started, (further,) = interrupted(folder)
     os.kill(started.process if which == "first" else further, signal.SIGKILL)
@@ -212,7 +213,7 @@ def test_when_a_rank_is_killed_all_end_and_the_same_command_goes_on_to_the_same_
     went_on(folder, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", thinned([signal.SIGTERM, signal.SIGINT], 2))
 def test_a_signal_to_all_of_them_stops_a_run_after_its_step_with_the_state_saved(folder, whole, number):
     started, others = interrupted(folder)
     os.killpg(started.process, number)  # as a terminal does, to each
