@@ -162,7 +162,7 @@ def test_metrics_and_curves_have_the_documented_keys(pipeline, stage):
 
 def test_prepare_data_writes_flat_metrics_and_where_the_data_came_from(pipeline):
     metrics = read_json(pipeline / "metrics/prepare_data.json")
-    assert (metrics["train_images"], metrics["validation_images"], metrics["test_images"]) == (200, 800, 500)
+    assert (metrics["train_images"], metrics["validation_images"], metrics["test_images"]) == (800, 200, 500)
     assert all(isinstance(value, int | float) for value in metrics.values())
     record = read_json(pipeline / "metrics/runs/prepare_data.json")
     assert set(record) == RUN and record["data_source"] == "sample"

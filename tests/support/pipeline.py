@@ -31,9 +31,9 @@ LIMIT = 600  # seconds: only against a hang, a stage here takes two of them
 
 
 def shrunk() -> dict[str, Any]:
-    """The demo recipe with one epoch a stage, 200 training images, a teacher as small as its student, one thread."""
+    """The demo recipe with one epoch a stage, 200 images to train and 200 to validate, a small teacher, one thread."""
     tree = params.read_yaml(ROOT / "recipes/demo.yaml")
-    tree["data"]["validation_size"] = 800
+    tree["data"] |= {"validation_size": 200, "training_images": 200}
     tree["engine"] = {"device": "cpu", "precision": "fp32", "threads": 1}
     tree["teacher"]["model"] = dict(tree["student"]["model"])
     for stage in ("teacher", "student", "distill", "prune", "retrain", "quantize"):
