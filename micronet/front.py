@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,7 @@ def front(name: str, work: Callable[[], int | None]) -> int:
         return _say(code or 1, f"{name}: cannot be written ({error.strerror or error}); freeing some space would work")
     if code == 130 and of_make:  # make would call it a fault: it gets the signal too, and ends with 130 in silence
         os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(0.5)  # or make could hear of both at once, and says that it misses a child
         return 0
     return code
 
