@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
     The confidence is the softmax of the logits; the mean of both passes' logits where a picture was seen mirrored too.
     """
-    parser = Parser(name="predict", prog="python -m micronet.predict", description=main.__doc__)
+    parser = Parser(name="predict", prog="python -m micronet.predict", description=(main.__doc__ or "").split("\n")[0])
     parser.add_argument("file", metavar="FILE", help="packed model, as stages/quantize.py writes it")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, or a folder of pictures")
     parser.add_argument("--top", type=_count, default=1, metavar="N", help="name the N likeliest classes (default 1)")

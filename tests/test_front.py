@@ -155,3 +155,9 @@ def test_every_command_has_such_a_parser():
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 100
     assert not [path for path in files if "ArgumentParser(" in path.read_text() and path.name != "front.py"]
+
+
+def test_recipes_that_become_a_sweep_say_so_to_it():
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    recipes = [line for line in lines if "exec" in line and "sweeps/run.py" in line]
+    assert len(recipes) == 3 and all(f"{OF_MAKE}=1 exec " in line for line in recipes)
