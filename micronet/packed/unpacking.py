@@ -21,6 +21,7 @@ from micronet.errors import MicronetError, shown
 from micronet.packed.model import PackedModel
 from micronet.packed.steps import Conv, Linear, Pool
 from micronet.packed.steps.scaling import in_integers
+from models.meta import build_meta
 
 TYPICAL = 4.0  # what the greatest code of an activation is worth: some deviations of a batch norm's output
 LOGIT_SCALES = torch.logspace(-8, 0, 81, dtype=torch.float64)  # what a code of the logits may be worth
@@ -76,8 +77,7 @@ def _architecture(packed: PackedModel) -> nn.Module:
     assert packed.spec is not None
     try:
         models.check_known(packed.spec)
-        with torch.device("meta"):  # a spec is a claim: nothing is allocated for one that does not fit
-            claimed = models.build(packed.spec)
+        claimed = build_meta(packed.spec)
     except models.SpecError as error:
         raise UnpackError(f"the file names no architecture that can be built: {shown(error, SHOWN)}") from None
     layers = {

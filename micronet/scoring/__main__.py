@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import models
 from micronet.errors import MicronetError, shown
 from micronet.front import Parser, front, without_prompt
@@ -23,6 +21,7 @@ from micronet.scoring.counting import operations
 from micronet.scoring.records import ONCE, Operation, Reference, ScoreError, macs
 from micronet.scoring.references import OF_CIFAR10, OF_CIFAR100, References, of_network, reference_of
 from micronet.scoring.tables import layer_table, print_wrapped, show
+from models.meta import build_meta
 from models.settings import IMAGE
 
 
@@ -117,15 +116,9 @@ def _packed(arguments: argparse.Namespace) -> list[Operation] | None:
 def _designed(spec: Any, arguments: argparse.Namespace) -> list[Operation]:
     """The operations of an architecture at the widths that are asked for. Raises `ArgumentError`."""
     try:
-        suited = _suited(spec, arguments)
         # The architecture's price, so no values: a random weight of a large network can happen to be 0.
-        if isinstance(suited, dict) and "file" in suited:
-            model: Any = models.build(suited).to("meta")
-        else:
-            with torch.device("meta"):
-                model = models.build(suited)
         return operations(
-            model,
+            build_meta(_suited(spec, arguments)),
             tuple(arguments.image or IMAGE),
             weight_bits=16 if arguments.weight_bits is None else arguments.weight_bits,
             activation_bits=arguments.activation_bits,

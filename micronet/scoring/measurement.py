@@ -27,6 +27,7 @@ from micronet.scoring.books import BOOKS, CHALLENGE
 from micronet.scoring.counting import cross_check_macs, operations
 from micronet.scoring.records import ONCE, ScoreError, macs, nonzero_macs
 from micronet.scoring.references import OF_CIFAR10, References, reference_of
+from models.meta import build_meta
 
 SHOWN = 160  # characters of what a library says about a spec
 SHOWN_KEY = 70  # of a key of a claim, and of its value
@@ -115,10 +116,7 @@ def price(model: PackedModule, passes: Sequence[float] = ONCE, references: Refer
 def _designed(spec: dict[str, Any]) -> nn.Module:
     """The network of a spec, without values. Raises `SpecError`."""
     models.check_known(spec)
-    if "file" in spec:
-        return models.build(spec).to("meta")
-    with torch.device("meta"):  # a spec is a claim: nothing is allocated for it
-        return models.build(spec)
+    return build_meta(spec)
 
 
 def measure(

@@ -18,7 +18,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 import models
 from micronet.errors import MicronetError, shown
@@ -26,6 +25,7 @@ from micronet.files import write_atomically
 from micronet.params import faults
 from micronet.pipeline import HALF_ABOVE_PARAMETERS, MADE_BY
 from micronet.training.weights import plain_weights, prunable
+from models.meta import build_meta
 
 FORMAT = 1
 
@@ -90,31 +90,17 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves a tensor as it is that is to be filled with random numbers: on the device meta there is nothing to fill,
-    and torch loads its compiler for that, which takes seconds."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
 def _shapes(spec: dict[str, Any]) -> dict[str, Tensor] | None:
     """What a model of a spec consists of, without its values or the memory for them; None: only building it tells.
 
     Raises:
         SpecError: see `models.build`.
     """
-    if "file" in spec:  # it may need real numbers
-        with torch.random.fork_rng(devices=[]):
-            return models.build(spec).state_dict()
     try:
-        with torch.device("meta"), _NothingDrawn():
-            return models.build(spec).state_dict()
+        return build_meta(spec).state_dict()
     except models.SpecError:
         raise
-    except Exception:  # an architecture of the user's own that needs real numbers to be built
+    except Exception:  # an architecture that somebody has added, which needs real numbers to be built
         return None
 
 
