@@ -67,6 +67,7 @@ class Tracer(fx.Tracer):
         super().__init__()
         self.twin, self.images, self.values = twin, images, dict[fx.Node, Any]()
         self.mode = Mode()
+        self.computing = False
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of what `root` does in eval mode; `mode` then knows whether its forward asked for that."""
@@ -79,6 +80,10 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Interleave) or super().is_leaf_module(m, module_qualified_name)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """fx looks through all parameters for the name of what is read; the twin's have none in the graph."""
+        return attr_val if self.computing else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -106,6 +111,7 @@ class Tracer(fx.Tracer):
             return operator.attrgetter(str(node.target))(twin)
         args: Any = map_aggregate(node.args, self._known)
         kwargs: Any = map_aggregate(node.kwargs, self._known)
+        self.computing = True
         try:
             with torch.no_grad():
                 if node.op == "call_function":
@@ -120,6 +126,8 @@ class Tracer(fx.Tracer):
             comes = " and ".join(str(tuple(value.shape[1:])) for value in values if isinstance(value, Tensor))
             reason = shown(str(error).partition("\n")[0], 150)
             raise QuantizationError(f"{place_of(node)}: cannot take what comes to it, {comes}: {reason}") from None
+        finally:
+            self.computing = False
 
 
 def place_of(node: fx.Node) -> str:

@@ -151,6 +151,17 @@ def test_the_first_layer_whose_results_are_not_finite_is_named(tensor, value):
     assert steps(network) == before and not any(module._forward_hooks for module in network.modules())
 
 
+@pytest.mark.parametrize("size", [1, 9, 64, 577, 40_000])
+def test_the_step_is_that_of_least_error_of_80_between_a_twentieth_and_all_of_the_range(size):
+    values = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    for low, high in ((-3, 3), (-8, 7), (0, 15)):
+        some = values.abs() if low == 0 else values
+        widest = float(some.abs().max()) / min(high, -low or high)
+        steps = [widest * (1 - 0.95 * index / 80) for index in range(80)]
+        errors = [float((torch.clamp(some / step, low, high).round() * step - some).square().mean()) for step in steps]
+        assert best_step(some, low, high) == max(steps[errors.index(min(errors))], 1e-6)
+
+
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf, 1.0], [-math.inf]])
 def test_values_without_a_step_are_refused(values):
     with pytest.raises(QuantizationError, match="a step needs values, all of them finite"):
