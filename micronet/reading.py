@@ -6,6 +6,8 @@ value is made of it, so that reading ends within a second and in one line.
 
 from __future__ import annotations
 
+import copy
+import functools
 import io
 import os
 import stat
@@ -42,7 +44,12 @@ def read(path: Path | str) -> Any:
     Raises:
         UnreadableError: it is missing, no regular file, too large, not text, not YAML, or refers to itself.
     """
-    text = _text(path)
+    return copy.deepcopy(_parsed(str(path), _text(path)))
+
+
+@functools.lru_cache(maxsize=32)  # a command asks several times for the same few files, and the parser is slow
+def _parsed(path: str, text: str) -> Any:
+    """What a text says; `path` is what messages call it."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer, yaml.Constructor = _Composer, _Constructor
     try:

@@ -64,6 +64,7 @@ def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: 
         MicronetError: a file that is no Python, its name and line.
     """
     root = root or ROOT
+    ours = {path.stem for base in _bases(root) for path in base.iterdir()}  # most imports are of packages elsewhere
     found: dict[str, str] = {}
     followed: set[str] = set()
     waiting = [root / start for start in starts]
@@ -78,7 +79,8 @@ def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: 
 
                 raise MicronetError(f"{name}: line {error.lineno}: is no Python: {error.msg}") from None
             for module in set(modules) - followed:
-                waiting += _files(module, root)
+                if module.partition(".")[0] in ours:
+                    waiting += _files(module, root)
             followed.update(modules)
     return dict(sorted(found.items()))
 
@@ -190,10 +192,15 @@ def _modules(node: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def _bases(root: Path) -> Iterator[Path]:
+    """The folders that imports are looked for in: stage scripts import those beside them."""
+    yield from (folder for folder in (root, root / "stages") if folder.is_dir())
+
+
 def _files(module: str, root: Path) -> Iterator[Path]:
-    """The files that run when a module is imported, its packages' too. Stage scripts import those beside them."""
+    """The files that run when a module is imported, its packages' too."""
     parts = module.split(".")
-    for base in (root, root / "stages"):
+    for base in _bases(root):
         for length in range(1, len(parts) + 1):
             stem = base.joinpath(*parts[:length])
             yield from (file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file())

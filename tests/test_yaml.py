@@ -166,6 +166,15 @@ def test_brackets_without_end_are_one_line(tmp_path):
     assert fault(written(tmp_path, "[" * 500)).startswith("params.yaml: not readable as YAML: ")
 
 
+def test_what_a_reader_changes_another_does_not_see_and_a_changed_file_is_read_anew(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("a: {b: [1]}\n")
+    as_we_read(path)["a"]["b"].append(2)
+    assert as_we_read(path) == {"a": {"b": [1]}}
+    path.write_text("a: {b: [3]}\n")
+    assert as_we_read(path) == {"a": {"b": [3]}}
+
+
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     found = fault(tmp_path / "params.yaml")
     assert found == "params.yaml: there is no such file (`make use RECIPE=laptop` makes it)"
