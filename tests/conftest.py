@@ -7,10 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from micronet import params
-from micronet.data.store import prepare
 from tests.support import release
 
 gc.disable()  # nothing becomes garbage while tests are collected, and the search for it takes a second
@@ -20,12 +18,16 @@ os.environ.pop("COLUMNS", None)  # a shell or a test runner that says how wide i
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """On tensors as small as a test's a second thread gains nothing, and beside other work it costs ten times."""
+    import torch  # not above: the process that shares the tests out has no use for what takes seconds to load
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def sample_data(tmp_path_factory: pytest.TempPathFactory) -> params.Data:
     """The sample, prepared with seed 0: 800 training, 200 validation, 500 test images."""
+    from micronet.data.store import prepare
+
     root = tmp_path_factory.mktemp("data")
     config = params.Data(source="sample", folder=str(root / "sample"), validation_size=200)
     prepare(config, root / "manifest.json")

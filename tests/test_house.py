@@ -8,6 +8,7 @@ import graphlib
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -50,9 +51,30 @@ def sources(*folders: str) -> list[Path]:
     return sorted(path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
+class Facts(NamedTuple):
+    """What the tests ask of a file, so that its syntax tree need not be walked for each nor be kept."""
+
+    imports: list[tuple[int, str, str]]  # (line, module, name) as written; "" for a name where the module is meant
+    relative: list[int]  # lines
+    computed: list[int]  # lines that import by a name that is not written there
+    functions: list[tuple[int, str, int]]  # (line, name, lines)
+
+
 @functools.cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+def facts(path: Path) -> Facts:
+    """The facts of a file, which is named from the root."""
+    found = Facts([], [], [], [])
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.imports.extend((node.lineno, alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.imports.extend((node.lineno, node.module or ".", alias.name) for alias in node.names)
+            found.relative.extend([node.lineno] if node.level else [])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            found.computed.append(node.lineno)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.functions.append((node.lineno, node.name, node.end_lineno - node.lineno + 1))
+    return found
 
 
 def module_name(path: Path) -> str:
@@ -73,13 +95,8 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
     `from a import b` is an import of `a.b` where that is a module of ours, else of `a`.
     """
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                submodule = f"{node.module}.{alias.name}"
-                yield node.lineno, submodule if submodule in modules() else node.module or "."
+    for line, module, name in facts(path).imports:
+        yield line, f"{module}.{name}" if name and f"{module}.{name}" in modules() else module
 
 
 def room(module: str) -> str | None:
@@ -170,21 +187,15 @@ def test_names_come_from_the_module_that_defines_them_and_not_from_a_rooms_door(
 
 def test_nothing_but_doors_and_the_architectures_imports_a_module_by_a_computed_name():
     refuse(
-        f"{path}:{node.lineno}: which module this is cannot be read from the code"
+        f"{path}:{line}: which module this is cannot be read from the code"
         for path in sources(*PIPELINE)
         if not is_room_door(path) and path.as_posix() != "models/__init__.py"
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__")
+        for line in facts(path).computed
     )
 
 
 def test_imports_are_absolute():
-    refuse(
-        f"{path}:{node.lineno}: a relative import"
-        for path in sources(*FOLDERS)
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.ImportFrom) and node.level
-    )
+    refuse(f"{path}:{line}: a relative import" for path in sources(*FOLDERS) for line in facts(path).relative)
 
 
 def test_only_code_for_data_opens_archives_unpickles_or_starts_programs():
@@ -216,11 +227,10 @@ def test_no_module_is_longer_than_500_lines():
 
 def test_no_function_is_longer_than_80_lines():
     refuse(
-        f"{path}:{node.lineno}: {node.name} has {length} lines"
+        f"{path}:{line}: {name} has {length} lines"
         for path in sources(*FOLDERS)
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (length := node.end_lineno - node.lineno + 1) > MOST_LINES_OF_A_FUNCTION
+        for line, name, length in facts(path).functions
+        if length > MOST_LINES_OF_A_FUNCTION
     )
 
 
@@ -232,7 +242,7 @@ def test_every_name_that_a_room_promises_exists_where_it_says(name):
     door = import_module(name)
     promised = {
         alias.asname: (node.module, alias.name)
-        for node in ast.walk(tree(Path(*name.split("."), "__init__.py")))
+        for node in ast.walk(ast.parse((ROOT.joinpath(*name.split(".")) / "__init__.py").read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and is_in(node.module or "", "micronet")
         for alias in node.names
     }

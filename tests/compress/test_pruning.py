@@ -358,7 +358,7 @@ def test_masks_follow_a_model_that_was_moved_to_another_device(make):
 
 
 @pytest.mark.parametrize(
-    ("where", "ema_decay", "method"), thinned(itertools.product(((1, 48), (2, 32)), (0.0, 0.9), METHODS), 4)
+    ("where", "ema_decay", "method"), thinned(itertools.product(((1, 48), (2, 32)), (0.0, 0.9), METHODS), 7)
 )
 def test_a_schedule_that_was_cut_off_goes_on_as_if_it_had_not(tmp_path, where, ema_decay, method):
     prune = section(method, ema_decay=ema_decay)

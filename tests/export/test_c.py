@@ -107,7 +107,7 @@ def hostile_models(first: int) -> Iterator[bytes]:
 
 def test_c_of_small_and_of_hostile_files_stays_in_its_arrays_and_equals_the_reference(tmp_path):
     hostile = hostile_models(0)
-    files = [*tiny_files(), *(next(hostile) for _ in range(3)), *map(packed_file, range(2))]
+    files = [*tiny_files(), *(next(hostile) for _ in range(2)), *map(packed_file, range(2))]
     check_together(files, tmp_path)
 
 

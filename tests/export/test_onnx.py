@@ -32,6 +32,7 @@ from tests.support.exports import RELEASED, altered_files, digest, released, sam
 from tests.support.images import random_images
 from tests.support.packed import conv, hand_made, linear, pool, tiny_files
 from tests.support.places import ROOT
+from tests.support.thinning import thinned
 
 SOME = slice(46, 60)  # of the sample: networks with a margin look twice at some of them
 AGREES, ACCURACY_APART = 99.9, 0.05  # percent of 10,000 images; points
@@ -48,7 +49,7 @@ def run(content: bytes, images: np.ndarray) -> np.ndarray:
     return target.logits(target.session(content), images)
 
 
-@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("name", thinned(RELEASED, 3))
 def test_a_released_file_has_its_logits_in_the_exact_graph_and_its_classes_in_qdq(name):
     model, exact, quantized = both(released(name))
     images = seen_by(model, sample()[SOME])

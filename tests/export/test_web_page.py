@@ -137,6 +137,7 @@ def test_what_a_file_says_is_never_markup(browser, tmp_path):
         assert all(share.endswith(" %") for _, share in rows(page)), "its logits have a scale"
 
 
+@pytest.mark.slow
 def test_pictures_become_the_pixels_that_pillow_makes_but_for_a_level_and_images_have_the_references_logits(browser):
     seethrough = Image.fromarray(noise(30, 40)).convert("RGBA")
     seethrough.putalpha(Image.fromarray(np.where(np.arange(40) % 3, 255, 0).astype(np.uint8)[None].repeat(30, 0)))

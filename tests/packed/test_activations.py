@@ -70,7 +70,7 @@ IN_FLOATS = ("relu6", "one end", "prelu", "a number added", "squeeze and excite"
 
 @pytest.mark.parametrize(
     ("method", "body"),
-    [*(("lsq", body) for body in BODIES), *thinned((("half", body) for body in IN_FLOATS), 2)],
+    [*thinned((("lsq", body) for body in BODIES), 2), *thinned((("half", body) for body in IN_FLOATS), 2)],
 )
 def test_the_packed_network_computes_what_the_network_does(body, method, tmp_path):
     quantize, model = METHODS[method], settled(BODIES[body], IMAGES)

@@ -23,6 +23,7 @@ from micronet import params as parameters
 from sweeps import rows
 from sweeps.rows import Row
 from tests.support.places import ROOT
+from tests.support.thinning import thinned
 
 METRICS = ROOT / "metrics"
 
@@ -201,7 +202,9 @@ def test_a_file_that_is_no_json_object_is_named(tmp_path, content, message):
         read_json(path, "make it")
 
 
-@pytest.mark.parametrize("command", ["verify", "model_card", "record", "average", "unpack", "cascade", "plots"])
+@pytest.mark.parametrize(
+    "command", thinned(["verify", "model_card", "record", "average", "unpack", "cascade", "plots"], 3)
+)
 def test_help_is_answered_without_what_takes_seconds_to_start(command):
     run = [sys.executable, "-X", "importtime", f"tools/{command}.py", "--help"]
     found = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)

@@ -15,6 +15,7 @@ import record
 from micronet import params
 from micronet.pipeline import TRAINING_STAGES
 from tests.support.places import ROOT
+from tests.support.thinning import thinned
 
 PATH = """stage,test_accuracy_percent,parameters,nonzero_parameters,macs,deck_score,challenge_score
 teacher,91.5,10,10,5,0.2,0.21
@@ -204,7 +205,7 @@ def test_the_shares_of_a_cascade_stand_in_a_table(deck, metrics):
     assert "| 15 % | 87.10 % at 0.0047 | 87.30 % at 0.0050 |" in text and "| 3 % | 80.00 % at 0.0040 |  |" in text
 
 
-@pytest.mark.parametrize("name", ["dense", "refined", "glance", "cascade"])
+@pytest.mark.parametrize("name", thinned(["dense", "refined", "glance", "cascade"], 3))
 def test_the_models_for_the_decks_rules_are_those_that_their_metrics_speak_of(name):
     from micronet.packed.module import load_packed
     from micronet.scoring.measurement import price

@@ -213,7 +213,8 @@ def test_when_a_rank_is_killed_all_end_and_the_same_command_goes_on_to_the_same_
     went_on(folder, whole)
 
 
-@pytest.mark.parametrize("number", thinned([signal.SIGTERM, signal.SIGINT], 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_of_them_stops_a_run_after_its_step_with_the_state_saved(folder, whole, number):
     started, others = interrupted(folder)
     os.killpg(started.process, number)  # as a terminal does, to each
