@@ -18,8 +18,10 @@ from tests.support.places import ROOT
 def results(tmp_path, monkeypatch):
     """A folder with a run's results, and the working directory; scripts of others are left out of pages."""
     monkeypatch.setattr(pages, "vega", lambda: "")
-    for name in ("metrics/mnist", "recipes"):
+    for name in ("pipelines/mnist/metrics", "recipes"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "pipelines/mnist/params.yaml", tmp_path / "pipelines/mnist")
+    (tmp_path / "metrics").mkdir()
     for name in ("score.json", "prune.json", "path.csv"):
         shutil.copy(ROOT / "metrics" / name, tmp_path / "metrics")
     shutil.copy(ROOT / "recipes/demo.yaml", tmp_path / "params.yaml")
@@ -47,7 +49,7 @@ def test_a_report_names_its_recipe_and_marks_the_params_that_differ_from_a_revis
     assert (
         "Recipe demo" in text and "Nothing differs: all" in text and "settings are those of <code>HEAD</code>" in text
     )
-    shutil.copytree("metrics/mnist", "metrics/newer")
+    shutil.copytree("pipelines/mnist", "pipelines/newer")
     assert page.main(["--name", "newer", "--against", "main", "--out", "report.html"]) == 0
     assert "There is no params file at <code>main</code>" in Path("report.html").read_text()
     assert "report.html" in capsys.readouterr().out
