@@ -47,6 +47,7 @@ def front(name: str, work: Callable[[], int | None]) -> int:
         stopped. What nobody foresaw is a line as well, and its traceback lies in `run/NAME.traceback.txt`.
     """
     of_make = os.environ.pop(OF_MAKE, None)  # this command's alone, not that of those it starts
+    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in the background of a script, where make is it too
     code = _ended(name, work)
     try:
         if sys.stdout is not None:
@@ -57,7 +58,7 @@ def front(name: str, work: Callable[[], int | None]) -> int:
     except OSError as error:
         _discard()
         return _say(code or 1, f"{name}: cannot be written ({error.strerror or error}); freeing some space would work")
-    if code == 130 and of_make:  # make would call it a fault: it gets the signal too, and ends with 130 in silence
+    if code == 130 and of_make and not deaf:  # make would call it a fault: it gets the signal too, and ends with 130 in silence
         os.kill(os.getppid(), signal.SIGINT)
         time.sleep(0.5)  # or make could hear of both at once, and says that it misses a child
         return 0

@@ -38,6 +38,7 @@ PRESENTATION = {
     "micronet/console.py",
     "micronet/data/progress.py",
     "micronet/environment.py",
+    "micronet/front.py",
     "micronet/scoring/tables.py",
     "micronet/training/terminal.py",
     "micronet/training/trackers.py",

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,17 +121,32 @@ def test_a_stopped_command_that_took_its_shells_place_ends_make_in_silence(tmp_p
         "sys.exit(front('x', work))\n"
     )
     command = f'exec "{sys.executable}" stopped.py; true\n'
-    (tmp_path / "Makefile").write_text(f"placed:\n\t@{OF_MAKE}=1 {command}\nplain:\n\t@{command}")
+    by_its_shell = f"export BASH_ENV := {ROOT}/tools/stopped.bash\nSHELL := bash\nkept:\n\t@exit 130\n"
+    targets = f"placed:\n\t@{OF_MAKE}=1 {command}plain:\n\t@{command}"
+    (tmp_path / "Makefile").write_text(targets)
+    (tmp_path / "kept.mk").write_text(by_its_shell)
 
-    def make(target: str) -> subprocess.CompletedProcess[str]:
+    def make(*words: str, starts: Callable[[], object] | None = None) -> subprocess.CompletedProcess[str]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "BASH_ENV"))}
-        words = ["make", target]
-        return subprocess.run(words, cwd=tmp_path, env=ours, capture_output=True, text=True, timeout=60)
+        whole = ["make", *words]
+        return subprocess.run(
+            whole, cwd=tmp_path, env=ours, capture_output=True, text=True, timeout=60, preexec_fn=starts
+        )
 
     done = make("placed")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "False\n", "x: stopped\n")
     done = make("plain")
     assert done.returncode == 2 and "Error 130" in done.stderr
+    done = make("-f", "kept.mk", "kept")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+    def deaf() -> None:  # as what a script starts in its background
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    for target in ("kept", "placed"):
+        (tmp_path / "all.mk").write_text(f"all: {target}\n\t@echo went on\ninclude kept.mk\ninclude Makefile\n")
+        done = make("-f", "all.mk", "all", starts=deaf)
+        assert done.returncode == 2 and "Error 130" in done.stderr and "went on" not in done.stdout
 
 
 @pytest.mark.parametrize(

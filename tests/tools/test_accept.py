@@ -8,6 +8,9 @@ import pytest
 CODE_ALONE = {
     "code": [{"changed deps": {"micronet": "modified"}}, {"changed outs": {"code/prune.json": "modified"}}],
     "prune": [{"changed deps": {"code/prune.json": "modified"}}],
+    "pipelines/dvc.yaml:code@mnist": [{"changed outs": {"pipelines/mnist/code/prune.json": "modified"}}],
+    "pipelines/dvc.yaml:code_of_cascade": [{"changed deps": {"stages": "modified"}}],
+    "pipelines/dvc.yaml:prune@mnist": [{"changed deps": {"pipelines/mnist/code/prune.json": "modified"}}],
 }
 
 
@@ -33,13 +36,20 @@ def test_whatever_else_differs_is_named(changes, line):
     assert found.startswith(line)
 
 
+def test_of_pipelines_what_has_run_is_taken(tmp_path):
+    assert accept.finished(tmp_path / "dvc.lock") == []
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages:\n  code@mnist: {cmd: x}\n  prune@mnist: {cmd: y}\n")
+    stages = accept.finished(tmp_path / "dvc.lock")
+    assert stages == ["pipelines/dvc.yaml:code@mnist", "pipelines/dvc.yaml:prune@mnist"]
+    assert [stage for stage in stages if accept.is_code(stage)] == stages[:1]
+
+
 def test_a_result_put_back_by_hand_is_refused_and_nothing_is_committed(monkeypatch, capsys):
     said = '{"prune": [{"changed outs": {"checkpoints/pruned.safetensors": "modified"}}]}'
     asked: list[str] = []
     monkeypatch.setattr(accept, "dvc", lambda *words: asked.append(words[0]) or said)
-    monkeypatch.setattr(accept, "DIGESTS", ())
     assert accept.front("accept", accept.accept) == 1
-    assert asked == ["status"]
+    assert asked == ["repro", "status"]
     first, second = capsys.readouterr().err.splitlines()
     assert first == "accept: prune: changed outs checkpoints/pruned.safetensors"
     assert second.startswith("accept: more than code differs from the locks")
