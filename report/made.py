@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from micronet.pipeline import CHECKPOINT_OF, MADE_BY
 from micronet.scoring.books import BOOKS
 from report import charts
 from report.checked import group, text, value, value_if_there
@@ -75,6 +77,22 @@ def provenance(run: Run, context: Context) -> dict[str, Any] | None:
         "figure": Figure("seconds", spec, Table.of(columns, rows)),
         "total": sum(row["seconds"] or 0 for row in rows),
         "dirty": [row["stage"] for row in rows if str(row["commit"]).endswith("dirty")],
+        "others": of_other_runs(run),
         "machines": sorted({row["device"] for row in rows if row["device"]}),
         "packed": text(run.score or {}, "packed.sha256"),
     }
+
+
+def of_other_runs(run: Run) -> list[str]:
+    """The stages whose record says that it is of another run than what is shown.
+
+    DVC brings back checkpoints and metrics of an earlier run, and `metrics/runs/` keeps what ran last. A record is
+    another's where a later stage, or the score, knows another checkpoint of that stage than it does.
+    """
+    made = {stage: digest for stage, found in run.records.items() if (digest := text(found, "checkpoint"))}
+    used = {"quantize": {text(run.score or {}, "packed.sha256")} - {""}}
+    for found in run.records.values():
+        for path, digest in group(found, "made_of").items():
+            if isinstance(digest, str) and (stage := MADE_BY.get(Path(path).stem)) is not None:
+                used.setdefault(stage, set()).add(digest)
+    return [stage for stage in CHECKPOINT_OF if stage in made and used.get(stage, set()) - {made[stage]}]

@@ -20,6 +20,7 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed results in a folder of their own, which is no repository."""
     folder = tmp_path_factory.mktemp("committed")
     shutil.copytree(ROOT / "metrics", folder / "metrics")
+    shutil.copytree(ROOT / "pipelines", folder / "pipelines", ignore=shutil.ignore_patterns("checkpoints", "run"))
     for name in ("params.yaml", "recipes", "dvc.lock", "release"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "data").mkdir()

@@ -57,6 +57,26 @@ def test_the_committed_run_fills_every_section_but_the_one_of_seeds(run, found):
     assert found["provenance"]["packed"] == SCORE["packed"]["sha256"]
 
 
+def test_records_that_are_of_another_run_than_the_results_are_named(run, context):
+    packed = SCORE["packed"]["sha256"]
+    records = {
+        "train_teacher": {"checkpoint": "t"},
+        "prune": {"checkpoint": "p", "made_of": {"checkpoints/teacher.safetensors": "t"}},
+        "quantize": {
+            "checkpoint": packed,
+            "made_of": {"checkpoints/teacher.safetensors": "t", "data/manifest.json": "m"},
+        },
+    }
+
+    def others(**changes: dict) -> list[str]:
+        return part("provenance", Run(**{**vars(run), "records": records | changes}), context)["others"]
+
+    assert others() == others(train_teacher={}) == others(prune={"checkpoint": "p", "made_of": {"x": [1]}}) == []
+    assert others(train_teacher={"checkpoint": "u"}) == ["train_teacher"]
+    assert others(quantize={"checkpoint": "q"}) == ["quantize"], "the score is of another packed file"
+    assert part("provenance", run, context)["others"] == []
+
+
 def test_what_the_layers_add_is_the_score_of_each_rule_book(found):
     assert found["layers"]["other"] == []
     for name in NAMES:
