@@ -23,7 +23,7 @@ def to_bits(numbers: np.ndarray, width: int) -> np.ndarray:
     return ((numbers >> np.arange(width)) & 1).astype(np.uint8).reshape(-1)
 
 
-def _blocks(bits: np.ndarray, block: int) -> np.ndarray:
+def blocks_of(bits: np.ndarray, block: int) -> np.ndarray:
     """(n,) bool -> (blocks, block); the last block is filled up with zeros."""
     return np.concatenate([bits, np.zeros(-len(bits) % block, bool)]).reshape(-1, block)
 
@@ -39,10 +39,10 @@ def mask_bits(nonzero: np.ndarray, mask: tuple[int, ...]) -> np.ndarray:
     """
     levels = [nonzero]
     for block in mask:
-        levels.append(np.any(_blocks(levels[-1], block), axis=1))
+        levels.append(np.any(blocks_of(levels[-1], block), axis=1))
     parts = [levels[-1]]
     for level, above, block in zip(levels[-2::-1], levels[:0:-1], mask[::-1], strict=True):
-        parts.append(_blocks(level, block)[above].reshape(-1))
+        parts.append(blocks_of(level, block)[above].reshape(-1))
     return np.concatenate(parts).astype(np.uint8)
 
 
@@ -70,25 +70,6 @@ def weight_storage(weight: np.ndarray) -> tuple[int, tuple[int, ...] | None]:
     if len(mask_bits(nonzero, mask)) + bits * len(kept) < dense * len(nonzero):
         return bits, mask
     return dense, None
-
-
-def described_bits(nonzero: np.ndarray, bits: int, mask: tuple[int, ...] | None) -> int:
-    """What a stored weight takes if its mask has one level, and nothing less than it does take.
-
-    One level is a bit a weight, or a bit a block of one shape where a block is zero or without zeros. A finer mask
-    inside of such blocks is described by no text of the challenge and in no verified entry.
-
-    Args:
-        nonzero: (n,) bool. bits, mask: as the file stores the weight.
-    """
-    count = int(np.count_nonzero(nonzero))
-    if not mask:
-        return bits * len(nonzero) if mask is None else len(nonzero) + bits * count
-    stored = len(mask_bits(nonzero, mask)) + bits * count
-    block = math.prod(mask)
-    if count == np.repeat(_blocks(nonzero, block).any(axis=1), block)[: len(nonzero)].sum():
-        return stored
-    return max(stored, min(len(nonzero) + bits * count, max(bits, 2) * len(nonzero)))
 
 
 class Reader:

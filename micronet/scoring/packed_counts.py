@@ -16,7 +16,6 @@ import numpy as np
 
 from micronet.packed.arithmetic import earlier_products, earlier_rows, factored_work
 from micronet.packed.arithmetic import work as dot_product_work
-from micronet.packed.bits import described_bits
 from micronet.packed.model import PackedModel, logit_ranges
 from micronet.packed.steps import Affine, Conv, Linear, Maximum, Pool, Product, Step, Table
 from micronet.packed.steps.pool import Window
@@ -25,6 +24,7 @@ from micronet.packed.steps.scaling import FloatScaling, Requantization
 from micronet.packed.steps.table import Applied
 from micronet.packed.widths import code_width, product_range, signed_width
 from micronet.scoring.records import DEAREST_FUNCTION, LOOKUP_BITS, MOVE_BITS, RELU_BITS, Operation
+from micronet.scoring.strict import described_bits
 
 CHOICE = "choice"  # ends the name of the record of a choice to look at an image again
 HALF_BITS, SUM_BITS = 16, 32  # of a factor, and of a sum, in a file of 16-bit floats

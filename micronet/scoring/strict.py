@@ -12,10 +12,38 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
+from micronet.packed.bits import blocks_of, mask_bits
 from micronet.scoring.challenge import challenge_reference
 from micronet.scoring.records import ONCE, Operation, Reference, Score, mean_of_images, tallied, units
 
 FULL_BITS = 32  # of the additions of biases and average pools in the verified entry whose adders grow
+LARGEST_BLOCK = 9  # weights that share a bit of a mask, as in the file
+
+
+def described_bits(nonzero: np.ndarray, bits: int, mask: tuple[int, ...] | None) -> int:
+    """What a stored weight takes if its mask has one level, and nothing less than it does take.
+
+    One level is a bit a weight, or a bit a block of one shape, where a block that is not zero stores all of its
+    weights, zeros too. A finer mask inside of such blocks is described by no text of the challenge and in no verified
+    entry.
+
+    Args:
+        nonzero: (n,) bool, in C order. bits, mask: as the file stores the weight.
+    """
+    count = int(np.count_nonzero(nonzero))
+    if mask is None:
+        return bits * len(nonzero)
+    with_zeros = max(bits, 2)  # a code of one bit is 1 or -1
+
+    def behind(block: int) -> int:
+        blocks = blocks_of(nonzero, block)
+        kept = int(np.repeat(blocks.any(axis=1), block)[: len(nonzero)].sum())
+        return len(blocks) + kept * (bits if kept == count else with_zeros)
+
+    stored = len(mask_bits(nonzero, mask)) + bits * count
+    return max(stored, min(with_zeros * len(nonzero), *map(behind, range(1, LARGEST_BLOCK + 1))))
 
 
 def challenge_work(op: Operation) -> tuple[Counter[int], Counter[int]]:

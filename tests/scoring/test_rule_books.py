@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from micronet.packed.bits import described_bits
 from micronet.packed.reference import witness
 from micronet.packed.steps.linear import Choice
 from micronet.scoring.__main__ import main
@@ -20,7 +19,7 @@ from micronet.scoring.counting import operations
 from micronet.scoring.course import course_score
 from micronet.scoring.packed_counts import packed_operations
 from micronet.scoring.records import Operation, tallied
-from micronet.scoring.strict import strict_bits, strict_ops, strict_score, strict_work
+from micronet.scoring.strict import described_bits, strict_bits, strict_ops, strict_score, strict_work
 from micronet.scoring.tables import cost_table, layer_table, score_table
 from tests.support.models import RESNET, meta
 from tests.support.packed import IMAGES, check_witnessed, conv, hand_made, linear, pool, tiny_files
@@ -42,10 +41,13 @@ def mask(*numbers: int) -> np.ndarray:
         # As stored: 12 codes of 3 bits; a bit for each of 12 and 3 codes of 4 bits.
         (mask(*[1] * 12), 3, None, 36),
         (mask(*[1, 0, 0, 0] * 3), 4, (), 12 + 3 * 4),
-        # Blocks of 4: 3 bits, 4 in the one block that is not zero, a code of 4 bits: 11. A bit a weight: 12 + 4.
-        (mask(*[0] * 8, 1, 0, 0, 0), 4, (4,), 12 + 4),
+        # Blocks of 4: 3 bits, 4 in the one block that is not zero, a code of 4 bits: 11. A bit a weight: 12 + 4. A bit
+        # for every 2, and both codes of the one pair that is not zero, is the least of those of one level.
+        (mask(*[0] * 8, 1, 0, 0, 0), 4, (4,), 6 + 2 * 4),
         # A second level inside of blocks of 2 x 2 in the same way.
-        (mask(*[0] * 8, 1, 0, 0, 0), 4, (2, 2), 12 + 4),
+        (mask(*[0] * 8, 1, 0, 0, 0), 4, (2, 2), 6 + 2 * 4),
+        # Two of 12 side by side, but in no pair of their own: blocks of 3 take 4 + 3 * 4, a bit a weight 12 + 2 * 4.
+        (mask(0, 0, 0, 1, 1, *[0] * 7), 4, (3,), 4 + 3 * 4),
         # Of 12 weights of 2 bits 11 are not zero: without a mask they take 24 bits, fewer than 12 + 22.
         (mask(*[1] * 11, 0), 2, (4,), 3 + 12 + 22),
         # Where blocks are zero or without zeros one bit a block is described; the file takes 3 + 4 + 4 * 4.
@@ -54,7 +56,9 @@ def mask(*numbers: int) -> np.ndarray:
         (mask(*[0] * 8, 1, 1), 4, (4,), 3 + 4 + 8),
         # Three values, -1, 0 and 1, stored in 1 bit behind a mask take 2 without one.
         (mask(*[1] * 7, 0), 1, (2,), 4 + 8 + 7),
-        (mask(*[0] * 15, 1), 1, (4,), 16 + 1),
+        # One of 16 at one bit: 16 + 1, or a bit for every 2, 3 or 4 and their codes, which hold a zero, of 2 bits.
+        (mask(*[0] * 6, 1, *[0] * 9), 1, (4,), 8 + 2 * 2),
+        (mask(*[0] * 15, 1), 1, (4,), 4 + 4 + 1),  # the file; a last block of one weight would take 4 + 1
     ],
 )
 def test_a_mask_of_several_levels_takes_a_bit_a_weight_and_never_less_than_the_file(nonzero, bits, blocks, wanted):
