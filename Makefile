@@ -185,7 +185,7 @@ _studies: env
 	@INSTEAD_OF_SHELL=1 exec "$(PY)" sweeps/run.py $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- $$(grep -l '^question:' sweeps/*.yaml)
 
 .PHONY: compare
-compare: env ## what differs in params and metrics, and a page of both: make compare A=main B=sweep/demo/gradual-0
+compare: env ## what differs in params and metrics, and a page of both: make compare A=main B=sweep/demo/gradual,weight_bits=4-0
 	@"$(PY)" tools/compare.py -- "$${A:-HEAD}" "$${B:-HEAD}"
 
 .PHONY: seeds
@@ -252,7 +252,7 @@ plots: env ## draw what metrics/ holds into docs/plots: curves, path, peers, wha
 	"$(PY)" tools/methods.py
 
 .PHONY: docs
-docs: env ## write what metrics/ says into README.md and docs/{record,performance,reliability,studies,scale}.md
+docs: env ## write what metrics/ says into README.md and docs/{trust,record,performance,reliability,studies,scale}.md
 	@"$(PY)" tools/released.py
 	"$(PY)" tools/results.py
 	"$(PY)" tools/record.py
