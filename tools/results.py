@@ -31,14 +31,17 @@ MODELS = {  # beside the root's own
 def claims_of(name: str, root: Path) -> tuple[Facts, Path] | None:
     """What is claimed of a model, by its pipeline once that has run, and the file that says it; None: nothing is."""
     for path in (PIPELINES / name / "metrics/score.json", METRICS / name / "score.json"):
-        found = read_json_if_there(root / path, f"dvc repro pipelines/dvc.yaml:score@{name}")
+        found = read_json_if_there(root / path, "dvc repro pipelines/dvc.yaml")
         if found is not None:
             return found, path
     return None
 
 
 def row(name: str, about: str, score: Facts, path: Path) -> dict[str, Any]:
-    """A model's row; a score that was not counted when its metrics were written is None."""
+    """A model's row; a score that was not counted when its metrics were written is None.
+
+    `of_cifar10`: its scores are relative to what each rule book takes there, so that it can be compared with others.
+    """
     scores = [score[book.name]["score"] if book.name in score else None for book in BOOKS]
     return {
         "name": name,
@@ -48,21 +51,29 @@ def row(name: str, about: str, score: Facts, path: Path) -> dict[str, Any]:
         "bytes": score["packed"]["bytes"],
         "verify": "make score" if name == "record" else f"make verify NAME={name}",
         "path": path.as_posix(),
+        "of_cifar10": "reference" not in score,
     }
+
+
+def models(metrics: Path) -> list[dict[str, Any]]:
+    """A row a published model, the root's first: of a metrics folder, and of pipelines/ beside it."""
+    rows = [row("record", "sparse: nine weights in ten are zero", score_of(metrics), METRICS / "score.json")]
+    for name, about in MODELS.items():
+        if (found := claims_of(name, metrics.parent)) is not None:
+            rows.append(row(name, about, *found))
+    return rows
+
+
+def score_of(metrics: Path) -> Facts:
+    return read_json(metrics / "score.json", "python stages/score.py")
 
 
 def facts(metrics: Path) -> dict[str, Any]:
     """What README and docs/trust.md are filled from: a metrics folder, and pipelines/ beside it."""
-    root, made_by = metrics.parent, "python stages/score.py"
-    score = read_json(metrics / "score.json", made_by)
-    rows = [row("record", "sparse: nine weights in ten are zero", score, METRICS / "score.json")]
-    for name, about in MODELS.items():
-        if (found := claims_of(name, root)) is not None:
-            rows.append(row(name, about, *found))
     return {
         "books": BOOKS,
-        "models": rows,
-        "score": score,
+        "models": models(metrics),
+        "score": score_of(metrics),
         "test_images": read_json(metrics / "prepare_data.json", "python stages/prepare_data.py")["test_images"],
     }
 
