@@ -177,6 +177,17 @@ def test_every_command_has_such_a_parser():
     assert not [path for path in files if "ArgumentParser(" in path.read_text() and path.name != "front.py"]
 
 
+def test_every_tool_and_bench_refuses_arguments_that_it_does_not_know_instead_of_starting():
+    scripts = [path for folder in ("tools", "bench", "stages", "sweeps") for path in (ROOT / folder).glob("*.py")]
+    run = [path for path in scripts if '__name__ == "__main__"' in path.read_text()]
+    assert len(run) > 40
+    reads = ("parse_args(", "sys.argv", "arguments(", ".main(")
+    assert [path.name for path in run if not any(name in path.read_text() for name in reads)] == []
+    words = [sys.executable, "tools/released.py", "--nonsense"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "released: unrecognized arguments: --nonsense\n")
+
+
 def test_recipes_that_become_a_sweep_say_so_to_it():
     lines = (ROOT / "Makefile").read_text().splitlines()
     recipes = [line for line in lines if "exec" in line and "sweeps/run.py" in line]

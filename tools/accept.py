@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _tool import ROOT, ToolError, front
+from _tool import ROOT, ToolError, arguments_of, front
 
 from micronet.params import read_yaml
 
@@ -76,4 +76,5 @@ def accept() -> int:
 
 
 if __name__ == "__main__":
+    arguments_of("accept", __doc__).parse_args()
     sys.exit(front("accept", accept))

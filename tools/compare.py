@@ -1,8 +1,8 @@
 """Prints what differs between two commits, tags or branches, and writes build/compare.html: both side by side.
 
-`make compare A=main B=sweep/demo/gradual-0`. First their params, then their metrics, in the stages' order: unlike
-`dvc metrics diff` the order is always the same. Metrics that other code or other data made say nothing of what the
-params do: a line names them.
+`make compare A=main B=sweep/demo/gradual,weight_bits=4-0`. First their params, then their metrics, in stage order:
+unlike `dvc metrics diff` the order is always the same. Metrics that other code or other data made say nothing of what
+the params do: a line names them.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ if str(ROOT) not in sys.path:
 
 from micronet.errors import MicronetError  # noqa: E402 - the line above makes it importable
 from micronet.files import FileError, read_json, reason, write_atomically  # noqa: E402
+from micronet.front import Parser  # noqa: E402
 
 FOLDER = Path(".dvc/tmp")
 FILES = ("lock", "rwlock", "rwlock.lock")
@@ -142,4 +143,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    Parser(description=__doc__).parse_args()
     sys.exit(main())

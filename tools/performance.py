@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import documents
-from _tool import METRICS, Facts, front, read_json, read_json_if_there
+from _tool import METRICS, Facts, arguments_of, front, read_json, read_json_if_there
 
 from micronet.files import write_atomically
 
@@ -114,4 +114,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    arguments_of("performance", __doc__).parse_args()
     sys.exit(main())

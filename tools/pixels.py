@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("picture", metavar="PICTURE", help="as a PNG or JPEG")
     parser.add_argument("--fit", choices=("stretch", "crop", "pad"), help="default: what the file says, or crop")
     parser.add_argument("--out", metavar="PATH", type=Path, help="default: the standard output")
-    return front("pixels", lambda: pixels(parser.parse_args(argv)))
+    arguments = parser.parse_args(argv)
+    return front("pixels", lambda: pixels(arguments))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from _tool import METRICS, PACKED, ROOT, ToolError, front, read_json
+from _tool import METRICS, PACKED, ROOT, ToolError, arguments_of, front, read_json
 from restored import LOCK, REMOTE, outputs
 
 from micronet.files import checksum
@@ -29,4 +29,5 @@ def check_released(root: Path = ROOT) -> None:
 
 
 if __name__ == "__main__":
+    arguments_of("released", __doc__).parse_args()
     sys.exit(front("released", check_released))

@@ -22,6 +22,7 @@ if str(ROOT) not in sys.path:
 
 from micronet.errors import MicronetError, shown  # noqa: E402 - the line above makes it importable
 from micronet.files import checksum, read_bytes, reason, write_atomically  # noqa: E402
+from micronet.front import Parser  # noqa: E402
 
 LOCK = Path("dvc.lock")
 CACHE = Path(".dvc/cache/files/md5")
@@ -111,4 +112,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    Parser(description=__doc__).parse_args()
     sys.exit(main())

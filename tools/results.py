@@ -8,7 +8,7 @@ from typing import Any
 
 import documents
 import seeds
-from _tool import METRICS, ROOT, Facts, front, read_json, read_json_if_there
+from _tool import METRICS, ROOT, Facts, arguments_of, front, read_json, read_json_if_there
 from released import check_released
 
 from micronet import params as parameters
@@ -122,4 +122,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    arguments_of("results", __doc__).parse_args()
     sys.exit(main())

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import documents
-from _tool import METRICS, front, read_json
+from _tool import METRICS, arguments_of, front, read_json
 
 from micronet.files import write_atomically
 
@@ -26,4 +26,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    arguments_of("scale", __doc__).parse_args()
     sys.exit(main())

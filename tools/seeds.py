@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from _tool import METRICS, ToolError, front
+from _tool import METRICS, ToolError, arguments_of, front
 
 from micronet import params as parameters
 from micronet.files import write_json
@@ -66,4 +66,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    arguments_of("seeds", __doc__).parse_args()
     sys.exit(main())

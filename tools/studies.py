@@ -13,7 +13,7 @@ from typing import Any
 
 import documents
 import plots
-from _tool import METRICS, ROOT, front
+from _tool import METRICS, ROOT, arguments_of, front
 
 from micronet.files import write_atomically
 from micronet.params import read_yaml
@@ -149,4 +149,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    arguments_of("studies", __doc__).parse_args()
     sys.exit(main())

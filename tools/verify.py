@@ -123,13 +123,17 @@ class Published:
 def published(name: str) -> Published:
     """The model of a pipeline once that has run, else the packed file in release/.
 
+    A clone has no checkpoints of pipelines/: what the pipeline claims is held against the published file there.
+
     Raises:
         ToolError: there is neither.
     """
     pipelines = {path.parents[1].name for path in PIPELINES.glob("*/metrics/score.json")}
     released = {path.stem for path in RELEASE.glob("*.safetensors") if (METRICS / path.stem / CLAIMS.name).is_file()}
     if name in pipelines:
-        return Published(PIPELINES / name, PACKED, Path("params.yaml"), CLAIMS)
+        kept = RELEASE.resolve() / f"{name}.safetensors"
+        file = kept if kept.is_file() and not (PIPELINES / name / PACKED).is_file() else PACKED
+        return Published(PIPELINES / name, file, Path("params.yaml"), CLAIMS)
     if name in released:
         metrics, file = METRICS / name, RELEASE / f"{name}.safetensors"
         manifest = Path("build/verify") / name / "manifest.json"
@@ -146,10 +150,11 @@ def open_published(arguments: argparse.Namespace) -> Subject:
     os.chdir(found.folder)
     arguments.file, arguments.params, arguments.claims = str(found.file), str(found.params), str(found.claims)
     if not found.file.is_file():
-        way = "`make pull ARGS=pipelines/dvc.yaml` fetches it"
+        way = "`dvc repro pipelines/dvc.yaml` makes it"
         raise ToolError(f"{found.folder / found.file}: there is no such file; {way}")
-    if not found.manifest.is_file():
-        store.prepare(parameters.load(found.params).data, found.manifest, report=say)
+    data = parameters.load(found.params).data
+    if not (found.manifest.is_file() and Path(data.folder).is_dir()):
+        store.prepare(data, found.manifest, report=say)
     return open_subject(arguments, found.manifest)
 
 

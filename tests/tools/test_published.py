@@ -52,10 +52,15 @@ def test_once_a_pipeline_has_run_its_folder_is_what_the_name_means(checkout, cap
     assert "all of metrics/score.json, exactly" in capsys.readouterr().out
     assert json.loads((checkout / "out.json").read_text()) == json.loads((folder / "metrics/score.json").read_text())
     monkeypatch.chdir(checkout)
-    (folder / PACKED).unlink()
+    (checkout / "release").mkdir(exist_ok=True)
+    shutil.move(folder / PACKED, checkout / "release/tiny.safetensors")
+    assert verify.main(["--name", "tiny", *FEW]) == 0, "as in a clone"
+    assert "all of metrics/score.json, exactly" in capsys.readouterr().out
+    monkeypatch.chdir(checkout)
+    (checkout / "release/tiny.safetensors").unlink()
     assert verify.main(["--name", "tiny", *FEW]) == 1
     said = capsys.readouterr().err
-    assert f"pipelines/tiny/{PACKED}: there is no such file; `make pull ARGS=pipelines/dvc.yaml` fetches it" in said
+    assert f"pipelines/tiny/{PACKED}: there is no such file; `dvc repro pipelines/dvc.yaml` makes it" in said
 
 
 @pytest.mark.parametrize("name", ["nothing", "../metrics", "\x1b[2J" + "x" * 1000])
