@@ -52,6 +52,7 @@ def test_a_released_file_has_its_logits_for_100_images(name):
     assert (max(found["passes"]) > 1) == bool(model.ends[0].choice)
 
 
+@pytest.mark.slow
 def test_hostile_files_are_refused_as_python_refuses_them_or_have_the_references_logits():
     sources = tiny_files()
     files = [*sources, *(hostile_file(sources, number, 9) for number in range(ALTERED))]

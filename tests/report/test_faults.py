@@ -65,6 +65,7 @@ def test_a_group_of_the_score_that_is_none_is_a_fault_of_its_section(key, run, c
         assert it is not None and key in it["fault"], bad
 
 
+@pytest.mark.slow
 def test_the_page_of_a_damaged_score_is_written_with_the_fault_in_it(run, context):
     for path, bad in (("packed.payload_bits", ...), ("test_accuracy_percent", 10**400)):
         written = page_of_run(changed(run, score=with_value(path, bad)), context)

@@ -201,7 +201,7 @@ def test_a_price_that_takes_long_is_no_silence(tmp_path, monkeypatch, capsys, pa
 # --- files that anybody may have written ---
 
 
-@pytest.mark.parametrize(("count", "seed"), thinned([(60, 0), (300, 1)], 2))
+@pytest.mark.parametrize(("count", "seed"), thinned([(30, 0), (300, 1)], 2))
 def test_a_generated_file_is_valid_or_refused_in_a_few_short_printable_lines(count, seed, tmp_path):
     path, valid = tmp_path / "params.yaml", []
     for number, content in enumerate(generated(count, seed)):

@@ -119,6 +119,7 @@ def test_a_checkpoint_made_of_another_file_than_lies_there_is_named_with_it(scor
         assert "teacher" not in path.of_other_files(*folders)
 
 
+@pytest.mark.slow
 def test_strangers_are_marked_in_the_table_and_in_the_record_of_the_run_and_change_no_number(
     pipeline, tmp_path, monkeypatch, capsys
 ):

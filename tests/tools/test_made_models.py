@@ -73,6 +73,7 @@ def test_a_cascade_is_not_unpacked(checkout, capsys):
     assert "unpack: only a file of one network" in capsys.readouterr().err and not Path("start.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_mean_of_two_checkpoints_is_a_checkpoint(checkout, capsys):
     assert unpack.main([str(PACKED), "one.safetensors"]) == 0
     assert unpack.main([str(PACKED), "two.safetensors"]) == 0

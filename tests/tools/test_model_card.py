@@ -48,6 +48,7 @@ def test_class_accuracies_of_the_card_make_up_the_accuracy(checkout, released):
     assert sum(found) / 10 == pytest.approx(released[1]["test_accuracy_percent"], abs=0.06)  # 50 images a class
 
 
+@pytest.mark.slow
 def test_the_card_is_deterministic(checkout):
     model_card.main(["--out", "one.md"])
     model_card.main(["--out", "two.md"])

@@ -35,6 +35,7 @@ def committed(folder: Path, tag: str) -> None:
         subprocess.run(["git", "-C", folder, *words], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_a_report_names_its_recipe_and_marks_the_params_that_differ_from_a_revision(results, capsys):
     committed(results, "main")
     params = results / "params.yaml"

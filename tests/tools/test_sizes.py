@@ -15,6 +15,7 @@ from tests.support.releases import PACKED
 CARD, FOUND = Path("card.md"), Path("metrics/export.json")
 
 
+@pytest.mark.slow
 def test_every_form_is_measured_and_the_card_says_it(checkout):
     assert sizes.main([]) == 0
     found = json.loads(FOUND.read_text())

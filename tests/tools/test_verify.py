@@ -57,6 +57,7 @@ def test_a_wrong_claim_of_score_json_fails_with_a_line_that_says_what(checkout, 
     ]
 
 
+@pytest.mark.slow
 def test_claims_of_before_a_rule_book_was_there_say_nothing_of_it_and_hold(checkout, capsys):
     claims = json.loads(SCORE.read_text())
     for name in ("strict", "course"):
