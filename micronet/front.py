@@ -58,9 +58,8 @@ def front(name: str, work: Callable[[], int | None]) -> int:
     except OSError as error:
         _discard()
         return _say(code or 1, f"{name}: cannot be written ({error.strerror or error}); freeing some space would work")
-    if (
-        code == 130 and of_make and not deaf
-    ):  # make would call it a fault: it gets the signal too, and ends with 130 in silence
+    if code == 130 and of_make and not deaf:
+        # To make that is a fault, which it would say too: it gets the signal as well, and ends with 130 in silence.
         os.kill(os.getppid(), signal.SIGINT)
         time.sleep(0.5)  # or make could hear of both at once, and says that it misses a child
         return 0

@@ -90,7 +90,11 @@ def networks(metrics: Path) -> list[tuple[str, Facts]]:
     """The released models that are one network each, with what `quantize` says of them."""
     found = [("record", read_json(metrics / "quantize.json", "python stages/quantize.py"))]
     for name in MODELS:
-        if (facts := read_json_if_there(metrics / name / "quantize.json", "make repro")) is not None:
+        if (claims := claims_of(name, metrics.parent)) is None:
+            continue
+        if (
+            facts := read_json_if_there(metrics.parent / claims[1].with_name("quantize.json"), "make repro")
+        ) is not None:
             found.append((name, facts))
     return found
 

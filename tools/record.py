@@ -173,11 +173,7 @@ def standing(published: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             key=lambda model: model["scores"][place],
             default=None,
         )
-        found = None if best is None else {"name": best["name"], "accuracy": best["accuracy"]}
-        reached = None if best is None else best["scores"][place]
-        rows.append(
-            {"rules": rules, "accuracy": accuracy, "goal": score, "what": what, "model": found, "score": reached}
-        )
+        rows.append({"rules": rules, "accuracy": accuracy, "goal": score, "what": what, "model": best, "place": place})
     return rows
 
 

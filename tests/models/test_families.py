@@ -326,13 +326,8 @@ def test_a_broken_file_is_told_in_a_line_to_who_asks_for_its_model_and_hinders_n
 
 
 def test_the_families_are_those_of_the_files_with_the_settings_that_build_them():
-    files = {path.stem for path in (ROOT / "models").glob("[!_]*.py")} - {
-        "arguments",
-        "layers",
-        "meta",
-        "own",
-        "settings",
-    }
+    helpers = {"arguments", "layers", "meta", "own", "settings"}
+    files = {path.stem for path in (ROOT / "models").glob("[!_]*.py")} - helpers
     found = models.families()
     assert set(found) == files and all("classes" in settings.model_fields for settings in found.values())
     found.clear()

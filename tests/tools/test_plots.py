@@ -146,3 +146,8 @@ def test_the_pictures_of_the_documents_are_those_of_metrics(tmp_path):
 def test_what_a_method_s_picture_lacks_is_named(tmp_path, capsys):
     assert methods.main(["--metrics", str(tmp_path), "--out", str(tmp_path)]) == 1
     assert "bench_choices.json: there is no such file; `make choices` makes it" in capsys.readouterr().err
+
+
+def test_networks_are_drawn_wherever_their_pipeline_keeps_their_metrics():
+    names = [name for name, facts in methods.networks(ROOT / "metrics") if facts["file_bytes"] > 0]
+    assert names[0] == "record" and {"dense", "refined", "glance", "mnist"} <= set(names)
