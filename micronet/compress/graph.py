@@ -70,7 +70,7 @@ def read(model: nn.Module, *, image: tuple[int, int, int] = IMAGE, shapes_alone:
     _refuse_by_modules(model)
     shadow = _shadow(model, shapes_alone)
     images = _images(shadow, image)
-    tracer = Tracer(copy.deepcopy(shadow), images.clone())
+    tracer = Tracer(images.clone())
     try:
         graph = tracer.trace(shadow)
     except QuantizationError:

@@ -7,6 +7,7 @@ module, and a reader whose Python signature is that of the spelling: every argum
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping
@@ -365,6 +366,7 @@ _SPELLED = {
 }
 _KINDS = {known.kind: known for known in OPERATIONS}
 _NO_CALLS = {known.opcode: known for known in OPERATIONS if known.opcode}
+_signature = functools.cache(inspect.signature)  # asked for at every node of a network, several times
 # As numpy names them, which torch takes too; x is what a module of one's own may call its input.
 _OTHER_NAMES = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x1": "input", "x2": "other", "self": "input"}
 
@@ -389,7 +391,7 @@ def call(node: fx.Node, modules: Mapping[str, nn.Module]) -> Call:
     if module is not None:
         arguments |= {attribute: getattr(module, attribute) for attribute in spelling.attributes}
     try:
-        bound = inspect.signature(spelling.reader).bind(*node.args, **arguments)
+        bound = _signature(spelling.reader).bind(*node.args, **arguments)
     except TypeError as error:
         raise QuantizationError(f"{place}: {name} cannot be read here: {error}") from None
     try:

@@ -59,13 +59,12 @@ class Tracer(fx.Tracer):
     """Traces a network into operations of the table; an `Interleave` is one.
 
     Args:
-        twin: a copy of the network, which computes what it is traced with: `values` then holds what every node gives.
-        images: (N, C, H, W), which an operation in place may change.
+        images: (N, C, H, W), which an operation in place may change: `values` then holds what every node makes of them.
     """
 
-    def __init__(self, twin: nn.Module | None = None, images: Tensor | None = None):
+    def __init__(self, images: Tensor | None = None):
         super().__init__()
-        self.twin, self.images, self.values = twin, images, dict[fx.Node, Any]()
+        self.images, self.values = images, dict[fx.Node, Any]()
         self.mode = Mode()
         self.computing = False
 
@@ -82,8 +81,12 @@ class Tracer(fx.Tracer):
         return isinstance(m, Interleave) or super().is_leaf_module(m, module_qualified_name)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """fx looks through all parameters for the name of what is read; the twin's have none in the graph."""
+        """fx looks through all parameters for the name of what is read; what a layer computes with has none."""
         return attr_val if self.computing else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a layer of torch's own consists of is computed, not traced."""
+        return forward(*args, **kwargs) if self.computing else super().call_module(m, forward, args, kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -93,8 +96,8 @@ class Tracer(fx.Tracer):
         if node.target not in DROPS:  # which alone may be told the mode
             plain: Any = map_aggregate((node.args, node.kwargs), lambda one: False if isinstance(one, Mode) else one)
             node.args, node.kwargs = plain
-        if self.twin is not None and node.op != "output":
-            self.values[node] = self._value(node, self.twin)
+        if self.images is not None and node.op != "output":
+            self.values[node] = self._value(node)
         return node
 
     def _known(self, argument: Any) -> Any:
@@ -103,31 +106,41 @@ class Tracer(fx.Tracer):
             return self.values[argument]
         return False if isinstance(argument, Mode) else argument
 
-    def _value(self, node: fx.Node, twin: nn.Module) -> Any:
+    def _value(self, node: fx.Node) -> Any:
         """What a node gives. Raises `QuantizationError` where its layer cannot take what comes to it."""
         if node.op == "placeholder":
             return self.images
-        if node.op == "get_attr":
-            return operator.attrgetter(str(node.target))(twin)
         args: Any = map_aggregate(node.args, self._known)
         kwargs: Any = map_aggregate(node.kwargs, self._known)
         self.computing = True
         try:
             with torch.no_grad():
+                if node.op == "get_attr":
+                    return operator.attrgetter(str(node.target))(self.root)
                 if node.op == "call_function":
                     return node.target(*args, **kwargs)  # type: ignore[operator]
                 if node.op == "call_method":
                     return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-                module = twin.get_submodule(str(node.target))
-                return type(module).forward(module, *args, **kwargs)  # a call of a module would be traced
+                return self._computed(self.root.get_submodule(str(node.target)), args, kwargs)
         except Exception as error:  # whatever torch says to a map that does not fit
-            call(node, dict(twin.named_modules()))  # what nobody knows is called that
+            call(node, dict(self.root.named_modules()))  # what nobody knows is called that
             values = (self.values[source] for source in node.all_input_nodes)
             comes = " and ".join(str(tuple(value.shape[1:])) for value in values if isinstance(value, Tensor))
             reason = shown(str(error).partition("\n")[0], 150)
             raise QuantizationError(f"{place_of(node)}: cannot take what comes to it, {comes}: {reason}") from None
         finally:
             self.computing = False
+
+    def _computed(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """What a layer gives in eval mode, without asking for the mode of the trace."""
+        parts = list(module.modules())
+        for part in parts:
+            part.training = False
+        try:
+            return type(module).forward(module, *args, **kwargs)  # a call of a module would be traced
+        finally:
+            for part in parts:
+                part.training = self.mode  # type: ignore[assignment]
 
 
 def place_of(node: fx.Node) -> str:
