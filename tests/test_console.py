@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import sys
 
@@ -10,7 +9,6 @@ import pytest
 
 from micronet import console
 from micronet.scoring.tables import show
-from tests.support.places import ROOT
 from tests.support.screens import Screen
 
 STYLED = "\x1b["
@@ -66,19 +64,6 @@ def test_a_stream_that_is_closed_or_none_is_no_terminal():
     stream = io.StringIO()
     stream.close()
     assert not console.live(stream) and not console.live(None)
-
-
-def test_no_other_place_makes_a_console_or_asks_a_stream_whether_it_is_a_terminal():
-    faults = []
-    for path in (
-        path for folder in ("micronet", "stages", "tools", "sweeps", "bench") for path in (ROOT / folder).rglob("*.py")
-    ):
-        name = path.relative_to(ROOT).as_posix()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            called = ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""
-            if called in ("Console", "isatty") and name not in ("micronet/console.py", "tools/pixels.py"):
-                faults.append(f"{name}:{node.lineno}: {called}()")
-    assert faults == []
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +10,12 @@ import pytest
 
 from micronet import environment
 from tests.support.places import ROOT
+from tests.support.sources import facts, sources
 
 
 def third_party(*folders: str) -> set[str]:
     """The first names of the modules that some folders import and that neither Python nor this repository has."""
-    found: set[str] = set()
-    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                found.add((node.module or "").split(".")[0])
+    found = {module.split(".")[0] for path in sources(*folders) for _, module, _ in facts(path).imports}
     ours = {"micronet", "models", *(path.stem for path in (ROOT / "stages").glob("*.py"))}
     return found - set(sys.stdlib_module_names) - ours
 

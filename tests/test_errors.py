@@ -48,7 +48,7 @@ def kinds() -> Iterator[type[MicronetError]]:
     """Every error of the library, wherever it stands, that is made of a message."""
     for folder in ("micronet", "models"):
         for path in (ROOT / folder).rglob("*.py"):
-            classes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ClassDef)]
+            classes = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
             names = [one.name for one in classes if any("Error" in ast.unparse(base) for base in one.bases)]
             if not names:
                 continue

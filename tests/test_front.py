@@ -160,7 +160,7 @@ def test_a_stopped_command_that_took_its_shells_place_ends_make_in_silence(tmp_p
             ("tools/compare.py a b", "make compare"),
             ("tools/doctor.py", "doctor"),
         ],
-        2,
+        4,
     ),
 )
 def test_an_argument_that_is_unknown_is_one_line_that_begins_with_the_command(command, name):

@@ -8,11 +8,11 @@ import graphlib
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from tests.support.places import ROOT
+from tests.support.sources import facts, sources
 
 # A module imports from rooms of a lower rank and from its own room. Those before the data are single files.
 RANKS = {
@@ -44,37 +44,6 @@ FOLDERS = (*PIPELINE, "tools", "bench", "sweeps", "report", "tests")
 # What can run other programs or other people's code: reading an archive of images needs it, nothing else does.
 DATA_ONLY = {"pickle", "tarfile", "subprocess"}
 MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_FUNCTION = 500, 80
-
-
-def sources(*folders: str) -> list[Path]:
-    """The Python files of some folders, from the root."""
-    return sorted(path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py"))
-
-
-class Facts(NamedTuple):
-    """What the tests ask of a file, so that its syntax tree need not be walked for each nor be kept."""
-
-    imports: list[tuple[int, str, str]]  # (line, module, name) as written; "" for a name where the module is meant
-    relative: list[int]  # lines
-    computed: list[int]  # lines that import by a name that is not written there
-    functions: list[tuple[int, str, int]]  # (line, name, lines)
-
-
-@functools.cache
-def facts(path: Path) -> Facts:
-    """The facts of a file, which is named from the root."""
-    found = Facts([], [], [], [])
-    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found.imports.extend((node.lineno, alias.name, "") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            found.imports.extend((node.lineno, node.module or ".", alias.name) for alias in node.names)
-            found.relative.extend([node.lineno] if node.level else [])
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
-            found.computed.append(node.lineno)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            found.functions.append((node.lineno, node.name, node.end_lineno - node.lineno + 1))
-    return found
 
 
 def module_name(path: Path) -> str:
@@ -190,7 +159,17 @@ def test_nothing_but_doors_and_the_architectures_imports_a_module_by_a_computed_
         f"{path}:{line}: which module this is cannot be read from the code"
         for path in sources(*PIPELINE)
         if not is_room_door(path) and path.as_posix() != "models/__init__.py"
-        for line in facts(path).computed
+        for line, called in facts(path).calls
+        if called in ("import_module", "__import__")
+    )
+
+
+def test_one_place_makes_consoles_and_asks_a_stream_whether_it_is_a_terminal():
+    refuse(
+        f"{path}:{line}: {called}(), which micronet/console.py is for"
+        for path in sources("micronet", "stages", "tools", "sweeps", "bench", "report")
+        for line, called in facts(path).calls
+        if called in ("Console", "isatty") and path.as_posix() not in ("micronet/console.py", "tools/pixels.py")
     )
 
 

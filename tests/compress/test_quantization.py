@@ -19,6 +19,7 @@ from micronet.params import Augment
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
 from tests.support.models import DENSENET, RESNET, new_model
+from tests.support.thinning import thinned
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_recalibration_gives_the_mean_statistics_of_the_batches(resnet, images):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"weight_bits": 2, "activation_bits": 2}, {"method": "binary_connect", "weight_bits": 1}]
+    "changes", thinned([{"weight_bits": 2, "activation_bits": 2}, {"method": "binary_connect", "weight_bits": 1}], 2)
 )
 def test_training_through_the_quantizers_learns(resnet, images, changes):
     prepared = prepare(resnet, quantize_config(**changes)).train()

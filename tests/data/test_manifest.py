@@ -14,6 +14,7 @@ from micronet.data.sources import fetch
 from micronet.data.store import SPLITS, open_split, prepare, source_of
 from micronet.files import FileError
 from tests.support.cifar import config_for, write_archive, write_form
+from tests.support.thinning import thinned
 
 
 def test_the_split_is_stratified_and_disjoint(sample_data, sample_manifest):
@@ -55,11 +56,11 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("damage", thinned(DAMAGES, 2))
 def test_a_malformed_manifest_is_one_line_with_the_way_out_and_prepare_mends_it(damage, prepared):
     config, manifest = prepared
     before = manifest.read_bytes()
-    damaged = damage(json.loads(before))
+    damaged = DAMAGES[damage](json.loads(before))
     manifest.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
     with pytest.raises(DataError) as caught:
         open_split(config, "train", manifest)

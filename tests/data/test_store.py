@@ -21,6 +21,7 @@ from micronet.data.sources import fetch
 from micronet.data.store import MARKER, SPLITS, identity, open_split, prepare
 from micronet.files import temporary_folder
 from tests.support.cifar import config_for, write_form
+from tests.support.thinning import thinned
 
 
 def take_source_away(config: params.Data) -> None:
@@ -117,17 +118,20 @@ DAMAGES = {
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"source": ["npm"]},
-        {"validation_indices": "none"},
-        {"validation_indices": [10**30]},
-        {"validation_indices": [-1]},
-        {"validation_indices": [999_999]},
-        {"manifest": []},
-        {"manifest": {"dataset": 5}},
-        {"more": 1},
-    ],
-    ids=str,
+    thinned(
+        [
+            {"source": ["npm"]},
+            {"validation_indices": "none"},
+            {"validation_indices": [10**30]},
+            {"validation_indices": [-1]},
+            {"validation_indices": [999_999]},
+            {"manifest": []},
+            {"manifest": {"dataset": 5}},
+            {"more": 1},
+        ],
+        3,
+        name=str,
+    ),
 )
 def test_a_marker_of_another_form_is_rebuilt(change, prepared):
     config, manifest = prepared
@@ -187,12 +191,12 @@ def test_what_a_killed_prepare_left_is_removed_by_the_next_and_what_a_running_on
         assert running.is_dir()
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("damage", thinned(DAMAGES, 2))
 def test_a_damaged_folder_is_noticed_and_rebuilt(damage, prepared):
     config, manifest = prepared
     folder = Path(config.folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    damage(folder)
+    DAMAGES[damage](folder)
     lines: list[str] = []
     open_split(config, "test", manifest, lines.append)
     assert "building" in lines[0]

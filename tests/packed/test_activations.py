@@ -70,7 +70,7 @@ IN_FLOATS = ("relu6", "one end", "prelu", "a number added", "squeeze and excite"
 
 @pytest.mark.parametrize(
     ("method", "body"),
-    [*thinned((("lsq", body) for body in BODIES), 2), *thinned((("half", body) for body in IN_FLOATS), 2)],
+    [*thinned((("lsq", body) for body in BODIES), 3), *thinned((("half", body) for body in IN_FLOATS), 3)],
 )
 def test_the_packed_network_computes_what_the_network_does(body, method, tmp_path):
     quantize, model = METHODS[method], settled(BODIES[body], IMAGES)
@@ -211,7 +211,7 @@ def test_a_table_is_as_fine_as_its_output_needs(tmp_path):
     assert [part.bits for part in prepared.modules() if isinstance(part, LsqActivation)] == [4, 6, 4]
 
 
-@pytest.mark.parametrize("method", ["lsq", "binary_connect", "half", "fx_int8"])
+@pytest.mark.parametrize("method", thinned(["lsq", "binary_connect", "half", "fx_int8"], 2))
 def test_training_through_functions_and_products_learns(method):
     body = "squeeze and excite" if method != "fx_int8" else "hard-swish"
     model = settled(BODIES[body], IMAGES)

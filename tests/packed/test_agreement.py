@@ -75,7 +75,7 @@ PRODUCTS += ["a maximum of negative norms"]
     ("body", "method"),
     thinned(
         ((body, method) for body in BODIES for method in METHODS if method != "fx_int8" or body not in PRODUCTS),
-        every=5,
+        every=7,
     ),
 )
 def test_the_packed_network_computes_what_the_network_does(body, method, tmp_path):

@@ -35,6 +35,7 @@ from tests.support.hostile import opened, resigned
 from tests.support.images import random_images
 from tests.support.networks import settled
 from tests.support.packed import general_file
+from tests.support.thinning import thinned
 
 LSQ = quantize_config(weight_bits=8, activation_bits=8, multiplier_bits=14)
 
@@ -124,7 +125,8 @@ class LeNet(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("method", "norm"), [("lsq", False), ("lsq", True), ("half", True), ("binary_connect", True), ("fx_int8", True)]
+    ("method", "norm"),
+    thinned([("lsq", False), ("lsq", True), ("half", True), ("binary_connect", True), ("fx_int8", True)], 2),
 )
 def test_lenet_packs_with_its_hidden_layers_as_convolutions_that_cover_their_map(method, norm, tmp_path):
     quantize = quantize_config(method=method, multiplier_bits=14, weight_bits=1 if method == "binary_connect" else 8)

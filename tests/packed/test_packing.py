@@ -23,9 +23,10 @@ from tests.support.configs import quantize_config
 from tests.support.images import random_images
 from tests.support.models import CONVNET, GROUPED_DENSENET, RESNET
 from tests.support.packed import IMAGES, prepared_model
+from tests.support.thinning import thinned
 
 
-@pytest.mark.parametrize("spec", [RESNET, GROUPED_DENSENET, CONVNET])
+@pytest.mark.parametrize("spec", thinned([GROUPED_DENSENET, RESNET, CONVNET], 3))
 def test_the_packed_module_follows_the_fake_quantized_model(spec, tmp_path):
     quantize = quantize_config(multiplier_bits=14)
     prepared = prepared_model(spec, quantize)

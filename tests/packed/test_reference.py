@@ -57,7 +57,7 @@ def packed_model(spec, changes, zeros, path) -> PackedModel:
     return packed_network(spec, quantize_config(**changes), torch.from_numpy(IMAGES), path, zeros)
 
 
-@pytest.fixture(scope="module", params=thinned(CASES, 7, lambda case: f"{case[0]['name']}-{case[1]}"))
+@pytest.fixture(scope="module", params=thinned(CASES, 11, lambda case: f"{case[0]['name']}-{case[1]}"))
 def case(request, tmp_path_factory) -> Path:
     """The packed file of a case, made once for all tests."""
     path = tmp_path_factory.mktemp("packed") / "m"

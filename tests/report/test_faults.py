@@ -50,7 +50,7 @@ NUMBERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", thinned(NUMBERS, 3))
+@pytest.mark.parametrize("path", thinned(NUMBERS, 4))
 def test_a_value_of_the_score_that_is_no_number_is_a_fault_of_its_section(path, run, context):
     absent = [] if path in ("one_pass.deck_score",) else [...]
     for bad in (*BAD, *absent):
@@ -58,7 +58,7 @@ def test_a_value_of_the_score_that_is_no_number_is_a_fault_of_its_section(path, 
         assert it is not None and path.rpartition(".")[2] in it["fault"] and len(it["fault"]) <= 200, bad
 
 
-@pytest.mark.parametrize("key", ["packed", "one_pass", "deck", "reference"])
+@pytest.mark.parametrize("key", thinned(["packed", "one_pass", "deck", "reference"], 2))
 def test_a_group_of_the_score_that_is_none_is_a_fault_of_its_section(key, run, context):
     for bad in ("x", 3, [1], 10**400):
         it = part("headline", changed(run, score={**SCORE, key: bad}), context)
@@ -141,6 +141,7 @@ def said_on_page(run: Run, context: parts.Context, said: str) -> bool:
     return said in page_of_run(run, context)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_packed_file_is_not_told_of_the_roots(committed):
     for name, way in (("folder", "make use RECIPE=folder"), ("mnist", "")):
         other = gather(Folder(committed), name, model=name)

@@ -17,6 +17,7 @@ from tests.support.configs import demo
 from tests.support.models import TINY
 from tests.support.pipeline import STAGES, write_params
 from tests.support.places import ROOT
+from tests.support.thinning import thinned
 
 CODE = textwrap.dedent(
     '''
@@ -197,7 +198,7 @@ def test_a_stage_depends_on_its_script_the_modules_it_shares_and_the_library_tha
     assert not {"micronet/compress/quantization.py", "stages/quantize.py", "stages/code_digests.py"} & set(found)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", thinned(STAGES, 3))
 def test_what_only_shows_progress_is_no_dependency_of_a_stage(stage):
     found = dependencies.stage_digests(stage, params.load(ROOT / "params.yaml"))
     assert not dependencies.PRESENTATION & set(found)

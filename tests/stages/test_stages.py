@@ -70,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
 # --- before anything runs ---
 
 
-@pytest.mark.parametrize("stage", thinned(["code_digests", *STAGES], 4))
+@pytest.mark.parametrize("stage", thinned(["code_digests", *STAGES], 5))
 def test_help_answers_fast_and_without_torch(stage):
     code = (
         "import runpy, sys, time\n"

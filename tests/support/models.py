@@ -13,6 +13,7 @@ from micronet.compress.calibration import calibrate, recalibrate_batch_norm
 from micronet.compress.quantization import prepare
 from micronet.data.images import normalise
 from micronet.params import Quantize
+from models.meta import build_meta
 
 TINY = {"name": "resnet", "blocks": [1], "widths": [4]}
 WIDER = TINY | {"widths": [8]}
@@ -34,8 +35,7 @@ def new_model(spec: Mapping[str, Any] = TINY, seed: int = 0) -> nn.Module:
 
 def meta(spec: str | Mapping[str, Any]) -> nn.Module:
     """A network without weights, for what depends on shapes alone."""
-    with torch.device("meta"):
-        return models.build(spec if isinstance(spec, str) else dict(spec))
+    return build_meta(spec if isinstance(spec, str) else dict(spec))
 
 
 def random_model(

@@ -75,6 +75,7 @@ def test_a_journal_of_another_space_is_a_line(tmp_path):
         search.opened(changed, "some", tmp_path)
 
 
+@pytest.mark.slow
 def test_more_zeros_and_fewer_bits_cost_less_before_any_training():
     made = spec.Spec.model_validate({"base": "demo"})
     (task,) = tasks.plan(made, code=CODE)

@@ -203,7 +203,7 @@ def test_a_file_that_is_no_json_object_is_named(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(
-    "command", thinned(["verify", "model_card", "record", "average", "unpack", "cascade", "plots"], 3)
+    "command", thinned(["verify", "model_card", "record", "average", "unpack", "cascade", "plots"], 5)
 )
 def test_help_is_answered_without_what_takes_seconds_to_start(command):
     run = [sys.executable, "-X", "importtime", f"tools/{command}.py", "--help"]

@@ -37,6 +37,7 @@ def test_every_form_is_measured_and_the_card_says_it(checkout):
     assert found["compiler"] in text
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_files_are_measured_all_the_same(checkout, monkeypatch):
     monkeypatch.setattr(sizes, "compiler", lambda: None)
     monkeypatch.setattr(sizes, "WAYS", {way: of for way, of in sizes.WAYS.items() if way.startswith("C")})

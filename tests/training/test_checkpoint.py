@@ -91,6 +91,7 @@ def test_the_same_weights_give_the_same_bytes_under_another_name(tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes(tmp_path):
     code = (
         "import sys, torch, models; from micronet.training import checkpoint; torch.manual_seed(0); "

@@ -26,6 +26,7 @@ from micronet.training.weights import count_zeros
 from tests.support.configs import train_config
 from tests.support.images import bright_split
 from tests.support.models import new_model, same, weights
+from tests.support.thinning import thinned
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SPECS = [
@@ -51,7 +52,7 @@ def trained(spec: dict, here, settings: params.Train, **more) -> dict[str, torch
     return weights(model)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=[spec["name"] for spec in SPECS])
+@pytest.mark.parametrize("spec", thinned(SPECS, 2, name=lambda spec: spec["name"]))
 def test_the_same_seed_gives_the_same_bytes(here, spec):
     settings = train_config(augment=EVERYTHING, ema_decay=0.9)
     assert same(trained(spec, here, settings), trained(spec, here, settings))
