@@ -17,7 +17,7 @@ N ?= 3
 START := demo score use repro report doctor test
 A ?= HEAD
 B ?= HEAD
-AGAINST ?= HEAD
+AGAINST ?=
 UV_VERSION := 0.13.9
 
 SHELL := bash
@@ -179,10 +179,10 @@ sweep: env ## many variants of the pipeline, here or on a Ray cluster: make swee
 
 .PHONY: studies
 studies: _studies ## the sweeps that ask the slides' questions, then docs/studies.md: make studies BUDGET=small
-	@exec "$(PY)" tools/studies.py
+	@exec "$(PY)" tools/studies.py --fail-with-rows
 
 _studies: env
-	@INSTEAD_OF_SHELL=1 exec "$(PY)" sweeps/run.py $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- $$(grep -l '^question:' sweeps/*.yaml)
+	@INSTEAD_OF_SHELL=1 exec "$(PY)" sweeps/run.py --rows-may-fail $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- $$(grep -l '^question:' sweeps/*.yaml)
 
 .PHONY: compare
 compare: env ## what differs in params and metrics, and a page of both: make compare A=main B=sweep/demo/gradual,weight_bits=4-0
@@ -252,7 +252,7 @@ plots: env ## draw what metrics/ holds into docs/plots: curves, path, peers, wha
 	"$(PY)" tools/methods.py
 
 .PHONY: docs
-docs: env ## write what metrics/ says into README.md and docs/{trust,record,performance,reliability,studies,scale}.md
+docs: env ## write what metrics/ says into README.md and docs/{trust,record,performance,studies,export,...}.md
 	@"$(PY)" tools/released.py
 	"$(PY)" tools/results.py
 	"$(PY)" tools/record.py
@@ -260,6 +260,7 @@ docs: env ## write what metrics/ says into README.md and docs/{trust,record,perf
 	"$(PY)" tools/reliability.py
 	"$(PY)" tools/studies.py
 	"$(PY)" tools/scale.py
+	"$(PY)" tools/export_docs.py
 
 # The notice is about the maker's next program. A link or a page that leads nowhere ends it.
 .PHONY: site
@@ -276,6 +277,10 @@ export: env ## a packed model as C, ONNX, a web page: make export TO=c FILE=path
 .PHONY: mcu
 mcu: env ## the C on emulated Cortex-M4 and M55 boards: same logits, flash, RAM, instructions: make mcu FILE=path
 	@"$(PY)" tools/mcu.py $(ARGS) -- "$$FILE"
+
+.PHONY: exports
+exports: env ## all published models: ONNX on their test images, C on emulated boards; `make docs` says what came out
+	@"$(PY)" tools/exports.py $(ARGS)
 
 # --- speed: only true when nothing else runs ---
 

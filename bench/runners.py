@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,22 +25,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np  # noqa: E402 - it reads the variable when it is imported
 from _bench import ROOT  # noqa: E402
 
+from micronet.data.sample import images_for  # noqa: E402
+
 ONE, BATCH = 200, 500  # images one by one, and together
 TURNS = 5  # batches, of which the fastest counts: what is beside it on a machine makes it slower, never faster
 Run = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) uint8 -> logits (N, classes)
 Load = Callable[[], Run]  # what takes memory
-
-
-def images_of(shape: tuple[int, int, int]) -> np.ndarray:
-    """(500, C, H, W) uint8: the sample's test images, or noise of another shape."""
-    from micronet import params
-    from micronet.data.sources import fetch
-
-    channels, height, width = shape
-    if channels > 3 or height > 32 or width > 32:
-        return np.random.default_rng(0).integers(0, 256, (BATCH, *shape), dtype=np.uint8)
-    arrays = fetch(params.Data(source="sample", validation_size=500))[1]
-    return np.ascontiguousarray(arrays.test_images.reshape(-1, 3, 32, 32)[:, :channels, :height, :width])
 
 
 def torch_float(data: bytes, folder: Path) -> Load:
@@ -185,15 +176,14 @@ RUNNERS: dict[str, Callable[[bytes, Path], Load]] = {
     "C for speed, -O2": _of_c("speed", "-O2"),
     "C for speed, -O3 -march=native": _of_c("speed", "-O3", "-march=native"),
 }
-NEEDS = {"ONNX": "micronet/export/onnx.py", "JavaScript": "micronet/export/web.py"}
-"""Exporters by the word with which the names of their runners begin."""
 JAVASCRIPT = "JavaScript (node)"
+NEEDS = {"C ": "cc", "JavaScript": "node"}  # a program, by the word with which the names of its runners begin
 
 
-def available(root: Path = ROOT) -> list[str]:
-    """The runners whose exporter is there."""
-    missing = tuple(word for word, path in NEEDS.items() if not (root / path).is_file())
-    return [name for name in (*RUNNERS, JAVASCRIPT) if not name.startswith(missing or ("no exporter",))]
+def available() -> list[str]:
+    """The runners whose program is on this machine."""
+    missing = tuple(word for word, program in NEEDS.items() if not shutil.which(program))
+    return [name for name in (*RUNNERS, JAVASCRIPT) if not name.startswith(missing)]
 
 
 def javascript(data: bytes, folder: Path, images: np.ndarray) -> dict[str, Any]:
@@ -226,7 +216,7 @@ def main(name: str, file: str) -> None:
     from micronet.packed.file import decode
 
     data = Path(file).read_bytes()
-    images = images_of(decode(data).image)[:BATCH]
+    images = images_for(decode(data).image)[:BATCH]
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:

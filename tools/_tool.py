@@ -38,15 +38,30 @@ if TYPE_CHECKING:
 
 MANIFEST = Path("data/manifest.json")
 METRICS = Path("metrics")
+PARAMS = "params.yaml"
 PACKED = Path("checkpoints/quantized.safetensors")
 MOST_JSON = 1 << 24  # characters of a file of results
 SHOWN = 100  # characters of a path, or of what a library says, in a message
-TARGETS = {"compare", "export", "mcu", "pictures", "report", "verify"}  # commands that make has under the same name
+TARGETS = {
+    "compare",
+    "export",
+    "exports",
+    "mcu",
+    "pictures",
+    "report",
+    "verify",
+}  # commands that make has under the same name
 NOT_OF_A_MODEL = ("seed", "data", "engine", "score")  # params sections that name no training
 
 
 class ToolError(MicronetError):
     """A command cannot do its work: one line."""
+
+
+class ArgumentError(ToolError):
+    """An argument names what there is not: one line."""
+
+    exit_code, of_arguments = 2, True
 
 
 class Facts(dict[str, Any]):
@@ -199,4 +214,4 @@ def arguments_of(name: str, doc: str | None) -> argparse.ArgumentParser:
 
 def add_params(parser: argparse.ArgumentParser) -> None:
     """`--params`, for commands that open the data."""
-    parser.add_argument("--params", default="params.yaml", metavar="PATH", help="for the data; default: %(default)s")
+    parser.add_argument("--params", default=PARAMS, metavar="PATH", help="for the data; default: %(default)s")

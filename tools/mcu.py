@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ from micronet.errors import shown
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from micronet.packed.model import PackedModel
 
 BOARDS = ROOT / "tools/boards"
 COMPILER, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
@@ -63,6 +66,14 @@ class Found:
     constants: int
     memory: int
     stack: int
+
+    @property
+    def flash(self) -> int:
+        return self.code + self.constants
+
+    @property
+    def ram(self) -> int:
+        return self.memory + self.stack
 
 
 def tools() -> None:
@@ -137,57 +148,51 @@ def _of_map(text: str) -> tuple[int, int, int]:
     return found[".text"], found[".rodata"] + found[".data"], found[".bss"] + found[".data"]
 
 
-def measure(arguments: argparse.Namespace) -> int:
+def on_boards(model: PackedModel, data: bytes, images: np.ndarray, optimize: str) -> Iterator[tuple[str, Found]]:
+    """What each board says of a packed file's C, one after the other: its name first.
+
+    Raises:
+        ToolError: a program is missing or fails, or a logit is not the reference's.
+    """
     tools()
 
     import numpy as np
 
     from micronet.export.c import export
     from micronet.export.targets import Options
-    from micronet.packed.file import content, decode, read
     from micronet.packed.reference import predict
 
-    model = read(arguments.file)
-    data = content(arguments.file)
-    images = _images(arguments, model.image)
-    wanted = predict(decode(data), images)
-    print(f"{shown(arguments.file, SHOWN)}: {len(images)} images, C for {arguments.optimize}")
+    wanted = predict(model, images)
     for name, board in MACHINES.items():
         with tempfile.TemporaryDirectory() as folder:
-            for file, text in export(model, data, Options(arguments.optimize)).files.items():
+            for file, text in export(model, data, Options(optimize)).files.items():  # type: ignore[arg-type]
                 Path(folder, file).write_bytes(text)
-            found = run(board, Path(folder), images, arguments.optimize)
+            found = run(board, Path(folder), images, optimize)
         if not np.array_equal(found.logits, wanted):
             raise ToolError(f"{name}: logits differ from the reference's, for the same images; please report this file")
-        print(f"  {name} ({board.machine}): all logits equal the reference's")
+        yield name, found
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    tools()
+
+    from micronet.data.sample import images_for
+    from micronet.packed.file import content, read
+
+    model = read(arguments.file)
+    images = images_for(model.image, arguments.images)
+    print(f"{shown(arguments.file, SHOWN)}: {len(images)} images, C for {arguments.optimize}")
+    for name, found in on_boards(model, content(arguments.file), images, arguments.optimize):
+        print(f"  {name} ({MACHINES[name].machine}): all logits equal the reference's")
         print(
-            f"    flash              {found.code + found.constants:>11,} bytes: {found.code:,} of code, "
-            f"{found.constants:,} of constants"
+            f"    flash              {found.flash:>11,} bytes: {found.code:,} of code, {found.constants:,} of constants"
         )
-        print(
-            f"    RAM                {found.memory + found.stack:>11,} bytes: {found.memory:,} of arrays, "
-            f"{found.stack:,} of stack"
-        )
+        print(f"    RAM                {found.ram:>11,} bytes: {found.memory:,} of arrays, {found.stack:,} of stack")
         print(
             f"    instructions       {sum(found.instructions) // len(images):>11,} an image, "
             f"{max(found.instructions):,} at most"
         )
     return 0
-
-
-def _images(arguments: argparse.Namespace, image: tuple[int, int, int]) -> np.ndarray:
-    """Test images of the sample where the model takes such, else images of noise."""
-    import numpy as np
-
-    from micronet import params
-    from micronet.data.sources import fetch
-
-    channels, height, width = image
-    if channels <= 3 and height <= 32 and width <= 32:
-        arrays = fetch(params.Data(source="sample", validation_size=500))[1]
-        found = arrays.test_images.reshape(-1, 3, 32, 32)[: arguments.images, :channels, :height, :width]
-        return np.ascontiguousarray(found)
-    return np.random.default_rng(0).integers(0, 256, (arguments.images, *image), dtype=np.uint8)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from torch import nn
 
 import models
 from micronet import params
+from micronet.data.sample import images_for
 from micronet.packed.file import decode
 from micronet.packed.reference import predict
 from micronet.training.hardware import machine
@@ -236,8 +237,8 @@ def test_each_way_to_run_c_gives_the_references_logits_and_says_what_it_takes(be
 
     data = tiny_files()[1]
     model = decode(data)
-    images = runners.images_of((3, 40, 40))[:7, :, :32, :32].copy()
-    assert runners.images_of(model.image).shape == (500, 3, 32, 32)
+    images = images_for((3, 40, 40), 7)[:, :, :32, :32].copy()
+    assert images_for(model.image).shape == (500, 3, 32, 32)
     run = runners.RUNNERS["C for speed, -O2"](data, tmp_path)()
     assert np.array_equal(run(images), predict(model, images))
     found = runners.measured(run, np.tile(images, (30, 1, 1, 1)))
@@ -246,11 +247,11 @@ def test_each_way_to_run_c_gives_the_references_logits_and_says_what_it_takes(be
     assert np.array_equal(packed(images), predict(model, images))
 
 
-def test_a_runner_whose_exporter_is_not_there_is_left_out(bench, tmp_path):
+def test_a_runner_whose_program_is_not_there_is_left_out(bench, tmp_path, monkeypatch):
     import runners
 
-    assert not [name for name in runners.available(tmp_path) if name.startswith(("ONNX", "JavaScript"))]
-    for name in runners.NEEDS.values():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert runners.available(tmp_path) == [*runners.RUNNERS, runners.JAVASCRIPT]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runners.available() == [name for name in runners.RUNNERS if not name.startswith("C ")]
+    for name in ("cc", "node"):
+        (tmp_path / name).touch(mode=0o755)
+    assert runners.available() == [*runners.RUNNERS, runners.JAVASCRIPT]

@@ -1,0 +1,133 @@
+"""Measures what `make export` makes of every published model: ONNX on all test images, C on emulated boards.
+
+Writes metrics/exports.json, which docs/export.md and docs/microcontroller.md are filled from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mcu
+import results
+from _tool import METRICS, PACKED, SHOWN, arguments_of, front, open_split, parameters, say
+from verify import Published, published
+
+from micronet.errors import shown
+
+if TYPE_CHECKING:
+    from micronet.data.images import Split
+    from micronet.packed.model import PackedModel
+
+OUT = METRICS / "exports.json"
+RECORD = "record"
+ON_BOARDS = (RECORD, "cascade", "mnist")
+IMAGES_ON_A_BOARD = 50
+
+
+def places() -> dict[str, Published]:
+    """Where each published model lies, the record first."""
+    others = {name: published(name) for name in results.MODELS if results.claims_of(name, Path())}
+    return {RECORD: Published(Path(), PACKED, Path("params.yaml"), METRICS / "score.json"), **others}
+
+
+def test_images(place: Published) -> Split:
+    """The images that a model is measured on; prepared where they are not here yet."""
+    from micronet.data import store
+
+    with contextlib.chdir(place.folder):
+        data = parameters.load(place.params)
+        if not (place.manifest.is_file() and Path(data.data.folder).is_dir()):
+            store.prepare(data.data, place.manifest, report=say)
+        return open_split(data, "test", place.manifest)
+
+
+def in_onnx(model: PackedModel, data: bytes, test: Split) -> dict[str, Any]:
+    """How far both ONNX files agree with the packed one, on a split of test images."""
+    import numpy as np
+    import torch
+
+    from micronet.data.images import normalise
+    from micronet.export import onnx
+    from micronet.export.targets import Options
+    from micronet.packed.module import PackedModule
+
+    module = PackedModule(model)
+    with torch.no_grad():
+        logits = torch.cat([module(normalise(part)) for part in test.images.split(500)]).numpy()
+    images, labels = test.images.numpy(), test.labels.numpy()
+    files = [onnx.session(content) for content in onnx.export(model, data, Options()).files.values()]
+    exact, *quantized = [onnx.logits(file, images) for file in files]
+
+    def percent(same: np.ndarray) -> float:
+        return 100 * float(same.mean())
+
+    found = {
+        "packed": model.digest,
+        "images": len(images),
+        "equal_logits_percent": percent((exact == logits).all(1)),
+        "accuracy_percent": percent(logits.argmax(1) == labels),
+    }
+    for near in quantized:  # none of a model of floats
+        classes = near.argmax(1)
+        found["same_class_percent"] = percent(classes == logits.argmax(1))
+        found["qdq_accuracy_percent"] = percent(classes == labels)
+    return found
+
+
+def on_boards(name: str, model: PackedModel, data: bytes) -> Iterator[dict[str, Any]]:
+    """What a model takes on each board, a row for each way to compile it."""
+    from micronet.data.sample import images_for
+
+    images = images_for(model.image, IMAGES_ON_A_BOARD)
+    for optimize in mcu.OPTIMIZED:
+        for board, found in mcu.on_boards(model, data, images, optimize):
+            yield {
+                "model": name,
+                "optimize": optimize,
+                "board": board,
+                "flash_bytes": found.flash,
+                "ram_bytes": found.ram,
+                "instructions_an_image": sum(found.instructions) // len(images),
+            }
+
+
+def measure() -> dict[str, Any]:
+    """What metrics/exports.json holds."""
+    import onnxruntime
+
+    from micronet.packed.file import content, decode
+
+    mcu.tools()
+    version = subprocess.run([mcu.COMPILER, "-dumpversion"], capture_output=True, text=True).stdout.strip()
+    onnx: dict[str, Any] = {}
+    boards: list[dict[str, Any]] = []
+    for name, place in places().items():
+        say(f"exports: {name}")
+        data = content(place.folder / place.file)
+        model = decode(data)
+        onnx[name] = in_onnx(model, data, test_images(place))
+        boards += on_boards(name, model, data) if name in ON_BOARDS else ()
+    return {"onnxruntime": onnxruntime.__version__, "onnx": onnx, "compiler": version, "boards": boards}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = arguments_of("exports", __doc__)
+    parser.add_argument("--out", type=Path, default=OUT, metavar="PATH", help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        from micronet.files import write_json
+
+        write_json(arguments.out, measure())
+        print(f"{shown(arguments.out, SHOWN)}: written")
+
+    return front("exports", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
