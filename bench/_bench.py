@@ -93,10 +93,15 @@ def describe(machine: Machine) -> dict[str, Any]:
     }
 
 
-def arguments(doc: str, output: str, **switches: str) -> argparse.Namespace:
-    """The arguments of a benchmark that writes a JSON file. `switches`: further ones, name and what it does."""
+def arguments(doc: str, output: str, *, cpu_alone: bool = False, **switches: str) -> argparse.Namespace:
+    """The arguments of a benchmark that writes a JSON file.
+
+    Args:
+        cpu_alone: it measures nothing on a GPU. switches: further ones, name and what it does.
+    """
     parser = Parser(description=doc)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    if not cpu_alone:
+        parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", default=output, help=f"JSON file to write (default: {output})")
     for name, text in switches.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)

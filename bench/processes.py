@@ -100,7 +100,10 @@ def main() -> int:
         one_run(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), alone="--alone" in sys.argv)
         return 0
     args = arguments(
-        __doc__.splitlines()[0], "metrics/bench_processes.json", alone="as root: other programs wait during the steps"
+        __doc__.splitlines()[0],
+        "metrics/bench_processes.json",
+        cpu_alone=True,
+        alone="as root: other programs wait during the steps",
     )
     from rich.table import Table
 

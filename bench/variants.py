@@ -96,10 +96,11 @@ def main() -> int:
     args = arguments(
         __doc__.splitlines()[0],
         "metrics/bench_variants.json",
+        cpu_alone=True,
         compile="torch.compile too: minutes more",
         alone="as root: other programs wait during the steps",
     )
-    here = machine(engine(args.device))
+    here = machine(engine("cpu"))
     torch.manual_seed(0)
     plain, model = models.build(NANO).train(), models.build(NANO).to(memory_format=torch.channels_last).train()
     images = torch.randn(BATCH_SIZE, 3, 32, 32)
