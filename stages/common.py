@@ -214,6 +214,10 @@ def _place(stage: str, switches: argparse.Namespace) -> str:
     return f"stage {list(ARCHITECTURES).index(stage) + 1} of {len(ARCHITECTURES)}"
 
 
+CODE = ("stages", "models", "networks", "micronet")
+"""The folders that decide what a stage computes, from the root."""
+
+
 def commit() -> str | None:
     """The commit of the code, with `-dirty` when code or params differ from it; None outside git.
 
@@ -229,5 +233,5 @@ def commit() -> str | None:
 
     head = git("rev-parse", "--short=12", "HEAD")
     settings = ("dvc.yaml", "params.yaml", "pipelines/dvc.yaml", ":(glob)pipelines/*/params.yaml")
-    changed = git("status", "--porcelain", "--", "stages", "models", "networks", "micronet", *settings)
+    changed = git("status", "--porcelain", "--", *CODE, *settings)
     return f"{head}-dirty" if head and changed else head

@@ -14,6 +14,7 @@ from sweeps.tasks import Task
 
 TABLES = Path("metrics/sweeps")
 PRICES = ("deck_score", "challenge_score")
+DONE, FAILED, TOO_DEAR = "done", "failed", "too_dear"  # what becomes of a task; the last: priced, and not trained
 
 
 class TableError(MicronetError):
@@ -25,7 +26,7 @@ class Row:
     """What became of a variant with a seed.
 
     Attributes:
-        status: `done` or `failed`. metrics: by column; None where there is no such number.
+        status: `DONE`, `FAILED` or `TOO_DEAR`. metrics: by column; None where there is no such number.
         commit, params_digest, code_digest, data_digest: what made it. seconds: of the task, on `machine`.
         reason, log: of one that failed.
     """

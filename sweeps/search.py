@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,18 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 from micronet import params as parameters
 from micronet.errors import MicronetError, shown
-from micronet.params import ParamsError
+from micronet.params import ParamsError, read_yaml
 from sweeps import rows, tasks
-from sweeps.rows import Row
-from sweeps.spec import ROOT, Search, Spec
+from sweeps.rows import DONE, FAILED, TOO_DEAR, Row
+from sweeps.spec import ROOT, Search, Spec, base_path, patched
 
 if TYPE_CHECKING:
     import optuna
 
     from sweeps.engine import Outcome
 
-TOO_DEAR = "too_dear"  # status of a row that was priced and not trained
 ACCURACY = "validation_accuracy_percent"
+# What the journal tells of a trial: the accuracy on each rung, and of which one it is the continuation.
+REACHED, AGAIN_OF = "reached", "again_of"
 
 
 def price(tree: dict[str, Any], rules: str) -> float:
@@ -74,12 +76,20 @@ def goes_on(value: float, others: Sequence[float], keep: float) -> bool:
     return better < max(1, math.ceil(keep * (len(others) + 1)))
 
 
+def number_of(trial: optuna.trial.BaseTrial) -> int:
+    """The number that a trial is called by: one that a stopped search left keeps its own when it is asked for again."""
+    return trial.user_attrs.get(AGAIN_OF, trial.number)
+
+
 class Trials:
     """The trials of a search as work for the engine.
 
     Args:
         study: Optuna's, of two objectives: accuracy up, score down.
         known: the rows that there are, by name and seed. priced: what tells a price.
+
+    Attributes:
+        rows: of all trials and rungs, those of `known` too. new: rows that trials ended with without any work.
     """
 
     def __init__(
@@ -87,18 +97,59 @@ class Trials:
     ):
         self.spec, self.search, self.study, self.priced = spec, search, study, priced
         self.rows, self.code = known, tasks.Code()
-        self.going: dict[str, tuple[optuna.trial.Trial, str, int]] = {}  # key of work: trial, variant, rung
-        self.reached: dict[int, list[float]] = {}
+        self.going: dict[str, tuple[optuna.trial.Trial, int]] = {}  # key of work: trial, rung
+        self.reached: dict[int, list[float]] = defaultdict(list)  # on a rung, by all that have been there
+        for trial in self._over():
+            for rung, value in enumerate(trial.user_attrs.get(REACHED, [])):
+                self.reached[rung].append(value)
         self.ready: list[tasks.Work] = []
         self.new: list[Row] = []
 
     def more(self) -> list[tasks.Work]:
         """Work that can begin; nothing when all trials are asked for."""
-        while not self.ready and len(self.study.get_trials(deepcopy=False)) < self.search.trials:
-            trial = self.study.ask()
-            self._begin(trial)
+        while not self.ready and self._any_to_ask():
+            self._begin(self.study.ask())
         found, self.ready = self.ready[:1], self.ready[1:]
         return found
+
+    def _any_to_ask(self) -> bool:
+        """Whether a trial is left to be asked for, one that a stopped search left in the middle included."""
+        from optuna.trial import TrialState
+
+        trials = self.study.get_trials(deepcopy=False)
+        begun = {number_of(trial) for trial in trials}
+        return len(begun) < self.search.trials or any(trial.state == TrialState.WAITING for trial in trials)
+
+    def _over(self) -> list[optuna.trial.FrozenTrial]:
+        """The trials that have ended, each once; not those that are to be asked for again."""
+        last = {number_of(trial): trial for trial in self.study.get_trials(deepcopy=False)}
+        return [trial for trial in last.values() if trial.state.is_finished()]
+
+    def told(self) -> list[Row]:
+        """The row that each trial ended with, in the order of the trials."""
+        found = []
+        for trial in self._over():
+            names = [self._name(number_of(trial), rung) for rung in reversed(range(len(self.search.rungs)))]
+            there = [row for name in names if (row := self.rows.get((name, self.seed)))]
+            found += there[:1] or [row for row in [self.rows.get((f"trial-{number_of(trial)}", self.seed))] if row]
+        return found
+
+    def of_today(self) -> list[Row]:
+        """The rows of trials that have ended, on every rung, that today's code, data and params would give again."""
+        found = []
+        for trial in self._over():
+            if set(trial.params) != set(self.search.space):
+                continue  # ended before it was known what it tries
+            patch = {key: json.loads(said) for key, said in trial.params.items()}
+            for rung in range(len(self.search.rungs)):
+                (task,) = tasks.plan(self._spec(patch, rung, number_of(trial)), code=self.code)
+                row = self.rows.get((task.variant, task.seed))
+                found += [row] if row is not None and row.is_of(task) else []
+        return found
+
+    @property
+    def seed(self) -> int:
+        return self.spec.chosen_seeds[0]
 
     def _begin(self, trial: optuna.trial.Trial) -> None:
         """Prices a trial and lets it onto the first rung."""
@@ -109,22 +160,26 @@ class Trials:
             for key, values in self.search.space.items()
         }
         try:
-            (task,) = tasks.plan(self._spec(patch, 0, trial.number), code=self.code)
+            (task,) = tasks.plan(self._spec(patch, 0, number_of(trial)), code=self.code)
             score = self.priced(task.tree, self.search.rules)
         except MicronetError as error:
-            self._tell_row(f"trial-{trial.number}", "failed", {}, None, str(error).splitlines()[0])
+            self._tell_row(trial, FAILED, {}, None, str(error).splitlines()[0])
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return
         trial.set_user_attr("price", score)
         if score > self.search.most:
             why = f"priced at {score:.5f}, more than {self.search.most:g}"
-            self._tell_row(f"trial-{trial.number}", TOO_DEAR, {f"{self.search.rules}_score": score}, task, why)
+            self._tell_row(trial, TOO_DEAR, {f"{self.search.rules}_score": score}, task, why)
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return
-        self._climb(trial, patch, 0)
+        if (row := self._climb(trial, patch, 0)) is not None:
+            self.new.append(row)
+
+    def _name(self, number: int, rung: int) -> str:
+        return f"trial-{number}" if rung == len(self.search.rungs) - 1 else f"trial-{number}-rung-{rung}"
 
     def _spec(self, patch: dict[str, Any], rung: int, number: int) -> Spec:
-        name = f"trial-{number}" if rung == len(self.search.rungs) - 1 else f"trial-{number}-rung-{rung}"
+        name = self._name(number, rung)
         changed = self.spec.model_dump(exclude_unset=True) | {
             "search": None,
             "variants": {name: patch},
@@ -132,42 +187,48 @@ class Trials:
         }
         return Spec.model_validate(changed)
 
-    def _climb(self, trial: optuna.trial.Trial, patch: dict[str, Any], rung: int) -> None:
-        (task,) = tasks.plan(self._spec(patch, rung, trial.number), code=self.code)
+    def _climb(self, trial: optuna.trial.Trial, patch: dict[str, Any], rung: int) -> Row | None:
+        """Lets a trial onto a rung. The row that it ends with, where rows that are there decide that."""
+        (task,) = tasks.plan(self._spec(patch, rung, number_of(trial)), code=self.code)
         row = self.rows.get((task.variant, task.seed))
         (one,) = tasks.works([task])
         one.once = tasks.untouched(task, {key.split(".")[0] for key in self.search.space})
-        self.going[one.key] = trial, task.variant, rung
-        if row is not None and row.status == "done" and row.is_of(task):
-            self.ended(one.key, row)
-        else:
-            self.ready.append(one)
+        self.going[one.key] = trial, rung
+        if row is not None and row.status == DONE and row.is_of(task):
+            return self.ended(one.key, row)
+        self.ready.append(one)
+        return None
 
-    def ended(self, key: str, row: Row) -> None:
-        """Takes the row of a trial on a rung: it ends, or goes on."""
+    def ended(self, key: str, row: Row) -> Row | None:
+        """Takes the row of a trial on a rung. The row that the trial ends with, None while it goes on."""
         import optuna
 
-        trial, _, rung = self.going.pop(key)
+        trial, rung = self.going.pop(key)
         value, score = row.metrics.get(ACCURACY), row.metrics.get(f"{self.search.rules}_score")
-        if row.status != "done" or value is None or score is None:
+        if row.status != DONE or value is None or score is None:
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            return
-        others = self.reached.setdefault(rung, [])
+            return row
         last = rung == len(self.search.rungs) - 1
-        if not last and goes_on(value, others, self.search.keep):
+        further = not last and goes_on(value, self.reached[rung], self.search.keep)
+        self.reached[rung].append(value)
+        trial.set_user_attr(REACHED, [*trial.user_attrs.get(REACHED, []), value])
+        if further:
             patch = {key: json.loads(said) for key, said in trial.params.items()}
-            others.append(value)
-            self._climb(trial, patch, rung + 1)
-            return
-        others.append(value)
+            return self._climb(trial, patch, rung + 1)
         trial.set_user_attr("rung", rung)
         self.study.tell(trial, [value, score])
+        return row
 
     def _tell_row(
-        self, name: str, status: str, metrics: dict[str, float | None], task: tasks.Task | None, why: str
+        self,
+        trial: optuna.trial.Trial,
+        status: str,
+        metrics: dict[str, float | None],
+        task: tasks.Task | None,
+        why: str,
     ) -> None:
         digests = {key: getattr(task, key) for key in ("params_digest", "code_digest", "data_digest")} if task else {}
-        row = Row(name, self.spec.chosen_seeds[0], status, metrics, reason=shown(why), **digests)
+        row = Row(f"trial-{number_of(trial)}", self.seed, status, metrics, reason=shown(why), **digests)
         self.rows[row.key] = row
         self.new.append(row)
 
@@ -199,14 +260,14 @@ def opened(spec: Spec, name: str, folder: Path) -> optuna.Study:
         raise ParamsError([f"search.space: {path} is of another space; {way}"])
     study.set_user_attr("space", space)
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.enqueue_trial(trial.params)
+        study.enqueue_trial(trial.params, user_attrs={AGAIN_OF: number_of(trial)})
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
 
 
 def front(found: Sequence[Row], metric: str) -> list[Row]:
     """The rows that no other is at least as good as in both, accuracy up and score down; the cheapest first."""
-    there = [row for row in found if row.status == "done" and row.metrics.get(ACCURACY) and row.metrics.get(metric)]
+    there = [row for row in found if row.status == DONE and row.metrics.get(ACCURACY) and row.metrics.get(metric)]
     ordered = sorted(there, key=lambda row: (row.metrics[metric], -(row.metrics[ACCURACY] or 0.0)))
     best, kept = -math.inf, []
     for row in ordered:
@@ -221,11 +282,11 @@ def run(name: str, spec: Spec, cpus: int | None, folder: Path, cache: Path) -> i
     """Runs a search to its last trial. The exit code: 1 when no trial is done."""
     from sweeps import branches, engine, plots
     from sweeps.board import Board
-    from sweeps.run import CODE, Sweep
+    from sweeps.run import Sweep
 
     assert spec.search is not None
     search, place = spec.search, engine.Place(ROOT, folder.absolute(), cache.absolute())
-    tasks.check_clean(branches.git(ROOT, "status", "--porcelain", "--", *CODE))
+    tasks.check_clean(branches.git(ROOT, "status", "--porcelain", "--", *tasks.CODE))
     score = f"{search.rules}_score"
     metrics = list(dict.fromkeys([ACCURACY, score, *spec.metrics]))
     sweep = Sweep(name, spec.model_copy(update={"metrics": metrics}), [], branches.head(ROOT))
@@ -235,21 +296,36 @@ def run(name: str, spec: Spec, cpus: int | None, folder: Path, cache: Path) -> i
     def write() -> None:
         rows.write(sweep.table, list(trials.rows.values()), metrics)
 
-    with Board(name, ACCURACY, search.trials, []) as board, engine.started(cpus) as ray:
+    with Board(name, ACCURACY, search.trials, trials.told()) as board, engine.started(cpus) as ray:
 
         def take(outcome: Outcome) -> None:
-            row = replace(sweep.row(outcome), budget=f"rung {trials.going[outcome.work.key][2]}")
+            row = replace(sweep.row(outcome), budget=f"rung {trials.going[outcome.work.key][1]}")
             trials.rows[row.key] = row
-            trials.ended(outcome.work.key, row)
+            end = trials.ended(outcome.work.key, row)
             write()
-            board.ended(outcome.work.name, [row], outcome.seconds)
+            if end is None:
+                board.passed(outcome.work.name, f"{ACCURACY} {row.metrics[ACCURACY]:g}, goes on")
+            else:
+                board.ended(outcome.work.name, end, outcome.seconds)
+
+        def more() -> list[tasks.Work]:
+            found = trials.more()
+            for row in trials.new:
+                board.ended(row.variant, row, None)
+            trials.new.clear()
+            return found
 
         archive = engine.packed(place, sweep.commit)
         order = partial(engine.order_of, spec=spec, commit=sweep.commit, place=place, price=True)
-        runner = engine.Engine(ray, spec, spec.needs.cpus or 1, order, archive, take=take, began=board.began)
-        runner.run([], trials.more)
+        needed = spec.needs.cpus or tasks.cores(patched(read_yaml(base_path(spec)), spec.patch))
+        runner = engine.Engine(ray, spec, needed, order, archive, take=take, began=board.began)
+        board.slots = runner.slots
+        runner.run([], more)
         write()
-    best = front(list(trials.rows.values()), score)
+    found = trials.of_today()
+    if left_out := sum(row.status == DONE for row in trials.rows.values()) - len(found):
+        board.say(f"{left_out} rows of other code, data or params are left out of {name}_front.csv and its picture")
+    best = front(found, score)
     rows.write(sweep.table.with_name(f"{name}_front.csv"), best, metrics)
-    plots.front(Path(f"docs/plots/{name}_front"), list(trials.rows.values()), best, score)
+    plots.front(Path(f"docs/plots/{name}_front"), found, best, score)
     return 0 if best else 1

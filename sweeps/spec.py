@@ -174,6 +174,11 @@ class Spec(Section):
     def chosen_seeds(self) -> list[int]:
         return self.length.seeds or self.seeds
 
+    def with_seeds(self, seeds: list[int]) -> Spec:
+        """The same with other seeds, at every budget."""
+        budgets = {name: one.model_copy(update={"seeds": None}) for name, one in self.budgets.items()}
+        return self.model_copy(update={"seeds": seeds, "budgets": budgets})
+
 
 @dataclass(frozen=True)
 class Variant:

@@ -18,12 +18,13 @@ from micronet.params import ParamsError, read_yaml
 from sweeps.spec import ROOT, Spec, Variant, base_path, variants
 
 if TYPE_CHECKING:  # by the names that the stage scripts use, under which alone mypy may know a file
+    import common
     import dependencies
-    from common import validated
 else:
-    from stages import dependencies
-    from stages.common import validated
+    from stages import common, dependencies
 
+# What a task is a clone of; sweeps/price.py counts what it leaves.
+CODE = (*common.CODE, "dvc.yaml", "sweeps/price.py", "data/sample", "data/manifest.json")
 CHEAP = ("code", "prepare_data")  # stages that are no work worth a task of its own
 
 
@@ -145,8 +146,9 @@ def plan(spec: Spec, root: Path = ROOT, code: Code | None = None) -> list[Task]:
     found: list[Task] = []
     code = code or Code()
     for variant in variants(spec, base):
+        wrong += [f"variant {variant.name}: {fault}" for fault in _not_measured(spec.metrics, variant.last, graph)]
         try:
-            checked = validated(variant.tree | {"seed": spec.chosen_seeds[0]}, f"variant {variant.name}")
+            checked = common.validated(variant.tree | {"seed": spec.chosen_seeds[0]}, f"variant {variant.name}")
         except ParamsError as error:
             wrong += error.faults
             continue
@@ -156,6 +158,21 @@ def plan(spec: Spec, root: Path = ROOT, code: Code | None = None) -> list[Task]:
     return _in_order(found)
 
 
+def _not_measured(metrics: Sequence[str], last: str, graph: Graph) -> Iterator[str]:
+    """A line for each metric of a stage that does not run: what a clone holds of it is of the commit's own results."""
+    ran = graph.before(last)
+    for name in metrics:
+        stage = name.partition(".")[0]
+        if "." in name and stage not in ran:
+            yield f"metrics: {shown(name, 80)} is of a stage that does not run; {', '.join(ran)} do"
+
+
+def cores(tree: Mapping[str, Any]) -> int:
+    """How many cores a task of these params uses: `engine.threads` times `engine.processes`."""
+    engine = tree.get("engine", {})
+    return max(1, engine.get("threads", 2)) * engine.get("processes", 1)
+
+
 class Code:
     """Digests of the code of stages, each of which is read once for all variants of the same architectures."""
 
@@ -163,8 +180,8 @@ class Code:
         self.known: dict[tuple[str, ...], dict[str, str]] = {}
 
     def of(self, stage: str, checked: parameters.Params) -> dict[str, str]:
-        families = (getattr(checked, section).model.name for section in dependencies.ARCHITECTURES[stage])
-        key = (stage, *families)
+        specs = [getattr(checked, section).model.spec() for section in dependencies.ARCHITECTURES[stage]]
+        key = (stage, *dependencies.families(*specs))
         if key not in self.known:
             self.known[key] = dependencies.stage_digests(stage, checked)
         return self.known[key]

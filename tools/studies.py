@@ -13,7 +13,7 @@ from typing import Any
 
 import documents
 import plots
-from _tool import METRICS, ROOT, arguments_of, front
+from _tool import METRICS, ROOT, ToolError, arguments_of, front
 
 from micronet.files import write_atomically
 from micronet.params import read_yaml
@@ -69,15 +69,20 @@ def section(name: str, study: Spec, found: Sequence[Row], order: Sequence[str]) 
         "rows": len(done) + len(left_out),
         "left_out": len(left_out),
         "old": any(row.code_digest == "studies" for row in done),
-        "failed": [row for row in found if row.status == "failed" and row.variant in order],
+        "failed": failures(found, order),
     }
     return documents.render("study", facts)
+
+
+def failures(found: Sequence[Row], order: Sequence[str]) -> list[Row]:
+    """The rows of variants whose run failed."""
+    return [row for row in found if row.status == rows.FAILED and row.variant in order]
 
 
 def measured(found: Sequence[Row], order: Sequence[str]) -> list[Row]:
     """The rows of variants that have an accuracy."""
     return [
-        row for row in found if row.status == "done" and row.variant in order and row.metrics.get(METRIC) is not None
+        row for row in found if row.status == rows.DONE and row.variant in order and row.metrics.get(METRIC) is not None
     ]
 
 
@@ -134,20 +139,28 @@ def plot(stem: Path, title: str, found: Sequence[Row], order: Sequence[str], ref
         plots.write(figure, stem, ("svg",))
 
 
-def work() -> None:
+def work(*, fail_with_rows: bool) -> None:
+    """Raises `ToolError` where runs failed and that is asked for; the document is written by then."""
     tables = METRICS / "sweeps"
     write_atomically(DOCUMENT, render(tables))
+    failed = 0
     for name in STUDIES:
         study, found = spec.read(ROOT / f"sweeps/{name}.yaml"), rows.read(tables / f"{name}.csv")
         order = order_of(study)
+        failed += len(failures(found, order))
         if shown := rows.comparable(measured(found, order), study.reference)[0]:
             plot(PICTURES / name, study.question or name, shown, order, study.reference)
+    if failed and fail_with_rows:
+        runs = documents.counted(failed, "run")
+        raise ToolError(f"{runs} failed; {DOCUMENT} says why, and `make studies` tries again")
 
 
-def main() -> int:
-    return front("studies", work)
+def main(argv: list[str] | None = None) -> int:
+    parser = arguments_of("studies", __doc__)
+    parser.add_argument("--fail-with-rows", action="store_true", help="end with 1 where the tables have failed runs")
+    arguments = parser.parse_args(argv)
+    return front("studies", lambda: work(fail_with_rows=arguments.fail_with_rows))
 
 
 if __name__ == "__main__":
-    arguments_of("studies", __doc__).parse_args()
     sys.exit(main())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from micronet.params import ParamsError
 from sweeps import plots, search, spec, tasks
-from sweeps.rows import Row
+from sweeps.board import Board
+from sweeps.rows import TOO_DEAR, Row
 
 CODE = tasks.Code()  # read once for all tests
 SPEC = {
@@ -47,7 +50,7 @@ def climbed(trials: search.Trials, most: int = 100) -> list[str]:
 def test_what_is_over_the_price_is_a_row_and_is_not_trained(tmp_path):
     trials = opened(tmp_path, price=lambda tree, rules: 0.9)
     assert trials.more() == [] and len(trials.new) == 6
-    assert {row.status for row in trials.new} == {search.TOO_DEAR}
+    assert {row.status for row in trials.new} == {TOO_DEAR}
     assert trials.new[0].reason == "priced at 0.90000, more than 0.5"
 
 
@@ -58,9 +61,46 @@ def test_the_best_of_a_rung_go_on_and_a_search_that_was_stopped_goes_on(tmp_path
     again = opened(tmp_path, first.rows)
     rest = climbed(again)
     assert not set(names) & set(rest), "what is in the table is not run again"
-    assert len(again.study.get_trials()) == 6
+    assert len({search.number_of(trial) for trial in again.study.get_trials()}) == 6
     told = {row.metrics[search.ACCURACY] for row in again.rows.values() if "rung" not in row.variant}
     assert max(told) == max(row.metrics[search.ACCURACY] for row in again.rows.values())
+
+
+def test_trials_that_a_killed_search_left_in_the_middle_are_all_run_under_their_own_names(tmp_path):
+    first = opened(tmp_path)
+    names = climbed(first, most=2)
+    left = [first.more()[0].task.variant for _ in range(3)]
+    again = opened(tmp_path, first.rows)
+    assert set(again.reached) == {0, 1} and all(len(values) == 1 for values in again.reached.values())
+    assert [row.variant for row in again.told()] == ["trial-0"]
+    rest = climbed(again)
+    assert names == ["trial-0-rung-0", "trial-0"] and set(left) <= set(rest)
+    assert len({search.number_of(trial) for trial in again.study.get_trials()}) == SPEC["search"]["trials"]
+    assert len(again.told()) == SPEC["search"]["trials"] and again.more() == []
+    once_more = opened(tmp_path, again.rows)
+    assert once_more.more() == [] and once_more.told() == again.told()
+    for rung, values in again.reached.items():
+        assert sorted(once_more.reached[rung]) == sorted(values)
+
+
+def test_rows_of_other_code_are_no_part_of_the_front(tmp_path):
+    trials = opened(tmp_path)
+    climbed(trials)
+    kept = [row.key for row in trials.of_today()]
+    assert len(kept) > 6 and set(kept) == set(trials.rows)
+    stranger = replace(trials.rows[kept[0]], code_digest="another")
+    trials.rows |= {kept[0]: stranger, ("old", 0): replace(stranger, variant="old")}
+    assert [row.key for row in trials.of_today()] == kept[1:]
+
+
+def test_the_board_of_a_search_counts_trials_and_not_rungs():
+    board = Board("some", search.ACCURACY, 6, [Row("trial-0", 0, "done", {search.ACCURACY: 50.0})])
+    board.began("trial-1-rung-0")
+    board.passed("trial-1-rung-0", "goes on")
+    board.ended("trial-2", Row("trial-2", 0, TOO_DEAR, {}, reason="priced"), None)
+    board.ended("trial-1", Row("trial-1", 0, "done", {search.ACCURACY: 60.0}), 10.0)
+    assert board.summary().startswith("2 of 6 rows done, 0 failed, 1 too dear; best: trial-1, seed 0")
+    assert board.running == {} and board.left == pytest.approx(30.0)
 
 
 def test_a_share_of_a_rung_goes_on():

@@ -89,6 +89,36 @@ def test_several_specs_are_all_checked_before_the_first_one_runs(tmp_path, capsy
     assert capsys.readouterr().out == f"{good}: 4 runs of 2 variants\n" * 2
     assert run.main([str(good), "--seeds", "0", "--check"]) == 2
     assert capsys.readouterr().err == "seeds: must be >= 1 (got 0)\n"
+    assert run.main([str(ROOT / "sweeps/search.yaml"), "--seeds", "3", "--check"]) == 2
+    assert capsys.readouterr().err.endswith("search.yaml: search: has one seed, so --seeds cannot be\n")
+
+
+def test_other_seeds_are_those_of_every_budget():
+    budgets = {"short": {"epochs": 1, "seeds": [7]}, "long": {"epochs": 2}}
+    made = spec.Spec.model_validate(BASE | {"budgets": budgets, "budget": "short"}).with_seeds([0, 1, 2, 3, 4])
+    assert made.chosen_seeds == [0, 1, 2, 3, 4] and made.length.epochs == 1
+    assert len(tasks.plan(made, code=CODE)) == 5 * len(BASE["variants"])
+
+
+def test_a_metric_of_a_stage_that_does_not_run_is_refused():
+    made = spec.Spec.model_validate(BASE | {"last": "prune", "metrics": ["retrain.validation_accuracy_percent"]})
+    with pytest.raises(ParamsError) as error:
+        tasks.plan(made, code=CODE)
+    assert len(error.value.faults) == len(BASE["variants"])
+    assert error.value.faults[0] == (
+        "variant a: metrics: retrain.validation_accuracy_percent is of a stage that does not run; "
+        "prepare_data, train_teacher, train_student, distill, prune do"
+    )
+    fine = spec.Spec.model_validate(BASE | {"last": "prune", "metrics": ["distill.validation_accuracy_percent"]})
+    assert tasks.plan(fine, code=CODE)
+
+
+def test_networks_of_ones_own_are_told_apart_by_their_files_which_belong_to_the_commit():
+    models = {"own": {"file": "template.py", "class": "Template"}, "ours": {"name": "convnet", "widths": [8]}}
+    made = spec.Spec.model_validate(BASE | {"variants": {name: {"student.model": one} for name, one in models.items()}})
+    own, ours = tasks.plan(made, code=CODE)[::2]
+    assert own.code_digest != ours.code_digest and own.keys["train_teacher"] == ours.keys["train_teacher"]
+    assert "networks" in tasks.CODE
 
 
 def test_a_key_with_dots_replaces_and_a_section_is_laid_over():
@@ -138,6 +168,6 @@ def test_every_spec_of_the_repository_can_run_at_every_budget(path):
 def test_none_is_called_the_best_by_the_test_set():
     seeds = spec.Spec.model_validate({"last": "score", "metrics": ["accuracy_percent", "bytes"]})
     board = Board("seeds", run.told(seeds), 2, [])
-    board.ended("a-0", [Row("a", 0, "done", {"accuracy_percent": 90.0, "bytes": 3.0})], 1.0)
+    board.ended("a-0", Row("a", 0, "done", {"accuracy_percent": 90.0, "bytes": 3.0}), 1.0)
     assert board.best is None and "best" not in board.summary()
     assert run.told(spec.Spec.model_validate({"metrics": ["deck_score"]})) == "deck_score"
