@@ -40,7 +40,8 @@ def front(name: str, work: Callable[[], int | None]) -> int:
     """Runs a command's work.
 
     Args:
-        name: of the command; it begins each line but those about a file of settings, which begin with the file.
+        name: of the command; it begins each line but those about a file of settings, which begin with the file. An
+            error with a true `of_arguments` is about the command line and not about a file.
 
     Returns:
         The exit code: what `work` returns, or 0; 2 for faulty settings or arguments, 1 for work that failed, 130 when
@@ -77,7 +78,7 @@ def _ended(name: str, work: Callable[[], int | None]) -> int:
         return 1
     except MicronetError as error:
         lines = advised(error).splitlines() or [type(error).__name__]
-        if error.exit_code != 2:
+        if error.exit_code != 2 or getattr(error, "of_arguments", False):
             lines[0] = f"{name}: {lines[0]}"
         return _say(error.exit_code, *lines)
     except SystemExit as error:  # of other people's code: a network's forward, say

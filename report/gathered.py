@@ -19,7 +19,7 @@ from micronet.packed.errors import PackedFileError
 from micronet.packed.file import decode
 from micronet.packed.model import PackedModel
 from micronet.pipeline import STAGES
-from report.errors import ReportError
+from report.errors import ReportError, UnknownName
 from report.sources import Source
 
 OF_A_RUN = ("runs", "curves", "sweeps")  # folders of metrics/ that are no model's
@@ -62,7 +62,7 @@ class Places:
                 return cls(folder, params, kept, pipeline=pipeline, recipe=recipe)
         known = sorted({name for name, _ in _scores(source)} - {ROOT_MODEL})
         some = f"; {', '.join(known)} have" if known else ""
-        raise ReportError(f"NAME: {shown(name, 60)} has no score in metrics/ or pipelines/{some}")
+        raise UnknownName(f"NAME: {shown(name, 60)} has no score in metrics/ or pipelines/{some}")
 
 
 def models_in(source: Source, folder: str, inner: str = "") -> Iterator[str]:

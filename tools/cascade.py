@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from _tool import ToolError, add_params, arguments_of, front, open_split, parameters
+from _tool import add_params, arguments_of, front, open_split, parameters
 
 from micronet.errors import shown
 
@@ -62,8 +62,6 @@ def join(arguments: argparse.Namespace) -> int:
     from micronet.packed.cascade import Cascade
     from micronet.packed.file import read
 
-    if arguments.out and arguments.shares is None:
-        raise ToolError("--out needs --shares, which set the margins of the file")
     models = [read(path) for path in arguments.files]
     split = open_split(params, "validation")
     cascade = Cascade(models, split.images, split.labels)
@@ -98,6 +96,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--save", metavar="PATH", help="without --shares: write the table as CSV")
     parser.add_argument("--out", metavar="PATH", help="the file to write")
     arguments = parser.parse_args(argv)
+    if arguments.out and arguments.shares is None:
+        parser.error("--out needs --shares, which set the margins of the file")
+    if arguments.save and arguments.shares is not None:
+        parser.error("--save writes the table of all shares, without --shares")
     return front("cascade", lambda: join(arguments))
 
 

@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _tool import ROOT, ToolError, arguments_of, front
+from _tool import ROOT, ArgumentError, ToolError, arguments_of, front
 from rich.table import Table
 
-from micronet import reading
 from micronet.console import console
 from micronet.errors import shown
 from micronet.pipeline import STAGES
 from report.differences import NOTHING, differ, leaves, said
+from report.errors import ReportError
 from sweeps.branches import GitError, git
 
 OUT = Path("build/compare.html")
@@ -30,7 +30,7 @@ WIDEST = 60  # characters of a name
 def facts(root: Path, revision: str) -> dict[str, Any]:
     """The params and metrics of a revision, by name. Raises `ToolError` for one that there is not."""
     commit = commit_of(root, revision)
-    found = dict(leaves(_yaml(root, commit)))
+    found = dict(leaves(_params(root, commit, revision)))
     for stage in STAGES:
         content = _json(root, commit, f"metrics/{stage}.json", revision)
         found |= {} if content is None else dict(leaves(content, f"metrics/{stage}"))
@@ -42,29 +42,31 @@ def made_by_other(root: Path, a: str, b: str) -> list[str]:
 
     Of the code only what both used is compared: another architecture is a matter of the params.
     """
-    one, other, found = commit_of(root, a), commit_of(root, b), []
+    both, found = [(commit_of(root, revision), revision) for revision in (a, b)], []
     for stage in STAGES:
-        metrics = [_json(root, commit, f"metrics/{stage}.json", a) for commit in (one, other)]
-        codes = [_json(root, commit, f"code/{stage}.json", a) for commit in (one, other)]
+        metrics = [_json(root, commit, f"metrics/{stage}.json", revision) for commit, revision in both]
+        codes = [_json(root, commit, f"code/{stage}.json", revision) for commit, revision in both]
         if None in metrics or not all(isinstance(code, dict) for code in codes):
             continue
         if any(codes[0][path] != codes[1][path] for path in set(codes[0]) & set(codes[1])):
             found.append(stage)
-    manifests = [_json(root, commit, "data/manifest.json", a) for commit in (one, other)]
+    manifests = [_json(root, commit, "data/manifest.json", revision) for commit, revision in both]
     if None not in manifests and manifests[0] != manifests[1]:
         found.append("data")
     return found
 
 
 def commit_of(root: Path, revision: str) -> str:
-    """The commit that a name stands for. Raises `ToolError`: there is none."""
+    """The commit that a name stands for. Raises `ArgumentError`: there is none."""
     try:
         return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     except GitError:
         if not (root / ".git").exists():
-            raise ToolError("there is no git repository here, and commits are compared; a clone would work") from None
+            raise ArgumentError(
+                "there is no git repository here, and commits are compared; a clone would work"
+            ) from None
         way = "`git branch --list` names some"
-        raise ToolError(f"{shown(revision, 80)} is no commit, tag or branch here; {way}") from None
+        raise ArgumentError(f"{shown(revision, 80)} is no commit, tag or branch here; {way}") from None
 
 
 def _json(root: Path, commit: str, path: str, revision: str) -> Any:
@@ -77,16 +79,18 @@ def _json(root: Path, commit: str, path: str, revision: str) -> Any:
         raise ToolError(f"{path} of {shown(revision, 80)} is no JSON; another revision would work") from None
 
 
-def _yaml(root: Path, commit: str) -> Any:
-    import tempfile
+def _params(root: Path, commit: str, revision: str) -> dict[str, Any]:
+    """The params of a commit; none where it has no such file. Raises `ToolError`."""
+    from report.gathered import settings
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "params.yaml"
-        try:
-            path.write_text(git(root, "show", f"{commit}:params.yaml") + "\n", encoding="utf-8")
-        except GitError:
-            return {}
-        return reading.read(path)
+    try:
+        data = git(root, "show", f"{commit}:params.yaml")
+    except GitError:
+        return {}
+    try:
+        return settings(f"{data}\n".encode())
+    except ReportError as error:
+        raise ToolError(f"params.yaml of {shown(revision, 80)}: {error}; another revision would work") from None
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str, str]]:

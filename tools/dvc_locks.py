@@ -32,13 +32,14 @@ class LockError(MicronetError):
 
 
 def runs_dvc(process: Path) -> bool:
-    """Whether a folder of `/proc` is that of a DVC."""
+    """Whether a folder of `/proc` is that of a DVC, or of `tools/repro.py`, which is one under another name."""
     try:
         words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:  # it has ended, or is another user's
         return False
     names = [Path(word).name for word in words[:4]]
-    return "dvc" in names or any(Path(word).parts[-2:] == ("dvc", "__main__.py") for word in words[:4])
+    scripts = [Path(word).parts[-2:] for word in words[:4]]
+    return "dvc" in names or ("dvc", "__main__.py") in scripts or ("tools", "repro.py") in scripts
 
 
 def others_here(processes: Path = Path("/proc")) -> list[int]:

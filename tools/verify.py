@@ -20,7 +20,9 @@ from _tool import (
     MANIFEST,
     METRICS,
     PACKED,
+    PARAMS,
     SHOWN,
+    ArgumentError,
     ToolError,
     add_params,
     arguments_of,
@@ -126,7 +128,7 @@ def published(name: str) -> Published:
     A clone has no checkpoints of pipelines/: what the pipeline claims is held against the published file there.
 
     Raises:
-        ToolError: there is neither.
+        ArgumentError: there is neither.
     """
     pipelines = {path.parents[1].name for path in PIPELINES.glob("*/metrics/score.json")}
     released = {path.stem for path in RELEASE.glob("*.safetensors") if (METRICS / path.stem / CLAIMS.name).is_file()}
@@ -139,7 +141,7 @@ def published(name: str) -> Published:
         manifest = Path("build/verify") / name / "manifest.json"
         return Published(Path(), file, metrics / "params.yaml", metrics / CLAIMS.name, manifest)
     known = ", ".join(sorted(pipelines | released)) or "none is there"
-    raise ToolError(f"NAME: there is no published model {shown(name, SHOWN)!r}; one of these would work: {known}")
+    raise ArgumentError(f"NAME: there is no published model {shown(name, SHOWN)!r}; one of these would work: {known}")
 
 
 def open_published(arguments: argparse.Namespace) -> Subject:
@@ -454,8 +456,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.strict_images <= arguments.reference_images:
         parser.error("--strict-images: must be from 1 to --reference-images")
-    if arguments.name and (arguments.claims or arguments.file != str(PACKED)):
-        parser.error("--name: finds file and claims itself")
+    if arguments.name and (arguments.claims or arguments.file != str(PACKED) or arguments.params != PARAMS):
+        parser.error("--name: finds file, params and claims itself")
     return front("verify", lambda: verify(arguments))
 
 

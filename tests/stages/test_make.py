@@ -336,3 +336,7 @@ def test_demo_ends_by_saying_what_to_try_next_in_80_columns() -> None:
     assert {"score", "use", "repro"} <= set(re.findall(r"make ([a-z]+)", said)) <= {*targets(), "use"}
     assert all((ROOT / f"recipes/{name}.yaml").is_file() for name in re.findall(r"RECIPE=(\w+)", said))
     assert all(len(line) <= 80 for line in said.splitlines())
+
+
+def test_a_report_is_held_against_no_revision_by_itself_so_that_it_needs_no_repository(checkout):
+    assert make(checkout, "-s", "--eval", 'said:;@echo "[$$AGAINST]"', "said").stdout == "[]\n"

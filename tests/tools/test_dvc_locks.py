@@ -23,10 +23,10 @@ def folder(tmp_path, monkeypatch) -> Path:
     return Path(".dvc/tmp")
 
 
-@pytest.fixture
-def running(tmp_path):
-    """The number of a process that is named like a DVC of this folder."""
-    script = tmp_path / "bin/dvc"
+@pytest.fixture(params=["bin/dvc", "tools/repro.py", "dvc/__main__.py"])
+def running(tmp_path, request):
+    """The number of a process that is named like a DVC of this folder, or like what `make repro` runs it in."""
+    script = tmp_path / request.param
     script.parent.mkdir()
     script.write_text("import time; print(flush=True); time.sleep(60)")
     process = subprocess.Popen([sys.executable, "-I", str(script)], cwd=tmp_path, stdout=subprocess.PIPE)

@@ -45,7 +45,6 @@ def test_a_written_cascade_holds_what_it_claims(checkout, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([*JOINED, "--out", "x"], "--out needs --shares"),
         (JOINED[:1], "needs two packed models or more"),
         ([*JOINED, "--shares", "0.1", "0.5"], "shares: must be 2 falling numbers"),
         ([*JOINED, "missing.safetensors"], "there is no such file"),
@@ -55,6 +54,13 @@ def test_what_cannot_be_joined_fails_in_one_line(checkout, capsys, arguments, me
     assert cascade.main(arguments) == 1
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1 and not Path("x").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--out", "x"], ["--shares", "0.5", "0.1", "--save", "x"]])
+def test_arguments_that_would_be_ignored_are_refused(checkout, capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        cascade.main([*JOINED, *arguments])
+    assert caught.value.code == 2 and "shares" in capsys.readouterr().err and not Path("x").exists()
 
 
 def test_an_unpacked_model_is_a_checkpoint_that_a_student_can_start_from(checkout, capsys):

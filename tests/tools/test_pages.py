@@ -60,12 +60,12 @@ def test_a_report_without_git_or_of_a_revision_that_there_is_not_says_so(results
     assert page.main(["--out", "build/report.html", "--name", "mnist"]) == 0
     text = Path("build/report.html").read_text()
     assert "There is no params file at <code>HEAD</code>" in text and "is no git repository" in text
-    assert page.main(["--against", "mian"]) == 1
+    assert page.main(["--against", "mian"]) == 2
     assert "there is no git repository here" in capsys.readouterr().err
     committed(results, "main")
-    assert page.main(["--against", "mian"]) == 1
+    assert page.main(["--against", "mian"]) == 2
     assert "report: mian is no commit, tag or branch here" in capsys.readouterr().err
-    assert page.main(["--name", "../metrics"]) == 1
+    assert page.main(["--name", "../metrics"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("report: NAME: ../metrics has no score")
 
 

@@ -66,12 +66,13 @@ def test_once_a_pipeline_has_run_its_folder_is_what_the_name_means(checkout, cap
 @pytest.mark.parametrize("name", ["nothing", "../metrics", "\x1b[2J" + "x" * 1000])
 def test_a_name_of_nothing_is_one_line_that_lists_what_there_is(checkout, capsys, name):
     released_as("tiny")
-    assert verify.main(["--name", name]) == 1
+    assert verify.main(["--name", name]) == 2
     said = capsys.readouterr().err
     assert said.strip().endswith("one of these would work: tiny") and said.count("\n") == 1 and len(said) <= 310
-    with pytest.raises(SystemExit) as caught:
-        verify.main(["--name", "tiny", "other.safetensors"])
-    assert caught.value.code == 2
+    for more in (["other.safetensors"], ["--params", "other.yaml"], ["--claims", "other.json"]):
+        with pytest.raises(SystemExit) as caught:
+            verify.main(["--name", "tiny", *more])
+        assert caught.value.code == 2
 
 
 def test_what_lies_in_metrics_without_a_file_in_release_is_no_published_model(checkout, capsys):
@@ -79,7 +80,7 @@ def test_what_lies_in_metrics_without_a_file_in_release_is_no_published_model(ch
     for folder in ("runs", "folder"):
         Path("metrics", folder).mkdir(exist_ok=True)
         Path("metrics", folder, "score.json").write_text("{}")
-    assert verify.main(["--name", "runs"]) == 1
+    assert verify.main(["--name", "runs"]) == 2
     assert capsys.readouterr().err.endswith("there is no published model 'runs'; one of these would work: tiny\n")
 
 
