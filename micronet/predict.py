@@ -21,13 +21,13 @@ from micronet.data.progress import progress_bar
 from micronet.errors import MicronetError, shown
 from micronet.front import Parser, front, without_prompt
 from micronet.packed.file import read as read_packed
+from micronet.packed.model import FIT
 from micronet.packed.reference import margins, predict, run
 
 if TYPE_CHECKING:
     from micronet.packed.model import PackedModel
 
 FITS = ("stretch", "crop", "pad")
-FIT = "image_fit"  # of the texts about a model's making: how its training images were made
 TOGETHER = 50  # pictures in memory
 NAME = 100  # characters of a picture's name
 

@@ -13,11 +13,12 @@ from micronet.errors import shown
 
 
 def work(job: TaughtJob) -> None:
+    from micronet.packed.model import FIT
     from micronet.packed.quantizing import quantize
 
     section, path = job.params.quantize, CHECKPOINTS / "quantized.safetensors"
     image = job.params.data.image
-    fit = {"image_fit": image.fit} if image else {}  # micronet.predict brings pictures to their size in the same way
+    fit = {FIT: image.fit} if image else {}  # micronet.predict brings pictures to their size in the same way
     with job.resumable("quantize", inputs=("teacher", "retrained")) as state:
         found = quantize(
             job.load("retrained").model(),

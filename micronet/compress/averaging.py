@@ -27,7 +27,7 @@ def average(networks: Sequence[nn.Module], batches: Iterable[Tensor]) -> nn.Modu
 
     Args:
         networks: two or more that `models.build` made of one spec.
-        batches: normalised training images, (N, 3, 32, 32) float32 each, that the statistics of its batch norms are
+        batches: normalised training images, (N, C, H, W) float32 each, that the statistics of its batch norms are
             measured on: those of the networks do not fit the mean of their weights.
 
     Raises:

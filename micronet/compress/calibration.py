@@ -32,7 +32,7 @@ def _checked(images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.uint8 or not images.numel():
         said = f"{images.dtype} of {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise QuantizationError(
-            f"calibration takes images (N, 3, 32, 32) of torch.uint8, pixels that nobody has normalised (got {said})"
+            f"calibration takes images (N, C, H, W) of torch.uint8, pixels that nobody has normalised (got {said})"
         )
 
 
@@ -64,7 +64,7 @@ def _observed(prepared: nn.Module) -> Iterator[None]:
 
 
 def _batches(prepared: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Normalised images, (N, 3, 32, 32) float32, where the network is."""
+    """Normalised images, (N, C, H, W) float32, where the network is."""
     device = next(prepared.parameters()).device
     for batch in images.split(batch_size):
         yield normalise(batch).to(device)
@@ -72,7 +72,7 @@ def _batches(prepared: nn.Module, images: Tensor, batch_size: int) -> Iterator[T
 
 @torch.no_grad()
 def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250, watch: Watch = unwatched) -> None:
-    """Sets the step of every activation quantizer from images, (N, 3, 32, 32) uint8: least squared error.
+    """Sets the step of every activation quantizer from images, (N, C, H, W) uint8: least squared error.
 
     Activations are observed with the weights quantized and the activations not. Batch norms are left alone.
 
@@ -191,7 +191,7 @@ def _estimated(prepared: nn.Module, norms: dict[str, _BatchNorm], batch: Tensor)
 
 
 def training_batches(images: Tensor, config: Augment, seed: int, batch_size: int = 500) -> Iterable[Tensor]:
-    """Normalised batches of images (N, 3, 32, 32) uint8, augmented as in training, for `recalibrate_batch_norm`.
+    """Normalised batches of images (N, C, H, W) uint8, augmented as in training, for `recalibrate_batch_norm`.
 
     The weights have learned to live with the statistics of augmented images, whose crops have grey borders: with
     those of the images as they are, the laptop student lost half a point on validation.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -187,7 +188,10 @@ class _Reader:
         self.modules = dict(module.named_modules())
         self.values, self.asks_mode = tracer.values, tracer.mode.asked
         # Numbers of images, and what is computed with them.
-        self.numbers = [node for node, value in self.values.items() if not isinstance(value, Tensor)]
+        self.numbers = {node: None for node, value in self.values.items() if not isinstance(value, Tensor)}
+        self.places = {node: place for place, node in enumerate(self.graph.nodes)}
+        self.memories: dict[fx.Node, fx.Node] = {}  # node: whose memory its value may be
+        self.holders: dict[fx.Node, list[fx.Node]] = defaultdict(list)  # and the other way around
 
     def read(self) -> Network:
         """To be called once."""
@@ -251,14 +255,16 @@ class _Reader:
         Raises:
             QuantizationError: the same memory is read by another name afterwards.
         """
-        if not found.read.in_place:
-            return
-        before = {other: place for place, other in enumerate(self.graph.nodes)}
-        written, memory = found.inputs[0], self._memory(found.inputs[0])
-        for other in list(self.graph.nodes)[: before[node]]:
-            if other in self.numbers or self._memory(other) is not memory:
-                continue
-            late = [user for user in other.users if before[user] > before[node]]
+        if found.read.in_place:
+            self._give_to_late_readers(node, found)
+            self._in_a_new_place(node, found)
+        if node.prev.next is node:  # else it is gone
+            self.holders[self._memory(node)].append(node)
+
+    def _give_to_late_readers(self, node: fx.Node, found: Call) -> None:
+        written = found.inputs[0]
+        for other in self.holders[self._memory(written)]:
+            late = [user for user in other.users if self.places[user] > self.places[node]]
             if late and other is not written:
                 raise QuantizationError(
                     f"{found.place}: writes into memory that {place_of(late[0])} reads later by another name, "
@@ -266,16 +272,15 @@ class _Reader:
                 )
             for user in late:
                 user.replace_input_with(other, node)
-        self._in_a_new_place(node, found)
 
     def _memory(self, node: fx.Node) -> fx.Node:
-        """The node whose memory a node's value may be. What was made in place before has one of its own."""
-        while node.op not in ("placeholder", "output"):
+        """The node whose memory a node's value may be; what was made in place before has one of its own. To be asked
+        of nodes in their order, once they have been brought into their form."""
+        if node not in self.memories:
             found = self._call(node)
-            if found.kind not in ("identity", "flatten") or node.target in (torch.clone, "clone"):
-                break
-            node = found.inputs[0]
-        return node
+            shares = found.kind in ("identity", "flatten") and node.target not in (torch.clone, "clone")
+            self.memories[node] = self._memory(found.inputs[0]) if shares else node
+        return self.memories[node]
 
     def _in_a_new_place(self, node: fx.Node, found: Call) -> None:
         """Makes an operation that writes into its input one that does not."""
@@ -420,7 +425,7 @@ class _Reader:
 
     def _erase_numbers(self) -> None:
         """Nothing computes with the size of a map."""
-        for node in reversed(self.numbers):
+        for node in reversed(list(self.numbers)):
             if node.users:
                 user = next(iter(node.users))
                 raise QuantizationError(

@@ -56,7 +56,7 @@ def _map_of(read: Call, shape: tuple[int, ...], sources: list[Map]) -> Map:
 
 
 def gives_logits(node: fx.Node, calls: Mapping[fx.Node, Call]) -> bool:
-    """Whether nothing but a scale stands between a linear layer and the network's result."""
+    """Whether nothing but a factor and a shift stands between a linear layer and the network's result."""
     while len(node.users) == 1:
         (user,) = node.users
         if calls[user].kind == "output":

@@ -44,8 +44,13 @@ def prepare(model: nn.Module, quantize: Quantize, image: tuple[int, int, int] = 
 
     Raises:
         QuantizationError: a network that cannot be read, an operation that could not be packed later, or a layer of
-            `layer_bits` that is not there.
+            `layer_bits` that is not there, or whose bits the method does not have.
     """
+    if quantize.method == "fx_int8" and set(quantize.layer_bits.values()) - {8}:
+        name, bits = next((name, bits) for name, bits in quantize.layer_bits.items() if bits != 8)
+        raise QuantizationError(
+            f"quantize.layer_bits: {shown(name, 60)}: fx_int8 has 8 bits in every layer (got {bits}); lsq would work"
+        )
     network = read(model, image=image)
     prepared = _Rewriter(network, quantize).rewrite()
     prepared.meta["asks_mode"] = network.asks_mode
@@ -279,12 +284,13 @@ class _Rewriter:
 
     def _visit_maximum(self, node: fx.Node) -> None:
         self._visit_average(node)
-        window = self.calls[node].settings
-        before = self.real.pop(node.all_input_nodes[0], None)
+        window, source = self.calls[node].settings, node.all_input_nodes[0]
+        before = self.real.pop(source, None)
         if before is not None:
             own = self.calls[node].operation.followers
-            if not window.apart or window.kernel[0] != window.kernel[1]:
-                # Such windows are taken of codes, and what a norm of negative gain makes of them turns their order.
+            of_sums = not self.half and self.calls[source].kind == "conv"
+            if not (of_sums and window.apart and window.kernel[0] == window.kernel[1]):
+                # Other maxima are taken of codes, whose order a norm of negative gain would turn around.
                 own = tuple(name for name in own if name != "norm")
             self.real[node] = _Real(tuple(name for name in before.followers if name in own), before.kernel)
 

@@ -7,6 +7,7 @@ difference of so much, and more is a fault.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import singledispatch
 from typing import Any
@@ -27,6 +28,7 @@ from micronet.packed.steps.scaling import FloatScaling, Requantization, Scaling
 from micronet.packed.steps.table import Applied
 
 IMAGES = 16  # that are looked at
+MOST_NUMBERS = 1 << 26  # of all maps of these images, which are held as floats and as codes: about a gigabyte
 FLOAT_ERROR = 1e-5  # of the size of a sum: what float32 makes of it in the network
 HALF_ERROR = 2.0**-10  # of the size of a product: a weight and its gain are rounded to 11 bits each
 
@@ -51,13 +53,14 @@ def compare(
         prepared: on the CPU; it is looked at in eval mode, and stays in its own.
         made: the node of each step, and what one code of each channel is worth, (C,); steps in between have none.
         model: of one network, as it was read back.
-        images: (N, C, H, W) uint8; the first ones are looked at.
+        images: (N, C, H, W) uint8; the first ones are looked at, fewer where all their maps would take gigabytes.
         watch: shows how many steps are done.
 
     Raises:
         PackError: names the first step whose values differ by more than its roundings explain.
     """
-    seen = normalise(images[:IMAGES])
+    numbers = sum(math.prod(step.shape) for step in model.steps)
+    seen = normalise(images[: max(1, min(IMAGES, MOST_NUMBERS // numbers))])
     modes = [(part, part.training) for part in prepared.modules()]
     try:
         real = _values(prepared.eval(), seen, {node for node, _ in made.values()})

@@ -23,7 +23,7 @@ from micronet.packed.errors import PackError
 from micronet.packed.file import decode, encode
 from micronet.packed.limits import MOST_NETWORKS
 from micronet.packed.margins import margin_of, margins, mean_passes
-from micronet.packed.model import CASCADE, PackedModel, joined
+from micronet.packed.model import CASCADE, FIT, PackedModel, joined
 from micronet.packed.module import PackedModule
 from micronet.packed.steps import Affine, Conv, Product, Step
 from micronet.packed.steps.linear import Choice, chosen
@@ -65,6 +65,8 @@ def join(models: Sequence[PackedModel]) -> bytes:
             raise PackError("models that keep other bits of a pixel, or have other classes, cannot be joined")
         if (model.image, model.class_names) != (first.image, first.class_names):
             raise PackError("models of images of other shapes, or whose classes have other names, cannot be joined")
+        if model.metadata.get(FIT) != first.metadata.get(FIT):
+            raise PackError("models of pictures that were fitted in other ways (data.image_fit) cannot be joined")
     steps: list[Step] = [first.steps[0]]
     for number, model in enumerate(models, 1):
         # The input is shared; what follows it moves behind the networks before.
@@ -105,6 +107,7 @@ class Cascade:
     def __init__(self, models: Sequence[PackedModel], images: Tensor, labels: Tensor):
         self.model, self.labels = decode(join(models)), labels
         self.digests = [model.digest for model in models]
+        self.fit = {key: text for key, text in models[0].metadata.items() if key == FIT}
         module = PackedModule(self.model).eval()
         last = len(models) - 1
         # Every second pass sees the mirror image; the last network has two.
@@ -165,8 +168,10 @@ class Cascade:
         return max((equal - less for less in range(LESS_HEARD + 1)), key=right)
 
     def claims(self, tuning: Tuning) -> dict[str, str]:
-        """What the file of this tuning says of itself: its accuracy on these images, the digests of its networks."""
+        """What the file of this tuning says of itself: its accuracy on these images, the digests of its networks, and
+        how pictures are to be fitted, where its networks say that."""
         return {
+            **self.fit,
             "validation_accuracy_percent": f"{tuning.accuracy_percent:.4f}",
             **{f"network_{number}": digest for number, digest in enumerate(self.digests, 1)},
         }

@@ -16,6 +16,7 @@ import json
 import os
 import stat
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,7 @@ from micronet.packed.steps.outline import Plan
 VERSION = 3  # of a file of one network, and of how its operations are counted
 CASCADE_VERSION = 4  # of a file of several
 GENERAL_VERSION = 5  # of a file that says what the two before cannot: other images, classes, operations
+NEWER_KEYS = {"classes", "logit_scale"}  # of the table, since version 5
 KNOWN = (VERSION, CASCADE_VERSION, GENERAL_VERSION)
 PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how files of torch.save begin
 MOST_NAME = 200  # characters of a step's name
@@ -79,7 +81,8 @@ def encode(
     """The file's bytes; the same input gives the same bytes.
 
     The oldest version that can say it is written: 3 for a network, 4 for several, of 32 x 32 images in three colours,
-    with CIFAR-10's classes or without names, and with the operations of these versions; they hold no scale.
+    with CIFAR-10's classes or of another number without names, with the operations of these versions; they hold no
+    scale.
 
     Args:
         arithmetic: integer, half.
@@ -89,7 +92,7 @@ def encode(
     """
     names = stored_names(class_names)
     version = CASCADE_VERSION if len(networks(steps)) > 1 else VERSION
-    if max(step.since(steps) for step in steps) > VERSION or names not in ((), implied_names(steps[-1].shape[0])):
+    if max(step.since(steps) for step in steps) > VERSION or names != implied_names(steps[-1].shape[0]):
         version = GENERAL_VERSION
     bits: list[np.ndarray] = []
     rows, at = [], 0
@@ -119,6 +122,12 @@ def encode(
     text = json.dumps(top, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + payload
+
+
+def restated(model: PackedModel, metadata: dict[str, str]) -> bytes:
+    """The bytes of the same model with other texts about its making."""
+    said: dict[str, Any] = {"class_names": model.class_names, "logit_scale": model.logit_scale}
+    return encode(model.steps, model.spec, model.arithmetic, metadata, **said)
 
 
 def _outline(row: Any, plan: Plan, last: bool) -> None:
@@ -243,7 +252,7 @@ def _class_names(table: dict[str, Any], version: int, classes: int) -> tuple[str
             most = f"a text of 1 to {MOST_CLASS_NAME} printable characters"
             raise PackedFileError(f"classes: a name must be {most} (got {checks.shown(name)})")
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(names).most_common(1)[0][0]
         raise PackedFileError(f"classes: each needs a name of its own (got {checks.shown(twice)} twice)")
     return tuple(names)
 
@@ -275,6 +284,9 @@ def decode(data: bytes) -> PackedModel:
         raise PackedFileError("its metadata are no texts")
     if header.get("model") is not None and not isinstance(header["model"], dict):
         raise PackedFileError("its model spec is no object")
+    newer = sorted(NEWER_KEYS & set(table)) if header["version"] != GENERAL_VERSION else []
+    if newer:
+        raise PackedFileError(f"its table has {newer[0]}, which version {header['version']} does not hold")
     plan = planned(rows, arithmetic == "half", len(payload))
     reader = Reader(payload)
     steps = _read_steps(reader, rows, plan)

@@ -15,7 +15,7 @@ from micronet.packed.steps.scaling import Requantization, Residual
 from micronet.packed.steps.weights import Weights
 from micronet.packed.widths import bit_length, product_range, signed_width
 
-MOST_SHIFT = 36
+LARGEST_SHIFT = 36
 MOST_EXPONENT = 15  # shifts of one step differ by at most this
 BIAS_FRACTION_BITS = 8  # a bias is stored to 1 / 256 of an output code
 
@@ -76,8 +76,8 @@ def shifts_for(gain: np.ndarray, limit: int) -> np.ndarray:
     """The shift of each channel, its own, so that all multipliers use their width, (C,) int64."""
     with np.errstate(divide="ignore"):
         shift = np.floor(np.log2(limit / np.abs(gain)))
-    shift += np.abs(np.rint(gain * 2.0 ** np.minimum(shift + 1, MOST_SHIFT))) <= limit
-    shift = np.clip(shift, 0, MOST_SHIFT).astype(np.int64)
+    shift += np.abs(np.rint(gain * 2.0 ** np.minimum(shift + 1, LARGEST_SHIFT))) <= limit
+    shift = np.clip(shift, 0, LARGEST_SHIFT).astype(np.int64)
     least = int(shift[gain != 0].min()) if gain.any() else BIAS_FRACTION_BITS
     return np.where(gain != 0, np.minimum(shift, least + MOST_EXPONENT), least)
 

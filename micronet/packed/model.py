@@ -10,6 +10,7 @@ import numpy as np
 
 from micronet.packed.steps import Conv, Input, Linear, Step
 
+FIT = "image_fit"  # of the texts about a model's making: how its training pictures were brought to their size
 CASCADE = "cascade"  # the name in the spec of several networks
 MOST_AT_ONCE = 1 << 28  # numbers that images take which are computed together: a gigabyte of float32
 

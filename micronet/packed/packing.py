@@ -7,7 +7,8 @@ channels before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from micronet.compress.spellings import Window
 from micronet.data.progress import Watch, unwatched
 from micronet.files import write_atomically
 from micronet.packed.agreement import compare, made_up_images
-from micronet.packed.errors import PackError
-from micronet.packed.file import decode, encode
+from micronet.packed.errors import PackedFileError, PackError
+from micronet.packed.file import decode, encode, planned
 from micronet.packed.fixed_point import Added, float_weights, requantization, stored_weights, width_of
-from micronet.packed.limits import MOST_LOGIT_SCALE, MOST_SUM
+from micronet.packed.limits import MOST_FILE_BYTES, MOST_LOGIT_SCALE, MOST_SUM
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule, flip_margin
 from micronet.packed.pending import (
@@ -182,11 +183,6 @@ class _Packer:
         gain, offset = gain_and_offset(self.modules[node.target])
         if source in self.pending and not self.pending[source].norm and self.pending[source].residual is None:
             before = self.pending[source]
-            if before.of_codes and (gain < 0).any():
-                raise PackError(
-                    f"{node.target}: has negative scales and follows a maximum of floats; lsq, or a batch norm before "
-                    "the pool would work"
-                )
             self.pending[node] = replace(before, gain=gain, offset=before.offset * gain + offset, norm=True)
         else:
             self.pending[node] = Pending(str(node.target), self._value(source, node), None, gain, offset, norm=True)
@@ -274,8 +270,6 @@ class _Packer:
         main = next((item for item in node.all_input_nodes if item in self.pending), node.all_input_nodes[0])
         other = self._value(next(item for item in node.all_input_nodes if item is not main), node)
         if main in self.pending:
-            if self.pending[main].of_codes:
-                raise PackError(f"{node.name}: adds to a maximum of floats; lsq, or a ReLU between would work")
             self.pending[node] = replace(self.pending[main], residual=other)
         else:
             self.pending[node] = Pending.plain(node.name, self._value(main, node), residual=other)
@@ -448,7 +442,18 @@ def rehearse(prepared: fx.GraphModule, quantize: Quantize) -> None:
     Raises:
         PackError: see `pack`.
     """
-    _packed(prepared, quantize)
+    packer, _ = _packed(prepared, quantize)
+    with _of_the_model():
+        planned([step.row(0) for step in packer.steps], packer.half, MOST_FILE_BYTES)
+
+
+@contextmanager
+def _of_the_model() -> Iterator[None]:
+    """What a file cannot hold is said of the model, for there is no file yet."""
+    try:
+        yield
+    except PackedFileError as error:
+        raise PackError(str(error)) from None
 
 
 def pack(
@@ -485,8 +490,9 @@ def pack(
     if len(class_names) not in (0, classes):
         raise PackError(f"the network tells {classes} classes apart, and {len(class_names)} names were given")
     described: dict[str, Any] = {"class_names": class_names, "logit_scale": packer.logit_scale}
-    data = encode(packer.steps, spec, arithmetic, texts, **described)
-    model = decode(data)
+    with _of_the_model():
+        data = encode(packer.steps, spec, arithmetic, texts, **described)
+        model = decode(data)
     compare(finished, packer.made, model, made_up_images(packer.image) if seen is None else seen, watch)
     if quantize.flip_share:
         if images is None:

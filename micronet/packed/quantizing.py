@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -21,8 +20,10 @@ from micronet.compress.quantization import prepare
 from micronet.compress.trimming import Trimming
 from micronet.data.images import Split
 from micronet.data.progress import Watch, counted, unwatched
+from micronet.files import write_atomically
+from micronet.packed.file import decode, restated
 from micronet.packed.model import PackedModel
-from micronet.packed.module import PackedModule, load_packed
+from micronet.packed.module import PackedModule
 from micronet.packed.packing import pack, rehearse
 from micronet.params import Quantize
 from micronet.training.constraints import Constraint
@@ -93,15 +94,23 @@ def quantize(
         batches = training_batches(images[:batch_norm_images], section.train.augment, seed)
         with watch("batch norm statistics", len(images[:batch_norm_images]), "images") as done:
             recalibrate_batch_norm(prepared, counted(batches, done))
-    told: dict[str, Any] = {"quantize": section, "images": validation.images, "seen": images, "watch": watch}
-    told["class_names"] = class_names
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "packed"
-        packed = pack(prepared, trial, **told)
-        exact = machine().exact()
-        module = load_packed(trial).to(exact.device)
+        packed = pack(
+            prepared,
+            trial,
+            quantize=section,
+            images=validation.images,
+            seen=images,
+            class_names=class_names,
+            watch=watch,
+        )
+    exact = machine().exact()
+    module = PackedModule(packed).to(exact.device)
     accuracy = evaluate(module, validation, exact, evaluation_batch_size, watch, "measuring the packed model")[1]
     if path is not None:
         claims = {"validation_accuracy_percent": f"{accuracy:.4f}", **(metadata or {})}
-        packed = pack(prepared, path, **told, metadata=claims)
+        data = restated(packed, claims)
+        packed = decode(data)
+        write_atomically(path, data)
     return Quantized(prepared, packed, module, accuracy, training, refitted)

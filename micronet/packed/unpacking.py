@@ -64,7 +64,7 @@ def unpack(packed: PackedModel, images: Tensor, labels: Tensor) -> nn.Module:
                 f"{shown(step.name, SHOWN_NAME)}: a {step.op} cannot be unpacked, only a convolution with a batch norm"
             )
     _measure(model, [(model.get_submodule(name), norm) for name, norm in norms.items()], normalise(images))
-    _fit_scale(model, normalise(images), labels)
+    _fit_scale(model, _layer(model, packed.steps[-1].name, nn.Linear), normalise(images), labels)
     return model
 
 
@@ -144,6 +144,12 @@ def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Conv, worth: dict[int
     layer.weight.copy_((codes * unit).float())
     gain = scaling.multiplier / 2.0**scaling.shift * scale / (worth[step.inputs[0]] * unit)
     bias = (scaling.bias / 2.0**scaling.bias_fraction - 0.5) * scale  # without the half that makes a floor a rounding
+    if not norm.affine:
+        raise UnpackError(
+            f"{shown(step.name, SHOWN_NAME)}: has a batch norm without gain and bias; one with both works"
+        )
+    if layer.bias is not None:
+        layer.bias.zero_()  # the norm's holds it
     norm.weight.copy_(torch.from_numpy(gain).float())
     norm.bias.copy_(torch.from_numpy(bias).float())
     assert norm.running_mean is not None and norm.running_var is not None
@@ -155,7 +161,10 @@ def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Conv, worth: dict[int
 @torch.no_grad()
 def _restore_linear(layer: nn.Linear, step: Linear, worth: float) -> None:
     layer.weight.copy_(torch.from_numpy(step.weights.codes.astype(np.float32)).view_as(layer.weight) / worth)
-    layer.bias.copy_(torch.from_numpy(step.bias.astype(np.float32)))
+    if layer.bias is not None:
+        layer.bias.copy_(torch.from_numpy(step.bias.astype(np.float32)))
+    elif step.bias.any():
+        raise UnpackError(f"{shown(step.name, SHOWN_NAME)}: has a bias in its step and none in the architecture")
 
 
 @torch.no_grad()
@@ -183,10 +192,9 @@ def _measure(model: nn.Module, pairs: list[tuple[nn.Module, nn.BatchNorm2d]], im
 
 
 @torch.no_grad()
-def _fit_scale(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Scales the logits, integers until now, to the least cross entropy."""
+def _fit_scale(model: nn.Module, classifier: nn.Linear, images: Tensor, labels: Tensor) -> None:
+    """Scales the logits, integers until now, to the least cross entropy. `classifier` gives them."""
     logits = torch.cat([model(part) for part in images.split(250)]).double()
     scale = min(LOGIT_SCALES.tolist(), key=lambda scale: float(F.cross_entropy(logits * scale, labels.long())))
-    classifier = _layer(model, "classifier", nn.Linear)
-    classifier.weight.mul_(scale)
-    classifier.bias.mul_(scale)
+    for parameter in classifier.parameters():
+        parameter.mul_(scale)

@@ -17,6 +17,7 @@ from micronet.compress.functions import FUNCTIONS, Ends, Function
 from micronet.compress.pointwise import TORCH, computed
 from micronet.compress.quantization import prepare
 from micronet.compress.quantizers import LsqActivation
+from micronet.data.datasets import CLASSES
 from micronet.data.images import normalise
 from micronet.packed.module import PackedModule, load_packed
 from micronet.packed.packing import pack
@@ -106,7 +107,7 @@ def steps_of(model: nn.Module, tmp_path, method: str = "lsq") -> list:
     torch.manual_seed(0)
     prepared = prepare(settled(model, IMAGES), METHODS[method]).eval()
     calibrate(prepared, IMAGES)
-    packed = pack(prepared, tmp_path / "m", quantize=METHODS[method], seen=IMAGES)
+    packed = pack(prepared, tmp_path / "m", quantize=METHODS[method], seen=IMAGES, class_names=CLASSES)
     return list(packed.steps[2:])  # behind the image and its pool
 
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from micronet.compress.calibration import recalibrate_batch_norm
+from micronet.data.datasets import CLASSES
 from micronet.data.images import Split, normalise
 from micronet.packed.cascade import Cascade, join
 from micronet.packed.errors import PackedFileError, PackError
 from micronet.packed.file import decode, encode, read
 from micronet.packed.limits import MOST_SUM
 from micronet.packed.margins import margins
-from micronet.packed.model import PackedModel, joined, logit_ranges, shifts
+from micronet.packed.model import FIT, PackedModel, joined, logit_ranges, shifts
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.packed.reference import predict, run, witness
@@ -48,7 +49,8 @@ def network(path, number: int, classes: int = 10, **changes) -> PackedModel:
     recalibrate_batch_norm(model, [normalise(IMAGES)])
     with torch.no_grad():
         model.classifier.bias.zero_()
-    return pack(quantized(model, quantize, IMAGES), path, quantize=quantize, images=IMAGES)
+    names = CLASSES if classes == len(CLASSES) else ()
+    return pack(quantized(model, quantize, IMAGES), path, quantize=quantize, images=IMAGES, class_names=names)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +185,7 @@ def test_logits_of_another_scale_are_brought_together_by_powers_of_two(three, tm
     *before, last = loud.steps
     weights = replace(last.weights, codes=(last.weights.codes // 16).astype(np.int8), bits=4)
     weights = replace(weights, accumulator_bits=int(weights.sums(before[-1]).bits.max()))
-    quiet = decode(encode([*before, replace(last, weights=weights)], loud.spec, "integer", {}))
+    quiet = decode(encode([*before, replace(last, weights=weights)], loud.spec, "integer", {}, class_names=CLASSES))
     models_in_turn = [loud, quiet] if loud_first else [quiet, loud]
     cascade = Cascade(models_in_turn, IMAGES, LABELS)
     tuning = cascade.tune([0.5, 0.3])
@@ -245,9 +247,20 @@ def test_what_cannot_be_joined_is_refused_in_one_line(three, written, tmp_path):
             join([three[0], *others])
 
 
+def test_a_cascade_says_how_its_networks_pictures_were_fitted_which_must_be_the_same(three, tmp_path):
+    stretched = [replace(model, metadata={FIT: "stretch"}) for model in three]
+    cascade = Cascade(stretched[:2], IMAGES, LABELS)
+    tuning = cascade.tune([0.5, 0.2])
+    assert cascade.write(tmp_path / "both", tuning, cascade.claims(tuning)).metadata[FIT] == "stretch"
+    for other in (three[1], replace(three[1], metadata={FIT: "pad"})):
+        with pytest.raises(PackError, match=r"fitted in other ways \(data.image_fit\) cannot be joined"):
+            join([stretched[0], other])
+
+
 def test_a_file_of_one_network_is_written_as_before(three, written):
     for path, version in ((written[0], 4), (None, 3)):
-        data = path.read_bytes() if path else encode(list(three[0].steps), three[0].spec, "integer", {})
+        model = three[0]
+        data = path.read_bytes() if path else encode(model.steps, model.spec, "integer", {}, class_names=CLASSES)
         assert f'\\"version\\":{version}'.encode() in data
 
 

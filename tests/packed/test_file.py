@@ -14,6 +14,7 @@ import torch
 
 from micronet.compress.calibration import calibrate
 from micronet.compress.quantization import prepare
+from micronet.data.datasets import CLASSES
 from micronet.packed.errors import PackedFileError
 from micronet.packed.file import decode, encode, read
 from micronet.packed.module import load_packed
@@ -88,7 +89,7 @@ def test_the_documents_decoder_gives_the_weights_bit_for_bit(spec, changes, zero
 def test_packing_twice_gives_the_same_bytes(small, tmp_path):
     quantize = quantize_config(weight_bits=4, activation_bits=4)
     prepared = prepared_model(RESNET, quantize, 0.5)
-    pack(prepared, tmp_path / "again", quantize=quantize, metadata={"stage": "quantize"})
+    pack(prepared, tmp_path / "again", quantize=quantize, metadata={"stage": "quantize"}, class_names=CLASSES)
     assert (tmp_path / "again").read_bytes() == small.read_bytes()
 
 
@@ -102,11 +103,21 @@ def test_the_safetensors_library_reads_the_file(small):
 def test_reading_back_gives_what_was_packed(fixture, request):
     small = request.getfixturevalue(fixture)
     model = read(small)
-    data = encode(model.steps, model.spec, model.arithmetic, model.metadata)
+    said = {"class_names": model.class_names, "logit_scale": model.logit_scale}
+    data = encode(model.steps, model.spec, model.arithmetic, model.metadata, **said)
     assert data == small.read_bytes()
     again = decode(data)
     for one, other in zip(model.steps, again.steps, strict=True):
         assert same(one, other)
+
+
+@pytest.mark.parametrize(("key", "value"), [("classes", []), ("logit_scale", -7), ("logit_scale", 0.5)])
+def test_what_version_5_brought_is_refused_in_an_older_one(small, key, value):
+    def change(header, table, payload):
+        table[key] = value
+
+    with pytest.raises(PackedFileError, match=f"its table has {key}, which version 3 does not hold"):
+        decode(resigned(small.read_bytes(), change))
 
 
 def test_the_header_of_a_small_network_is_at_most_a_tenth(tmp_path):

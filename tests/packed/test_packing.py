@@ -16,12 +16,12 @@ from micronet.data.images import normalise
 from micronet.errors import MicronetError
 from micronet.packed.errors import PackError
 from micronet.packed.module import load_packed
-from micronet.packed.packing import pack
+from micronet.packed.packing import pack, rehearse
 from micronet.packed.reference import run
 from micronet.packed.steps import Conv, Maximum
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
-from tests.support.models import CONVNET, GROUPED_DENSENET, RESNET
+from tests.support.models import CONVNET, GROUPED_DENSENET, RESNET, quantized
 from tests.support.packed import IMAGES, prepared_model
 from tests.support.thinning import thinned
 
@@ -140,12 +140,32 @@ def test_what_the_format_does_not_know_is_refused_before_anything_is_trained(bet
     assert "\n" not in str(error.value)
 
 
-def test_a_norm_with_negative_scales_behind_a_maximum_of_floats_is_refused(tmp_path):
-    half = quantize_config(method="half")
-    prepared = prepared_model(CONVNET, half)
-    prepared.blocks.get_submodule("0").norm1.weight.data[0] = -1.0
-    with pytest.raises(PackError, match="norm1: has negative scales and follows a maximum of floats"):
-        pack(prepared, tmp_path / "m", quantize=half)
+class NormBehindMaxima(nn.Module):
+    """A batch norm with a negative gain behind maxima of what is no plain sum of a convolution."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind, self.conv, self.other = kind, nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.norm, self.classifier = nn.BatchNorm2d(4), nn.Linear(4, 10)
+        self.norm.weight.data[1:3] = -1.0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.conv(image)
+        x = x * self.other(image) if self.kind == "product" else F.max_pool2d(x, 2) if self.kind == "twice" else x
+        y = self.norm(F.max_pool2d(x, 2))
+        y = F.relu(y + F.max_pool2d(self.other(image), 2)) if self.kind == "added" else y
+        return self.classifier(F.adaptive_avg_pool2d(y, 1).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), [("once", "half"), ("product", "lsq"), ("product", "half"), ("twice", "lsq")]
+)
+def test_no_sign_that_training_may_bring_stands_in_the_way_of_packing(kind, method, tmp_path):
+    torch.manual_seed(0)
+    quantize = quantize_config(method=method)
+    prepared = quantized(NormBehindMaxima(kind), quantize, IMAGES)
+    model = pack(prepared, tmp_path / "m", quantize=quantize, seen=IMAGES)
+    assert model.classes == 10
 
 
 class Pooled(nn.Module):
@@ -196,20 +216,6 @@ def test_the_greatest_sum_goes_on_where_its_code_is_the_greatest_too(between, wi
     assert torch.corrcoef(torch.stack([expected.flatten(), torch.from_numpy(logits).flatten().float()]))[0, 1] > 0.99
 
 
-@pytest.mark.parametrize(
-    ("between", "method", "message"),
-    [
-        (("maximum", "norm", "add", "relu"), "half", "adds to a maximum of floats"),
-    ],
-)
-def test_an_order_that_no_step_has_is_refused(between, method, message, tmp_path):
-    quantize = quantize_config(method=method)
-    model = Pooled(*between)
-    model.norm.weight.data.abs_()
-    with pytest.raises(PackError, match=message):
-        pack(prepare(model, quantize).eval(), tmp_path / "m", quantize=quantize)
-
-
 def test_what_is_added_to_the_greatest_sums_is_added_to_one_of_each_window(tmp_path):
     torch.manual_seed(0)
     quantize = quantize_config(weight_bits=8, activation_bits=8)
@@ -249,4 +255,14 @@ def test_a_share_without_images_is_refused(tmp_path):
     quantize = quantize_config(flip_share=0.3)
     with pytest.raises(PackError, match="flip_share: the images that set the margin are missing"):
         pack(prepared_model(RESNET, quantize), tmp_path / "m", quantize=quantize)
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_no_file_can_hold_is_refused_before_the_training_as_after_it(tmp_path):
+    quantize = quantize_config()
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 40_000))
+    prepared = quantized(model, quantize, IMAGES)
+    for refuse in (lambda: rehearse(prepared, quantize), lambda: pack(prepared, tmp_path / "m", quantize=quantize)):
+        with pytest.raises(PackError, match=r"'4'\): has 40000 classes, 32768 are the most"):
+            refuse()
     assert not (tmp_path / "m").exists()

@@ -65,6 +65,36 @@ def test_an_unpacked_network_does_what_the_file_does(folder, spec):
     assert torch.allclose(trained, ours, rtol=0.05, atol=0.05 * float(ours.abs().max()))
 
 
+class WithBiases(torch.nn.Module):
+    """Convolutions with biases before their norms, torch's default, and a head of another name without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)
+        self.two, self.norm2 = torch.nn.Conv2d(8, 8, 3, stride=2), torch.nn.BatchNorm2d(8)
+        self.fc = torch.nn.Linear(8, 10, bias=False)
+        self.spec = {"name": "resnet"}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm2(self.two(self.norm(self.one(x)).relu())).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_convolution_with_a_bias_and_a_head_of_any_name_are_unpacked(tmp_path, monkeypatch):
+    torch.manual_seed(2)
+    model, quantize = WithBiases(), quantize_config(weight_bits=6, per_channel=True)
+    with torch.no_grad():
+        model.one.bias.uniform_(-3, 3)
+    recalibrate_batch_norm(model, [normalise(IMAGES)])
+    packed = pack(quantized(model, quantize, IMAGES), tmp_path / "m", quantize=quantize, images=IMAGES)
+    monkeypatch.setattr("micronet.packed.unpacking._architecture", lambda _packed: WithBiases())
+    network = unpack(packed, IMAGES, LABELS)
+    with torch.no_grad():
+        ours = network(normalise(IMAGES)).flatten()
+        theirs = PackedModule(packed).eval().one_pass(normalise(IMAGES), 0).float().flatten()
+    assert float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1]) > 0.99999
+
+
 def test_weights_are_as_large_as_he_et_al_draw_them_and_keep_their_zeros(folder):
     model = read(folder / "mobilenet")
     network = unpack(model, IMAGES, LABELS)

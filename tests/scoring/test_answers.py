@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from micronet.data.datasets import CLASSES
 from micronet.data.images import Split, normalise
 from micronet.packed.cascade import Cascade
 from micronet.packed.module import PackedModule, load_packed
@@ -24,7 +25,8 @@ def twice(tmp_path_factory) -> PackedModule:
     split = random_split(60)
     quantize = quantize_config(weight_bits=4, activation_bits=4, flip_share=0.3)
     path = tmp_path_factory.mktemp("packed") / "twice"
-    pack(quantized(new_model(TINY), quantize, split.images), path, quantize=quantize, images=split.images[:40])
+    told = {"images": split.images[:40], "class_names": CLASSES}  # the oldest version holds no scale of logits
+    pack(quantized(new_model(TINY), quantize, split.images), path, quantize=quantize, **told)
     return load_packed(path)
 
 

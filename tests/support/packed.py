@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, fx
 
 from micronet.compress.calibration import recalibrate_batch_norm
+from micronet.data.datasets import CLASSES
 from micronet.data.images import normalise
 from micronet.packed.bits import weight_storage
 from micronet.packed.cascade import join
@@ -48,7 +49,8 @@ def packed_network(
     """A packed network with norms of both signs, as if trained: else the first steps cut nearly all codes off."""
     model = random_model(spec, 2, zeros=zeros, norms=(-0.5, 1.5))
     recalibrate_batch_norm(model, [normalise(images)])
-    return pack(quantized(model, quantize, images), path, quantize=quantize, images=images)
+    names = CLASSES if model.spec["classes"] == len(CLASSES) else ()
+    return pack(quantized(model, quantize, images), path, quantize=quantize, images=images, class_names=names)
 
 
 def same(one: Any, other: Any) -> bool:

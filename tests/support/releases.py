@@ -12,6 +12,7 @@ import torch
 from micronet import params
 from micronet.compress.calibration import calibrate, recalibrate_batch_norm
 from micronet.compress.quantization import prepare
+from micronet.data.datasets import CLASSES
 from micronet.data.images import normalise
 from micronet.data.store import open_split
 from micronet.packed.module import load_packed
@@ -73,10 +74,11 @@ def release_into(folder: Path, sample_data: params.Data, sample_manifest: Path) 
     }
     prepared = prepared_resnet(splits["train"].images, loaded.quantize)
     path = folder / PACKED
-    pack(prepared, path, quantize=loaded.quantize, images=splits["validation"].images)
+    told = {"quantize": loaded.quantize, "images": splits["validation"].images, "class_names": CLASSES}
+    pack(prepared, path, **told)
     found = measure(path, load_packed(path), splits["validation"])["test_accuracy_percent"]
     claims = {"validation_accuracy_percent": f"{found:.4f}", "params_digest": _tool.training_digest(loaded)}
-    pack(prepared, path, quantize=loaded.quantize, images=splits["validation"].images, metadata=claims)
+    pack(prepared, path, **told, metadata=claims)
     score = measure(path, load_packed(path), splits["test"])
     (folder / "metrics/runs").mkdir(parents=True)
     (folder / "metrics/curves").mkdir()

@@ -681,7 +681,8 @@ function classNames({ classes = [] }, version, count) {
   const fits = Array.isArray(classes) && [0, count].includes(classes.length);
   if (!fits) fail(`classes: must be ${count} names, one a logit, or none`);
   const known = (name) => typeof name === "string" && name !== "" && characters(name) <= MOST.className && isPrintable(name);
-  return classes.every(known) ? classes : fail(`classes: a name must be a text of 1 to ${MOST.className} printable characters`);
+  if (!classes.every(known)) fail(`classes: a name must be a text of 1 to ${MOST.className} printable characters`);
+  return new Set(classes).size === classes.length ? classes : fail("classes: each needs a name of its own");
 }
 
 function logitScale({ logit_scale: stated = null }, version) {
@@ -698,6 +699,8 @@ export async function read(data) {
   const most = Math.min(data.length + MOST.tableBeyondFile, MOST.tableBytes);
   const table = parse(utf8(await inflated(fromBase85(header.table), most))).value;
   if (!isObject(table) || !Array.isArray(table.steps)) fail("its table has no steps");
+  const newer = header.version === 5 ? undefined : ["classes", "logit_scale"].find((key) => key in table);
+  if (newer) fail(`its table has ${newer}, which version ${header.version} does not hold`);
   if (table.arithmetic === "half") fail("computes in 16-bit floats, which this runner does not; the ONNX export does");
   if (table.arithmetic !== "integer") fail("its arithmetic is neither integer nor half");
   const { steps: rows } = table;
