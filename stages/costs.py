@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def costs(params: Params) -> tuple[list[dict[str, Any]], References, list[str]]:
         MicronetError: the student cannot be built, priced or packed.
     """
     data = described(params.data)
-    against = references(
-        params.data.source, params.score.reference, lambda: _built(params, "teacher", data), data.shape
-    )
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        teacher = partial(_built, params, "teacher", data)
+        against = references(params.data.source, params.score.reference, teacher, data.shape)
         torch.manual_seed(0)
         student = _built(params, "student", data).eval()
     weights = sum(parameter.numel() for parameter in student.parameters())

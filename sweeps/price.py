@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 def scores(stage: str) -> dict[str, float]:
     """`deck_score` and `challenge_score`; a float network is priced at 16 bits a weight."""
-    from micronet.scoring.challenge import challenge_score
+    from micronet.data.datasets import described
+    from micronet.scoring.books import CHALLENGE, DECK
     from micronet.scoring.counting import operations
-    from micronet.scoring.deck import deck_score
     from micronet.scoring.records import ONCE
+    from micronet.scoring.references import of_params, reference_of
 
-    path = Path(f"checkpoints/{CHECKPOINT_OF[stage]}.safetensors")
+    params, path = parameters.load(), Path(f"checkpoints/{CHECKPOINT_OF[stage]}.safetensors")
     passes: tuple[float, ...] = ONCE
     ops: list[Operation]
     if stage == "quantize":
@@ -39,14 +40,17 @@ def scores(stage: str) -> dict[str, float]:
         from micronet.packed.module import load_packed
         from micronet.scoring.measurement import passes as measured
 
-        params, module = parameters.load(), load_packed(path)
+        module = load_packed(path)
         passes = measured(module, open_split(params.data, "validation"))
         ops = operations(module.packed)
     else:
         from micronet.training.checkpoint import load
 
-        ops = operations(load(path).model())
-    return {"deck_score": deck_score(ops, passes).score, "challenge_score": challenge_score(ops, passes).score}
+        ops = operations(load(path).model(), described(params.data).shape)
+    against = of_params(params)
+    return {
+        f"{book.name}_score": book.score(ops, passes, reference_of(book, against)).score for book in (DECK, CHALLENGE)
+    }
 
 
 def main() -> int:

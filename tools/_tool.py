@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from micronet.data.images import Split
-    from micronet.scoring.references import References
 
 MANIFEST = Path("data/manifest.json")
 METRICS = Path("metrics")
@@ -165,21 +164,6 @@ def open_split(params: parameters.Params, name: str, manifest: Path = MANIFEST) 
     if line := standing_in(params.data):
         say(line)
     return store.open_split(params.data, name, manifest_path=manifest, report=say)
-
-
-def references_of(params: parameters.Params) -> References:
-    """What the scores of these params' models are relative to."""
-    import models
-    from micronet.data.datasets import described
-    from micronet.scoring.references import references
-
-    data = described(params.data)
-
-    def teacher() -> nn.Module:
-        spec = params.teacher.model.spec()
-        return models.build(models.suited(spec, image=data.shape, classes=len(data.classes)))
-
-    return references(params.data.source, params.score.reference, teacher, data.shape)
 
 
 def save_measured(

@@ -24,7 +24,6 @@ from _tool import (
     read_csv,
     read_json,
     read_json_if_there,
-    references_of,
     training_digest,
     training_runs,
     watch,
@@ -88,14 +87,13 @@ def checked(score: Facts, params_path: Path, params: parameters.Params) -> tuple
     """
     from micronet.packed.module import load_packed
     from micronet.scoring.measurement import differences, measure
+    from micronet.scoring.references import of_params
 
     model = load_packed(PACKED)
     if model.packed.metadata.get("params_digest") != training_digest(params):
         raise ToolError(f"{params_path}: did not make {PACKED}; `make repro` brings them together")
     test = open_split(params, "test")
-    wrong = differences(
-        score, measure(PACKED, model, test, params.score.batch_size, references_of(params), watch=watch)
-    )
+    wrong = differences(score, measure(PACKED, model, test, params.score.batch_size, of_params(params), watch=watch))
     if wrong:
         raise ToolError(f"{METRICS / 'score.json'}: {wrong[0]}; `make verify` lists every difference")
     return model, test

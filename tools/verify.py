@@ -30,7 +30,6 @@ from _tool import (
     open_split,
     parameters,
     read_json,
-    references_of,
     say,
     training_digest,
     watch,
@@ -108,7 +107,9 @@ class Subject:
 
     @cached_property
     def references(self) -> References:
-        return references_of(self.params)
+        from micronet.scoring.references import of_params
+
+        return of_params(self.params)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from micronet.data.datasets import CLASSES
 from micronet.errors import shown
 from micronet.export import onnx_floats, onnx_integers, onnx_qdq
 from micronet.export.errors import ExportError
@@ -20,8 +21,7 @@ from micronet.export.onnx_graph import OPSET, OPSET_OF_INT2, Graph
 from micronet.export.onnx_passes import Add, add_passes
 from micronet.export.targets import Export, Options
 from micronet.packed.model import PackedModel
-from micronet.scoring.challenge import challenge_score
-from micronet.scoring.deck import deck_score
+from micronet.scoring.books import CHALLENGE, DECK
 from micronet.scoring.packed_counts import packed_operations
 
 if TYPE_CHECKING:
@@ -79,9 +79,13 @@ def _texts(model: PackedModel) -> Iterator[tuple[str, Any]]:
     yield "packed_bytes", model.file_bytes
     yield "packed_bits", model.payload_bits
     operations, once = packed_operations(model), [1.0] * len(model.networks)
-    seldom = any(end.choice for end in model.ends)
-    for name, score in (("challenge", challenge_score(operations, once)), ("deck", deck_score(operations, once))):
-        yield f"{name}_score{'_one_pass_each' if seldom else ''}", score.score
+    passes = "_one_pass_each" if any(end.choice for end in model.ends) else ""
+    for book in (CHALLENGE, DECK):
+        price = book.score(operations, once)
+        yield f"{book.name}_operations{passes}", price.operations
+        yield f"{book.name}_parameters{passes}", price.params
+        if model.class_names == CLASSES:  # of other data the file does not say what scores are relative to
+            yield f"{book.name}_score{passes}", price.score
 
 
 def _table(made: dict[PurePosixPath, tuple[Graph, bytes]]) -> list[tuple[str, str]]:

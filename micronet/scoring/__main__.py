@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import models
 from micronet.errors import MicronetError, shown
 from micronet.front import Parser, front, without_prompt
 from micronet.packed.file import read
+from micronet.packed.model import PackedModel
 from micronet.scoring.books import BOOKS
 from micronet.scoring.counting import operations
 from micronet.scoring.records import ONCE, Operation, Reference, ScoreError, macs
@@ -23,6 +25,8 @@ from micronet.scoring.references import OF_CIFAR10, OF_CIFAR100, References, of_
 from micronet.scoring.tables import layer_table, print_wrapped, show
 from models.meta import build_meta
 from models.settings import IMAGE
+
+Image = tuple[int, int, int]  # channels, height, width
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,27 +68,32 @@ def _spec(arguments: argparse.Namespace) -> Any:
         raise ArgumentError(f"--spec: not JSON: {shown(error, 200)}") from None
 
 
-def _suited(spec: Any, arguments: argparse.Namespace) -> Any:
-    """The spec for the images and classes that are asked for. Raises `SpecError`."""
-    if arguments.image is None and arguments.classes is None:
-        return spec
+def _suited(spec: Any, image: Sequence[int] | None, classes: int | None) -> tuple[Any, Image]:
+    """The spec for some images and classes, and the images; None: its own. Raises `SpecError`."""
     full = models.normalise(spec)
     own = full.get("settings", full)
-    image = arguments.image or own.get("image", IMAGE)
-    classes = arguments.classes or own.get("classes", 10)
-    return models.suited(spec, image=tuple(image), classes=classes)
+    channels, height, width = image or own.get("image", IMAGE)
+    if image is None and classes is None:
+        return spec, (channels, height, width)
+    classes = own.get("classes", 10) if classes is None else classes
+    return models.suited(spec, image=(channels, height, width), classes=classes), (channels, height, width)
 
 
-def _references(arguments: argparse.Namespace) -> References | None:
-    """What scores are relative to; None: nobody says. Raises `ArgumentError`."""
+def _references(arguments: argparse.Namespace, packed: PackedModel | None) -> References | None:
+    """What scores are relative to; None: nobody says. A network's images and classes are those of a packed file.
+
+    Raises:
+        ArgumentError: there is no such reference.
+    """
     said = arguments.reference
     if said in (None, "cifar10", "cifar100"):
         return {None: None, "cifar10": OF_CIFAR10, "cifar100": OF_CIFAR100}[said]
     first, comma, second = said.partition(",")
     if not comma:
         try:
-            spec = _suited(said, arguments)
-            return of_network(models.build(spec), tuple(arguments.image or IMAGE), f"{shown(said, 60)} in 16 bits")
+            asked = (arguments.image, arguments.classes) if packed is None else (packed.image, packed.classes)
+            spec, image = _suited(said, *asked)
+            return of_network(models.build(spec), image, f"{shown(said, 60)} in 16 bits")
         except models.SpecError as error:
             raise ArgumentError(f"--reference: {error}") from None
     try:
@@ -96,8 +105,8 @@ def _references(arguments: argparse.Namespace) -> References | None:
     return References.same(reference)
 
 
-def _packed(arguments: argparse.Namespace) -> list[Operation] | None:
-    """The operations of the packed file that is named; None where none is.
+def _packed(arguments: argparse.Namespace) -> PackedModel | None:
+    """The packed file that is named; None where none is.
 
     Raises:
         ArgumentError: an option that a file has no use for.
@@ -110,16 +119,17 @@ def _packed(arguments: argparse.Namespace) -> list[Operation] | None:
     given = [f"--{option.replace('_', '-')}" for option in own if getattr(arguments, option) is not None]
     if given:
         raise ArgumentError(f"{given[0]}: is of an architecture; {shown(name, 100)} is a packed file, and has its own")
-    return operations(read(Path(name)))
+    return read(Path(name))
 
 
 def _designed(spec: Any, arguments: argparse.Namespace) -> list[Operation]:
     """The operations of an architecture at the widths that are asked for. Raises `ArgumentError`."""
     try:
         # The architecture's price, so no values: a random weight of a large network can happen to be 0.
+        spec, image = _suited(spec, arguments.image, arguments.classes)
         return operations(
-            build_meta(_suited(spec, arguments)),
-            tuple(arguments.image or IMAGE),
+            build_meta(spec),
+            image,
             weight_bits=16 if arguments.weight_bits is None else arguments.weight_bits,
             activation_bits=arguments.activation_bits,
             accumulator_bits=32 if arguments.accumulator_bits is None else arguments.accumulator_bits,
@@ -130,10 +140,9 @@ def _designed(spec: Any, arguments: argparse.Namespace) -> list[Operation]:
 
 def _price(arguments: argparse.Namespace) -> int:
     """Prints the price."""
-    spec, references = _spec(arguments), _references(arguments)
-    ops = _packed(arguments)
-    if ops is None:
-        ops = _designed(spec, arguments)
+    spec, packed = _spec(arguments), _packed(arguments)
+    references = _references(arguments, packed)
+    ops = _designed(spec, arguments) if packed is None else operations(packed)
     once = ONCE * (1 + max(op.network for op in ops))
     prices = {book.name: book.score(ops, once, reference_of(book, references)) for book in BOOKS}
     if arguments.json:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from micronet.scoring.records import CIFAR10, CIFAR100, ONCE, Operation, Reference, Score, mean_of_images, units
 
-REFERENCE_100_OPERATIONS, REFERENCE_100_PARAMETERS = CIFAR100.operations, CIFAR100.parameters
-
 
 def challenge_ops(op: Operation) -> float:
     """Operations of one record under challenge rules: each multiplication and addition by its bits / 32."""

@@ -25,7 +25,7 @@ from micronet.packed.steps.linear import chosen
 from micronet.scoring.answers import Answers, ask
 from micronet.scoring.books import BOOKS, CHALLENGE
 from micronet.scoring.counting import cross_check_macs, operations
-from micronet.scoring.records import ONCE, ScoreError, macs, nonzero_macs
+from micronet.scoring.records import ONCE, Operation, ScoreError, macs, nonzero_macs
 from micronet.scoring.references import OF_CIFAR10, References, reference_of
 from models.meta import build_meta
 
@@ -88,17 +88,24 @@ def plain(model: PackedModel) -> PackedModel:
     return decode(encode(steps, model.spec, model.arithmetic, {}, class_names=model.class_names))
 
 
-def price(model: PackedModule, passes: Sequence[float] = ONCE, references: References | None = None) -> dict[str, Any]:
+def price(
+    model: PackedModule,
+    passes: Sequence[float] = ONCE,
+    references: References | None = None,
+    *,
+    ops: list[Operation] | None = None,
+) -> dict[str, Any]:
     """The scores of a packed model, and the MACs of one pass of each network, which ptflops counts too.
 
     Args:
         passes: through each network, mean of the images.
         references: what the scores are relative to; None: what each rule book takes where nobody names one.
+        ops: of the model, where somebody has counted them.
 
     Raises:
         ScoreError: ptflops counts other MACs for an architecture than we do, or the file names none that can be built.
     """
-    ops = operations(model)
+    ops = operations(model) if ops is None else ops
     if model.packed.specs is None:
         raise ScoreError("the file names no architecture, so its operations cannot be compared with one")
     try:
@@ -170,7 +177,7 @@ def measure(
         "flipped_images_percent": 100.0 * flipped / len(test),
         **_by_class(answers.logits.argmax(1), test),
         **({} if references is None or references == OF_CIFAR10 else {"reference": references.facts()}),
-        **price(model, mean_passes(answers.passes, networks), references),
+        **price(model, mean_passes(answers.passes, networks), references, ops=ops),
         "one_pass": {
             "test_accuracy_percent": accuracy(answers.one_pass),
             **{f"{book.name}_score": book.score(ops, once, reference_of(book, references)).score for book in BOOKS},

@@ -69,6 +69,24 @@ def references(
     return of_network(teacher(), image, "the teacher in 16 bits")
 
 
+def of_params(asked: params.Params) -> References:
+    """What the scores of these params' models are relative to, before their data are prepared.
+
+    Raises:
+        ScoreError: the teacher has no price.
+    """
+    import models
+    from micronet.data.datasets import described
+
+    data = described(asked.data)
+
+    def teacher() -> nn.Module:
+        spec = asked.teacher.model.spec()
+        return models.build(models.suited(spec, image=data.shape, classes=len(data.classes)))
+
+    return references(asked.data.source, asked.score.reference, teacher, data.shape)
+
+
 def of_network(network: nn.Module, image: tuple[int, int, int], name: str) -> References:
     """A network in 16 bits as what others are compared with; it is moved to the device meta.
 

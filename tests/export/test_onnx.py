@@ -28,6 +28,9 @@ from micronet.packed.file import decode
 from micronet.packed.model import PackedModel
 from micronet.packed.module import PackedModule
 from micronet.packed.reference import predict
+from micronet.scoring.challenge import challenge_score
+from micronet.scoring.deck import deck_score
+from micronet.scoring.packed_counts import packed_operations
 from tests.support.exports import RELEASED, altered_files, digest, released, sample, seen_by
 from tests.support.images import random_images
 from tests.support.packed import conv, hand_made, linear, pool, tiny_files
@@ -83,8 +86,8 @@ def test_onnxs_own_evaluator_gives_the_same_logits(number):
 
 
 def test_altered_networks_of_every_operation_have_the_references_logits():
-    files = altered_files(60)
-    assert len(files) == 8
+    files = altered_files(80)
+    assert len(files) == 9
     for data in files:
         model = decode(data)
         images = random_images(2, 3, model.image).numpy()
@@ -152,9 +155,17 @@ def test_the_metadata_say_classes_sizes_and_scores():
     said = {one.key: one.value for one in onnx.load_from_string(exact).metadata_props}
     assert json.loads(said["classes"]) == list(model.class_names) and said["digest"] == model.digest
     assert json.loads(said["packed_bytes"]) == len(data) and json.loads(said["packed_bits"]) == model.payload_bits
-    assert json.loads(said["challenge_score"]) == RELEASED["mnist"]["challenge_score"]
-    assert json.loads(said["deck_score"]) == RELEASED["mnist"]["deck_score"]
     assert float(said["logit_scale"]) == model.logit_scale
+    ops = packed_operations(model)
+    assert json.loads(said["challenge_operations"]) == challenge_score(ops).operations
+    assert json.loads(said["deck_parameters"]) == deck_score(ops).params
+    assert not [key for key in said if key.endswith("_score")], "the file does not say that it is of MNIST"
+
+
+def test_a_network_of_cifar10s_classes_says_its_scores():
+    said = {one.key: one.value for one in onnx.load_from_string(both(released("dense"))[1]).metadata_props}
+    for book in ("challenge", "deck"):
+        assert json.loads(said[f"{book}_score_one_pass_each"]) == RELEASED["dense"][f"{book}_score"]
 
 
 def test_every_function_of_a_file_of_16_bit_floats_is_torchs():

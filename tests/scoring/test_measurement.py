@@ -12,11 +12,11 @@ from micronet.data.images import Split
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.packed.reference import margins, predict
-from micronet.scoring.challenge import REFERENCE_100_PARAMETERS, challenge_ops
+from micronet.scoring.challenge import challenge_ops
 from micronet.scoring.counting import operations
 from micronet.scoring.deck import deck_flops
 from micronet.scoring.measurement import differences, measure, passes, price
-from micronet.scoring.records import ScoreError
+from micronet.scoring.records import CIFAR100, ScoreError
 from tests.support.configs import quantize_config
 from tests.support.images import random_split
 from tests.support.models import WIDER, new_model
@@ -42,7 +42,7 @@ def test_a_class_count_that_does_not_fit_the_data_is_refused_in_one_line(hundred
 
 def test_a_packed_model_of_100_classes_is_priced_by_the_challenges_own_reference(hundred_classes):
     challenge = price(hundred_classes[0])["challenge"]
-    assert challenge["score_params"] == pytest.approx(challenge["params"] / REFERENCE_100_PARAMETERS)
+    assert challenge["score_params"] == pytest.approx(challenge["params"] / CIFAR100.parameters)
 
 
 def test_a_difference_is_named_by_its_key_with_both_values():

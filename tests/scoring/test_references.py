@@ -20,6 +20,8 @@ from micronet.scoring.measurement import _by_class
 from micronet.scoring.records import CIFAR10, CIFAR100
 from micronet.scoring.references import OF_CIFAR10, OF_CIFAR100, of_network, references
 from micronet.scoring.tables import class_table, cost_table, relative_to, score_table
+from tests.support.models import TINY
+from tests.support.places import ROOT
 
 SPEC = {"name": "resnet", "blocks": [1], "widths": [4], "image": [1, 20, 12], "classes": 3}
 IMAGE = (1, 20, 12)
@@ -78,6 +80,22 @@ def test_a_hundred_classes_are_a_table_of_the_worst_ten():
     assert [str(cell) for cell in table.columns[0].cells][:2] == ["class [b]0", "class [b]1"]
     few = class_table({"a": None, "b": 1.0}, {"a": 0, "b": 2})
     assert list(few.columns[1].cells) == ["1.00 %", "-"]
+
+
+def test_the_price_on_the_command_line_is_of_the_images_that_a_spec_or_a_packed_file_has(capsys):
+    def priced(*words: str) -> dict:
+        assert scoring.main([*words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    grey = priced("--spec", json.dumps(TINY | {"image": [1, 28, 28]}))
+    assert grey == priced("--spec", json.dumps(TINY), "--image", "1", "28", "28") != priced("--spec", json.dumps(TINY))
+    assert scoring.main(["--spec", json.dumps(TINY), "--classes", "0"]) == 2
+    assert "classes: must be >= 1 (got 0)" in capsys.readouterr().err
+    mnist = str(ROOT / "release/mnist.safetensors")
+    network = models.build(models.suited("densenet_nano", image=(1, 28, 28), classes=10))
+    against = of_network(network, (1, 28, 28), "x").of["challenge"]
+    found = priced(mnist, "--reference", "densenet_nano")["challenge"]
+    assert found["score_ops"] == pytest.approx(found["ops"] / against.operations)
 
 
 def test_the_price_on_the_command_line_takes_images_classes_and_a_reference(capsys):
