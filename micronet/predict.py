@@ -199,7 +199,7 @@ def _show(answers: Sequence[Answer], model: PackedModel, file: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from micronet.scoring.tables import print_lines, show
+    from micronet.printing import print_lines, show
 
     if not any(answer.candidates for answer in answers):
         return

@@ -52,7 +52,8 @@ def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
     if not (quiet or renew):
         from costs import costs
 
-        from micronet.scoring.tables import cost_table, show
+        from micronet.printing import show
+        from micronet.scoring.tables import cost_table
 
         rows, against, notes = costs(loaded)
         show(cost_table(rows, against))

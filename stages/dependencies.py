@@ -39,6 +39,7 @@ PRESENTATION = {
     "micronet/data/progress.py",
     "micronet/environment.py",
     "micronet/front.py",
+    "micronet/printing.py",
     "micronet/scoring/tables.py",
     "micronet/training/terminal.py",
     "micronet/training/trackers.py",

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from micronet import console
-from micronet.scoring.tables import show
+from micronet.printing import show
 from tests.support.screens import Screen
 
 STYLED = "\x1b["

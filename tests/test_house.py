@@ -22,6 +22,7 @@ RANKS = {
     "micronet.pipeline": 0,
     "micronet.faults": 1,
     "micronet.files": 1,
+    "micronet.printing": 2,
     "micronet.reading": 1,
     "micronet.sections": 1,
     "micronet.data_params": 2,

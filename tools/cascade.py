@@ -45,7 +45,7 @@ def _table(rows: list[dict[str, float]]) -> None:
     from rich import box
     from rich.table import Table
 
-    from micronet.scoring.tables import show
+    from micronet.printing import show
 
     table = Table(title="On validation images", box=box.SIMPLE_HEAD)
     for name in rows[0]:

@@ -389,9 +389,10 @@ CHECKS = (  # in the order of their cost
 
 def print_measured(subject: Subject) -> None:
     """The table of layers, the accuracy and the scores."""
+    from micronet.printing import print_wrapped, show
     from micronet.scoring.books import BOOKS
     from micronet.scoring.measurement import passes
-    from micronet.scoring.tables import layer_table, print_wrapped, show
+    from micronet.scoring.tables import layer_table
 
     measured, test = subject.measured, subject.test
     dataset = shown(read_json(subject.manifest, "python stages/prepare_data.py").get("dataset"), SHOWN)
@@ -422,7 +423,7 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.save:
         arguments.save = Path(arguments.save).absolute()
     subject = open_published(arguments) if arguments.name else open_subject(arguments)
-    from micronet.scoring.tables import print_wrapped
+    from micronet.printing import print_wrapped
 
     failures = 0
     for check in CHECKS:

@@ -18,11 +18,12 @@ from micronet.errors import MicronetError, shown
 from micronet.front import Parser, front, without_prompt
 from micronet.packed.file import read
 from micronet.packed.model import PackedModel
+from micronet.printing import print_wrapped, show
 from micronet.scoring.books import BOOKS
 from micronet.scoring.counting import operations
 from micronet.scoring.records import ONCE, Operation, Reference, ScoreError, macs
 from micronet.scoring.references import OF_CIFAR10, OF_CIFAR100, References, of_network, reference_of
-from micronet.scoring.tables import layer_table, print_wrapped, show
+from micronet.scoring.tables import layer_table
 from models.meta import build_meta
 from models.settings import IMAGE
 

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from micronet.files import FileError
+from micronet.printing import print_lines, print_wrapped, show
 from micronet.scoring.counting import operations
 from micronet.scoring.records import Operation
-from micronet.scoring.tables import layer_table, print_lines, print_wrapped, score_table, show
+from micronet.scoring.tables import layer_table, score_table
 from tests.support.models import TINY, meta
 
 ROW = {
