@@ -27,12 +27,12 @@ def main() -> int:
     from micronet.training.loop import train
     from micronet.training.schedules import learning_rate
 
-    laptop = params.load("params.yaml")
+    data = params.load().data  # of the active recipe, whose images are prepared
     here = machine(engine(args.device))
     config = params.Train(epochs=EPOCHS, **TRAIN)
-    everything = open_split(laptop.data, "train")
+    everything = open_split(data, "train")
     training = Split(everything.images[:TRAINING_IMAGES].clone(), everything.labels[:TRAINING_IMAGES].clone())
-    validation = open_split(laptop.data, "validation")
+    validation = open_split(data, "validation")
     pixels, labels = training.images.numpy(), training.labels.numpy()
 
     def rate(step: int, steps: int) -> float:
