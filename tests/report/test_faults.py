@@ -158,6 +158,12 @@ def test_the_released_file_is_called_so_and_not_by_its_place_in_the_cache(run, c
     assert "the released file, and computes" in written and "release/cache" not in written
 
 
+def test_a_file_that_is_here_and_was_not_priced_is_not_said_to_be_missing(run, context):
+    said = "This file has not been priced; <code>make score</code> does it"
+    assert said_on_page(changed(run, score=None), context, said)
+    assert not said_on_page(changed(run, score=None, model=None), context, said)
+
+
 def test_a_checkpoint_of_more_than_a_million_parameters_is_one_of_16_bits(run, context):
     table = (part("path", run, context) or {})["size"].table
     sizes = {row[0]: row[3] for row in table.rows}
