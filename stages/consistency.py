@@ -15,6 +15,7 @@ from common import model_faults
 from torch import nn
 
 import models
+from micronet.compress.pruning import reachable
 from micronet.compress.quantization import prepare
 from micronet.data.arrays import Description
 from micronet.data.datasets import described
@@ -51,6 +52,9 @@ def inconsistencies(params: Params) -> list[str]:
     with _told("quantize.method", faults, data):
         if "student" in networks:
             rehearse(prepare(networks["student"], params.quantize, data.shape), params.quantize)
+    with _told("prune.amount", faults, data):
+        if "student" in networks:
+            reachable(networks["student"], params.prune.amount, params.prune.layer_floor)
     for section in networks:
         with _told(f"{section}.start", faults, data):
             if start := getattr(params, section).start:

@@ -30,6 +30,8 @@ class Job:
     flags: argparse.Namespace
     reporter: Reporter
     began: float = field(default_factory=time.monotonic)
+    commit: str | None = field(default_factory=commit)  # at the start: what is committed meanwhile has no part in it
+    opened: dict[str, Split] = field(default_factory=dict)  # splits, by name
     trains: ClassVar[bool] = False  # and says, when it begins to, which stage of how many it is
 
     @property
@@ -41,7 +43,10 @@ class Job:
         """`train`, `validation` or `test`, verified; rebuilt first when it is missing or damaged."""
         from micronet.data.store import open_split
 
-        return open_split(self.params.data, name, manifest_path=MANIFEST, report=self.reporter.say)
+        if name not in self.opened:
+            found = open_split(self.params.data, name, manifest_path=MANIFEST, report=self.reporter.say)
+            self.opened[name] = found
+        return self.opened[name]
 
     @cached_property
     def data(self) -> Description:
@@ -72,7 +77,7 @@ class Job:
         from micronet.files import write_json
 
         record = {
-            "commit": commit(),
+            "commit": self.commit,
             "params_digest": params_digest,
             "data_source": source_of(self.params.data),
             "seconds": round(time.monotonic() - self.began, 1),

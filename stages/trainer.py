@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 Network = Literal["teacher", "student"]
 STATE = Path("run")
 FIT_IMAGES = 5000  # training images that a model may set itself from before it trains
+FIT_PIXELS = FIT_IMAGES * 32 * 32  # fewer images where they are larger
+DECIDE_NOTHING = {"evaluation_batch_size", "save_every_seconds"}  # of `engine`
 
 
 @dataclass
@@ -107,7 +109,9 @@ class TrainingJob(Job):
 
         torch.manual_seed(self.seed)
         model = models.build(spec)
-        models.fit(model, normalise(self.split("train").images[:FIT_IMAGES]))
+        if hasattr(model, "fit"):
+            images = self.split("train").images
+            models.fit(model, normalise(images[: max(1, min(FIT_IMAGES, FIT_PIXELS // images[0, 0].numel()))]))
         return model
 
     def load(self, name: str) -> Checkpoint:
@@ -132,7 +136,8 @@ class TrainingJob(Job):
         for path in paths:
             self.load(path.stem)  # a missing or foreign input is named before anything is written
         self.made_of = {path.as_posix(): checksum(path) for path in (MANIFEST, *paths) if path.is_file()}
-        parts = [parameters.digest(self.params.seed, self.params.engine, getattr(self.params, section))]
+        engine = self.params.engine.model_dump_json(exclude=DECIDE_NOTHING)
+        parts = [parameters.digest(self.params.seed, engine, getattr(self.params, section))]
         parts += [json.dumps(stage_digests(self.stage, self.params))]
         parts += self.made_of.values()
         with ResumeState(STATE / self.stage, hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]) as state:
@@ -187,13 +192,15 @@ class TrainingJob(Job):
         """
         from micronet.training.checkpoint import save, stored
         from micronet.training.evaluation import evaluate
+        from micronet.training.hardware import suited
         from micronet.training.weights import count_nonzero, count_zeros
 
         size = self.params.engine.evaluation_batch_size
         kept = count_zeros(stored(model))[0]
         if zeros is not None:  # 16-bit storage, or zeros of the start that no mask holds, may only add some
             zeros = max(zeros, kept)
-        _, accuracy = evaluate(model, self.split("validation"), self.machine, size, self.reporter.watch)
+        machine = suited(model, self.machine)
+        _, accuracy = evaluate(model, self.split("validation"), machine, size, self.reporter.watch)
         path = CHECKPOINTS / f"{name}.safetensors"
         save(
             path,

@@ -110,8 +110,9 @@ def read(config: params.Data, place: Path, report: Report = silent) -> tuple[Arr
         report: takes a line at a time on what is left out, cannot be read, or is there twice.
 
     Returns:
-        The arrays, in the order of the classes and, of each, of the pictures' paths; what they are; and facts for the
-        metrics, `broken_images` and the like.
+        The arrays, those of the training in an order that mixes the classes, as those who take the first ones expect
+        (calibration, whitening), those of the test in the order of the classes and, of each, of the pictures' paths;
+        what they are; and facts for the metrics, `broken_images` and the like.
 
     Raises:
         DataError: as `class_names`; a class without pictures in a part, or more broken ones than `data.most_broken`.
@@ -119,12 +120,14 @@ def read(config: params.Data, place: Path, report: Report = silent) -> tuple[Arr
     assert config.image is not None  # the params say so
     listing = _complete(config)
     _say_what_is_there(listing, report)
+    shared = _shared_out(config, listing)
+    shared["train"] = sorted(shared["train"], key=_drawn)
     parts = {
         part: _decoded(listing, pictures, place / f"{part}_images.bin", config.image, f"decoding {part}", report)
-        for part, pictures in _shared_out(config, listing).items()
+        for part, pictures in shared.items()
     }
     train, test = parts["train"], parts["test"]
-    _check_broken(listing, [*train.broken, *test.broken], config.most_broken, report)
+    _check_broken(listing, [*sorted(train.broken), *test.broken], config.most_broken, report)
     _refuse_empty_classes(listing, {part: found.pictures for part, found in parts.items()}, "has none that can be read")
     facts = {
         "broken_images": len(train.broken) + len(test.broken),
@@ -135,6 +138,11 @@ def read(config: params.Data, place: Path, report: Report = silent) -> tuple[Arr
     shape = (config.image.channels, config.image.height, config.image.width)
     arrays = Arrays(train.images, train.labels(listing.classes), test.images, test.labels(listing.classes))
     return arrays, Description(NAME, shape, listing.classes), facts
+
+
+def _drawn(picture: Picture) -> bytes:
+    """What a picture's place among those of all classes is decided by: its path, and nothing that its path shows."""
+    return hashlib.sha256(picture.name.encode("utf-8", "surrogateescape")).digest()
 
 
 def pictures_in(folder: Path, report: Report = silent) -> list[Path]:

@@ -15,26 +15,27 @@ from micronet.training.hardware import Machine
 AUTO_BATCH_SIZE = 128  # what `batch_size: auto` is on a CPU, where a larger one is no faster; its rate is the given one
 
 
-def find_batch_size(model: nn.Module, config: Train, machine: Machine, image_shape: Sequence[int]) -> tuple[int, float]:
-    """The batch size and the peak learning rate of a run.
+def find_batch_size(model: nn.Module, config: Train, machine: Machine, images: Sequence[int]) -> tuple[int, float]:
+    """The batch size and the peak learning rate of a run; no batch is larger than all images together.
 
     For `batch_size: auto` on CUDA: the largest power of two up to `max_batch_size` whose training step fits in
-    memory, with the rate scaled linearly from 128 (arXiv:1706.02677). On CPU: 128.
+    memory, with the rate scaled linearly from 128 (arXiv:1706.02677). On CPU: 128, or `max_batch_size` if less.
 
     Args:
-        image_shape: channels, height and width of the training images.
+        images: shape of the training images, (N, C, H, W).
     """
+    count, *image_shape = images
     if config.batch_size != "auto":
-        return config.batch_size, config.learning_rate
+        return min(config.batch_size, count), config.learning_rate
     if machine.device.type != "cuda":
-        return AUTO_BATCH_SIZE, config.learning_rate
+        return min(AUTO_BATCH_SIZE, config.max_batch_size, count), config.learning_rate
     size = 2 ** int(math.log2(config.max_batch_size))
     while size > 1:
         trial = copy.deepcopy(model).train()
         try:
-            images = torch.zeros(size, *image_shape, device=machine.device)
+            trial_images = torch.zeros(size, *image_shape, device=machine.device)
             with torch.autocast("cuda", torch.bfloat16, enabled=machine.autocast):
-                logits = trial(images.contiguous(memory_format=machine.memory_format))
+                logits = trial(trial_images.contiguous(memory_format=machine.memory_format))
             logits.float().sum().backward()
             break
         except torch.cuda.OutOfMemoryError:
@@ -42,4 +43,5 @@ def find_batch_size(model: nn.Module, config: Train, machine: Machine, image_sha
         finally:
             del trial
             torch.cuda.empty_cache()
+    size = min(size, count)
     return size, config.learning_rate * size / AUTO_BATCH_SIZE

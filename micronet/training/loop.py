@@ -29,7 +29,8 @@ from micronet.training.sampling import Sampler
 from micronet.training.state import ResumeState
 from micronet.training.trial import check_labels, check_split
 
-STEPS_A_LOOK = 50  # on a GPU the loss is read this often: reading it waits for all that the GPU has still to do
+# On a GPU the loss is read this often, and at an epoch's end: reading it waits for all that the GPU has still to do.
+STEPS_A_LOOK = 50
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,8 @@ def _train_epoch(run: Run, saves: Saves, reporter: Reporter, stopped: Callable[[
     """Trains the steps that are left of the epoch. Raises `Interrupted` after the step that `stopped` is true at."""
     for indices in run.remaining_batches():
         loss = run.train_step(indices)
-        if run.machine.device.type == "cpu" or run.step_in_epoch % STEPS_A_LOOK == 0:
+        last = run.step_in_epoch == run.steps_an_epoch
+        if run.machine.device.type == "cpu" or run.step_in_epoch % STEPS_A_LOOK == 0 or last:
             run.check(loss.item())
             done = run.step_in_epoch * run.batch_size
             reporter.step(epoch=run.epoch + 1, images=done, loss=run.totals[0].item() / done)

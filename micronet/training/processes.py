@@ -89,7 +89,8 @@ class _First(Member):
         if not code or self.over.is_set():
             return
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"has ended with {said or f'code {code}'}"
-        self.missed = f"rank {rank} of {self.size} {shown(how, 180)}; the same command goes on from what was saved"
+        said = f"rank {rank} of {self.size} {shown(how, 180)}; the same command goes on from what was saved"
+        self.missed = self.missed or said  # the others end because of the first one
         self.noticed.set()
         if not self.over.wait(GRACE):  # on a GPU a rank waits for the others for good
             with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -177,13 +178,22 @@ def _run(
         threading.Thread(target=_end_without, args=(alive,), daemon=True).start()
         if os.read(gate, 1):
             said = io.StringIO()
-            with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
-                code = 0
-                code = front(name, lambda: work(member))
+            with contextlib.redirect_stderr(said):
+                code = front(name, lambda: _worked(work, member))
             last = (said.getvalue().splitlines() or [""])[-1].removeprefix(f"{name}: ")
             os.write(voice, last.encode(errors="replace")[:SAID])
     finally:
         os._exit(code)
+
+
+def _worked(work: Callable[[Member], int | None], member: Member) -> int | None:
+    """A further rank's work, which `leave` and `lost` end in the middle."""
+    try:
+        return work(member)
+    except SystemExit as end:
+        if end.code:
+            raise  # of other people's code
+        return 0
 
 
 def _end_without(alive: int) -> None:

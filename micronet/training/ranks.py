@@ -41,7 +41,9 @@ class Ranks:
         """Lets every other rank take what the first gives: tensors, numbers and containers of them."""
 
     def begin(self, model: nn.Module, seed: int) -> None:
-        """Begins a step. `seed` names the step: what a dropout draws is decided by it and the rank."""
+        """Begins a step. `seed` names the step: what a dropout draws is decided by it and the rank, whatever was drawn
+        before, so that a run which was resumed draws the same."""
+        torch.manual_seed(seed % 2**63)
 
     def share(self, count: int) -> slice:
         """This rank's part of a batch of so many images."""

@@ -64,9 +64,9 @@ class Run:
         self.images = training.images.to(self.machine.device)
         self.labels = training.labels.to(self.machine.device).long()
         self.batch_size, self.peak = self.ranks.of_first(
-            lambda: find_batch_size(model, config, self.machine, training.images.shape[1:])
+            lambda: find_batch_size(model, config, self.machine, training.images.shape)
         )
-        smallest = check_shares(min(self.batch_size, len(self.labels)), self.ranks.size)
+        smallest = check_shares(self.batch_size, self.ranks.size)
         self.classes = class_count(
             model, training.images, self.machine, batch_size=smallest, trains=config.epochs > 0, ranks=self.ranks.size
         )

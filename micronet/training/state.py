@@ -16,6 +16,8 @@ import torch
 from micronet.errors import MicronetError, shown
 from micronet.files import in_the_way, reason, write_atomically
 
+KEPT = 3  # states of other params or code that stay where a run begins
+
 
 class StateError(MicronetError):
     """The state of a run belongs to another process; the message is one sentence."""
@@ -55,9 +57,10 @@ class ResumeState:
             raise StateError(
                 f"{self.folder}/lock: cannot be locked ({reason(error)}); `run` needs a disk with locks"
             ) from None
-        for other in self.folder.iterdir():  # state of other params can never be used again
-            if other.is_dir() and other.name != self.digest:
-                shutil.rmtree(other, ignore_errors=True)
+        others = [other for other in self.folder.iterdir() if other.is_dir() and other.name != self.digest]
+        # Of other params or code: those of the newest ones are kept, for who goes back to them.
+        for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
+            shutil.rmtree(other, ignore_errors=True)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -214,3 +214,8 @@ def test_a_generated_file_is_valid_or_refused_in_a_few_short_printable_lines(cou
     for loaded in valid[:8]:
         lines = consistency.inconsistencies(loaded)
         assert not lines or wrong_lines(params.ParamsError(lines)) == []
+
+
+def test_more_zeros_than_a_network_can_have_are_a_line_before_anything_is_trained():
+    (line,) = consistency.inconsistencies(params.parse(demo(("prune.amount", 0.98), ("prune.layer_floor", 0.02))))
+    assert line.startswith("prune.amount: amount 0.98 asks for ") and line.endswith(" works")

@@ -38,6 +38,7 @@ def test_a_stage_in_two_processes_writes_what_it_writes_in_one_and_leaves_nothin
     curve = (prepared / "metrics/curves/train_student.csv").read_text().splitlines()
     assert len(curve) == 2 and curve[1].startswith("1,")
     assert sorted(path.name for path in (prepared / "run/train_student").iterdir()) == ["lock"]
+    assert [path.name for path in (prepared / "run").iterdir()] == ["train_student"], "no traceback of a rank"
 
 
 def test_a_missing_input_is_said_once_whatever_the_number_of_processes(prepared):

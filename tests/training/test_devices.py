@@ -131,7 +131,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(here):
 
 def test_automatic_batch_size_trains(here):
     model = new_model(SPECS[0]).to(here.device)
-    size, rate = find_batch_size(model, train_config(batch_size="auto", max_batch_size=300), here, (3, 32, 32))
+    size, rate = find_batch_size(model, train_config(batch_size="auto", max_batch_size=300), here, (1000, 3, 32, 32))
     assert (size, rate) == ((128, 0.05) if here.device.type == "cpu" else (256, 0.1))
 
 

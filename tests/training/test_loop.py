@@ -8,7 +8,8 @@ import math
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from micronet.compress.pruning import FixedMask
 from micronet.params import Augment
@@ -56,6 +57,35 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, where, ema_
         result = train(parts, settings, state=state)
     assert same(weights(whole), weights(parts))
     assert result.rows == expected.rows
+
+
+class WithDropout(nn.Module):
+    """A network that draws while it trains, in both ways that there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.dropout, self.classifier = nn.Conv2d(3, 8, 3), nn.Dropout2d(0.3), nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.dropout(self.conv(images).relu()).mean((2, 3))
+        return self.classifier(F.dropout(features, 0.3, self.training))
+
+
+def test_a_network_with_dropout_is_the_same_for_the_same_seed_and_after_a_stop(tmp_path):
+    torch.manual_seed(3)
+    whole = WithDropout()
+    again, parts = copy.deepcopy(whole), copy.deepcopy(whole)
+    torch.manual_seed(4)
+    train(whole, train_config())
+    torch.manual_seed(5)  # whatever another process has drawn
+    train(again, train_config())
+    assert same(weights(whole), weights(again))
+    with ResumeState(tmp_path, "x") as state:
+        with pytest.raises(Interrupted):
+            train(parts, train_config(), state=state, reporter=InterruptAt(2, 32))
+        torch.manual_seed(6)
+        train(parts, train_config(), state=state)
+    assert same(weights(whole), weights(parts))
 
 
 @pytest.mark.parametrize("where", [(2, 32), (1, 64)])  # in the middle of an epoch, and at its last step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -33,11 +34,23 @@ def test_weight_decay_spares_the_steps_of_quantizers_also_where_every_channel_ha
 
 
 def test_a_given_batch_size_and_its_rate_stay():
-    assert find_batch_size(new_model(), train_config(batch_size=32), MACHINE, (3, 32, 32)) == (32, 0.05)
+    assert find_batch_size(new_model(), train_config(batch_size=32), MACHINE, (500, 3, 32, 32)) == (32, 0.05)
 
 
 def test_automatic_batch_size_is_128_on_cpu_at_the_given_rate():
-    assert find_batch_size(new_model(), train_config(batch_size="auto"), MACHINE, (3, 32, 32)) == (128, 0.05)
+    assert find_batch_size(new_model(), train_config(batch_size="auto"), MACHINE, (500, 3, 32, 32)) == (128, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("asked", "images", "found"),
+    [
+        ({"batch_size": 256}, 100, 100),
+        ({"batch_size": "auto"}, 100, 100),
+        ({"batch_size": "auto", "max_batch_size": 32}, 500, 32),
+    ],
+)
+def test_no_batch_is_larger_than_all_images_or_than_its_limit(asked, images, found):
+    assert find_batch_size(new_model(), train_config(**asked), MACHINE, (images, 3, 32, 32)) == (found, 0.05)
 
 
 def test_an_average_forgets_its_start_early_and_takes_counts_as_they_are():

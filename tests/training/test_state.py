@@ -77,11 +77,17 @@ def test_clearing_removes_the_state_and_not_the_lock(tmp_path):
     assert entries(tmp_path) == ["lock"]
 
 
-def test_a_state_of_other_params_is_removed(tmp_path):
-    kept(tmp_path, "old")
+def test_the_newest_states_of_other_params_stay_for_who_goes_back_to_them_and_older_ones_are_removed(tmp_path):
+    names = ["oldest", "older", "old", "last"]
+    for name in names:
+        kept(tmp_path, name)
+    for age, name in enumerate(reversed(names)):
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
     with ResumeState(tmp_path, "new") as state:
         assert state.load() == (None, None)
-    assert not (tmp_path / "old").exists()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["last", "old", "older"]
+    with ResumeState(tmp_path, "last") as state:
+        assert state.load()[0] is not None, "the same params find theirs again"
 
 
 def test_a_second_trainer_in_the_same_process_is_refused(tmp_path):
