@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import CHECKPOINTS, MANIFEST
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from micronet.training.sampling import Sampler
     from micronet.training.state import ResumeState
 
-ANSWERS = STATE / "answers.safetensors"  # of the last teacher and views; the stages of one pipeline share them
+ANSWERS = STATE / "answers"  # a folder for each teacher with views; the stages of one pipeline share them
+KEPT = 2  # folders of other teachers or views that stay
 
 
 class TaughtJob(TrainingJob):
@@ -68,11 +71,12 @@ class TaughtJob(TrainingJob):
 
         images, augment = self.split("train").images, section.train.augment
         classes = class_count(model, images, self.machine, batch_size=2, trains=False)
-        check_memory(section.views, len(images), classes, self.machine)
+        check_memory(section.views, len(images), classes, self.machine, self.member.size)
         seed, pairs = zlib.crc32(f"{self.params.seed} views".encode()), section.mirror_answers
         views = fixed_views(section.views, len(images), augment, seed, pairs=pairs)
         digest = self._answers_digest(views)
-        answers, orphaned, teacher = _read(digest), orphan_watch(), None
+        kept = Answers(digest, alone=self.member.first)
+        answers, orphaned, teacher = kept.read(len(views)), orphan_watch(), None
         known, began = len(answers), time.monotonic()
         for view in range(known, len(views)):
             if teacher is None:
@@ -83,7 +87,7 @@ class TaughtJob(TrainingJob):
             self.reporter.say(f"the teacher answers view {view + 1} of {len(views)}{left}")
             size = self.params.engine.evaluation_batch_size
             answers.append(answers_to_view(teacher, images, views, view, self.machine, size, self.reporter.watch))
-            _write(digest, answers)
+            kept.write(view, answers[-1])
             if orphaned():
                 raise Interrupted(f"stopped after view {view + 1}; the answers are saved, the same command goes on")
         stacked = mean_of_pairs(torch.stack(answers)) if pairs else torch.stack(answers)
@@ -100,24 +104,41 @@ class TaughtJob(TrainingJob):
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
-def _read(digest: str) -> list[Tensor]:
-    """The answers that are known, (M, classes) a view; nothing when the file is missing, damaged or of other views."""
-    import safetensors
+class Answers:
+    """The answers of a teacher to fixed views, a file a view: a run that is stopped loses one at most.
 
-    try:
-        with safetensors.safe_open(ANSWERS, framework="pt") as file:
-            if json.loads((file.metadata() or {})["micronet"])["digest"] != digest:
-                return []
-            return [file.get_tensor(str(view)) for view in range(len(file.keys()))]
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return []
+    Args:
+        digest: names all that decides them. alone: whether no other process uses those of other teachers now.
+    """
 
+    def __init__(self, digest: str, *, alone: bool):
+        self.digest, self.folder = digest, ANSWERS / digest
+        others = [path for path in ANSWERS.glob("*") if path.is_dir() and path != self.folder] if alone else []
+        for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
+            shutil.rmtree(other, ignore_errors=True)
 
-def _write(digest: str, answers: list[Tensor]) -> None:
-    import safetensors.torch
+    def read(self, views: int) -> list[Tensor]:
+        """The answers to the first views, (M, classes) each, up to the first one that is missing or damaged."""
+        import safetensors
 
-    from micronet.files import write_atomically
+        found: list[Tensor] = []
+        for view in range(views):
+            try:
+                with safetensors.safe_open(self._path(view), framework="pt") as file:
+                    if json.loads((file.metadata() or {})["micronet"]) != [self.digest, view]:
+                        break
+                    found.append(file.get_tensor("answers"))
+            except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError):
+                break
+        return found
 
-    # written after every view, so that a run that is stopped loses one at most
-    tensors = {str(view): tensor for view, tensor in enumerate(answers)}
-    write_atomically(ANSWERS, safetensors.torch.save(tensors, {"micronet": json.dumps({"digest": digest})}))
+    def write(self, view: int, answers: Tensor) -> None:
+        import safetensors.torch
+
+        from micronet.files import write_atomically
+
+        said = {"micronet": json.dumps([self.digest, view])}
+        write_atomically(self._path(view), safetensors.torch.save({"answers": answers}, said))
+
+    def _path(self, view: int) -> Path:
+        return self.folder / f"{view}.safetensors"

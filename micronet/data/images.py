@@ -27,16 +27,18 @@ class Split:
         return len(self.labels)
 
     def part(self, images: int) -> Split:
-        """At most so many images: of each class the first, as large a share as of all; itself when it has no more."""
+        """So many images, itself when it has no more: of each class the first, as large a share as of all, the largest
+        remainders rounded up."""
         if images >= len(self):
             return self
         import torch
 
-        chosen = [
-            places[: len(places) * images // len(self)]
-            for places in (torch.nonzero(self.labels == label).flatten() for label in self.labels.unique())
-        ]
-        indices = torch.cat(chosen).sort().values
+        places = [torch.nonzero(self.labels == label).flatten() for label in self.labels.unique()]
+        due = torch.tensor([len(own) * images for own in places])
+        counts = due // len(self)
+        rest = images - int(counts.sum())
+        counts[torch.argsort(due % len(self), descending=True, stable=True)[:rest]] += 1
+        indices = torch.cat([own[:count] for own, count in zip(places, counts.tolist(), strict=True)]).sort().values
         return Split(self.images[indices], self.labels[indices], self.classes, self.dataset)
 
 

@@ -132,12 +132,12 @@ def views_memory(images: int, classes: int) -> int:
     return images * (16 + 4 * 4 * classes)
 
 
-def check_memory(count: int, images: int, classes: int, machine: Machine) -> None:
-    """Raises `NoMemory` where so many fixed views do not fit; the message says how many would."""
-    free, need = available_memory(), views_memory(images, classes)
+def check_memory(count: int, images: int, classes: int, machine: Machine, processes: int = 1) -> None:
+    """Raises `NoMemory` where so many fixed views, which each process holds, do not fit; it says how many would."""
+    free, need = available_memory(), views_memory(images, classes) * processes
     if machine.device.type == "cuda":
         on_device = images * (3 + 4 * classes)  # crops and answers
-        free = min(free, torch.cuda.mem_get_info(machine.device)[0] * need / on_device)
+        free = min(free, torch.cuda.mem_get_info(machine.device)[0] * need / on_device)  # a GPU is of one process
     if count * need > free:
         raise NoMemory(
             f"views: {count} views of {images} images take {count * need / 1e9:.1f} GB of memory, "

@@ -63,8 +63,8 @@ class Run:
         self.ranks.same(self.model.state_dict, self.model.load_state_dict)
         self.images = training.images.to(self.machine.device)
         self.labels = training.labels.to(self.machine.device).long()
-        self.batch_size, self.peak = self.ranks.of_first(
-            lambda: find_batch_size(model, config, self.machine, training.images.shape)
+        self._take_batches(
+            *self.ranks.of_first(lambda: find_batch_size(model, config, self.machine, training.images.shape))
         )
         smallest = check_shares(self.batch_size, self.ranks.size)
         self.classes = class_count(
@@ -74,9 +74,6 @@ class Run:
         self.loss = loss or cross_entropy(config.label_smoothing)
         self.sampler = sampler or augmented(config.augment, self.classes)
         self.constraint = constraint or Unconstrained()
-        self.steps_an_epoch = len(batches(len(self.labels), self.batch_size, 0))
-        self.steps = self.steps_an_epoch * config.epochs
-
         self.optimizer = make_optimizer(model, config)
         self.average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.generator = torch.Generator(self.machine.device)
@@ -87,6 +84,16 @@ class Run:
         self.images_seen = 0
         self.totals = torch.zeros(2, device=self.machine.device, dtype=torch.float64)  # sum of losses, correct answers
         self.seconds_before, self.began = 0.0, time.monotonic()
+
+    def _take_batches(self, size: int, peak: float) -> None:
+        """Makes the batches of this size, and the greatest learning rate this one."""
+        self.batch_size, self.peak = size, peak
+        self.steps_an_epoch = self._steps_with(size)
+        self.steps = self.steps_an_epoch * self.config.epochs
+
+    def _steps_with(self, size: int) -> int:
+        """The steps of an epoch with batches of this size."""
+        return len(batches(len(self.labels), size, 0))
 
     @property
     def seconds(self) -> float:
@@ -112,6 +119,8 @@ class Run:
             "constraint": self.constraint.state(),
             "generator": self.generator.get_state(),
             "rows": [asdict(row) for row in self.rows],
+            "batch_size": self.batch_size,  # an automatic one is what fitted in memory when the run began
+            "peak": self.peak,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
             "images_seen": self.images_seen,
@@ -130,8 +139,10 @@ class Run:
             optimizer=self.optimizer,
             model=self.model,
             epochs=self.config.epochs,
-            steps_an_epoch=self.steps_an_epoch,
+            steps_with=self._steps_with,
+            sizes=range(1, len(self.labels) + 1) if self.config.batch_size == "auto" else [self.batch_size],
         )
+        self._take_batches(snapshot["batch_size"], snapshot["peak"])
         self.model.load_state_dict(snapshot["model"])
         self.optimizer.load_state_dict(snapshot["optimizer"])
         if self.average:

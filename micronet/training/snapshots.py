@@ -6,7 +6,7 @@ model's weights one by one until one does not fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -29,20 +29,27 @@ def check_snapshot(
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
     epochs: int,
-    steps_an_epoch: int,
+    steps_with: Callable[[int], int],
+    sizes: Sequence[int],
 ) -> None:
     """Raises `Misfit` when a run that gives `own` as its snapshot cannot go on from `saved`.
 
     Args:
         optimizer, model: of that run; neither is changed.
-        epochs, steps_an_epoch: how far a snapshot can be.
+        epochs: how far a snapshot can be. steps_with: the steps of an epoch with batches of a size.
+        sizes: that batches can have.
     """
     if set(saved) != set(own):
         odd = sorted(map(str, set(saved) ^ set(own)))
         raise Misfit(f"it has other entries ({shown(', '.join(odd), 80)})")
     for key in ("model", "average", "generator", "totals"):
         _same_form(saved[key], own[key], key)
-    for key, highest in (("epoch", epochs), ("step_in_epoch", steps_an_epoch), ("images_seen", None)):
+    size, peak = saved["batch_size"], saved["peak"]
+    if type(size) is not int or size not in sizes:
+        raise Misfit(f"its batch_size is {shown(size, 40)}")
+    if type(peak) is not float or not 0 < peak < float("inf"):
+        raise Misfit(f"its peak is {shown(peak, 40)}")
+    for key, highest in (("epoch", epochs), ("step_in_epoch", steps_with(size)), ("images_seen", None)):
         value = saved[key]
         if type(value) is not int or value < 0 or (highest is not None and value > highest):
             raise Misfit(f"its {key} is {shown(value, 40)}")

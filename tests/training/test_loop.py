@@ -59,6 +59,21 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(tmp_path, where, ema_
     assert result.rows == expected.rows
 
 
+def test_an_automatic_batch_size_is_that_of_the_run_which_goes_on(tmp_path, monkeypatch):
+    fits = {"now": (32, 0.05)}
+    monkeypatch.setattr("micronet.training.run.find_batch_size", lambda *_: fits["now"])
+    settings = train_config(batch_size="auto")
+    whole, parts = new_model(), new_model()
+    train(whole, settings)
+    with ResumeState(tmp_path, "x") as state:
+        with pytest.raises(Interrupted):
+            train(parts, settings, state=state, reporter=InterruptAt(2, 32))
+        fits["now"] = (16, 0.02)  # another program has taken memory meanwhile
+        result = train(parts, settings, state=state)
+    assert (result.batch_size, result.learning_rate) == (32, 0.05)
+    assert same(weights(whole), weights(parts))
+
+
 class WithDropout(nn.Module):
     """A network that draws while it trains, in both ways that there are."""
 

@@ -285,6 +285,8 @@ CONTENTS = {
     "a step below zero": changed("step_in_epoch", -1),
     "a truth for a number": changed("images_seen", True),
     "endless seconds": changed("seconds", float("inf")),
+    "batches of another size": changed("batch_size", 7),
+    "a rate below zero": changed("peak", -0.1),
     "a row more": lambda saved: saved["rows"].append(saved["rows"][0]),
     "a row of other columns": changed("rows/0", {"epoch": 1}),
     "text in a row": changed("rows/0/train_loss", "low"),
