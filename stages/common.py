@@ -221,7 +221,8 @@ CODE = ("stages", "models", "networks", "micronet")
 def commit() -> str | None:
     """The commit of the code, with `-dirty` when code or params differ from it; None outside git.
 
-    What a run writes itself, `dvc.lock`, `code/` and `metrics/`, makes no checkout dirty.
+    What a run writes itself, `dvc.lock`, `code/` and `metrics/`, makes no checkout dirty, and neither does
+    `make use`: params that are a recipe of this commit are.
     """
 
     def git(*words: str) -> str | None:
@@ -233,5 +234,14 @@ def commit() -> str | None:
 
     head = git("rev-parse", "--short=12", "HEAD")
     settings = ("dvc.yaml", "params.yaml", "pipelines/dvc.yaml", ":(glob)pipelines/*/params.yaml")
-    changed = git("status", "--porcelain", "--", *CODE, *settings)
+    changed = (git("status", "--porcelain", "--", *CODE, *settings) or "").splitlines()
+    if [line.split()[-1] for line in changed] == ["params.yaml"] and _is_a_recipe(ROOT / "params.yaml", git):
+        changed = []
     return f"{head}-dirty" if head and changed else head
+
+
+def _is_a_recipe(path: Path, git: Callable[..., str | None]) -> bool:
+    """Whether a params file is a copy of a recipe that is committed as it stands."""
+    asked = path.read_bytes() if path.is_file() else None
+    same = [recipe for recipe in (ROOT / "recipes").glob("*.yaml") if recipe.read_bytes() == asked]
+    return any(git("ls-files", str(recipe)) and not git("status", "--porcelain", "--", str(recipe)) for recipe in same)

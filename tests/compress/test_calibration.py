@@ -119,7 +119,7 @@ def test_what_are_no_stored_images_is_refused_and_no_step_changes(networks, meth
     with pytest.raises(QuantizationError) as caught:
         calibrate(network, images)
     assert str(caught.value) == (
-        f"calibration takes images (N, 3, 32, 32) of torch.uint8, pixels that nobody has normalised (got {said})"
+        f"calibration takes images (N, C, H, W) of torch.uint8, pixels that nobody has normalised (got {said})"
     )
     assert same(before, weights(network))
 

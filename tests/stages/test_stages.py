@@ -305,6 +305,16 @@ def test_results_make_no_checkout_dirty_and_code_does(tmp_path, monkeypatch):
     assert len(clean) == 12 and common.commit() == clean
     (tmp_path / "params.yaml").write_text("seed: 1")
     assert common.commit() == f"{clean}-dirty"
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/one.yaml").write_text("seed: 1")
+    assert common.commit() == f"{clean}-dirty", "a recipe that is not committed is none"
+    git("add", "recipes")
+    git("commit", "-qm", "y")
+    clean = common.commit()
+    assert not clean.endswith("-dirty"), "as after make use"
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/x.py").write_text("")
+    assert common.commit() == f"{clean}-dirty"
 
 
 # --- killed ---

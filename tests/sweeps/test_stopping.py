@@ -24,7 +24,7 @@ for ((i = 0; i < 400; i++)); do sleep 0.05; done
     [
         ("sweep", "sweeps/run.py -- sweeps/demo.yaml"),
         ("seeds", "sweeps/run.py --seeds 3 -- sweeps/seeds.yaml"),
-        ("studies", "sweeps/run.py -- sweeps/augmentation.yaml sweeps/batch_size.yaml"),
+        ("studies", "sweeps/run.py --rows-may-fail -- sweeps/augmentation.yaml sweeps/batch_size.yaml"),
     ],
 )
 def test_what_ends_make_is_told_to_the_sweep(tmp_path, target, words):
