@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import os
-import sys
-
 import pytest
 
-from micronet.files import FileError
-from micronet.printing import print_lines, print_wrapped, show
+from micronet.printing import show
 from micronet.scoring.counting import operations
 from micronet.scoring.records import Operation
 from micronet.scoring.tables import layer_table, score_table
@@ -65,33 +60,6 @@ def test_no_width_cuts_the_layer_table(ops, columns, monkeypatch, capsys):
     assert (f"  storage bits {ops[0].storage_bits:,}" in text) == (int(columns) < 60)
 
 
-def test_a_reader_that_has_gone_is_no_fault_and_a_full_disk_is_one_line(monkeypatch):
-    read, write = os.pipe()
-    os.close(read)
-    with open(write, "w") as gone:
-        monkeypatch.setattr(sys, "stdout", gone)
-        print_lines("a", "b")
-        print_lines("c")
-    with open("/dev/full", "w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        with pytest.raises(FileError, match="stdout: cannot be written .No space left on device"):
-            print_lines("a")
-        with pytest.raises(FileError, match="No space left on device"):
-            show(score_table([ROW]))
-        monkeypatch.setattr(sys, "stdout", None)
-        print_lines("a")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
-
-
-def test_a_terminal_that_knows_letters_alone_gets_the_table_too(monkeypatch):
-    page = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(sys, "stdout", page)
-    monkeypatch.setenv("COLUMNS", "80")
-    show(score_table([ROW]))
-    page.seek(0)
-    assert NUMBERS[1] in page.read()
-
-
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_a_table_too_wide_for_the_terminal_is_several_that_fit_and_lose_no_number(ops, columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -109,16 +77,3 @@ def test_a_program_that_reads_a_wide_table_gets_each_row_in_a_line(ops, monkeypa
     monkeypatch.delenv("COLUMNS", raising=False)
     show(layer_table(ops, "a network"), splits=True)
     assert len([line for line in capsys.readouterr().out.splitlines() if "operation" in line]) == 1
-
-
-@pytest.mark.parametrize("columns", [30, 80])
-def test_a_long_line_is_broken_at_words_on_a_terminal_and_whole_elsewhere(columns, monkeypatch, capsys):
-    line = "deck:   operations " + "1,234,567 and " * 20
-    monkeypatch.setenv("COLUMNS", str(columns))
-    print_wrapped("short   one", line, indent=9)
-    first, start, *below = capsys.readouterr().out.splitlines()
-    assert first == "short   one" and start.startswith("deck:   operations 1")
-    assert below and all(len(each) < columns and each[:9].isspace() and not each[9].isspace() for each in below)
-    monkeypatch.delenv("COLUMNS")
-    print_wrapped(line)
-    assert capsys.readouterr().out == f"{line}\n"
