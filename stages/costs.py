@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +17,13 @@ import models
 from micronet.compress.calibration import calibrate
 from micronet.compress.pruning import apply_masks, global_masks
 from micronet.compress.quantization import prepare
-from micronet.data.arrays import Description
 from micronet.data.datasets import described
 from micronet.packed.packing import pack
 from micronet.params import Params
 from micronet.scoring.books import BOOKS
 from micronet.scoring.counting import operations
 from micronet.scoring.records import macs
-from micronet.scoring.references import References, references
+from micronet.scoring.references import References, of_params
 
 IMAGES = 32  # random ones that set the ranges
 PATIENCE = 5.0  # seconds
@@ -50,10 +46,11 @@ def costs(params: Params) -> tuple[list[dict[str, Any]], References, list[str]]:
     data = described(params.data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        teacher = partial(_built, params, "teacher", data)
-        against = references(params.data.source, params.score.reference, teacher, data.shape)
+        against = of_params(params)
         torch.manual_seed(0)
-        student = _built(params, "student", data).eval()
+        student = models.build(
+            models.suited(params.student.model.spec(), image=data.shape, classes=len(data.classes))
+        ).eval()
     weights = sum(parameter.numel() for parameter in student.parameters())
     ops = operations(student, data.shape, weight_bits=16)
     rows = [_row("student", "", weights, ops, against, weights * 16 / 8, "16")]
@@ -67,11 +64,11 @@ def costs(params: Params) -> tuple[list[dict[str, Any]], References, list[str]]:
             image=data.shape,
         )
         apply_masks(student, masks)
-    with _said_when_slow(), tempfile.TemporaryDirectory() as folder:
+    with _said_when_slow():
         prepared = prepare(student, quantize, data.shape)
         generator = torch.Generator().manual_seed(0)
         calibrate(prepared, torch.randint(0, 256, (IMAGES, *data.shape), generator=generator, dtype=torch.uint8))
-        packed = pack(prepared, Path(folder) / "packed", quantize=quantize, class_names=data.classes)
+        packed = pack(prepared, quantize=quantize, class_names=data.classes)
     bits = "16" if quantize.method == "half" else f"{quantize.weight_bits}/{quantize.activation_bits}"
     zeros = f"{100 * packed.zero_weights / max(1, packed.weights):.0f} %"
     rows.append(_row("packed", zeros, packed.nonzero_parameters, operations(packed), against, packed.file_bytes, bits))
@@ -91,11 +88,6 @@ def _said_when_slow() -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _built(params: Params, section: str, data: Description) -> Any:
-    spec = getattr(params, section).model.spec()
-    return models.build(models.suited(spec, image=data.shape, classes=len(data.classes)))
 
 
 def _row(

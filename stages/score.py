@@ -26,18 +26,6 @@ PACKED, PATH = CHECKPOINTS / "quantized.safetensors", METRICS / "path.csv"
 MAKE = "python stages/score.py"
 
 
-def references_of(job: Job) -> References:
-    """What the scores are relative to: what params say, what is usual for the data, or the teacher in 16 bits."""
-    import models
-    from micronet.scoring.references import references
-
-    def teacher() -> Any:
-        spec = job.params.teacher.model.spec()
-        return models.build(models.suited(spec, image=job.data.shape, classes=len(job.data.classes)))
-
-    return references(job.params.data.source, job.params.score.reference, teacher, job.data.shape)
-
-
 def strangers_of(job: Job, model: PackedModule) -> dict[str, list[str]]:
     """The checkpoints that are not of one run with the active params, by what is wrong with them; says a line each."""
     from micronet.pipeline import MADE_BY
@@ -89,6 +77,7 @@ def work(job: Job) -> int:
     from micronet.files import write_csv
     from micronet.packed.module import load_packed
     from micronet.scoring import path, results
+    from micronet.scoring.references import of_params
     from micronet.scoring.tables import show_results
     from micronet.training.checkpoint import CheckpointError
 
@@ -100,7 +89,7 @@ def work(job: Job) -> int:
     model = load_packed(PACKED)
     mixed = {} if alone else strangers_of(job, model)
     strangers = [name for names in mixed.values() for name in names]
-    test, references = job.split("test"), references_of(job)
+    test, references = job.split("test"), of_params(job.params)
     found = measured(job, model, test, references)
     last = path.packed_row(model, found.score)
     if claimed is not None:

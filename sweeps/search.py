@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -65,8 +64,7 @@ def price(tree: dict[str, Any], rules: str) -> float:
     quantize = params.quantize.model_copy(update={"flip_share": 0.0})  # which images are unsure only a training says
     prepared = prepare(model, quantize, data.shape)
     calibrate(prepared, torch.randint(0, 256, (50, *data.shape), dtype=torch.uint8))
-    with tempfile.TemporaryDirectory() as folder:
-        ops = operations(pack(prepared.eval(), Path(folder) / "packed", quantize=quantize))
+    ops = operations(pack(prepared.eval(), quantize=quantize))
     return (challenge_score if rules == "challenge" else deck_score)(ops).score
 
 

@@ -55,7 +55,7 @@ def _of_the_model() -> Iterator[None]:
 
 def pack(
     prepared: fx.GraphModule,
-    path: Path | str,
+    path: Path | str | None = None,
     *,
     quantize: Quantize,
     images: Tensor | None = None,
@@ -64,11 +64,12 @@ def pack(
     class_names: Sequence[str] = (),
     watch: Watch = unwatched,
 ) -> PackedModel:
-    """Writes a model that `compress.quantization.prepare` made (its eval mode) as a packed file; gives it read back.
+    """Packs a model that `compress.quantization.prepare` made (its eval mode); gives it read back.
 
     What was packed is compared with the model, step by step (`packed.agreement`).
 
     Args:
+        path: where the file is written; None: nowhere.
         quantize: `multiplier_bits`, `factored_sums`, `flip_share` and `method` are used.
         images: (N, C, H, W) uint8, of validation: they set the flip margin where there is a `flip_share`.
         seen: (N, C, H, W) uint8, of calibration: the two are compared on the first ones; on noise when left out.
@@ -99,5 +100,6 @@ def pack(
         choice = Choice(margin=margin, bits=int(bit_length(margin)))
         data = encode([*before, chosen(last, choice)], spec, arithmetic, texts, **described)
         model = decode(data)
-    write_atomically(path, data)
+    if path is not None:
+        write_atomically(path, data)
     return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,17 +93,9 @@ def quantize(
         batches = training_batches(images[:batch_norm_images], section.train.augment, seed)
         with watch("batch norm statistics", len(images[:batch_norm_images]), "images") as done:
             recalibrate_batch_norm(prepared, counted(batches, done))
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / "packed"
-        packed = pack(
-            prepared,
-            trial,
-            quantize=section,
-            images=validation.images,
-            seen=images,
-            class_names=class_names,
-            watch=watch,
-        )
+    packed = pack(
+        prepared, quantize=section, images=validation.images, seen=images, class_names=class_names, watch=watch
+    )
     exact = machine().exact()
     module = PackedModule(packed).to(exact.device)
     accuracy = evaluate(module, validation, exact, evaluation_batch_size, watch, "measuring the packed model")[1]
