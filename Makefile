@@ -257,9 +257,8 @@ docs: env ## write what metrics/ says into README.md and docs/{trust,record,perf
 	"$(PY)" tools/results.py
 	"$(PY)" tools/record.py
 	"$(PY)" tools/performance.py
-	"$(PY)" tools/reliability.py
+	"$(PY)" tools/measured.py
 	"$(PY)" tools/studies.py
-	"$(PY)" tools/scale.py
 	"$(PY)" tools/export_docs.py
 
 # The notice is about the maker's next program. A link or a page that leads nowhere ends it.

@@ -10,11 +10,10 @@ import sys
 from statistics import fmean
 
 import documents
+import measured
 import performance
 import pytest
-import reliability
 import results
-import scale
 import seeds
 import studies
 from _tool import ToolError, read_csv, read_json
@@ -37,7 +36,7 @@ def test_the_committed_account_of_speed_is_that_of_the_metrics():
 
 
 def test_the_committed_account_of_reliability_is_that_of_the_metrics_which_hold_no_fault():
-    assert reliability.render(METRICS) == committed("docs/reliability.md")
+    assert measured.render("reliability", METRICS) == committed("docs/reliability.md")
     found = read_json(METRICS / "reliability.json", "make reliability")
     assert not any(found[part]["faults"] for part in ("params", "packed_tiny", "packed_released", "networks", "stages"))
     assert found["kills"]["same_bytes"] == found["kills"]["runs"]
@@ -48,14 +47,14 @@ def test_the_committed_account_of_the_studies_is_that_of_their_tables():
 
 
 def test_the_committed_account_of_scale_is_that_of_the_metrics_measured_or_not(tmp_path):
-    assert scale.render(METRICS) == committed("docs/scale.md")
+    assert measured.render("scale", METRICS) == committed("docs/scale.md")
     content = {"empty_tasks_per_second": 900.0, "speedup": 1.9}
     content |= {name: {"seconds": 100.0, "rows": 24, "done": 24, "twice": 0} for name in ("one", "two", "killed")}
     (tmp_path / "bench_scale.json").write_text(json.dumps(content))
     said = (
         "1.90 times as long; with the second killed after a third of the rows all 24 of 24 rows were there, 0 of them"
     )
-    assert said in scale.render(tmp_path)
+    assert said in measured.render("scale", tmp_path)
 
 
 def test_a_study_compares_rows_of_one_code_and_says_how_many_it_leaves_out(tmp_path):
