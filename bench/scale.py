@@ -27,6 +27,7 @@ from micronet.files import read_json, write_json  # noqa: E402 - the lines above
 from micronet.front import Parser  # noqa: E402
 from sweeps import branches, engine, run, spec, tasks  # noqa: E402
 from sweeps.board import Board  # noqa: E402
+from sweeps.rows import DONE, Row  # noqa: E402
 
 OUTPUT = ROOT / "metrics/bench_scale.json"
 EMPTY = 1000
@@ -87,15 +88,15 @@ def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]
     made = run.Sweep.of("bench", chosen, planned, branches.head(folder))
     board = Board("bench", "validation_accuracy_percent", len(planned), [], console(sys.stderr))
     ended: Callable[..., None] = board.ended
-    came: Counter[str] = Counter()  # how often a row of each key came, also one that replaces another
+    came: Counter[tuple[str, int]] = Counter()  # how often a row of each key came, also one that replaces another
 
     with connected(nodes) as (cluster, second):
 
-        def killing(name: str, rows: Any, seconds: float | None) -> None:
+        def killing(name: str, row: Row, seconds: float | None) -> None:
             nonlocal second
-            ended(name, rows, seconds)
-            came.update(row.key for row in rows)
-            if kill and second is not None and len(board.done) >= len(planned) // 3:
+            ended(name, row, seconds)
+            came.update([row.key])
+            if kill and second is not None and len(board.of(DONE)) >= len(planned) // 3:
                 cluster.remove_node(second, allow_graceful=False)
                 second = None
 
@@ -106,7 +107,7 @@ def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]
             seconds = round(time.monotonic() - began, 1)
         finally:
             os.chdir(ROOT)
-    done = sum(row.status == "done" for row in made.rows.values())
+    done = sum(row.status == DONE for row in made.rows.values())
     return {
         "nodes": nodes,
         "killed": kill,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -75,6 +76,44 @@ def test_the_stopwatch_leaves_the_first_steps_out(bench, monkeypatch):
     with pytest.raises(loops.Done):
         watch(256)
     assert watch.images_per_second == pytest.approx(128 / 3)
+
+
+def test_the_second_node_is_killed_after_a_third_of_the_rows_and_rows_that_come_again_are_counted(
+    bench, monkeypatch, tmp_path
+):
+    import scale
+
+    from sweeps.rows import DONE, FAILED, Row
+
+    killed_after: list[int] = []
+    rows: list[Row] = []
+
+    class Cluster:
+        def remove_node(self, node, allow_graceful):
+            assert (node, allow_graceful) == ("second", False)
+            killed_after.append(len(rows))
+
+    def run(sweep, place, cpus, board):
+        tasks = [(task.variant, task.seed) for task in sweep.tasks]
+        assert len(tasks) == 6
+        for (variant, seed), status in [(tasks[0], FAILED), *((task, DONE) for task in tasks)]:
+            rows.append(Row(variant, seed, status, {}))
+            sweep.rows[rows[-1].key] = rows[-1]
+            board.ended(f"{variant}-{seed}", rows[-1], 1.0)
+
+    (tmp_path / "recipes").mkdir()
+    for name in ("recipes/demo.yaml", "dvc.yaml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    monkeypatch.setattr(scale.subprocess, "run", lambda *_, **__: None)  # the clone
+    monkeypatch.setattr(scale.branches, "head", lambda _: "0123abc")
+    monkeypatch.setattr(scale, "connected", lambda nodes: contextlib.nullcontext((Cluster(), "second")))
+    monkeypatch.setattr(scale.run, "run", run)
+    monkeypatch.chdir(tmp_path)
+    found = scale.swept(tmp_path, 3, 2, kill=True)
+    assert killed_after == [3], "the third row is the second that is done, of six"
+    assert found | {"seconds": 0} == {"nodes": 2, "killed": True, "seconds": 0, "rows": 6, "done": 6, "twice": 1}
+    killed_after.clear()
+    assert scale.swept(tmp_path, 3, 2, kill=False)["twice"] == 1 and not killed_after
 
 
 @pytest.mark.slow
