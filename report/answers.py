@@ -82,7 +82,13 @@ def of(run: Run) -> list[Answer]:
 
 
 def interval(correct: float, images: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy in percent, Wilson 1927, given the percentage and how many images it is of."""
+    """The 95 % interval of an accuracy, both ends in percent.
+
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+
+    Args:
+        correct: percent of the images. images: how many the accuracy is of.
+    """
     share = correct / 100
     center = (share + Z**2 / (2 * images)) / (1 + Z**2 / images)
     half = Z / (1 + Z**2 / images) * math.sqrt(share * (1 - share) / images + Z**2 / (4 * images**2))
@@ -128,10 +134,12 @@ def calibration(found: Sequence[Answer]) -> tuple[list[dict[str, Any]], float] |
 
 
 def most_confident_mistakes(found: Sequence[Answer]) -> list[Answer]:
+    """Up to `SHOWN` wrong answers, the surest first; none whose confidence is not known."""
     return _ranked([answer for answer in found if not answer.right], descending=True)
 
 
 def least_sure_right_ones(found: Sequence[Answer]) -> list[Answer]:
+    """Up to `SHOWN` right answers, the least sure first; none whose confidence is not known."""
     return _ranked([answer for answer in found if answer.right], descending=False)
 
 

@@ -38,18 +38,6 @@ if TYPE_CHECKING:
 CARD = Path("release/MODEL_CARD.md")
 SCORED = "python stages/score.py"
 SIZED, TIMED = ("export.json", "python tools/sizes.py"), ("bench_export.json", "python bench/export.py")
-CONFIDENCE = 0.95
-
-
-def wilson(correct: int, images: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy, in percent.
-
-    Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-    """
-    from scipy import stats
-
-    found = stats.binomtest(correct, images).proportion_ci(CONFIDENCE, method="wilson")
-    return 100 * float(found.low), 100 * float(found.high)
 
 
 def stages() -> list[dict[str, Any]]:
@@ -64,15 +52,16 @@ def stages() -> list[dict[str, Any]]:
 
 
 def accuracies(model: PackedModule, test: Split, batch_size: int) -> dict[str, Any]:
-    """How many test images the packed file is right on, the interval of that, and the accuracy of each class."""
+    """How many test images the packed file is right on, the 95 % interval of that, and the accuracy of each class."""
     from micronet.scoring.measurement import class_accuracies, predictions
+    from report.answers import interval
 
     predicted = predictions(model, test, batch_size)
     correct, by_class = int((predicted == test.labels).sum()), class_accuracies(predicted, test.labels, test.classes)
     known = {name: accuracy for name, accuracy in by_class.items() if accuracy is not None}
     return {
         "correct": correct,
-        "interval": wilson(correct, len(test)),
+        "interval": interval(100 * correct / len(test), len(test)),
         "by_class": by_class,
         "worst": min(known, key=lambda name: known[name]),
         "best": max(known, key=lambda name: known[name]),

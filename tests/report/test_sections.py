@@ -176,6 +176,14 @@ def test_the_interval_is_wilsons(correct, images):
         assert (low, high) == pytest.approx((100 * wanted.low, 100 * wanted.high), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("correct", "images", "low", "high"),
+    [(90.0, 10_000, 89.396, 90.573), (0.0, 10, 0.0, 27.753), (100.0, 10, 72.247, 100.0)],
+)
+def test_the_interval_has_the_ends_of_the_formula(correct, images, low, high):
+    assert answers.interval(correct, images) == pytest.approx((low, high), abs=0.001)
+
+
 def test_calibration_is_the_mean_gap_of_bins_weighted_by_their_images():
     rows = [answers.Answer(0, "a", "a", 95.0), answers.Answer(1, "a", "b", 95.0), answers.Answer(2, "a", "a", 60.0)]
     found, error = answers.calibration([*rows, answers.Answer(3, "a", "a", None)])
