@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mcu
-import results
-from _tool import METRICS, PACKED, SHOWN, arguments_of, front, open_split, parameters, say
-from verify import Published, published
+from _tool import METRICS, SHOWN, arguments_of, front, open_split, say
+from published import RECORD, Published, places, with_data
 
 from micronet.errors import shown
 
@@ -24,26 +23,14 @@ if TYPE_CHECKING:
     from micronet.packed.model import PackedModel
 
 OUT = METRICS / "exports.json"
-RECORD = "record"
 ON_BOARDS = (RECORD, "cascade", "mnist")
 IMAGES_ON_A_BOARD = 50
 
 
-def places() -> dict[str, Published]:
-    """Where each published model lies, the record first."""
-    others = {name: published(name) for name in results.MODELS if results.claims_of(name, Path())}
-    return {RECORD: Published(Path(), PACKED, Path("params.yaml"), METRICS / "score.json"), **others}
-
-
 def test_images(place: Published) -> Split:
     """The images that a model is measured on; prepared where they are not here yet."""
-    from micronet.data import store
-
     with contextlib.chdir(place.folder):
-        data = parameters.load(place.params)
-        if not (place.manifest.is_file() and Path(data.data.folder).is_dir()):
-            store.prepare(data.data, place.manifest, report=say)
-        return open_split(data, "test", place.manifest)
+        return open_split(with_data(place), "test", place.manifest)
 
 
 def in_onnx(model: PackedModel, data: bytes, test: Split) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from _tool import METRICS, Facts, arguments_of, front, read_csv, read_json, read_json_if_there
 from plots import OUT, PATH, RATE, STYLE, TRAIN, read_columns, say_start, write
-from results import MODELS, claims_of
+from published import MODELS, claims_of
 
 from micronet.scoring.books import BOOKS
 

@@ -9,6 +9,7 @@ from typing import Any
 import documents
 import seeds
 from _tool import METRICS, ROOT, Facts, arguments_of, front, read_json, read_json_if_there
+from published import CLAIMS, MODELS, RECORD, claims_of
 from released import check_released
 
 from micronet import params as parameters
@@ -17,24 +18,6 @@ from micronet.scoring.books import BOOKS
 
 BEGIN, END = "<!-- results: written by `make docs` from metrics/ -->", "<!-- end of results -->"
 FEWEST_SEEDS = 3  # that a headline is the mean of
-PIPELINES = Path("pipelines")
-MODELS = {  # beside the root's own
-    "dense": "few multiply-accumulates, for the slides' rules",
-    "refined": "dense, trained on with mixed images",
-    "glance": "the cascade's front network",
-    "cascade": "glance, and for unsure images a second network",
-    "deck": "the slides' own recipe",
-    "mnist": "handwritten digits; scores relative to its teacher",
-}
-
-
-def claims_of(name: str, root: Path) -> tuple[Facts, Path] | None:
-    """What is claimed of a model, by its pipeline once that has run, and the file that says it; None: nothing is."""
-    for path in (PIPELINES / name / "metrics/score.json", METRICS / name / "score.json"):
-        found = read_json_if_there(root / path, "dvc repro pipelines/dvc.yaml")
-        if found is not None:
-            return found, path
-    return None
 
 
 def row(name: str, about: str, score: Facts, path: Path) -> dict[str, Any]:
@@ -49,7 +32,7 @@ def row(name: str, about: str, score: Facts, path: Path) -> dict[str, Any]:
         "accuracy": score["test_accuracy_percent"],
         "scores": scores,
         "bytes": score["packed"]["bytes"],
-        "verify": "make score" if name == "record" else f"make verify NAME={name}",
+        "verify": "make score" if name == RECORD else f"make verify NAME={name}",
         "path": path.as_posix(),
         "of_cifar10": "reference" not in score,
     }
@@ -57,7 +40,7 @@ def row(name: str, about: str, score: Facts, path: Path) -> dict[str, Any]:
 
 def models(metrics: Path) -> list[dict[str, Any]]:
     """A row a published model, the root's first: of a metrics folder, and of pipelines/ beside it."""
-    rows = [row("record", "sparse: nine weights in ten are zero", score_of(metrics), METRICS / "score.json")]
+    rows = [row(RECORD, "sparse: nine weights in ten are zero", score_of(metrics), CLAIMS)]
     for name, about in MODELS.items():
         if (found := claims_of(name, metrics.parent)) is not None:
             rows.append(row(name, about, *found))
@@ -65,7 +48,8 @@ def models(metrics: Path) -> list[dict[str, Any]]:
 
 
 def score_of(metrics: Path) -> Facts:
-    return read_json(metrics / "score.json", "python stages/score.py")
+    """What is claimed of the root's own model. Raises `ToolError`: the file is missing or damaged."""
+    return read_json(metrics / CLAIMS.name, "python stages/score.py")
 
 
 def facts(metrics: Path) -> dict[str, Any]:

@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from _tool import (
     MANIFEST,
-    METRICS,
     PACKED,
     PARAMS,
     SHOWN,
-    ArgumentError,
     ToolError,
     add_params,
     arguments_of,
@@ -30,10 +28,10 @@ from _tool import (
     open_split,
     parameters,
     read_json,
-    say,
     training_digest,
     watch,
 )
+from published import CLAIMS, published, with_data
 
 from micronet.errors import shown
 from micronet.scoring.packed_counts import CHOICE
@@ -46,9 +44,6 @@ if TYPE_CHECKING:
     from micronet.packed.module import PackedModule
     from micronet.scoring.records import Operation
     from micronet.scoring.references import References
-
-CLAIMS = METRICS / "score.json"
-PIPELINES, RELEASE = Path("pipelines"), Path("release")
 
 FINDING_INDENT = 9  # columns, of what a terminal shows of a finding below its first line
 LONGEST_FINDING = 4000  # characters: counts of a step by width are long, and ours
@@ -112,52 +107,15 @@ class Subject:
         return of_params(self.params)
 
 
-@dataclass(frozen=True)
-class Published:
-    """Where the model of a name lies, what claims something about it, the params that made it, its data's manifest."""
-
-    folder: Path  # that these paths are read from, as the stages do
-    file: Path
-    params: Path
-    claims: Path
-    manifest: Path = MANIFEST
-
-
-def published(name: str) -> Published:
-    """The model of a pipeline once that has run, else the packed file in release/.
-
-    A clone has no checkpoints of pipelines/: what the pipeline claims is held against the published file there.
-
-    Raises:
-        ArgumentError: there is neither.
-    """
-    pipelines = {path.parents[1].name for path in PIPELINES.glob("*/metrics/score.json")}
-    released = {path.stem for path in RELEASE.glob("*.safetensors") if (METRICS / path.stem / CLAIMS.name).is_file()}
-    if name in pipelines:
-        kept = RELEASE.resolve() / f"{name}.safetensors"
-        file = kept if kept.is_file() and not (PIPELINES / name / PACKED).is_file() else PACKED
-        return Published(PIPELINES / name, file, Path("params.yaml"), CLAIMS)
-    if name in released:
-        metrics, file = METRICS / name, RELEASE / f"{name}.safetensors"
-        manifest = Path("build/verify") / name / "manifest.json"
-        return Published(Path(), file, metrics / "params.yaml", metrics / CLAIMS.name, manifest)
-    known = ", ".join(sorted(pipelines | released)) or "none is there"
-    raise ArgumentError(f"NAME: there is no published model {shown(name, SHOWN)!r}; one of these would work: {known}")
-
-
 def open_published(arguments: argparse.Namespace) -> Subject:
     """The subject of a name. Its data is prepared where no manifest of them is there. Raises `MicronetError`."""
-    from micronet.data import store
-
     found = published(arguments.name)
     os.chdir(found.folder)
     arguments.file, arguments.params, arguments.claims = str(found.file), str(found.params), str(found.claims)
     if not found.file.is_file():
         way = "`dvc repro pipelines/dvc.yaml` makes it"
         raise ToolError(f"{found.folder / found.file}: there is no such file; {way}")
-    data = parameters.load(found.params).data
-    if not (found.manifest.is_file() and Path(data.folder).is_dir()):
-        store.prepare(data, found.manifest, report=say)
+    with_data(found)
     return open_subject(arguments, found.manifest)
 
 

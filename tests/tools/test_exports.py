@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import export_docs
 import exports
+import published
 import pytest
 import torch
 from _tool import read_json
@@ -30,10 +31,10 @@ def test_the_committed_documents_are_those_of_the_metrics(name):
 def test_what_was_measured_is_of_the_published_files(monkeypatch):
     monkeypatch.chdir(ROOT)
     found = read_json(METRICS / "exports.json", "make exports")["onnx"]
-    assert set(found) == set(exports.places())
+    assert set(found) == set(published.places())
     record = read_json(METRICS / "export.json", "make release")["model"]  # a clone has its file in a cache alone
     for name in found:
-        digest = record if name == exports.RECORD else read(ROOT / f"release/{name}.safetensors").digest
+        digest = record if name == published.RECORD else read(ROOT / f"release/{name}.safetensors").digest
         assert found[name]["packed"] == digest, f"{name}: `make exports` measures it anew"
 
 

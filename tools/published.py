@@ -1,0 +1,84 @@
+"""Which models are published, where each of them lies, what is claimed of it, and the images that it is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from _tool import MANIFEST, METRICS, PACKED, PARAMS, SHOWN, ArgumentError, Facts, parameters, read_json_if_there, say
+
+from micronet.errors import shown
+
+CLAIMS = METRICS / "score.json"
+PIPELINES, RELEASE = Path("pipelines"), Path("release")
+RECORD = "record"  # the root's own
+MODELS = {  # beside it
+    "dense": "few multiply-accumulates, for the slides' rules",
+    "refined": "dense, trained on with mixed images",
+    "glance": "the cascade's front network",
+    "cascade": "glance, and for unsure images a second network",
+    "deck": "the slides' own recipe",
+    "mnist": "handwritten digits; scores relative to its teacher",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where the model of a name lies, what claims something about it, the params that made it, its data's manifest."""
+
+    folder: Path  # that these paths are read from, as the stages do
+    file: Path
+    params: Path
+    claims: Path
+    manifest: Path = MANIFEST
+
+
+def claims_of(name: str, root: Path) -> tuple[Facts, Path] | None:
+    """What is claimed of a model, by its pipeline once that has run, and the file that says it; None: nothing is."""
+    for path in (PIPELINES / name / CLAIMS, METRICS / name / CLAIMS.name):
+        found = read_json_if_there(root / path, "dvc repro pipelines/dvc.yaml")
+        if found is not None:
+            return found, path
+    return None
+
+
+def published(name: str) -> Published:
+    """The model of a pipeline once that has run, else the packed file in release/.
+
+    A clone has no checkpoints of pipelines/: what the pipeline claims is held against the published file there.
+
+    Raises:
+        ArgumentError: there is neither.
+    """
+    pipelines = {path.parents[1].name for path in PIPELINES.glob(f"*/{CLAIMS}")}
+    released = {path.stem for path in RELEASE.glob("*.safetensors") if (METRICS / path.stem / CLAIMS.name).is_file()}
+    if name in pipelines:
+        kept = RELEASE.resolve() / f"{name}.safetensors"
+        file = kept if kept.is_file() and not (PIPELINES / name / PACKED).is_file() else PACKED
+        return Published(PIPELINES / name, file, Path(PARAMS), CLAIMS)
+    if name in released:
+        metrics, file = METRICS / name, RELEASE / f"{name}.safetensors"
+        manifest = Path("build/verify") / name / "manifest.json"
+        return Published(Path(), file, metrics / PARAMS, metrics / CLAIMS.name, manifest)
+    known = ", ".join(sorted(pipelines | released)) or "none is there"
+    raise ArgumentError(f"NAME: there is no published model {shown(name, SHOWN)!r}; one of these would work: {known}")
+
+
+def places() -> dict[str, Published]:
+    """Where each published model lies, the record first. Raises `ArgumentError`: one has claims and no file."""
+    others = {name: published(name) for name in MODELS if claims_of(name, Path())}
+    return {RECORD: Published(Path(), PACKED, Path(PARAMS), CLAIMS), **others}
+
+
+def with_data(place: Published) -> parameters.Params:
+    """The params of a model, its data prepared where no manifest of them is there; from within the model's folder.
+
+    Raises:
+        MicronetError: the params are faulty, or the data cannot be had.
+    """
+    from micronet.data import store
+
+    params = parameters.load(place.params)
+    if not (place.manifest.is_file() and Path(params.data.folder).is_dir()):
+        store.prepare(params.data, place.manifest, report=say)
+    return params
