@@ -8,7 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +55,7 @@ CASES = {
     "laptop student, taught by the laptop teacher": Case(STUDENT, TEACHER, 20),
 }
 WARM_STEPS = 1
+WIDEST = 140  # columns of a table in a file
 CUDA_STEPS = 400  # of every case: there, progress is told every 50 steps
 
 
@@ -170,6 +171,24 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return [rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table, the first column to the left and the others to the right.
+
+    Args:
+        columns: their headings. rows: as many cells each.
+    """
+    from rich.table import Table
+
+    from micronet.console import console, live
+
+    table = Table(title=title)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    console(sys.stdout, columns=None if live(sys.stdout) else WIDEST).print(table)
 
 
 Clock = Callable[[int], None]

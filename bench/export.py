@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _bench import ROOT, describe, engine, measure, write
+from _bench import ROOT, describe, engine, measure, print_table, write
 from runners import available
 
 from micronet.front import Parser
@@ -25,9 +25,6 @@ def main() -> int:
     parser.add_argument("--file", type=Path, default=FILE, help="packed model of one network; default: %(default)s")
     parser.add_argument("--output", default="metrics/bench_export.json", help="default: %(default)s")
     arguments = parser.parse_args()
-    from rich.table import Table
-
-    from micronet.console import console, live
     from micronet.packed.file import read
     from micronet.training.hardware import machine
 
@@ -49,13 +46,12 @@ def main() -> int:
         for key in ("milliseconds_one", "memory_bytes"):
             result[f"{key}_of_qdq_over_c"] = best[QUANTIZED][key] / max(best[QUICKEST][key], 1e-9)
     write(arguments.output, result)
-    table = Table(title=f"milliseconds an image on one core, the best of {TURNS} runs")
-    for column in ("", "one image", "in a batch of 500", "MB"):
-        table.add_column(column, justify="left" if not column else "right")
+    rows = []
     for name, row in best.items():
         times = [f"{row[key]:.3f}" for key in ("milliseconds_one", "milliseconds_of_batch")]
-        table.add_row(name, *times, f"{row['memory_bytes'] / 1e6:.1f}")
-    console(sys.stdout, columns=None if live(sys.stdout) else 120).print(table)
+        rows.append([name, *times, f"{row['memory_bytes'] / 1e6:.1f}"])
+    title = f"milliseconds an image on one core, the best of {TURNS} runs"
+    print_table(title, ("", "one image", "in a batch of 500", "MB"), rows)
     return 0
 
 

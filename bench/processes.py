@@ -15,7 +15,20 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from _bench import BATCH_SIZE, CASES, TRAIN, Case, arguments, describe, engine, images, measure, others_wait, write
+from _bench import (
+    BATCH_SIZE,
+    CASES,
+    TRAIN,
+    Case,
+    arguments,
+    describe,
+    engine,
+    images,
+    measure,
+    others_wait,
+    print_table,
+    write,
+)
 
 if TYPE_CHECKING:
     from micronet.training.processes import Member
@@ -105,21 +118,17 @@ def main() -> int:
         cpu_alone=True,
         alone="as root: other programs wait during the steps",
     )
-    from rich.table import Table
-
-    from micronet.console import console, live
     from micronet.training.hardware import machine
 
     results = {name: compared(name, *["--alone"] * args.alone) for name in NAMES}
     write(args.output, {"machine": describe(machine(engine("cpu"))), "turns": TURNS, "cases": results})
-    table = Table(title="images a second of the median step, and of the fastest")
-    for column in ("case", *SETTINGS, "ratio", "of the fastest"):
-        table.add_column(column, justify="left" if column == "case" else "right")
+    rows = []
     for name, result in results.items():
         kinds = [result[f"images_per_second_{kind}_step"] for kind in ("median", "fastest")]
         speeds = [" / ".join(f"{kind[setting]:,.0f}" for kind in kinds) for setting in SETTINGS]
-        table.add_row(name, *speeds, *[f"{result[f'ratio_of_{kind}_steps']:.2f}" for kind in ("median", "fastest")])
-    console(sys.stdout, columns=None if live(sys.stdout) else 140).print(table)
+        rows.append([name, *speeds, *[f"{result[f'ratio_of_{kind}_steps']:.2f}" for kind in ("median", "fastest")]])
+    title = "images a second of the median step, and of the fastest"
+    print_table(title, ("case", *SETTINGS, "ratio", "of the fastest"), rows)
     return 0
 
 

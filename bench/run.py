@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from _bench import CASES, arguments, describe, engine, measure, median, write
+from _bench import CASES, arguments, describe, engine, measure, median, print_table, write
 
 TURNS = 3
 LOOPS = ("plain", "ours")
@@ -18,9 +18,8 @@ LOOPS = ("plain", "ours")
 def main() -> int:
     args = arguments(__doc__.splitlines()[0], "metrics/bench.json")
     from rich.progress import Progress
-    from rich.table import Table
 
-    from micronet.console import console, live
+    from micronet.console import console
     from micronet.training.hardware import machine
 
     results = {}
@@ -45,14 +44,13 @@ def main() -> int:
             results[name]["ratio"] = ours / plain
     write(args.output, {"machine": describe(machine(engine(args.device))), "turns": TURNS, "cases": results})
 
-    table = Table(title=f"images a second, median of {TURNS}; peak memory of the training process")
-    for column in ("case", "plain", "ours", "ratio", "plain MB", "ours MB"):
-        table.add_column(column, justify="left" if column == "case" else "right")
+    rows = []
     for name, result in results.items():
         speeds = [f"{result[loop]['images_per_second']:,.0f}" for loop in LOOPS]
         memory = [f"{result[loop]['peak_memory_bytes'] / 1e6:,.0f}" for loop in LOOPS]
-        table.add_row(name, *speeds, f"{result['ratio']:.2f}", *memory)
-    console(sys.stdout, columns=None if live(sys.stdout) else 140).print(table)
+        rows.append([name, *speeds, f"{result['ratio']:.2f}", *memory])
+    title = f"images a second, median of {TURNS}; peak memory of the training process"
+    print_table(title, ("case", "plain", "ours", "ratio", "plain MB", "ours MB"), rows)
     return 0
 
 

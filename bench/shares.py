@@ -15,7 +15,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from _bench import BATCH_SIZE, CASES, CIFAR10_EPOCH, TRAIN, Case, arguments, describe, engine, images, write
+from _bench import (
+    BATCH_SIZE,
+    CASES,
+    CIFAR10_EPOCH,
+    TRAIN,
+    Case,
+    arguments,
+    describe,
+    engine,
+    images,
+    print_table,
+    write,
+)
 
 PARTS = ("data", "forward", "teacher", "backward", "optimizer")
 GROUPS = {  # operators by what they are, the first that fits
@@ -185,9 +197,6 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
 
 def main() -> int:
     args = arguments(__doc__.splitlines()[0], "metrics/profile.json")
-    from rich.table import Table
-
-    from micronet.console import console, live
     from micronet.training.hardware import machine
 
     here = machine(engine(args.device))
@@ -202,14 +211,12 @@ def main() -> int:
     title = (
         f"share of a step in percent; limits {most['gflop_per_second']:.0f} GFLOP/s, {most['gb_per_second']:.1f} GB/s"
     )
-    table = Table(title=title)
-    for column in ("case", *PARTS, "arithmetic", "traffic", "evaluation"):
-        table.add_column(column, justify="left" if column == "case" else "right")
+    rows = []
     for name, result in found.items():
         shares = [f"{result['share_percent'].get(part, 0):.0f}" for part in PARTS]
         of_limits = [f"{result[f'{key}_share_of_limit_percent']:.0f} %" for key in most]
-        table.add_row(name, *shares, *of_limits, f"{result['evaluation_share_of_an_epoch_percent']:.0f} %")
-    console(sys.stdout, columns=None if live(sys.stdout) else 140).print(table)
+        rows.append([name, *shares, *of_limits, f"{result['evaluation_share_of_an_epoch_percent']:.0f} %"])
+    print_table(title, ("case", *PARTS, "arithmetic", "traffic", "evaluation"), rows)
     return 0
 
 

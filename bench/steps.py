@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from _bench import ROOT, arguments, describe, images, others_wait, write
+from _bench import ROOT, arguments, describe, images, others_wait, print_table, write
 
 from micronet import params
 
@@ -82,9 +82,6 @@ def main() -> int:
     args = arguments(
         __doc__.splitlines()[0], "metrics/bench_steps.json", alone="as root: other programs wait during the steps"
     )
-    from rich.table import Table
-
-    from micronet.console import console, live
     from micronet.training.hardware import machine
 
     here = machine(params.Engine(device=args.device))
@@ -104,13 +101,12 @@ def main() -> int:
         for kind, times in seconds.items()
     }
     write(args.output, {"machine": describe(here), "batch_size": BATCH_SIZE, "steps": STEPS, "kinds": results})
-    table = Table(title="one step of the released network, and as many times as a float one takes")
-    for column in ("kind", "median ms", "fastest ms", "ratio", "of the fastest", "of the mean"):
-        table.add_column(column, justify="left" if column == "kind" else "right")
+    rows = []
     for kind, result in results.items():
         times = [f"{1000 * result[f'{name}_seconds']:.0f}" for name in ("median", "fastest")]
-        table.add_row(kind, *times, *[f"{result[f'ratio_of_{name}']:.2f}" for name in ("median", "fastest", "mean")])
-    console(sys.stdout, columns=None if live(sys.stdout) else 140).print(table)
+        rows.append([kind, *times, *[f"{result[f'ratio_of_{name}']:.2f}" for name in ("median", "fastest", "mean")]])
+    title = "one step of the released network, and as many times as a float one takes"
+    print_table(title, ("kind", "median ms", "fastest ms", "ratio", "of the fastest", "of the mean"), rows)
     return 0
 
 

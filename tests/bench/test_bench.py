@@ -65,6 +65,13 @@ def test_every_case_can_be_built_and_priced(bench):
         assert macs(operations(meta(spec))) > 1e6
 
 
+def test_a_table_has_its_names_to_the_left_and_its_numbers_to_the_right(bench, capsys):
+    bench.print_table("speed", ("case", "images a second"), [["tiny", "1,234"], ["a larger one", "5"]])
+    title, _, headings, _, *rows, _ = capsys.readouterr().out.splitlines()
+    assert title.strip() == "speed" and headings == "┃ case         ┃ images a second ┃"
+    assert rows == ["│ tiny         │           1,234 │", "│ a larger one │               5 │"]
+
+
 def test_the_stopwatch_leaves_the_first_steps_out(bench, monkeypatch):
     import loops
 
