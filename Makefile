@@ -281,7 +281,7 @@ mcu: env ## the C on emulated Cortex-M4 and M55 boards: same logits, flash, RAM,
 exports: env ## all published models: ONNX on their test images, C on emulated boards; `make docs` says what came out
 	@"$(PY)" tools/exports.py $(ARGS)
 
-# --- speed: only true when nothing else runs ---
+# --- measurements: speeds are only true when nothing else runs ---
 
 .PHONY: bench
 bench: env ## our training loop against the one everybody copies, and all exports side by side: speed, memory
@@ -301,6 +301,10 @@ profile: env ## where the time of a training step goes, and what was tried on De
 choices: env ## what two settings of the compression were chosen by, on validation images
 	@"$(PY)" bench/choices.py
 
+.PHONY: reliability
+reliability: env ## try it with thousands of damaged params, packed files, odd networks and kills: half an hour
+	@"$(PY)" bench/reliability.py $(ARGS)
+
 .PHONY: gpu-check
 gpu-check: env ## on a machine with a GPU: the tests marked gpu, then images a second and where the time goes
 	@if ! "$(PY)" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
@@ -312,10 +316,6 @@ gpu-check: env ## on a machine with a GPU: the tests marked gpu, then images a s
 	"$(PY)" bench/shares.py --device cuda --output metrics/profile_gpu.json
 
 # --- code ---
-
-.PHONY: reliability
-reliability: env ## try it with thousands of damaged params, packed files, odd networks and kills: half an hour
-	@"$(PY)" bench/reliability.py $(ARGS)
 
 .PHONY: test
 test: env ## run the tests that take seconds: make test ARGS="-k scoring"
