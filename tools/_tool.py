@@ -41,7 +41,7 @@ PARAMS = "params.yaml"
 PACKED = Path("checkpoints/quantized.safetensors")
 MOST_JSON = 1 << 24  # characters of a file of results
 SHOWN = 100  # characters of a path, or of what a library says, in a message
-TARGETS = {
+OF_MAKE_TOO = {
     "compare",
     "export",
     "exports",
@@ -193,7 +193,7 @@ def training_digest(params: parameters.Params) -> str:
 
 def arguments_of(name: str, doc: str | None) -> argparse.ArgumentParser:
     """A parser that introduces the command with the words of its module."""
-    return Parser(name=f"make {name}" if name in TARGETS else name, prog=name, description=doc)
+    return Parser(name=f"make {name}" if name in OF_MAKE_TOO else name, prog=name, description=doc)
 
 
 def add_params(parser: argparse.ArgumentParser) -> None:

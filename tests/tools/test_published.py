@@ -10,7 +10,7 @@ from pathlib import Path
 import export
 import pytest
 import verify
-from _tool import TARGETS
+from _tool import OF_MAKE_TOO
 
 from micronet.packed.errors import PackedFileError
 from micronet.packed.file import content
@@ -107,7 +107,7 @@ def test_a_faulty_argument_is_one_line_under_the_name_that_people_type(words, ca
 
 
 def test_what_is_typed_as_make_s_is_a_target_of_make():
-    assert {name for name in TARGETS if f"\n{name}:" in (ROOT / "Makefile").read_text()} == TARGETS
+    assert {name for name in OF_MAKE_TOO if f"\n{name}:" in (ROOT / "Makefile").read_text()} == OF_MAKE_TOO
 
 
 def test_a_target_or_a_number_of_seeds_that_is_none_is_refused_with_what_would_work():
