@@ -30,6 +30,7 @@ if str(ROOT) not in sys.path:
 
 import dvc_locks  # noqa: E402 - the lines above make it importable
 
+from micronet.data.wording import counted  # noqa: E402
 from micronet.errors import MicronetError, shown  # noqa: E402
 from micronet.files import FileError, check_place, read_bytes  # noqa: E402
 from micronet.front import Parser, front  # noqa: E402
@@ -224,11 +225,6 @@ def _is_json_object(path: Path) -> bool:
         return isinstance(json.loads(read_bytes(path)), dict)
     except (FileError, ValueError, RecursionError):
         return False
-
-
-def counted(count: int, what: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def cache() -> Iterator[Finding]:

@@ -13,6 +13,8 @@ from typing import Any
 import jinja2
 from _tool import ROOT, ToolError
 
+from micronet.data.wording import counted
+
 TEMPLATES = ROOT / "docs/templates"
 
 
@@ -51,11 +53,6 @@ def short(value: float | str) -> str:
 def signed(value: float, digits: int = 2) -> str:
     """`+1.96`."""
     return f"{value:+.{digits}f}"
-
-
-def counted(number: int, what: str) -> str:
-    """`1 epoch`, `8,000 epochs`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 FILTERS = (fixed, percent, share, score, thousands, short, signed, counted)

@@ -15,6 +15,7 @@ import documents
 import plots
 from _tool import METRICS, ROOT, ToolError, arguments_of, front
 
+from micronet.data.wording import counted
 from micronet.files import write_atomically
 from micronet.params import read_yaml
 from sweeps import rows, spec, statistics
@@ -151,7 +152,7 @@ def work(*, fail_with_rows: bool) -> None:
         if shown := rows.comparable(measured(found, order), study.reference)[0]:
             plot(PICTURES / name, study.question or name, shown, order, study.reference)
     if failed and fail_with_rows:
-        runs = documents.counted(failed, "run")
+        runs = counted(failed, "run")
         raise ToolError(f"{runs} failed; {DOCUMENT} says why, and `make studies` tries again")
 
 
