@@ -20,6 +20,12 @@ OF_MAKE = "INSTEAD_OF_SHELL"  # set where a recipe of the Makefile becomes the c
 TRACEBACKS = Path("run")  # where resume state lies too: git and DVC walk past it
 
 
+class ArgumentError(MicronetError):
+    """An argument of the command line names what there is not: one line, which begins with the command's name."""
+
+    exit_code = 2
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint is one line, like every other one.
 
@@ -40,8 +46,7 @@ def front(name: str, work: Callable[[], int | None]) -> int:
     """Runs a command's work.
 
     Args:
-        name: of the command; it begins each line but those about a file of settings, which begin with the file. An
-            error with a true `of_arguments` is about the command line and not about a file.
+        name: of the command; it begins each line but those about a file of settings, which begin with the file.
 
     Returns:
         The exit code: what `work` returns, or 0; 2 for faulty settings or arguments, 1 for work that failed, 130 when
@@ -78,7 +83,7 @@ def _ended(name: str, work: Callable[[], int | None]) -> int:
         return 1
     except MicronetError as error:
         lines = advised(error).splitlines() or [type(error).__name__]
-        if error.exit_code != 2 or getattr(error, "of_arguments", False):
+        if error.exit_code != 2 or isinstance(error, ArgumentError):
             lines[0] = f"{name}: {lines[0]}"
         return _say(error.exit_code, *lines)
     except SystemExit as error:  # of other people's code: a network's forward, say

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from micronet.errors import MicronetError
-from micronet.front import OF_MAKE, front
+from micronet.front import OF_MAKE, ArgumentError, front
 from micronet.params import ParamsError
+from report.errors import UnknownName
 from tests.support.places import ROOT
 from tests.support.thinning import thinned
 
@@ -50,6 +51,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (MicronetError("two\nlines"), 1, ["prune: two", "lines"]),
         (MicronetError("a\x1b[31m one"), 1, [f"prune: a\\x1b[31m one; {MicronetError.remedy}"]),
         (ParamsError(["p.yaml: a: bad", "p.yaml: b: bad"]), 2, ["p.yaml: a: bad", "p.yaml: b: bad"]),
+        (ArgumentError("NAME: there is none"), 2, ["prune: NAME: there is none"]),
+        (UnknownName("NAME: there is none"), 2, ["prune: NAME: there is none"]),
         (Stopped("the state is saved"), 130, ["prune: the state is saved"]),
         (KeyboardInterrupt(), 130, ["prune: stopped"]),
         (BrokenPipeError(), 1, []),

@@ -57,12 +57,6 @@ class ToolError(MicronetError):
     """A command cannot do its work: one line."""
 
 
-class ArgumentError(ToolError):
-    """An argument names what there is not: one line."""
-
-    exit_code, of_arguments = 2, True
-
-
 class Facts(dict[str, Any]):
     """A JSON object, or a row of a table, that knows its file.
 

@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _tool import ROOT, ArgumentError, ToolError, arguments_of, front
+from _tool import ROOT, ToolError, arguments_of, front
 from rich.table import Table
 
 from micronet.console import console
 from micronet.errors import shown
+from micronet.front import ArgumentError
 from micronet.pipeline import STAGES
 from report.differences import NOTHING, differ, leaves, said
 from report.errors import ReportError

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from _tool import MANIFEST, METRICS, PACKED, PARAMS, SHOWN, ArgumentError, Facts, parameters, read_json_if_there, say
+from _tool import MANIFEST, METRICS, PACKED, PARAMS, SHOWN, Facts, parameters, read_json_if_there, say
 
 from micronet.errors import shown
+from micronet.front import ArgumentError
 
 CLAIMS = METRICS / "score.json"
 PIPELINES, RELEASE = Path("pipelines"), Path("release")

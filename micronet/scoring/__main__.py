@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import models
-from micronet.errors import MicronetError, shown
-from micronet.front import Parser, front, without_prompt
+from micronet.errors import shown
+from micronet.front import ArgumentError, Parser, front, without_prompt
 from micronet.packed.file import read
 from micronet.packed.model import PackedModel
 from micronet.printing import print_wrapped, show
@@ -49,12 +49,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return front("scoring", partial(_price, parser.parse_args(argv)))
-
-
-class ArgumentError(MicronetError):
-    """Arguments that have no price."""
-
-    exit_code = 2
 
 
 def _spec(arguments: argparse.Namespace) -> Any:

@@ -114,7 +114,7 @@ def test_the_price_on_the_command_line_takes_images_classes_and_a_reference(caps
 def test_a_reference_that_is_none_is_a_line(given, capsys):
     assert scoring.main(["resnet18", "--reference", given]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("--reference: ") and said.count("\n") == 1
+    assert said.startswith("scoring: --reference: ") and said.count("\n") == 1
 
 
 def test_the_cost_of_a_student_is_a_table_that_names_its_reference():

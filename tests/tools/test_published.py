@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import export
+import page
 import pytest
 import verify
 from _tool import OF_MAKE_TOO
@@ -15,6 +16,7 @@ from _tool import OF_MAKE_TOO
 from micronet.packed.errors import PackedFileError
 from micronet.packed.file import content
 from micronet.packed.module import load_packed
+from micronet.scoring import __main__ as scoring
 from tests.support.places import ROOT
 from tests.support.releases import FEW, PACKED
 
@@ -73,6 +75,19 @@ def test_a_name_of_nothing_is_one_line_that_lists_what_there_is(checkout, capsys
         with pytest.raises(SystemExit) as caught:
             verify.main(["--name", "tiny", *more])
         assert caught.value.code == 2
+
+
+def test_an_argument_that_names_nothing_is_a_line_of_its_command_whichever_that_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, main, words in (
+        ("verify", verify.main, ["--name", "nothing"]),
+        ("report", page.main, ["--name", "nothing"]),
+        ("scoring", scoring.main, ["resnet18", "--reference", "nothing"]),
+        ("scoring", scoring.main, ["nothing"]),
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"{name}: ") and "nothing" in said and said.count("\n") == 1
 
 
 def test_what_lies_in_metrics_without_a_file_in_release_is_no_published_model(checkout, capsys):
