@@ -267,7 +267,7 @@ def path_accuracy(
         .transform_calculate(error=_ERROR)
         .mark_point(size=90)
         .encode(
-            x=_error(alt.X, accuracies, few=False),
+            x=_error(alt.X, accuracies),
             y=alt.Y("stage:N", sort=list(stages), title=None, axis=alt.Axis(grid=True, labelColor=INK)),
             color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=list(series.values()))),
             tooltip=["stage:N", "series:N", alt.Tooltip("accuracy:Q", format=".2f")],

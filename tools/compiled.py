@@ -16,6 +16,7 @@ from micronet.errors import shown
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 NAMES = ("cc", "gcc", "clang")
+READER = "size"  # of binutils
 LONGEST = 600  # seconds
 
 
@@ -41,9 +42,13 @@ def compiled(compiler: str, *words: str | Path) -> None:
         raise ToolError(f"{shown(compiler, 60)} failed ({shown(said, 180)})")
 
 
-def sizes(source: Path, compiler: str, flags: Sequence[str], reader: str = "size") -> Sizes | None:
-    """What a source takes; None where no program can read it."""
-    tool = shutil.which(reader)
+def sizes(source: Path, compiler: str, flags: Sequence[str]) -> Sizes | None:
+    """What a source takes; None where `READER` is not there or cannot read it.
+
+    Raises:
+        ToolError: it does not compile.
+    """
+    tool = shutil.which(READER)
     if tool is None:
         return None
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,10 @@ def runs_dvc(process: Path) -> bool:
     return "dvc" in names or ("dvc", "__main__.py") in scripts or ("tools", "repro.py") in scripts
 
 
-def others_here(processes: Path = Path("/proc")) -> list[int]:
+def others_here() -> list[int]:
     """The numbers of the DVCs that run in this folder, or below it, as far as the system shows them."""
     here, found = Path.cwd().resolve(), []
-    for process in processes.glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
             if runs_dvc(process) and Path(os.readlink(process / "cwd")).is_relative_to(here):
                 found.append(int(process.name))
@@ -62,7 +61,7 @@ def lives(entry: Any) -> bool:
     return type(number) is int and runs_dvc(Path(f"/proc/{number}"))
 
 
-def without_the_dead(locks: Any, lives: Callable[[Any], bool] = lives) -> dict[str, Any]:
+def without_the_dead(locks: Any) -> dict[str, Any]:
     """The entries of processes that run.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from micronet.packed.bits import blocks_of
 from micronet.packed.steps import Step
 from micronet.packed.steps.weights import Weights
 
@@ -49,8 +50,7 @@ class Constants:
         # A level has a bit for each place of a marked block of the level above, so the finest are counted first.
         nonzero, counts = weights.codes.reshape(-1) != 0, list[int]()
         for block in weights.mask:
-            padded = np.concatenate([nonzero, np.zeros(-len(nonzero) % block, bool)]).reshape(-1, block)
-            above = padded.any(axis=1)
+            above = blocks_of(nonzero, block).any(axis=1)
             counts.append(int(above.sum()) * block)
             nonzero = above
         sizes = [len(nonzero), *reversed(counts)]

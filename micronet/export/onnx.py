@@ -27,6 +27,7 @@ from micronet.scoring.packed_counts import packed_operations
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession  # type: ignore[import-untyped]
 
+BATCH_SIZE = 100  # of `logits`
 MOST_BYTES = 1 << 30  # of constants; a file of protocol buffers ends at 2 GiB
 EXACT = "equal to the packed file's in every bit: ConvInteger, MatMulInteger, and float64 that nothing is rounded in"
 
@@ -117,17 +118,17 @@ def _notes(model: PackedModel, exact: PurePosixPath, quantized: PurePosixPath) -
         )
 
 
-def session(content: bytes, threads: int = 1) -> InferenceSession:
-    """An ONNX file in onnxruntime on the CPU, with so many threads."""
+def session(content: bytes) -> InferenceSession:
+    """An ONNX file in onnxruntime on one thread of the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def logits(running: InferenceSession, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
-    """Logits (N, classes) of images (N, C, H, W) uint8, N > 0."""
-    parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+def logits(running: InferenceSession, images: np.ndarray) -> np.ndarray:
+    """Logits (N, classes) of images (N, C, H, W) uint8, N > 0, in batches of `BATCH_SIZE`."""
+    parts = (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))
     return np.concatenate([running.run(["logits"], {"image": np.ascontiguousarray(part)})[0] for part in parts])
