@@ -39,6 +39,7 @@ GROUPS = {  # operators by what they are, the first that fits
 
 
 def synchronise(device: Any) -> None:
+    """Waits until a GPU has done what it was given, so that a clock beside it tells the truth; a CPU has."""
     import torch
 
     if device.type == "cuda":
@@ -137,6 +138,7 @@ def result(
 
 
 def profile(case: Case, machine: Any) -> dict[str, Any]:
+    """Trains a case for its `steps`, after one that warms up, and says where the time went: see `result`."""
     import torch
 
     import models

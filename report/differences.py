@@ -37,6 +37,7 @@ def differ(one: Any, other: Any) -> bool:
 
 
 def said(value: Any) -> str:
+    """A value as a row shows it: a float in six digits at most, all cut to `LONGEST` printable characters."""
     return shown(f"{value:g}" if isinstance(value, float) else str(value), LONGEST)
 
 

@@ -18,6 +18,12 @@ IMAGES = 10_000
 
 
 def average(arguments: argparse.Namespace) -> int:
+    """Writes the mean of `files` to `out`, prints the accuracy of each on validation images; the exit code.
+
+    Raises:
+        MicronetError: params, a checkpoint or the data cannot be used, or the checkpoints have no mean: less than two,
+            or of several architectures.
+    """
     params = parameters.load(arguments.params)
 
     from micronet.compress import averaging

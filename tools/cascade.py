@@ -56,6 +56,12 @@ def _table(rows: list[dict[str, float]]) -> None:
 
 
 def join(arguments: argparse.Namespace) -> int:
+    """Prints what shares would cost and give; with `shares` and `out`, writes the joined file. The exit code.
+
+    Raises:
+        MicronetError: params, a file or the data cannot be used, the files do not fit together, or the shares are not
+            falling numbers from 0 to 1, one a file.
+    """
     params = parameters.load(arguments.params)
 
     from micronet.files import write_csv

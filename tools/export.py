@@ -52,6 +52,17 @@ TARGETS: dict[str, Callable[[], Callable[..., Export]]] = {"c": _c, "onnx": _onn
 
 
 def export(arguments: argparse.Namespace) -> int:
+    """Writes `file` in the forms that are asked for, each into a folder of `out`; prints what each takes.
+
+    Nothing is written before all of them are made.
+
+    Returns:
+        The exit code: 1 where one of several forms cannot be had, the others being written.
+
+    Raises:
+        MicronetError: the file cannot be read, the only form that is asked for cannot be had, or a folder is in the
+            way.
+    """
     targets = list(TARGETS) if arguments.to == "all" else [arguments.to]
     for target in targets:
         _check_place(arguments.out / target)

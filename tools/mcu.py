@@ -174,6 +174,12 @@ def on_boards(model: PackedModel, data: bytes, images: np.ndarray, optimize: str
 
 
 def measure(arguments: argparse.Namespace) -> int:
+    """Prints what a packed file's C takes on each board: bytes of flash and RAM, instructions an image; the exit code.
+
+    Raises:
+        MicronetError: the file cannot be read or is none for C, a program is missing or fails, or a logit is not the
+            reference's.
+    """
     tools()
 
     from micronet.data.sample import images_for

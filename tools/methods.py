@@ -26,6 +26,10 @@ VALIDATION = "validation_accuracy_percent"
 
 
 def canvas(width: float, height: float, **more: Any) -> tuple[Figure, Any]:
+    """A figure of so many inches and its axes, an array of them where `more`, for `Figure.subplots`, asks for several.
+
+    No window and no state that figures share: nothing of pyplot.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

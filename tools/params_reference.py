@@ -152,6 +152,7 @@ def own_keys(section: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def anchor(section: type[BaseModel]) -> str:
+    """What a link to the heading of a class ends with, as GitHub and the site make it."""
     return title(section).replace(" ", "-")
 
 

@@ -54,6 +54,11 @@ def write(
 
 
 def begin(folder: Path) -> int:
+    """Writes the pictures into a folder that is new or empty, and prints how many; the exit code.
+
+    Raises:
+        ToolError: there is something already, or it cannot be written.
+    """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ToolError(f"{shown(folder, SHOWN)}: is there already; name a folder that is not, or remove it")
     try:

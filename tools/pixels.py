@@ -17,6 +17,12 @@ from micronet.files import write_atomically
 
 
 def pixels(arguments: argparse.Namespace) -> int:
+    """Writes a picture as the model takes it, (C, H, W) uint8 as plain bytes, to `out` or the standard output; 0.
+
+    Raises:
+        MicronetError: the file or the picture cannot be read, the model takes no pictures, or the bytes would go to a
+            terminal.
+    """
     from micronet.data.pictures import Unreadable
     from micronet.data.pictures import read as read_picture
     from micronet.packed.file import read

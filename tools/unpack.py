@@ -18,6 +18,12 @@ IMAGES = 5000
 
 
 def unpack(arguments: argparse.Namespace) -> int:
+    """Writes the packed model `file` as a checkpoint in floats to `out`, prints its accuracy; the exit code.
+
+    Raises:
+        MicronetError: params, the file or the data cannot be used, or it is a cascade, holds 16-bit floats or names no
+            architecture that it fits.
+    """
     params = parameters.load(arguments.params)
 
     from micronet.packed import unpacking

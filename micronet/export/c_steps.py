@@ -80,6 +80,7 @@ def kind(step: Step) -> str:
 
 
 def map_bytes(step: Step) -> int:
+    """Bytes of the map that a step makes of one image."""
     return math.prod(step.shape) * BYTES[kind(step)]
 
 
