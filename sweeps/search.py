@@ -41,31 +41,18 @@ def price(tree: dict[str, Any], rules: str) -> float:
     """
     import torch
 
-    import models
-    from micronet.compress.calibration import calibrate
-    from micronet.compress.pruning import apply_masks, global_masks
-    from micronet.compress.quantization import prepare
-    from micronet.data.datasets import described
-    from micronet.packed.packing import pack
-    from micronet.scoring.challenge import challenge_score
+    from micronet.packed.estimate import packed_untrained, untrained_student
+    from micronet.scoring.books import BOOKS
     from micronet.scoring.counting import operations
-    from micronet.scoring.deck import deck_score
-    from micronet.training.weights import prunable
+    from micronet.scoring.references import of_params, reference_of
 
     params = parameters.parse(tree)
-    torch.manual_seed(0)
-    data = described(params.data)
-    model = models.build(models.suited(params.student.model.spec(), image=data.shape, classes=len(data.classes)))
-    for _, layer in prunable(model):
-        torch.nn.init.kaiming_normal_(layer.weight)  # a convnet starts as the identity, all of it zeros but the ones
-    prune = params.prune
-    masks = global_masks(model, prune.amount, layer_floor=prune.layer_floor, cost_exponent=prune.cost_exponent)
-    apply_masks(model, masks)
-    quantize = params.quantize.model_copy(update={"flip_share": 0.0})  # which images are unsure only a training says
-    prepared = prepare(model, quantize, data.shape)
-    calibrate(prepared, torch.randint(0, 256, (50, *data.shape), dtype=torch.uint8))
-    ops = operations(pack(prepared.eval(), quantize=quantize))
-    return (challenge_score if rules == "challenge" else deck_score)(ops).score
+    book = next(book for book in BOOKS if book.name == rules)
+    with torch.random.fork_rng(devices=[]):
+        against = reference_of(book, of_params(params))
+        torch.manual_seed(0)
+        packed, _ = packed_untrained(untrained_student(params), params)
+    return book.score(operations(packed), reference=against).score
 
 
 def goes_on(value: float, others: Sequence[float], keep: float) -> bool:
