@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import model_faults
 from torch import nn
+from validation import model_faults
 
 import models
 from micronet.compress.pruning import reachable

@@ -20,8 +20,9 @@ from sweeps.spec import ROOT, Spec, Variant, base_path, variants
 if TYPE_CHECKING:  # by the names that the stage scripts use, under which alone mypy may know a file
     import common
     import dependencies
+    import validation
 else:
-    from stages import common, dependencies
+    from stages import common, dependencies, validation
 
 # What a task is a clone of; sweeps/price.py counts what it leaves.
 CODE = (*common.CODE, "dvc.yaml", "sweeps/price.py", "data/sample", "data/manifest.json")
@@ -148,7 +149,7 @@ def plan(spec: Spec, root: Path = ROOT, code: Code | None = None) -> list[Task]:
     for variant in variants(spec, base):
         wrong += [f"variant {variant.name}: {fault}" for fault in _not_measured(spec.metrics, variant.last, graph)]
         try:
-            checked = common.validated(variant.tree | {"seed": spec.chosen_seeds[0]}, f"variant {variant.name}")
+            checked = validation.validated(variant.tree | {"seed": spec.chosen_seeds[0]}, f"variant {variant.name}")
         except ParamsError as error:
             wrong += error.faults
             continue

@@ -23,7 +23,7 @@ RANKS = {
     "micronet.faults": 1,
     "micronet.files": 1,
     "micronet.printing": 2,
-    "micronet.reading": 1,
+    "micronet.reading": 2,
     "micronet.sections": 1,
     "micronet.data_params": 2,
     "micronet.model_params": 2,
