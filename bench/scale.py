@@ -27,6 +27,7 @@ from micronet.files import read_json, write_json  # noqa: E402 - the lines above
 from micronet.front import Parser  # noqa: E402
 from sweeps import branches, engine, run, spec, tasks  # noqa: E402
 from sweeps.board import Board  # noqa: E402
+from sweeps.sweep import Sweep  # noqa: E402
 
 OUTPUT = ROOT / "metrics/bench_scale.json"
 EMPTY = 1000
@@ -84,7 +85,7 @@ def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]
     os.chdir(folder)
     chosen = spec.Spec.model_validate(SPEC)
     planned = tasks.plan(chosen, folder)[: variants * len(chosen.seeds)]
-    made = run.Sweep.of("bench", chosen, planned, branches.head(folder))
+    made = Sweep.of("bench", chosen, planned, branches.head(folder))
     board = Board("bench", "validation_accuracy_percent", len(planned), [], console(sys.stderr))
     ended: Callable[..., None] = board.ended
     came: Counter[str] = Counter()  # how often a row of each key came, also one that replaces another

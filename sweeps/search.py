@@ -22,6 +22,7 @@ from micronet.params import ParamsError, read_yaml
 from sweeps import rows, tasks
 from sweeps.rows import DONE, FAILED, TOO_DEAR, Row
 from sweeps.spec import ROOT, Search, Spec, base_path, patched
+from sweeps.sweep import Sweep
 
 if TYPE_CHECKING:
     import optuna
@@ -280,7 +281,6 @@ def run(name: str, spec: Spec, cpus: int | None, folder: Path, cache: Path) -> i
     """Runs a search to its last trial. The exit code: 1 when no trial is done."""
     from sweeps import branches, engine, plots
     from sweeps.board import Board
-    from sweeps.run import Sweep
 
     assert spec.search is not None
     search, place = spec.search, engine.Place(ROOT, folder.absolute(), cache.absolute())

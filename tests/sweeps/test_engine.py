@@ -14,6 +14,7 @@ from rich.console import Console
 from micronet.errors import MicronetError
 from sweeps import branches, engine, rows, run, spec, tasks
 from sweeps.board import Board
+from sweeps.sweep import Sweep
 from tests.sweeps.conftest import git
 
 SPEC = {
@@ -51,12 +52,12 @@ def cluster():
     made.shutdown()
 
 
-def sweep(toy: Path, **changes) -> run.Sweep:
+def sweep(toy: Path, **changes) -> Sweep:
     chosen = spec.Spec.model_validate(SPEC | changes)
-    return run.Sweep.of("some", chosen, tasks.plan(chosen, toy), branches.head(toy))
+    return Sweep.of("some", chosen, tasks.plan(chosen, toy), branches.head(toy))
 
 
-def board(made: run.Sweep) -> Board:
+def board(made: Sweep) -> Board:
     console = Console(file=open(os.devnull, "w"), width=200)
     return Board("some", made.spec.metrics[0], len(made.tasks), list(made.rows.values()), console)
 
