@@ -9,7 +9,6 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from tests.support.trying import outcomes
 IMAGES = random_images(8)
 CHANNELS, SIDE = 6, 8  # of the maps between stem and classifier
 HALF_APART = 0.05  # of the spread of the logits: what 16-bit floats may change
-Way = Callable[[Any, Tensor], Tensor]  # a spelling: of the layer and a value
 
 
 class Recipe(nn.Module):
