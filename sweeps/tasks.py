@@ -129,6 +129,7 @@ class Graph:
 
 
 def short(*parts: Any) -> str:
+    """The first 16 digits of a SHA-256: what names some parts, of which the same ones always give the same name."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
