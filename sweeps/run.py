@@ -22,7 +22,7 @@ if str(ROOT) not in sys.path:
 from micronet.errors import MicronetError  # noqa: E402 - the lines above make it importable
 from micronet.front import Parser, front, without_prompt  # noqa: E402
 from micronet.params import ParamsError  # noqa: E402
-from sweeps import branches  # noqa: E402
+from sweeps import branches, repository  # noqa: E402
 from sweeps.board import Board  # noqa: E402
 from sweeps.rows import FAILED, PRICES  # noqa: E402
 from sweeps.spec import Spec, read  # noqa: E402
@@ -65,7 +65,7 @@ def make_branches(sweep: Sweep, place: Place) -> list[str]:
     from sweeps.engine import result_of
 
     graph, made = Graph.read(place.root / "dvc.yaml"), []
-    tracked = set(branches.git(place.root, "ls-tree", "-r", "--name-only", sweep.commit).splitlines())
+    tracked = set(repository.git(place.root, "ls-tree", "-r", "--name-only", sweep.commit).splitlines())
     for task in sweep.tasks:
         row, files = sweep.rows.get((task.variant, task.seed)), result_of(place, task.key)
         if row is None or row.status != "done" or files is None:
@@ -118,11 +118,11 @@ def run_spec(spec_path: Path, spec: Spec, tasks: list[Task], arguments: argparse
     if arguments.check:
         print(f"{spec_path}: {len(tasks)} runs of {len({task.variant for task in tasks})} variants")
         return 0
-    check_clean(branches.git(ROOT, "status", "--porcelain", "--", *CODE))
+    check_clean(repository.git(ROOT, "status", "--porcelain", "--", *CODE))
     from sweeps.engine import Place
 
     place = Place(ROOT, Path(arguments.folder).absolute(), Path(arguments.cache).absolute())
-    sweep = Sweep.of(spec_path.stem, spec, tasks, branches.head(ROOT))
+    sweep = Sweep.of(spec_path.stem, spec, tasks, repository.head(ROOT))
     if arguments.branch:
         forget_lost(sweep, place)
     with Board(sweep.name, told(spec), len(tasks), list(sweep.rows.values())) as board:

@@ -279,15 +279,15 @@ def front(found: Sequence[Row], metric: str) -> list[Row]:
 
 def run(name: str, spec: Spec, cpus: int | None, folder: Path, cache: Path) -> int:
     """Runs a search to its last trial. The exit code: 1 when no trial is done."""
-    from sweeps import branches, engine, plots
+    from sweeps import engine, plots, repository
     from sweeps.board import Board
 
     assert spec.search is not None
     search, place = spec.search, engine.Place(ROOT, folder.absolute(), cache.absolute())
-    tasks.check_clean(branches.git(ROOT, "status", "--porcelain", "--", *tasks.CODE))
+    tasks.check_clean(repository.git(ROOT, "status", "--porcelain", "--", *tasks.CODE))
     score = f"{search.rules}_score"
     metrics = list(dict.fromkeys([ACCURACY, score, *spec.metrics]))
-    sweep = Sweep(name, spec.model_copy(update={"metrics": metrics}), [], branches.head(ROOT))
+    sweep = Sweep(name, spec.model_copy(update={"metrics": metrics}), [], repository.head(ROOT))
     known = {row.key: row for row in rows.read(sweep.table)}
     trials = Trials(spec, search, opened(spec, name, place.folder / "searches"), known)
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sweeps import branches, engine, guard, spec, tasks, worker
+from sweeps import engine, guard, repository, spec, tasks, worker
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def order(toy) -> worker.Order:
     (task,) = tasks.plan(spec.Spec.model_validate({"base": "demo", "last": "train_student"}), toy)
     (one,) = tasks.works([task])
     place = engine.Place(toy, toy / "run/sweeps", toy / ".dvc/cache")
-    return engine.order_of(one, spec.Spec(), branches.head(toy), place, price=False)
+    return engine.order_of(one, spec.Spec(), repository.head(toy), place, price=False)
 
 
 STARTER = """
