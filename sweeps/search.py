@@ -20,6 +20,7 @@ from micronet import params as parameters
 from micronet.errors import MicronetError, shown
 from micronet.params import ParamsError, read_yaml
 from sweeps import rows, tasks
+from sweeps.pareto import ACCURACY, draw, pareto_front
 from sweeps.rows import DONE, FAILED, TOO_DEAR, Row
 from sweeps.spec import ROOT, Search, Spec, base_path, patched
 from sweeps.sweep import Sweep
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from sweeps.engine import Outcome
 
-ACCURACY = "validation_accuracy_percent"
 # What the journal tells of a trial: the accuracy on each rung, and of which one it is the continuation.
 REACHED, AGAIN_OF = "reached", "again_of"
 
@@ -264,22 +264,9 @@ def opened(spec: Spec, name: str, folder: Path) -> optuna.Study:
     return study
 
 
-def front(found: Sequence[Row], metric: str) -> list[Row]:
-    """The rows that no other is at least as good as in both, accuracy up and score down; the cheapest first."""
-    there = [row for row in found if row.status == DONE and row.metrics.get(ACCURACY) and row.metrics.get(metric)]
-    ordered = sorted(there, key=lambda row: (row.metrics[metric], -(row.metrics[ACCURACY] or 0.0)))
-    best, kept = -math.inf, []
-    for row in ordered:
-        accuracy = row.metrics[ACCURACY] or 0.0
-        if accuracy > best:
-            best = accuracy
-            kept.append(row)
-    return kept
-
-
 def run(name: str, spec: Spec, cpus: int | None, folder: Path, cache: Path) -> int:
     """Runs a search to its last trial. The exit code: 1 when no trial is done."""
-    from sweeps import engine, plots, repository
+    from sweeps import engine, repository
     from sweeps.board import Board
 
     assert spec.search is not None
@@ -323,7 +310,7 @@ def run(name: str, spec: Spec, cpus: int | None, folder: Path, cache: Path) -> i
     found = trials.of_today()
     if left_out := sum(row.status == DONE for row in trials.rows.values()) - len(found):
         board.say(f"{left_out} rows of other code, data or params are left out of {name}_front.csv and its picture")
-    best = front(found, score)
+    best = pareto_front(found, score)
     rows.write(sweep.table.with_name(f"{name}_front.csv"), best, metrics)
-    plots.front(Path(f"docs/plots/{name}_front"), found, best, score)
+    draw(Path(f"docs/plots/{name}_front"), found, best, score)
     return 0 if best else 1

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from micronet.params import ParamsError
-from sweeps import plots, search, spec, tasks
+from sweeps import search, spec, tasks
 from sweeps.board import Board
+from sweeps.pareto import draw, pareto_front
 from sweeps.rows import TOO_DEAR, Row
 
 CODE = tasks.Code()  # read once for all tests
@@ -131,10 +132,10 @@ def test_the_front_has_what_nothing_beats_in_both_and_its_picture_is_always_the_
         Row(name, 0, "done", {search.ACCURACY: accuracy, "challenge_score": score}, budget="rung 0")
         for name, accuracy, score in (("a", 80.0, 0.1), ("b", 90.0, 0.2), ("c", 85.0, 0.3), ("d", 80.0, 0.05))
     ]
-    best = search.front([*found, Row("e", 0, "failed", {})], "challenge_score")
+    best = pareto_front([*found, Row("e", 0, "failed", {})], "challenge_score")
     assert [row.variant for row in best] == ["d", "b"]
     for name in ("one", "two"):
-        plots.front(tmp_path / name, found, best, "challenge_score")
+        draw(tmp_path / name, found, best, "challenge_score")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     assert (tmp_path / "one.png").stat().st_size > 1000
 
