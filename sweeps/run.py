@@ -24,7 +24,7 @@ from micronet.front import Parser, front, without_prompt  # noqa: E402
 from micronet.params import ParamsError  # noqa: E402
 from sweeps import branches, repository  # noqa: E402
 from sweeps.board import Board  # noqa: E402
-from sweeps.rows import FAILED, PRICES  # noqa: E402
+from sweeps.rows import DONE, FAILED, PRICES  # noqa: E402
 from sweeps.spec import Spec, read  # noqa: E402
 from sweeps.sweep import Sweep  # noqa: E402
 from sweeps.tasks import CODE, Graph, Task, check_clean, cores, plan, works  # noqa: E402
@@ -41,11 +41,11 @@ def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
 
     def take(outcome: Outcome) -> None:
         if not outcome.work.leaf:
-            said = "made, for all that need it" if outcome.status == "done" else f"failed: {outcome.reason}"
+            said = "made, for all that need it" if outcome.status == DONE else f"failed: {outcome.reason}"
             board.passed(outcome.work.name, said)
             return
         row = sweep.row(outcome)
-        if row.status == "done":
+        if row.status == DONE:
             engine.keep_result(place, outcome)
         sweep.rows[row.key] = row
         sweep.write()
@@ -68,7 +68,7 @@ def make_branches(sweep: Sweep, place: Place) -> list[str]:
     tracked = set(repository.git(place.root, "ls-tree", "-r", "--name-only", sweep.commit).splitlines())
     for task in sweep.tasks:
         row, files = sweep.rows.get((task.variant, task.seed)), result_of(place, task.key)
-        if row is None or row.status != "done" or files is None:
+        if row is None or row.status != DONE or files is None:
             continue
         import yaml
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from micronet.errors import shown
 from micronet.files import write_atomically
 from sweeps import rows
-from sweeps.rows import TABLES, Row
+from sweeps.rows import DONE, FAILED, TABLES, Row
 from sweeps.spec import Spec
 from sweeps.tasks import Task
 
@@ -64,12 +64,12 @@ class Sweep:
         log = LOGS / self.name / f"{task.name}.log"
         values: dict[str, float | None] = {}
         status, reason = outcome.status, outcome.reason
-        if status == "done":
+        if status == DONE:
             try:
                 values = rows.measured(outcome.files, outcome.price, self.spec.metrics, task.last)
             except rows.TableError as error:
-                status, reason = "failed", str(error)
-        if status == "failed" and outcome.log:
+                status, reason = FAILED, str(error)
+        if status == FAILED and outcome.log:
             write_atomically(log, outcome.log)
         return Row(
             variant=task.variant,
@@ -84,5 +84,5 @@ class Sweep:
             machine=outcome.machine,
             seconds=outcome.seconds,
             reason=shown(reason),
-            log=log.as_posix() if status == "failed" and outcome.log else "",
+            log=log.as_posix() if status == FAILED and outcome.log else "",
         )
