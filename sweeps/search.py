@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -86,15 +86,23 @@ class Trials:
     Args:
         study: Optuna's, of two objectives: accuracy up, score down.
         known: the rows that there are, by name and seed. priced: what tells a price.
+        keep: writes `rows` down. It is called before Optuna hears that a trial has ended: a search that is stopped in
+            between asks for the trial again, and one that stopped after it would miss the row for good.
 
     Attributes:
         rows: of all trials and rungs, those of `known` too. new: rows that trials ended with without any work.
     """
 
     def __init__(
-        self, spec: Spec, search: Search, study: optuna.Study, known: dict[tuple[str, int], Row], priced: Any = price
+        self,
+        spec: Spec,
+        search: Search,
+        study: optuna.Study,
+        known: dict[tuple[str, int], Row],
+        priced: Any = price,
+        keep: Callable[[], None] = lambda: None,
     ):
-        self.spec, self.search, self.study, self.priced = spec, search, study, priced
+        self.spec, self.search, self.study, self.priced, self.keep = spec, search, study, priced, keep
         self.rows, self.code = known, tasks.Code()
         self.going: dict[str, tuple[optuna.trial.Trial, int]] = {}  # key of work: trial, rung
         self.reached: dict[int, list[float]] = defaultdict(list)  # on a rung, by all that have been there
@@ -194,12 +202,21 @@ class Trials:
         one.once = tasks.untouched(task, {key.split(".")[0] for key in self.search.space})
         self.going[one.key] = trial, rung
         if row is not None and row.status == DONE and row.is_of(task):
-            return self.ended(one.key, row)
+            return self._judged(one.key, row)
         self.ready.append(one)
         return None
 
     def ended(self, key: str, row: Row) -> Row | None:
         """Takes the row of a trial on a rung. The row that the trial ends with, None while it goes on."""
+        self._add(row)
+        return self._judged(key, row)
+
+    def _add(self, row: Row) -> None:
+        self.rows[row.key] = row
+        self.keep()
+
+    def _judged(self, key: str, row: Row) -> Row | None:
+        """Ends a trial with the row of a rung, or lets it onto the next."""
         import optuna
 
         trial, rung = self.going.pop(key)
@@ -228,7 +245,7 @@ class Trials:
     ) -> None:
         digests = {key: getattr(task, key) for key in ("params_digest", "code_digest", "data_digest")} if task else {}
         row = Row(f"trial-{number_of(trial)}", self.seed, status, metrics, reason=shown(why), **digests)
-        self.rows[row.key] = row
+        self._add(row)
         self.new.append(row)
 
 
@@ -276,18 +293,17 @@ def run(name: str, spec: Spec, cpus: int | None, folder: Path, cache: Path) -> i
     metrics = list(dict.fromkeys([ACCURACY, score, *spec.metrics]))
     sweep = Sweep(name, spec.model_copy(update={"metrics": metrics}), [], repository.head(ROOT))
     known = {row.key: row for row in rows.read(sweep.table)}
-    trials = Trials(spec, search, opened(spec, name, place.folder / "searches"), known)
 
     def write() -> None:
-        rows.write(sweep.table, list(trials.rows.values()), metrics)
+        rows.write(sweep.table, list(known.values()), metrics)
+
+    trials = Trials(spec, search, opened(spec, name, place.folder / "searches"), known, keep=write)
 
     with Board(name, ACCURACY, search.trials, trials.told()) as board, engine.started(cpus) as ray:
 
         def take(outcome: Outcome) -> None:
             row = replace(sweep.row(outcome), budget=f"rung {trials.going[outcome.work.key][1]}")
-            trials.rows[row.key] = row
             end = trials.ended(outcome.work.key, row)
-            write()
             if end is None:
                 board.passed(outcome.work.name, f"{ACCURACY} {row.metrics[ACCURACY]:g}, goes on")
             else:
