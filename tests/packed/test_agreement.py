@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from micronet.compress.calibration import calibrate
 from micronet.compress.errors import QuantizationError
 from micronet.compress.quantization import prepare
 from micronet.data.images import normalise
@@ -20,6 +19,7 @@ from micronet.packed.packing import pack
 from micronet.packed.steps import Affine, Conv, Linear, Pool
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
+from tests.support.models import calibrated
 from tests.support.networks import Net, settled
 from tests.support.thinning import thinned
 
@@ -82,8 +82,7 @@ def test_the_packed_network_computes_what_the_network_does(body, method, tmp_pat
     quantize, model = METHODS[method], settled(BODIES[body], IMAGES)
     with torch.no_grad():
         wanted = model(normalise(IMAGES)).double()
-        prepared = prepare(model, quantize).eval()
-        calibrate(prepared, IMAGES)
+        prepared = calibrated(model, quantize, IMAGES).eval()
         pack(prepared, tmp_path / "m", quantize=quantize, seen=IMAGES)
         got = load_packed(tmp_path / "m")(normalise(IMAGES)).double()
     got = got * (got * wanted).sum() / got.square().sum()  # integers of a scale that is not kept
@@ -108,8 +107,7 @@ def wrong(step):
 @pytest.mark.parametrize("place", ["stem.0", "a.0", "fc"])
 def test_the_first_step_that_computes_something_else_is_named(place, tmp_path, monkeypatch):
     model = settled(Net(lambda net, x: F.relu(net.b(F.relu(net.a(x))))), IMAGES)
-    prepared = prepare(model, METHODS["lsq"]).eval()
-    calibrate(prepared, IMAGES)
+    prepared = calibrated(model, METHODS["lsq"], IMAGES).eval()
     encode = packing.encode
 
     def encode_wrong(steps, *rest, **named):
