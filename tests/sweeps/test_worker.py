@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from sweeps import engine, guard, repository, spec, tasks, worker
+from tests.support.places import entries
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_a_clone_that_a_dying_machine_left_half_is_made_anew_or_put_right(toy, o
         (tmp_path / name).mkdir()
     with worker.locked(tmp_path / "lock") as lock:
         worker._clone(order, archive, lock)
-        whole = sorted(path.name for path in order.place.iterdir())
+        whole = entries(order.place)
 
         # killed while DVC and git wrote: the state of a training stays, what may be half goes
         (order.place / "run").mkdir()
@@ -93,13 +94,13 @@ def test_a_clone_that_a_dying_machine_left_half_is_made_anew_or_put_right(toy, o
         # killed while it was removed: git's part is gone already
         shutil.rmtree(order.place / ".git")
         worker._clone(order, archive, lock)
-        assert (order.place / ".git").is_dir() and sorted(path.name for path in order.place.iterdir()) == whole
+        assert (order.place / ".git").is_dir() and entries(order.place) == whole
 
         # killed while it was made, or removed
         order.place.rename(order.aside("gone"))
         order.aside("new").mkdir()
         worker._clone(order, archive, lock)
-        assert sorted(path.name for path in order.place.iterdir()) == whole
+        assert entries(order.place) == whole
         assert [path.name for path in (tmp_path / "work").iterdir()] == [order.key]
 
 

@@ -25,7 +25,7 @@ from micronet.packed.steps import Conv
 from micronet.predict import main as predict_pictures
 from tests.support.hostile import opened, signed
 from tests.support.packed import general_file, tiny_files
-from tests.support.places import ROOT, listed
+from tests.support.places import ROOT, entries, listed
 
 MNIST = ROOT / "release/mnist.safetensors"
 
@@ -74,7 +74,7 @@ def test_an_export_replaces_an_earlier_one_as_a_whole(packed, monkeypatch):
     assert exported("--name", "first", packed) == 0
     assert exported("--name", "second", packed) == 0
     assert set(content_of(Path("build/export/c"))) == {"second.c", "second.h", "main.c", "export.json"}
-    assert sorted(path.name for path in Path("build/export").iterdir()) == ["c"], "nothing temporary is left"
+    assert entries(Path("build/export")) == ["c"], "nothing temporary is left"
 
 
 def test_a_folder_that_no_export_made_is_left_alone(packed, capsys):
