@@ -130,6 +130,7 @@ class Graph:
 
 
 def short(*parts: Any) -> str:
+    """The first 16 digits of a SHA-256: what names some parts, of which the same ones always give the same name."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -236,7 +237,7 @@ def _in_order(tasks: list[Task]) -> list[Task]:
     ]
 
 
-def works(tasks: Sequence[Task], names: Mapping[str, str] | None = None) -> list[Work]:
+def works(tasks: Sequence[Task]) -> list[Work]:
     """The work of some tasks: first what several have in common, each once, then the tasks.
 
     Tasks that begin with the same stages wait for one work that makes these; what begins the same has the same keys.
@@ -266,9 +267,9 @@ def _path(task: Task, place: int) -> tuple[str, ...]:
     return tuple(list(task.keys.values())[:place])
 
 
-def untouched(task: Task, sections: Collection[str], root: Path = ROOT) -> tuple[tuple[str, str], ...]:
+def untouched(task: Task, sections: Collection[str]) -> tuple[tuple[str, str], ...]:
     """(key, stage) of the last of the first stages that read none of some sections, where they are worth sharing."""
-    graph, found = Graph.read(root / "dvc.yaml"), None
+    graph, found = Graph.read(ROOT / "dvc.yaml"), None
     for place, stage in enumerate(task.keys, 1):
         if any(name.split(".")[0] in sections for name in graph.stages[stage].params):
             break

@@ -108,7 +108,7 @@ def test_bits_of_a_layer_that_the_student_does_not_have_name_those_that_it_has()
     )
 
 
-@pytest.mark.parametrize("section", thinned(["teacher", *consistency.OF_THE_STUDENT], 3))
+@pytest.mark.parametrize("section", thinned(consistency.TRAINED, 3))
 def test_a_batch_of_one_is_refused_where_a_norm_would_see_one_value(section):
     model = "teacher" if section == "teacher" else "student"
     changes = ((f"{section}.train.batch_size", 1), (f"{model}.model", SIX_STAGES))

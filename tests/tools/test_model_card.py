@@ -8,7 +8,7 @@ import model_card
 import pytest
 
 from micronet.data.datasets import CLASSES
-from tests.support.releases import PACKED, SCORE, change
+from tests.support.checkouts import PACKED, SCORE, change
 
 CARD = Path("card.md")
 

@@ -15,8 +15,8 @@ from _tool import TARGETS
 from micronet.packed.errors import PackedFileError
 from micronet.packed.file import content
 from micronet.packed.module import load_packed
+from tests.support.checkouts import FEW, PACKED
 from tests.support.places import ROOT
-from tests.support.releases import FEW, PACKED
 
 
 def released_as(name: str) -> None:
