@@ -25,9 +25,10 @@ if str(ROOT) not in sys.path:
 
 from micronet.files import read_json, write_json  # noqa: E402 - the lines above make it importable
 from micronet.front import Parser  # noqa: E402
-from sweeps import branches, engine, run, spec, tasks  # noqa: E402
+from sweeps import engine, repository, run, spec, tasks  # noqa: E402
 from sweeps.board import Board  # noqa: E402
 from sweeps.rows import DONE, Row  # noqa: E402
+from sweeps.sweep import Sweep  # noqa: E402
 
 OUTPUT = ROOT / "metrics/bench_scale.json"
 EMPTY = 1000
@@ -85,7 +86,7 @@ def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]
     os.chdir(folder)
     chosen = spec.Spec.model_validate(SPEC)
     planned = tasks.plan(chosen, folder)[: variants * len(chosen.seeds)]
-    made = run.Sweep.of("bench", chosen, planned, branches.head(folder))
+    made = Sweep.of("bench", chosen, planned, repository.head(folder))
     board = Board("bench", "validation_accuracy_percent", len(planned), [], console(sys.stderr))
     ended: Callable[..., None] = board.ended
     came: Counter[tuple[str, int]] = Counter()  # how often a row of each key came, also one that replaces another
@@ -128,7 +129,7 @@ def main() -> int:
     arguments = parser.parse_args()
     output = arguments.output.absolute()
     found: dict[str, Any] = read_json(output) if output.is_file() else {}
-    commit = branches.head(ROOT)[:12]
+    commit = repository.head(ROOT)[:12]
     lacking = [name for name in PARTS if found.get(name, {}).get("commit") != commit]
     chosen = arguments.part or ["tasks", *lacking]
     if "tasks" in chosen:

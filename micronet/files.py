@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,18 @@ class FileError(MicronetError):
     """A file cannot be written or read; the message is one sentence."""
 
     remedy = "it must be yours and its disk have room: `make doctor` looks"
+
+
+class NotRegular(OSError):
+    """A folder, pipe or device where a regular file is asked for."""
+
+
+class TooLarge(OSError):
+    """A file is larger than what is read."""
+
+
+# How a file of `torch.save` begins: an archive, or a pickle of protocol 2 to 5.
+PICKLED = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def write_atomically(path: Path | str, content: bytes | str) -> None:
@@ -161,6 +174,24 @@ def read_bytes(path: Path | str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def regular_bytes(path: Path | str, most: int) -> bytes:
+    """The content of a regular file that may be anybody's: a device may never end, a pipe never begin.
+
+    Raises:
+        NotRegular: it is another kind of thing. TooLarge: it has more than `most` bytes.
+        OSError: it is missing or cannot be read. ValueError: no file can have such a name.
+    """
+    # Opening a pipe waits for who writes to it unless it is told not to.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise NotRegular(None, "is no regular file")
+        content = file.read(most + 1) if state.st_size <= most else None
+    if content is None or len(content) > most:
+        raise TooLarge(None, f"is larger than {most:,} bytes")
+    return content
 
 
 def read_json(path: Path | str) -> Any:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +19,6 @@ from micronet.data_params import Data
 from micronet.data_params import ImageFormat as ImageFormat
 from micronet.errors import MicronetError, shown
 from micronet.faults import faults
-from micronet.front import front
 from micronet.model_params import AnyModel, Start
 from micronet.sections import (
     BatchSize,
@@ -35,8 +32,6 @@ from micronet.sections import (
     Threads,
     Views,
 )
-from micronet.sections import Count as Count
-from micronet.sections import PositiveCount as PositiveCount
 
 MOST_FAULTS = 20  # lines that say what is wrong with a file; a screen of them is enough to begin with
 
@@ -434,19 +429,3 @@ def digest(*sections: BaseModel | int | str) -> str:
     """A short sha256 over the content of sections: names what a checkpoint came from."""
     tree = [section.model_dump(mode="json") if isinstance(section, BaseModel) else section for section in sections]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`python -m micronet.params [FILE ...]`: checks params files; exit code 2 and one line a fault."""
-    found = 0
-    for path in (argv if argv is not None else sys.argv[1:]) or ["params.yaml"]:
-        found = max(found, front("params", partial(_check, path)))
-    return found
-
-
-def _check(path: str) -> None:
-    load(path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
 from micronet.data.arrays import DataError
 from micronet.data.folder import pictures_in
-from micronet.data.pictures import Unreadable
+from micronet.data.pictures import Fit, PlainFormat, Unreadable
 from micronet.data.pictures import read as read_picture
 from micronet.data.progress import progress_bar
 from micronet.errors import MicronetError, shown
@@ -27,22 +27,13 @@ from micronet.packed.reference import margins, predict, run
 if TYPE_CHECKING:
     from micronet.packed.model import PackedModel
 
-FITS = ("stretch", "crop", "pad")
+FITS: tuple[Fit, ...] = get_args(Fit)
 TOGETHER = 50  # pictures in memory
 NAME = 100  # characters of a picture's name
 
 
 class PredictError(MicronetError):
     """A packed model that takes no pictures."""
-
-
-class Form(NamedTuple):
-    """What a picture becomes before a network sees it."""
-
-    height: int
-    width: int
-    channels: Literal[1, 3]
-    fit: Literal["stretch", "crop", "pad"]
 
 
 @dataclass(frozen=True)
@@ -117,14 +108,14 @@ def _say(line: str) -> None:
     print(shown(f"predict: {line}"), file=sys.stderr)
 
 
-def form_of(model: PackedModel, fit: Any) -> Form:
+def form_of(model: PackedModel, fit: Any) -> PlainFormat:
     """What pictures must become. Raises `PredictError`: the model is for something else."""
     channels, height, width = model.image
     if channels not in (1, 3):
         raise PredictError(f"the model takes images of {channels} channels; pictures have 1 or 3")
     made = model.metadata.get(FIT)
     fit = fit or (made if made in FITS else "crop")
-    return Form(height, width, cast(Literal[1, 3], channels), fit)
+    return PlainFormat(height, width, cast(Literal[1, 3], channels), fit)
 
 
 def _pictures(given: Sequence[str]) -> list[str]:
@@ -141,7 +132,7 @@ def _pictures(given: Sequence[str]) -> list[str]:
     return found
 
 
-def _answers(model: PackedModel, form: Form, pictures: Sequence[str], top: int) -> Iterator[Answer]:
+def _answers(model: PackedModel, form: PlainFormat, pictures: Sequence[str], top: int) -> Iterator[Answer]:
     """What the pictures are, in their order."""
     images, errors = [], {}
     for index, name in enumerate(pictures):

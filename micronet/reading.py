@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import io
-import os
-import stat
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from micronet.errors import MicronetError, shown
+from micronet.files import NotRegular, TooLarge, regular_bytes
 
 # The longest file of settings in this repository has 9 kB, 800 values and 7 levels.
 MOST_BYTES = 1_000_000
@@ -45,6 +44,13 @@ def read(path: Path | str) -> Any:
         UnreadableError: it is missing, no regular file, too large, not text, not YAML, or refers to itself.
     """
     return copy.deepcopy(_parsed(str(path), _text(path)))
+
+
+def parse(content: bytes, name: str) -> Any:
+    """As `read`, of content that is here already; `name` is what messages call it."""
+    if len(content) > MOST_BYTES:
+        raise _too_long(name)
+    return copy.deepcopy(_parsed(name, _decoded(content, name)))
 
 
 @functools.lru_cache(maxsize=32)  # a command asks several times for the same few files, and the parser is slow
@@ -75,27 +81,30 @@ def _not_yaml(path: Path | str, reason: str, place: str = "") -> UnreadableError
     return UnreadableError(f"{path}: not readable as YAML: {shown(' '.join(reason.split()), LONGEST_REASON)}{place}")
 
 
+def _too_long(path: Path | str) -> UnreadableError:
+    return UnreadableError(f"{path}: cannot be read (longer than {MOST_BYTES:,} bytes, which no settings are)")
+
+
 def _text(path: Path | str) -> str:
     """The text of a regular file, its line ends as `\\n`. Opening a pipe that nobody writes to does not wait."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            kind = os.fstat(descriptor).st_mode
-            if stat.S_ISDIR(kind):
-                raise IsADirectoryError(None, "Is a directory")
-            if not stat.S_ISREG(kind):
-                raise UnreadableError(f"{path}: cannot be read (not a regular file; one with settings would work)")
-            content = file.read(MOST_BYTES + 1)
+        content = regular_bytes(path, MOST_BYTES)
     except FileNotFoundError:
         ours = Path(path).name == "params.yaml"
         way = "`make use RECIPE=laptop` makes it" if ours else "one that is there would work"
         raise UnreadableError(f"{path}: there is no such file ({way})") from None
+    except NotRegular:
+        raise UnreadableError(f"{path}: cannot be read (not a regular file; one with settings would work)") from None
+    except TooLarge:
+        raise _too_long(path) from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:  # a name with a NUL, or one that has no bytes
         raise UnreadableError(f"{path}: cannot be read ({error})") from None
-    if len(content) > MOST_BYTES:
-        raise UnreadableError(f"{path}: cannot be read (longer than {MOST_BYTES:,} bytes, which no settings are)")
+    return _decoded(content, path)
+
+
+def _decoded(content: bytes, path: Path | str) -> str:
     try:
         return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()
     except UnicodeDecodeError as error:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -261,11 +260,8 @@ class _Reader:
 
 def settings(data: bytes) -> dict[str, Any]:
     """The tree of a params file. Raises `ReportError`."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "params.yaml"
-        path.write_bytes(data)
-        try:
-            tree = reading.read(path)
-        except reading.UnreadableError as error:
-            raise ReportError(str(error).removeprefix(f"{path}: ")) from None
+    try:
+        tree = reading.parse(data, "params.yaml")
+    except reading.UnreadableError as error:
+        raise ReportError(str(error).removeprefix("params.yaml: ")) from None
     return tree if isinstance(tree, dict) else {}

@@ -16,7 +16,8 @@ sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides wh
 
 from functools import partial
 
-from common import MANIFEST, validate
+from common import MANIFEST
+from validation import validate
 
 from micronet.front import Parser, front, without_prompt
 

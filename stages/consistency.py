@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import model_faults
 from torch import nn
+from validation import model_faults
 
 import models
 from micronet.compress.pruning import reachable
@@ -22,13 +22,14 @@ from micronet.data.datasets import described
 from micronet.errors import MicronetError, shown
 from micronet.packed.packing import rehearse
 from micronet.params import Params, Student, Teacher
+from micronet.pipeline import MADE_OF
 from micronet.scoring.counting import operations
 from micronet.training.hardware import Machine, check_processes
 from micronet.training.starts import StartError, started
 from micronet.training.trial import check_network, class_count
 from models import own
 
-OF_THE_STUDENT = ("student", "distill", "prune", "retrain", "quantize")  # sections that train the student
+TRAINED = MADE_OF["quantized"]  # sections that have `train`
 
 
 def inconsistencies(params: Params) -> list[str]:
@@ -149,7 +150,7 @@ def _learns(network: nn.Module, data: Description) -> None:
 
 def _batches_of_one(params: Params, networks: dict[str, nn.Module], data: Description) -> Iterator[str]:
     """Faults of sections that train a network on one image at a time which cannot: a norm has one value to average."""
-    for section in ("teacher", *OF_THE_STUDENT):
+    for section in TRAINED:
         train, name = getattr(params, section).train, "teacher" if section == "teacher" else "student"
         size, ranks = train.batch_size, params.engine.processes
         if size == "auto" or size >= 2 * ranks or not train.epochs or name not in networks:

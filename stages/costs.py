@@ -13,22 +13,15 @@ from typing import Any
 
 import torch
 
-import models
-from micronet.compress.calibration import calibrate
-from micronet.compress.pruning import apply_masks, global_masks
-from micronet.compress.quantization import prepare
 from micronet.data.datasets import described
-from micronet.packed.packing import pack
+from micronet.packed.estimate import packed_untrained, untrained_student
 from micronet.params import Params
 from micronet.scoring.books import BOOKS
 from micronet.scoring.counting import operations
 from micronet.scoring.records import macs
 from micronet.scoring.references import References, of_params
 
-IMAGES = 32  # random ones that set the ranges
 PATIENCE = 5.0  # seconds
-
-
 ASKS_MODE = (
     "student.model: its forward asks whether it trains; quantize trains what it does at inference (dropout is kept)"
 )
@@ -37,38 +30,22 @@ ASKS_MODE = (
 def costs(params: Params) -> tuple[list[dict[str, Any]], References, list[str]]:
     """Rows for `scoring.tables.cost_table`, what their scores are relative to, and what else is to be known.
 
-    The weights are random and the smallest of them zero, `prune.amount`; `trim` takes more away in training, and which
-    codes appear changes too, so the packed row is an estimate. Nothing is drawn from torch's own generators.
+    The packed row is an estimate (`packed.estimate`). torch's own generators stay as they are.
 
     Raises:
         MicronetError: the student cannot be built, priced or packed.
     """
-    data = described(params.data)
+    data, quantize = described(params.data), params.quantize
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         against = of_params(params)
         torch.manual_seed(0)
-        student = models.build(
-            models.suited(params.student.model.spec(), image=data.shape, classes=len(data.classes))
-        ).eval()
-    weights = sum(parameter.numel() for parameter in student.parameters())
-    ops = operations(student, data.shape, weight_bits=16)
+        student = untrained_student(params)
+        weights = sum(parameter.numel() for parameter in student.parameters())
+        ops = operations(student, data.shape, weight_bits=16)
+        with _said_when_slow():
+            packed, prepared = packed_untrained(student, params)
     rows = [_row("student", "", weights, ops, against, weights * 16 / 8, "16")]
-    prune, quantize = params.prune, params.quantize.model_copy(update={"flip_share": 0.0})
-    if prune.amount:
-        masks = global_masks(
-            student,
-            prune.amount,
-            layer_floor=prune.layer_floor,
-            cost_exponent=prune.cost_exponent,
-            image=data.shape,
-        )
-        apply_masks(student, masks)
-    with _said_when_slow():
-        prepared = prepare(student, quantize, data.shape)
-        generator = torch.Generator().manual_seed(0)
-        calibrate(prepared, torch.randint(0, 256, (IMAGES, *data.shape), generator=generator, dtype=torch.uint8))
-        packed = pack(prepared, quantize=quantize, class_names=data.classes)
     bits = "16" if quantize.method == "half" else f"{quantize.weight_bits}/{quantize.activation_bits}"
     zeros = f"{100 * packed.zero_weights / max(1, packed.weights):.0f} %"
     rows.append(_row("packed", zeros, packed.nonzero_parameters, operations(packed), against, packed.file_bytes, bits))

@@ -45,6 +45,7 @@ PRESENTATION = {
     "micronet/training/trackers.py",
     "stages/common.py",
     "stages/dependencies.py",
+    "stages/validation.py",
 }
 
 

@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from common import CHECKPOINTS, MANIFEST, METRICS, model_faults
+from common import CHECKPOINTS, MANIFEST, METRICS
 from dependencies import stage_digests
 from job import Job
+from validation import model_faults
 
 from micronet import params as parameters
 from micronet.files import checksum
@@ -192,14 +193,14 @@ class TrainingJob(Job):
         """
         from micronet.training.checkpoint import save, stored
         from micronet.training.evaluation import evaluate
-        from micronet.training.hardware import suited
+        from micronet.training.hardware import machine_for
         from micronet.training.weights import count_nonzero, count_zeros
 
         size = self.params.engine.evaluation_batch_size
         kept = count_zeros(stored(model))[0]
         if zeros is not None:  # 16-bit storage, or zeros of the start that no mask holds, may only add some
             zeros = max(zeros, kept)
-        machine = suited(model, self.machine)
+        machine = machine_for(model, self.machine)
         _, accuracy = evaluate(model, self.split("validation"), machine, size, self.reporter.watch)
         path = CHECKPOINTS / f"{name}.safetensors"
         save(

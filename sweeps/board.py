@@ -57,7 +57,7 @@ class Board:
             self.seconds.append(seconds)
         self.rows[row.key] = row
         log = f"; its log: {row.log}" if row.log else ""
-        said = self._value(row) if row.status == "done" else f"{row.status.replace('_', ' ')}: {row.reason}{log}"
+        said = self._value(row) if row.status == DONE else f"{row.status.replace('_', ' ')}: {row.reason}{log}"
         self.passed(name, said, f"{row.variant}, seed {row.seed}", always=row.status == FAILED)
 
     def passed(self, name: str, said: str, what: str = "", *, always: bool = False) -> None:

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from micronet.errors import MicronetError, shown
-
-
-class GitError(MicronetError):
-    """git refuses something: one line."""
-
-    remedy = "a clone with its commits works; `make doctor` looks at git"
-
-
-def git(root: Path, *words: str, given: str | None = None, more: Mapping[str, str] | None = None) -> str:
-    """What a command of git prints. Raises `GitError` with its last line."""
-    environment = os.environ | dict(more or {})
-    done = subprocess.run(
-        ["git", "-C", str(root), *words], input=given, capture_output=True, text=True, env=environment
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it says nothing"]
-        raise GitError(f"git {words[0]}: {shown(said[-1], 200)}")
-    return done.stdout.strip()
-
-
-def head(root: Path) -> str:
-    """The commit that is checked out."""
-    return git(root, "rev-parse", "--verify", "HEAD^{commit}")
+from micronet.errors import shown
+from sweeps.repository import GitError, git
 
 
 def branch(root: Path, name: str, commit: str, files: Mapping[str, str], without: Collection[str], message: str) -> str:

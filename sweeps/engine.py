@@ -20,6 +20,7 @@ from micronet import params as parameters
 from micronet.errors import MicronetError, shown
 from micronet.files import FileError, check_place, read_json, write_json
 from sweeps import guard, worker
+from sweeps.rows import FAILED
 from sweeps.spec import Spec
 from sweeps.tasks import Work, short
 from sweeps.worker import Order
@@ -211,7 +212,7 @@ class Engine:
             if broken is None:
                 left.append(work)
             elif work.leaf:
-                self.take(Outcome(work, "failed", self.settled[broken.key], log=self.logs.get(broken.key, "")))
+                self.take(Outcome(work, FAILED, self.settled[broken.key], log=self.logs.get(broken.key, "")))
             else:
                 self.settled[work.key] = self.settled[broken.key]
                 self.logs[work.key] = self.logs.get(broken.key, "")
@@ -283,8 +284,8 @@ class Engine:
     def _given_up(self, work: Work, error: Exception) -> Outcome:
         said = " ".join(str(error).split())
         if isinstance(error, self.ray.exceptions.RayTaskError):
-            return Outcome(work, "failed", f"failed unexpectedly: {shown(said[-400:], 200)}")
-        return Outcome(work, "failed", f"its worker died {work.attempts} times: {shown(said, 160)}")
+            return Outcome(work, FAILED, f"failed unexpectedly: {shown(said[-400:], 200)}")
+        return Outcome(work, FAILED, f"its worker died {work.attempts} times: {shown(said, 160)}")
 
     def _stop(self) -> None:
         """Stops what runs, and waits until it has."""

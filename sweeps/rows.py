@@ -14,7 +14,8 @@ from sweeps.tasks import Task
 
 TABLES = Path("metrics/sweeps")
 PRICES = ("deck_score", "challenge_score")
-DONE, FAILED, TOO_DEAR = "done", "failed", "too_dear"  # what becomes of a task; the last: priced, and not trained
+# What becomes of a task; the last: priced, and not trained. worker.py imports nothing of ours and spells them itself.
+DONE, FAILED, TOO_DEAR = "done", "failed", "too_dear"
 
 
 class TableError(MicronetError):
@@ -95,7 +96,7 @@ def _row(cells: Mapping[str, Any]) -> Row:
 
 def kept(rows: Sequence[Row], tasks: Sequence[Task], metrics: Sequence[str]) -> dict[tuple[str, int], Row]:
     """The rows that need not run again: done, of the same params, code and data, with all the metrics asked for."""
-    found = {row.key: row for row in rows if row.status == "done"}
+    found = {row.key: row for row in rows if row.status == DONE}
     wanted = set(metrics)
     return {
         (task.variant, task.seed): row

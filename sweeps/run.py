@@ -11,7 +11,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,89 +19,18 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from micronet.errors import MicronetError, shown  # noqa: E402 - the lines above make it importable
-from micronet.files import write_atomically  # noqa: E402
+from micronet.errors import MicronetError  # noqa: E402 - the lines above make it importable
 from micronet.front import Parser, front, without_prompt  # noqa: E402
 from micronet.params import ParamsError  # noqa: E402
-from sweeps import branches, rows  # noqa: E402
+from sweeps import branches, repository  # noqa: E402
 from sweeps.board import Board  # noqa: E402
-from sweeps.rows import FAILED, PRICES, TABLES, Row  # noqa: E402
+from sweeps.rows import DONE, FAILED, PRICES  # noqa: E402
 from sweeps.spec import Spec, read  # noqa: E402
+from sweeps.sweep import Sweep  # noqa: E402
 from sweeps.tasks import CODE, Graph, Task, check_clean, cores, plan, works  # noqa: E402
 
 if TYPE_CHECKING:
     from sweeps.engine import Outcome, Place
-
-LOGS = Path("logs/sweeps")
-
-
-@dataclass
-class Sweep:
-    """A spec, its tasks and the rows that there are.
-
-    Attributes:
-        rows: by (variant, seed), those that count for these tasks. old: of the table as it was found.
-    """
-
-    name: str
-    spec: Spec
-    tasks: list[Task]
-    commit: str
-    rows: dict[tuple[str, int], Row] = field(default_factory=dict)
-    old: dict[tuple[str, int], Row] = field(default_factory=dict)
-
-    @property
-    def table(self) -> Path:
-        return TABLES / f"{self.name}.csv"
-
-    @classmethod
-    def of(cls, name: str, spec: Spec, tasks: list[Task], commit: str) -> Sweep:
-        """With what the table has. Raises `TableError`."""
-        made = cls(name, spec, tasks, commit)
-        found = rows.read(made.table)
-        made.old = {row.key: row for row in found}
-        made.rows = rows.kept(found, tasks, spec.metrics)
-        return made
-
-    @property
-    def missing(self) -> list[Task]:
-        return [task for task in self.tasks if (task.variant, task.seed) not in self.rows]
-
-    def write(self) -> None:
-        """The table: a row a task in the order of the spec; what has not run, or is no longer asked for, stays."""
-        keys = [(task.variant, task.seed) for task in self.tasks]
-        there = [self.rows.get(key) or self.old.get(key) for key in keys]
-        others = [row for key, row in self.old.items() if key not in keys]
-        rows.write(self.table, [row for row in [*there, *others] if row], self.spec.metrics)
-
-    def row(self, outcome: Outcome) -> Row:
-        """The row of a task that has ended, its log kept."""
-        task = outcome.work.task
-        log = LOGS / self.name / f"{task.name}.log"
-        values: dict[str, float | None] = {}
-        status, reason = outcome.status, outcome.reason
-        if status == "done":
-            try:
-                values = rows.measured(outcome.files, outcome.price, self.spec.metrics, task.last)
-            except rows.TableError as error:
-                status, reason = "failed", str(error)
-        if status == "failed" and outcome.log:
-            write_atomically(log, outcome.log)
-        return Row(
-            variant=task.variant,
-            seed=task.seed,
-            status=status,
-            metrics=values,
-            budget=self.spec.budget or "",
-            commit=self.commit[:12],
-            params_digest=task.params_digest,
-            code_digest=task.code_digest,
-            data_digest=task.data_digest,
-            machine=outcome.machine,
-            seconds=outcome.seconds,
-            reason=shown(reason),
-            log=log.as_posix() if status == "failed" and outcome.log else "",
-        )
 
 
 def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
@@ -113,11 +41,11 @@ def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
 
     def take(outcome: Outcome) -> None:
         if not outcome.work.leaf:
-            said = "made, for all that need it" if outcome.status == "done" else f"failed: {outcome.reason}"
+            said = "made, for all that need it" if outcome.status == DONE else f"failed: {outcome.reason}"
             board.passed(outcome.work.name, said)
             return
         row = sweep.row(outcome)
-        if row.status == "done":
+        if row.status == DONE:
             engine.keep_result(place, outcome)
         sweep.rows[row.key] = row
         sweep.write()
@@ -137,10 +65,10 @@ def make_branches(sweep: Sweep, place: Place) -> list[str]:
     from sweeps.engine import result_of
 
     graph, made = Graph.read(place.root / "dvc.yaml"), []
-    tracked = set(branches.git(place.root, "ls-tree", "-r", "--name-only", sweep.commit).splitlines())
+    tracked = set(repository.git(place.root, "ls-tree", "-r", "--name-only", sweep.commit).splitlines())
     for task in sweep.tasks:
         row, files = sweep.rows.get((task.variant, task.seed)), result_of(place, task.key)
-        if row is None or row.status != "done" or files is None:
+        if row is None or row.status != DONE or files is None:
             continue
         import yaml
 
@@ -190,11 +118,11 @@ def run_spec(spec_path: Path, spec: Spec, tasks: list[Task], arguments: argparse
     if arguments.check:
         print(f"{spec_path}: {len(tasks)} runs of {len({task.variant for task in tasks})} variants")
         return 0
-    check_clean(branches.git(ROOT, "status", "--porcelain", "--", *CODE))
+    check_clean(repository.git(ROOT, "status", "--porcelain", "--", *CODE))
     from sweeps.engine import Place
 
     place = Place(ROOT, Path(arguments.folder).absolute(), Path(arguments.cache).absolute())
-    sweep = Sweep.of(spec_path.stem, spec, tasks, branches.head(ROOT))
+    sweep = Sweep.of(spec_path.stem, spec, tasks, repository.head(ROOT))
     if arguments.branch:
         forget_lost(sweep, place)
     with Board(sweep.name, told(spec), len(tasks), list(sweep.rows.values())) as board:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,16 @@ from micronet import params as parameters
 from micronet.errors import MicronetError, shown
 from micronet.params import ParamsError, read_yaml
 from sweeps import rows, tasks
+from sweeps.pareto import ACCURACY, draw, pareto_front
 from sweeps.rows import DONE, FAILED, TOO_DEAR, Row
 from sweeps.spec import ROOT, Search, Spec, base_path, patched
+from sweeps.sweep import Sweep
 
 if TYPE_CHECKING:
     import optuna
 
     from sweeps.engine import Outcome
 
-ACCURACY = "validation_accuracy_percent"
 # What the journal tells of a trial: the accuracy on each rung, and of which one it is the continuation.
 REACHED, AGAIN_OF = "reached", "again_of"
 
@@ -41,31 +42,18 @@ def price(tree: dict[str, Any], rules: str) -> float:
     """
     import torch
 
-    import models
-    from micronet.compress.calibration import calibrate
-    from micronet.compress.pruning import apply_masks, global_masks
-    from micronet.compress.quantization import prepare
-    from micronet.data.datasets import described
-    from micronet.packed.packing import pack
-    from micronet.scoring.challenge import challenge_score
+    from micronet.packed.estimate import packed_untrained, untrained_student
+    from micronet.scoring.books import BOOKS
     from micronet.scoring.counting import operations
-    from micronet.scoring.deck import deck_score
-    from micronet.training.weights import prunable
+    from micronet.scoring.references import of_params, reference_of
 
     params = parameters.parse(tree)
-    torch.manual_seed(0)
-    data = described(params.data)
-    model = models.build(models.suited(params.student.model.spec(), image=data.shape, classes=len(data.classes)))
-    for _, layer in prunable(model):
-        torch.nn.init.kaiming_normal_(layer.weight)  # a convnet starts as the identity, all of it zeros but the ones
-    prune = params.prune
-    masks = global_masks(model, prune.amount, layer_floor=prune.layer_floor, cost_exponent=prune.cost_exponent)
-    apply_masks(model, masks)
-    quantize = params.quantize.model_copy(update={"flip_share": 0.0})  # which images are unsure only a training says
-    prepared = prepare(model, quantize, data.shape)
-    calibrate(prepared, torch.randint(0, 256, (50, *data.shape), dtype=torch.uint8))
-    ops = operations(pack(prepared.eval(), quantize=quantize))
-    return (challenge_score if rules == "challenge" else deck_score)(ops).score
+    book = next(book for book in BOOKS if book.name == rules)
+    with torch.random.fork_rng(devices=[]):
+        against = reference_of(book, of_params(params))
+        torch.manual_seed(0)
+        packed, _ = packed_untrained(untrained_student(params), params)
+    return book.score(operations(packed), reference=against).score
 
 
 def goes_on(value: float, others: Sequence[float], keep: float) -> bool:
@@ -85,15 +73,23 @@ class Trials:
     Args:
         study: Optuna's, of two objectives: accuracy up, score down.
         known: the rows that there are, by name and seed. priced: what tells a price.
+        keep: writes `rows` down. It is called before Optuna hears that a trial has ended: a search that is stopped in
+            between asks for the trial again, and one that stopped after it would miss the row for good.
 
     Attributes:
         rows: of all trials and rungs, those of `known` too. new: rows that trials ended with without any work.
     """
 
     def __init__(
-        self, spec: Spec, search: Search, study: optuna.Study, known: dict[tuple[str, int], Row], priced: Any = price
+        self,
+        spec: Spec,
+        search: Search,
+        study: optuna.Study,
+        known: dict[tuple[str, int], Row],
+        priced: Any = price,
+        keep: Callable[[], None] = lambda: None,
     ):
-        self.spec, self.search, self.study, self.priced = spec, search, study, priced
+        self.spec, self.search, self.study, self.priced, self.keep = spec, search, study, priced, keep
         self.rows, self.code = known, tasks.Code()
         self.going: dict[str, tuple[optuna.trial.Trial, int]] = {}  # key of work: trial, rung
         self.reached: dict[int, list[float]] = defaultdict(list)  # on a rung, by all that have been there
@@ -193,12 +189,21 @@ class Trials:
         one.once = tasks.untouched(task, {key.split(".")[0] for key in self.search.space})
         self.going[one.key] = trial, rung
         if row is not None and row.status == DONE and row.is_of(task):
-            return self.ended(one.key, row)
+            return self._judged(one.key, row)
         self.ready.append(one)
         return None
 
     def ended(self, key: str, row: Row) -> Row | None:
         """Takes the row of a trial on a rung. The row that the trial ends with, None while it goes on."""
+        self._add(row)
+        return self._judged(key, row)
+
+    def _add(self, row: Row) -> None:
+        self.rows[row.key] = row
+        self.keep()
+
+    def _judged(self, key: str, row: Row) -> Row | None:
+        """Ends a trial with the row of a rung, or lets it onto the next."""
         import optuna
 
         trial, rung = self.going.pop(key)
@@ -227,7 +232,7 @@ class Trials:
     ) -> None:
         digests = {key: getattr(task, key) for key in ("params_digest", "code_digest", "data_digest")} if task else {}
         row = Row(f"trial-{number_of(trial)}", self.seed, status, metrics, reason=shown(why), **digests)
-        self.rows[row.key] = row
+        self._add(row)
         self.new.append(row)
 
 
@@ -263,44 +268,29 @@ def opened(spec: Spec, name: str, folder: Path) -> optuna.Study:
     return study
 
 
-def front(found: Sequence[Row], metric: str) -> list[Row]:
-    """The rows that no other is at least as good as in both, accuracy up and score down; the cheapest first."""
-    there = [row for row in found if row.status == DONE and row.metrics.get(ACCURACY) and row.metrics.get(metric)]
-    ordered = sorted(there, key=lambda row: (row.metrics[metric], -(row.metrics[ACCURACY] or 0.0)))
-    best, kept = -math.inf, []
-    for row in ordered:
-        accuracy = row.metrics[ACCURACY] or 0.0
-        if accuracy > best:
-            best = accuracy
-            kept.append(row)
-    return kept
-
-
 def run(name: str, spec: Spec, cpus: int | None, folder: Path, cache: Path) -> int:
     """Runs a search to its last trial. The exit code: 1 when no trial is done."""
-    from sweeps import branches, engine, plots
+    from sweeps import engine, repository
     from sweeps.board import Board
-    from sweeps.run import Sweep
 
     assert spec.search is not None
     search, place = spec.search, engine.Place(ROOT, folder.absolute(), cache.absolute())
-    tasks.check_clean(branches.git(ROOT, "status", "--porcelain", "--", *tasks.CODE))
+    tasks.check_clean(repository.git(ROOT, "status", "--porcelain", "--", *tasks.CODE))
     score = f"{search.rules}_score"
     metrics = list(dict.fromkeys([ACCURACY, score, *spec.metrics]))
-    sweep = Sweep(name, spec.model_copy(update={"metrics": metrics}), [], branches.head(ROOT))
+    sweep = Sweep(name, spec.model_copy(update={"metrics": metrics}), [], repository.head(ROOT))
     known = {row.key: row for row in rows.read(sweep.table)}
-    trials = Trials(spec, search, opened(spec, name, place.folder / "searches"), known)
 
     def write() -> None:
-        rows.write(sweep.table, list(trials.rows.values()), metrics)
+        rows.write(sweep.table, list(known.values()), metrics)
+
+    trials = Trials(spec, search, opened(spec, name, place.folder / "searches"), known, keep=write)
 
     with Board(name, ACCURACY, search.trials, trials.told()) as board, engine.started(cpus) as ray:
 
         def take(outcome: Outcome) -> None:
             row = replace(sweep.row(outcome), budget=f"rung {trials.going[outcome.work.key][1]}")
-            trials.rows[row.key] = row
             end = trials.ended(outcome.work.key, row)
-            write()
             if end is None:
                 board.passed(outcome.work.name, f"{ACCURACY} {row.metrics[ACCURACY]:g}, goes on")
             else:
@@ -323,7 +313,7 @@ def run(name: str, spec: Spec, cpus: int | None, folder: Path, cache: Path) -> i
     found = trials.of_today()
     if left_out := sum(row.status == DONE for row in trials.rows.values()) - len(found):
         board.say(f"{left_out} rows of other code, data or params are left out of {name}_front.csv and its picture")
-    best = front(found, score)
+    best = pareto_front(found, score)
     rows.write(sweep.table.with_name(f"{name}_front.csv"), best, metrics)
-    plots.front(Path(f"docs/plots/{name}_front"), found, best, score)
+    draw(Path(f"docs/plots/{name}_front"), found, best, score)
     return 0 if best else 1

@@ -20,11 +20,11 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 from micronet.errors import shown
 from micronet.faults import faults
 from micronet.params import Epochs, ParamsError, read_yaml
-from micronet.pipeline import TRAINING_STAGES
+from micronet.pipeline import MADE_OF, TRAINING_STAGES
 from micronet.sections import Positive, PositiveCount, Section, Share
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINED = ("teacher", "student", "distill", "prune", "retrain", "quantize")  # sections that have `train`
+TRAINED = MADE_OF["quantized"]  # sections that have `train`
 LAST = TRAINING_STAGES  # what can be measured without the test set
 MOST_RUNS = 100_000  # variants times seeds; a slip in a grid is a line, not a night
 NAME = r"[A-Za-z0-9][A-Za-z0-9_+=,-]*(\.[A-Za-z0-9_+=,-]+)*"  # also a part of a file's and of a branch's name

@@ -20,8 +20,9 @@ from sweeps.spec import ROOT, Spec, Variant, base_path, variants
 if TYPE_CHECKING:  # by the names that the stage scripts use, under which alone mypy may know a file
     import common
     import dependencies
+    import validation
 else:
-    from stages import common, dependencies
+    from stages import common, dependencies, validation
 
 # What a task is a clone of; sweeps/price.py counts what it leaves.
 CODE = (*common.CODE, "dvc.yaml", "sweeps/price.py", "data/sample", "data/manifest.json")
@@ -129,6 +130,7 @@ class Graph:
 
 
 def short(*parts: Any) -> str:
+    """The first 16 digits of a SHA-256: what names some parts, of which the same ones always give the same name."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -148,7 +150,7 @@ def plan(spec: Spec, root: Path = ROOT, code: Code | None = None) -> list[Task]:
     for variant in variants(spec, base):
         wrong += [f"variant {variant.name}: {fault}" for fault in _not_measured(spec.metrics, variant.last, graph)]
         try:
-            checked = common.validated(variant.tree | {"seed": spec.chosen_seeds[0]}, f"variant {variant.name}")
+            checked = validation.validated(variant.tree | {"seed": spec.chosen_seeds[0]}, f"variant {variant.name}")
         except ParamsError as error:
             wrong += error.faults
             continue
@@ -235,7 +237,7 @@ def _in_order(tasks: list[Task]) -> list[Task]:
     ]
 
 
-def works(tasks: Sequence[Task], names: Mapping[str, str] | None = None) -> list[Work]:
+def works(tasks: Sequence[Task]) -> list[Work]:
     """The work of some tasks: first what several have in common, each once, then the tasks.
 
     Tasks that begin with the same stages wait for one work that makes these; what begins the same has the same keys.
@@ -265,9 +267,9 @@ def _path(task: Task, place: int) -> tuple[str, ...]:
     return tuple(list(task.keys.values())[:place])
 
 
-def untouched(task: Task, sections: Collection[str], root: Path = ROOT) -> tuple[tuple[str, str], ...]:
+def untouched(task: Task, sections: Collection[str]) -> tuple[tuple[str, str], ...]:
     """(key, stage) of the last of the first stages that read none of some sections, where they are worth sharing."""
-    graph, found = Graph.read(root / "dvc.yaml"), None
+    graph, found = Graph.read(ROOT / "dvc.yaml"), None
     for place, stage in enumerate(task.keys, 1):
         if any(name.split(".")[0] in sections for name in graph.stages[stage].params):
             break

@@ -124,7 +124,7 @@ def perform(order: Order, archive: bytes) -> dict[str, object]:
         with locked(order.home / "work" / f"{order.key}.lock") as lock:
             order.log.unlink(missing_ok=True)
             try:
-                _clone(order, archive, lock)
+                clone(order, archive, lock)
                 for key, stage in order.steps:
                     once(order.home, key, partial(_made, order, stage, lock))
                 _repro(order, order.last, (lock,))
@@ -137,9 +137,9 @@ def perform(order: Order, archive: bytes) -> dict[str, object]:
                 raise  # what was stopped stays, with the state that it goes on from
             except BaseException as error:
                 if not (isinstance(error, TaskError) and error.killed):
-                    _remove(order)
+                    remove(order)
                 raise
-            _remove(order)  # as long as the lock is held: others may want the place
+            remove(order)  # as long as the lock is held: others may want the place
     except TaskError as error:
         found |= {"status": "failed", "reason": str(error), "again": error.again}
     except OSError as error:
@@ -148,7 +148,7 @@ def perform(order: Order, archive: bytes) -> dict[str, object]:
     return found | {"machine": socket.gethostname(), "seconds": seconds, "log": _tail(order.log)}
 
 
-def _remove(order: Order) -> None:
+def remove(order: Order) -> None:
     """Takes the clone away: at once under its name, so that one that is there is whole whenever a machine dies."""
     with contextlib.suppress(FileNotFoundError):
         order.place.rename(order.aside("gone"))
@@ -192,8 +192,15 @@ def once(home: Path, key: str, make: Callable[[int], None]) -> None:
             mark.touch()
 
 
-def _clone(order: Order, archive: bytes, lock: int) -> None:
-    """Makes the task's checkout, or finds the one that it left when it was stopped, or when its machine died."""
+def clone(order: Order, archive: bytes, lock: int) -> None:
+    """Makes the task's checkout, or finds the one that it left when it was stopped, or when its machine died.
+
+    Args:
+        archive: the bare repository of the commit, a tar. lock: that of the task, which git holds while it runs.
+
+    Raises:
+        TaskError: git cannot.
+    """
     repository = order.home / "commits" / f"{order.commit}.git"
 
     def unpack(_: int) -> None:
@@ -240,7 +247,7 @@ def _checkout(order: Order, repository: Path, lock: int) -> None:
             _git("-C", str(order.place), "clean", "--quiet", "--force", "-d", held=(lock,))
             return
         except TaskError:
-            _remove(order)
+            remove(order)
     made = order.aside("new")
     _git("clone", "--quiet", "--shared", "--no-checkout", str(repository), str(made), held=(lock,))
     _git("-C", str(made), "checkout", "--quiet", order.commit, held=(lock,))
@@ -276,13 +283,13 @@ def _dvc(order: Order, held: tuple[int, ...], *words: str) -> None:
     """Runs DVC in the clone. Raises `TaskError` with what the stage said that failed."""
     code = _run(order, held, "-m", "dvc", *words)
     if code:
-        raise _failed(order, code)
+        raise failure_of(order, code)
 
 
 def _price(order: Order, lock: int) -> dict[str, float]:
     code = _run(order, (lock,), "sweeps/price.py", order.price, "--json", "price.json")
     if code:
-        raise _failed(order, code)
+        raise failure_of(order, code)
     return json.loads((order.place / "price.json").read_text(encoding="utf-8"))
 
 
@@ -325,7 +332,7 @@ def _run(order: Order, held: tuple[int, ...], *words: str) -> int:
     return int(code)
 
 
-def _failed(order: Order, code: int) -> TaskError:
+def failure_of(order: Order, code: int) -> TaskError:
     """Why a run failed. On a full disk the log has lost its last words, so the disk is looked at."""
     error = failure(code, _tail(order.log))
     for folder in (order.home, Path(order.cache)):

@@ -26,12 +26,7 @@ from micronet.files import (
     write_json,
 )
 from tests.support.failures import full_disk
-from tests.support.places import ROOT
-
-
-def entries(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
+from tests.support.places import ROOT, entries
 
 # --- writing ---
 

@@ -21,7 +21,7 @@ from tests.support.places import ROOT
 
 sys.path.insert(0, str(ROOT / "stages"))
 
-import common  # noqa: E402 - it stands among the stage scripts
+import validation  # noqa: E402 - it stands among the stage scripts
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
@@ -51,7 +51,7 @@ def faults_of_text(tmp_path: Path, text: str) -> list[str]:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_passes_the_whole_validation(recipe):
-    assert isinstance(common.validate(recipe), params.Params)
+    assert isinstance(validation.validate(recipe), params.Params)
 
 
 @pytest.mark.release
@@ -373,7 +373,7 @@ def test_a_model_that_cannot_be_built_is_a_fault_of_the_params(tmp_path, model, 
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(demo(("student.model", model))))
     with pytest.raises(params.ParamsError) as caught:
-        common.validate(path)
+        validation.validate(path)
     (line,) = caught.value.faults
     assert line.startswith(f"{path}: student.model.{fault}")
 
@@ -383,7 +383,7 @@ def test_every_fault_of_every_model_is_a_line(tmp_path):
     teacher, student = {"name": "resnet18", "classes": 0, "depth": 3}, {"name": "convnet", "widths": [8] * 5}
     path.write_text(yaml.safe_dump(demo(("teacher.model", teacher), ("student.model", student))))
     with pytest.raises(params.ParamsError) as caught:
-        common.validate(path)
+        validation.validate(path)
     assert caught.value.faults == [
         f"{path}: teacher.model.classes: must be >= 1 (got 0)",
         f"{path}: teacher.model.depth: no such key (resnet18 takes stem_stride, blocks, widths, classes)",
@@ -402,33 +402,25 @@ def test_the_command_prints_faults_of_params_and_models_together_and_ends_with_2
     assert len(lines) == 3 and "there is no model 'alexnet'" in lines[2]
 
 
-def test_the_module_answers_from_the_command_line(tmp_path, capsys):
-    bad = tmp_path / "bad.yaml"
-    bad.write_text(yaml.safe_dump(without("seed")))
-    assert params.main([str(ROOT / "recipes/demo.yaml"), str(bad)]) == 2
-    assert capsys.readouterr().err == f"{bad}: seed: is missing\n"
-    assert params.main([str(ROOT / "recipes/demo.yaml")]) == 0
-
-
 def test_only_a_student_that_the_teachers_channels_can_make_starts_from_its_weights(tmp_path):
     tree = demo()
     path = tmp_path / "params.yaml"
     tree["distill"]["start_from"] = "teacher"
     path.write_text(json.dumps(tree))
     with pytest.raises(params.ParamsError, match="distill.start_from: teacher needs a student.model that is teacher.m"):
-        common.validate(path)
+        validation.validate(path)
     tree["student"]["model"] = tree["teacher"]["model"]
     path.write_text(json.dumps(tree))
-    common.validate(path)
+    validation.validate(path)
     for widths, fits in (([8, 6], True), ([8, 9], False)):
         tree["teacher"]["model"] = {"name": "convnet", "widths": [8, 8]}
         tree["student"]["model"] = {"name": "convnet", "widths": widths}
         path.write_text(json.dumps(tree))
         if fits:
-            common.validate(path)
+            validation.validate(path)
         else:
             with pytest.raises(params.ParamsError, match="a convnet of the same that is narrower"):
-                common.validate(path)
+                validation.validate(path)
 
 
 # --- the digest ---

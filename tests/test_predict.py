@@ -13,8 +13,6 @@ import torch
 
 import models
 from micronet import predict
-from micronet.compress.calibration import calibrate, recalibrate_batch_norm
-from micronet.compress.quantization import prepare
 from micronet.data.arrays import DataError
 from micronet.data.images import normalise
 from micronet.data.pictures import read as read_picture
@@ -22,7 +20,7 @@ from micronet.packed.file import read
 from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from tests.support.configs import quantize_config
-from tests.support.models import RESNET
+from tests.support.models import RESNET, quantized
 from tests.support.pictures import image_format, noise, write_picture
 from tests.support.places import ROOT
 
@@ -36,11 +34,9 @@ def packed(path: Path, *, names: tuple[str, ...] = NAMES, **changes) -> Path:
     model = models.build(RESNET | {"classes": 3, "image": list(IMAGE)})
     images = torch.randint(0, 256, (32, *IMAGE), dtype=torch.uint8)
     quantize = quantize_config(**changes)
-    prepared = prepare(model, quantize, IMAGE)
-    calibrate(prepared, images)
-    recalibrate_batch_norm(prepared, [normalise(images)])
+    prepared = quantized(model, quantize, images, IMAGE)
     texts = {predict.FIT: "pad"}
-    pack(prepared.eval(), path, quantize=quantize, images=images, metadata=texts, class_names=names)
+    pack(prepared, path, quantize=quantize, images=images, metadata=texts, class_names=names)
     return path
 
 

@@ -22,7 +22,7 @@ from micronet.front import ArgumentError
 from micronet.pipeline import STAGES
 from report.differences import NOTHING, differ, leaves, said
 from report.errors import ReportError
-from sweeps.branches import GitError, git
+from sweeps.repository import GitError, git
 
 OUT = Path("build/compare.html")
 WIDEST = 60  # characters of a name

@@ -15,9 +15,9 @@ PIPELINES, RELEASE = Path("pipelines"), Path("release")
 RECORD = "record"  # the root's own
 MODELS = {  # beside it
     "dense": "few multiply-accumulates, for the slides' rules",
-    "refined": "dense, trained on with mixed images",
+    "refined": "dense, trained further on mixed images",
     "glance": "the cascade's front network",
-    "cascade": "glance, and for unsure images a second network",
+    "cascade": "glance, plus a second network for images it is unsure of",
     "deck": "the slides' own recipe",
     "mnist": "handwritten digits; scores relative to its teacher",
 }

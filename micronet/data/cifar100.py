@@ -6,7 +6,7 @@ import numpy as np
 
 from micronet.data.arrays import Arrays, DataError
 from micronet.data.datasets import Dataset
-from micronet.data.formats import Files, Unreadable, check_md5, from_python
+from micronet.data.formats import Files, Undecodable, check_md5, from_python
 from micronet.data.progress import Report
 
 NAMES = ("train", "test")
@@ -21,7 +21,7 @@ def read_files(files: Files, dataset: Dataset, where: str, report: Report) -> Ar
     """Both pickles, each with its official md5, which is compared before it is unpickled.
 
     Raises:
-        DataError: one is missing, or a sum differs. Unreadable: one does not decode.
+        DataError: one is missing, or a sum differs. Undecodable: one does not decode.
     """
     missing = [name for name in NAMES if name not in files]
     if missing:
@@ -32,7 +32,7 @@ def read_files(files: Files, dataset: Dataset, where: str, report: Report) -> Ar
         check_md5(content, dataset.python_md5[name], name, where)
         try:
             records = from_python(content, labels=b"fine_labels")
-        except Unreadable as error:
-            raise Unreadable(f"{name}: {error}") from None
+        except Undecodable as error:
+            raise Undecodable(f"{name}: {error}") from None
         parts += [np.ascontiguousarray(records[:, 1:]), records[:, 0].copy()]
     return Arrays(*parts)

@@ -13,24 +13,15 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from micronet.data.pictures import Format, Unreadable, read
+from micronet.data.pictures import Format, PlainFormat, Unreadable, read
 
 TOGETHER = 16  # pictures of a task
 FEW, FEW_BYTES = 1000, 1 << 24  # are decoded before other processes have started
 DIGEST_BYTES = 16
-
-
-class _Form(NamedTuple):
-    """What pictures become, without the params around it: a process that decodes needs no more."""
-
-    height: int
-    width: int
-    channels: Literal[1, 3]
-    fit: Literal["stretch", "crop", "pad"]
 
 
 class _Task(NamedTuple):
@@ -38,7 +29,7 @@ class _Task(NamedTuple):
     names: Sequence[str]  # in the folder
     file: str  # that takes the pixels
     row: int  # of the first one's
-    form: _Form
+    form: PlainFormat
 
 
 def decode(
@@ -57,7 +48,7 @@ def decode(
         OSError: the file cannot be written.
         BrokenProcessPool: a process was killed, which happens where memory is short.
     """
-    form = _Form(image.height, image.width, image.channels, image.fit)
+    form = PlainFormat(image.height, image.width, image.channels, image.fit)
     file.touch()
     tasks = (
         _Task(str(folder), names[row : row + TOGETHER], str(file), row, form) for row in range(0, len(names), TOGETHER)

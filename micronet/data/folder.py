@@ -325,9 +325,9 @@ def _kind(listing: Listing, entry: os.DirEntry[str], place: str, above: tuple[st
         raise DataError(f"{shown(entry.path, 2 * PATH)}: {reason(error)}") from None
 
 
-def _pictures(listing: Listing, place: str, label: int, above: tuple[str, ...] = ()) -> Iterator[Picture]:
+def _pictures(listing: Listing, place: str, label: int) -> Iterator[Picture]:
     """The pictures below a folder of a class, in no order of use."""
-    waiting = [(place, (*above, os.path.realpath(listing.root / place)))]
+    waiting: list[tuple[str, tuple[str, ...]]] = [(place, (os.path.realpath(listing.root / place),))]
     while waiting:
         place, above = waiting.pop()
         for entry in _entries(listing, place):

@@ -29,7 +29,7 @@ SHEET_WIDTH = 1024  # pixels of an image, side by side
 Files = Mapping[str, Callable[[], bytes]]  # a file's name, and how to get its content, once
 
 
-class Unreadable(Exception):
+class Undecodable(Exception):
     """A file of a source does not decode."""
 
 
@@ -51,14 +51,14 @@ class DataUnpickler(pickle.Unpickler):
 
 
 def from_binary(content: bytes) -> np.ndarray:
-    """A batch of the binary version: (N, 3073) uint8, the label, then the pixels CHW. Raises `Unreadable`."""
+    """A batch of the binary version: (N, 3073) uint8, the label, then the pixels CHW. Raises `Undecodable`."""
     if not content or len(content) % (1 + PIXELS):
-        raise Unreadable(f"{len(content)} bytes are not whole images")
+        raise Undecodable(f"{len(content)} bytes are not whole images")
     return np.frombuffer(content, dtype=np.uint8).reshape(-1, 1 + PIXELS)
 
 
 def from_python(content: bytes, labels: bytes = b"labels") -> np.ndarray:
-    """A batch of the python version, a pickle, as `from_binary` gives it. Raises `Unreadable`.
+    """A batch of the python version, a pickle, as `from_binary` gives it. Raises `Undecodable`.
 
     Args:
         labels: the key of those that count.
@@ -67,14 +67,14 @@ def from_python(content: bytes, labels: bytes = b"labels") -> np.ndarray:
         batch = DataUnpickler(io.BytesIO(content), encoding="bytes").load()
         return _records(batch[b"data"].reshape(-1, PIXELS), np.asarray(batch[labels]))
     except Exception as error:  # whatever a damaged pickle makes the unpickler or numpy raise
-        raise Unreadable(f"not a batch of the python version, {reason(error)}") from None
+        raise Undecodable(f"not a batch of the python version, {reason(error)}") from None
 
 
 def from_sheet(content: bytes, labels: np.ndarray) -> np.ndarray:
     """A PNG sheet, 1024 pixels wide, a row an image in row-major order, as `from_binary` gives it.
 
     Raises:
-        Unreadable: no PNG, a damaged one, another width, or another number of labels (N,).
+        Undecodable: no PNG, a damaged one, another width, or another number of labels (N,).
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -84,35 +84,37 @@ def from_sheet(content: bytes, labels: np.ndarray) -> np.ndarray:
             Image.open(io.BytesIO(content), formats=["PNG"]) as sheet,
         ):  # the header alone
             if sheet.mode not in ("RGB", "RGBA"):
-                raise Unreadable(f"a sheet is RGB, this is {sheet.mode}")
+                raise Undecodable(f"a sheet is RGB, this is {sheet.mode}")
             if sheet.size != (SHEET_WIDTH, len(labels)):
                 wanted = f"{SHEET_WIDTH} pixels wide and {len(labels)} high"
-                raise Unreadable(f"a sheet of {len(labels)} labels is {wanted}, this is {sheet.width} x {sheet.height}")
+                raise Undecodable(
+                    f"a sheet of {len(labels)} labels is {wanted}, this is {sheet.width} x {sheet.height}"
+                )
             pixels = np.asarray(sheet.convert("RGB"))
-    except Unreadable:
+    except Undecodable:
         raise
     except UnidentifiedImageError:
-        raise Unreadable("not a PNG") from None
+        raise Undecodable("not a PNG") from None
     except Exception as error:  # whatever a damaged picture makes Pillow raise
-        raise Unreadable(f"a damaged PNG, {shown(error, 80)}") from None
+        raise Undecodable(f"a damaged PNG, {shown(error, 80)}") from None
     return _records(pixels.transpose(0, 2, 1).reshape(-1, PIXELS), labels)
 
 
 def _records(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     if len(images) != len(labels):
-        raise Unreadable(f"{len(images)} images and {len(labels)} labels")
+        raise Undecodable(f"{len(images)} images and {len(labels)} labels")
     records = np.empty((len(images), 1 + PIXELS), dtype=np.uint8)
     records[:, 0], records[:, 1:] = labels, images
     return records
 
 
 def read_labels(content: bytes) -> np.ndarray:
-    """A JSON list of labels: (N,) uint8. Raises `Unreadable`."""
+    """A JSON list of labels: (N,) uint8. Raises `Undecodable`."""
     try:
         labels = json.loads(content)
         return np.array(labels, dtype=np.uint8).reshape(-1)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise Unreadable(f"not a list of labels, {reason(error)}") from None
+        raise Undecodable(f"not a list of labels, {reason(error)}") from None
 
 
 def check_md5(content: bytes | memoryview, wanted: str, name: str, where: str) -> None:
@@ -148,7 +150,7 @@ class Form:
         return self.files[name]()
 
     def read(self, batch: str) -> np.ndarray:
-        """The batch in the binary version, (N, 3073) uint8. Raises `Unreadable`."""
+        """The batch in the binary version, (N, 3073) uint8. Raises `Undecodable`."""
         return from_binary(self.content(self.names[batch]))
 
     def read_checked(self, batch: str) -> np.ndarray:
@@ -199,7 +201,7 @@ def read_batches(files: Files, dataset: Dataset, where: str, report: Report) -> 
     """Rebuilds the six batches from whichever form `files` holds, and checks every one.
 
     Raises:
-        DataError: incomplete, or a sum differs. Unreadable: a file does not decode.
+        DataError: incomplete, or a sum differs. Undecodable: a file does not decode.
     """
     kind = max(FORMS, key=lambda form: form.share(files))
     if kind.share(files) == 0:
@@ -216,8 +218,8 @@ def read_batches(files: Files, dataset: Dataset, where: str, report: Report) -> 
             for batch in BATCHES:
                 batches.append(form.read_checked(batch))
                 update(len(batches))
-    except (Unreadable, ValueError) as error:
-        raise Unreadable(f"{form.reading}: {error}") from None
+    except (Undecodable, ValueError) as error:
+        raise Undecodable(f"{form.reading}: {error}") from None
     *train, test = batches
     return Arrays(
         train_images=np.concatenate([records[:, 1:] for records in train]),

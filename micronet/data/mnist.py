@@ -10,7 +10,7 @@ import numpy as np
 
 from micronet.data.arrays import Arrays, DataError
 from micronet.data.datasets import Dataset
-from micronet.data.formats import Files, Unreadable, check_md5
+from micronet.data.formats import Files, Undecodable, check_md5
 from micronet.data.progress import Report
 from micronet.files import reason
 
@@ -29,7 +29,7 @@ def is_wanted(name: str) -> bool:
 
 
 def from_idx(content: bytes) -> np.ndarray:
-    """The array of an idx file of bytes, in the shape that it says. Raises `Unreadable`."""
+    """The array of an idx file of bytes, in the shape that it says. Raises `Undecodable`."""
     dimensions = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
     start = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:start], dtype=">u4").tolist()) if len(content) >= start else ()
@@ -37,7 +37,7 @@ def from_idx(content: bytes) -> np.ndarray:
     for length in shape:
         size *= length
     if not dimensions or len(shape) != dimensions or len(content) - start != size:
-        raise Unreadable("not an idx file of bytes, or cut short")
+        raise Undecodable("not an idx file of bytes, or cut short")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 
 
@@ -46,14 +46,14 @@ def _unpacked(content: bytes) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
             return file.read(MOST_BYTES)
     except (OSError, EOFError, zlib.error) as error:
-        raise Unreadable(f"a damaged gzip file, {reason(error)}") from None
+        raise Undecodable(f"a damaged gzip file, {reason(error)}") from None
 
 
 def read_files(files: Files, dataset: Dataset, where: str, report: Report) -> Arrays:
     """The four files, each with its official md5 unpacked.
 
     Raises:
-        DataError: one is missing, or a sum differs. Unreadable: one does not decode.
+        DataError: one is missing, or a sum differs. Undecodable: one does not decode.
     """
     there = {plain_name(name): name for name in sorted(files, reverse=True)}  # of both forms the plain one
     missing = [name for name in NAMES if name not in there]
@@ -67,7 +67,7 @@ def read_files(files: Files, dataset: Dataset, where: str, report: Report) -> Ar
             content = _unpacked(content) if there[name].endswith(".gz") else content
             check_md5(content, dataset.files_md5[name], there[name], where)
             parts[name] = from_idx(content)
-        except Unreadable as error:
-            raise Unreadable(f"{there[name]}: {error}") from None
+        except Undecodable as error:
+            raise Undecodable(f"{there[name]}: {error}") from None
     train, train_labels, test, test_labels = parts.values()
     return Arrays(train.reshape(len(train), -1), train_labels, test.reshape(len(test), -1), test_labels)

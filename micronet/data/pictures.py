@@ -16,12 +16,11 @@ from __future__ import annotations
 import io
 import logging
 import os
-import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from PIL import (
@@ -37,6 +36,7 @@ from PIL import (
 )
 
 from micronet.errors import MicronetError, shown
+from micronet.files import NotRegular, TooLarge, regular_bytes
 
 TIFF = TiffImagePlugin.TiffImageFile.format
 PNG = PngImagePlugin.PngImageFile.format
@@ -64,6 +64,7 @@ TURNS = {  # by EXIF orientation, to what it should look like
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+Fit = Literal["stretch", "crop", "pad"]  # how another shape comes to the one that is asked for
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 ORIENTATION = 0x0112  # a tag of EXIF
 BITS, PHOTOMETRIC, PALETTE, SAMPLE_FORMAT, SUBSAMPLING = 258, 262, 320, 339, 530  # tags of TIFF 6.0
@@ -88,7 +89,16 @@ class Format(Protocol):
     @property
     def channels(self) -> Literal[1, 3]: ...
     @property
-    def fit(self) -> Literal["stretch", "crop", "pad"]: ...
+    def fit(self) -> Fit: ...
+
+
+class PlainFormat(NamedTuple):
+    """A format without the params around it."""
+
+    height: int
+    width: int
+    channels: Literal[1, 3]
+    fit: Fit
 
 
 def read(file: Path | str | bytes, image: Format) -> np.ndarray:
@@ -133,17 +143,11 @@ def read(file: Path | str | bytes, image: Format) -> np.ndarray:
 def _content(path: Path | str) -> bytes:
     """The bytes of a file. Raises `Unreadable`: missing, too large, a pipe, a device."""
     try:
-        # Opening a pipe waits for who writes to it unless it is told not to.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            state = os.fstat(file.fileno())
-            if not stat.S_ISREG(state.st_mode):
-                raise Unreadable("is no regular file")
-            content = file.read(MOST_BYTES + 1) if state.st_size <= MOST_BYTES else None
+        return regular_bytes(path, MOST_BYTES)
+    except (NotRegular, TooLarge) as error:
+        raise Unreadable(error.strerror) from None
     except (OSError, ValueError) as error:  # a zero byte in a name
         raise Unreadable(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if content is None or len(content) > MOST_BYTES:
-        raise Unreadable(f"is larger than {MOST_BYTES:,} bytes")
-    return content
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from micronet.data.arrays import Arrays, DataError
 from micronet.data.cache import is_kept, kept
 from micronet.data.datasets import Dataset, dataset_of
 from micronet.data.downloads import download
-from micronet.data.formats import Files, Unreadable, from_sheet, is_wanted, read_batches, read_labels
+from micronet.data.formats import Files, Undecodable, from_sheet, is_wanted, read_batches, read_labels
 from micronet.data.progress import Report, silent
 from micronet.errors import shown
 from micronet.files import checksum, reason
@@ -56,7 +56,7 @@ class Layout:
         """Reads files by their names. Raises `DataError`."""
         try:
             return self.read({name: path.read_bytes for name, path in found.items()}, dataset, str(where), report)
-        except Unreadable as error:
+        except Undecodable as error:
             raise DataError(f"{where}: damaged: {error}") from None
         except OSError as error:
             raise DataError(f"{error.filename or where}: {reason(error)}") from None
@@ -225,7 +225,7 @@ def _from_sample() -> Arrays:
             path = SAMPLE_FOLDER / f"{name}.png"
             records = from_sheet(path.read_bytes(), labels)
             parts += [np.ascontiguousarray(records[:, 1:]), records[:, 0].copy()]
-    except (Unreadable, OSError) as error:
+    except (Undecodable, OSError) as error:
         raise DataError(f"{path}: damaged, `git checkout -- data/sample` restores it: {reason(error)}") from None
     return Arrays(*parts)
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +24,7 @@ import numpy as np
 
 from micronet.data.datasets import CLASSES
 from micronet.errors import shown
+from micronet.files import PICKLED, NotRegular, TooLarge, regular_bytes
 from micronet.packed import checks
 from micronet.packed.bits import Reader
 from micronet.packed.errors import MADE_HERE, PackedFileError
@@ -49,7 +48,6 @@ CASCADE_VERSION = 4  # of a file of several
 GENERAL_VERSION = 5  # of a file that says what the two before cannot: other images, classes, operations
 NEWER_KEYS = {"classes", "logit_scale"}  # of the table, since version 5
 KNOWN = (VERSION, CASCADE_VERSION, GENERAL_VERSION)
-PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how files of torch.save begin
 MOST_NAME = 200  # characters of a step's name
 SHOWN_PATH = 100  # characters of a path in a message
 
@@ -160,7 +158,7 @@ def _told(index: int, row: Any) -> Iterator[None]:
 def _open(data: bytes) -> tuple[dict[str, Any], np.ndarray]:
     """The metadata and payload of a safetensors file with one uint8 tensor `payload`."""
     # The length of a header can look like the start of a pickle, so the header's first character decides.
-    if data[8:9] != b"{" and data[:2] in PICKLES:
+    if data[8:9] != b"{" and data[:2] in PICKLED:
         raise PackedFileError("is a pickle (torch.save), which is never loaded; a packed model is a safetensors file")
     length = int.from_bytes(data[:8], "little")
     if len(data) < 10 or length > len(data) - 8:
@@ -343,27 +341,21 @@ def content(path: Path | str) -> bytes:
     path = Path(path)
     said = shown(path, SHOWN_PATH)
     try:
-        # Opening a pipe waits for who writes to it unless it is told not to.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            state = os.fstat(file.fileno())
-            if not stat.S_ISREG(state.st_mode):
-                raise PackedFileError(f"{said}: is no regular file, a packed model is one")
-            data = file.read(MOST_FILE_BYTES + 1) if state.st_size <= MOST_FILE_BYTES else None
+        return regular_bytes(path, MOST_FILE_BYTES)
     except FileNotFoundError:
         ours = str(path).endswith(MADE_HERE)
         way = "`python stages/quantize.py` makes it, or `make pull`" if ours else "those in release/ would work"
         raise PackedFileError(f"{said}: there is no such file; {way}") from None
     except IsADirectoryError:
         raise PackedFileError(f"{said}: is a folder, a packed model is a file") from None
+    except NotRegular:
+        raise PackedFileError(f"{said}: is no regular file, a packed model is one") from None
+    except TooLarge as error:
+        raise PackedFileError(f"{said}: {error.strerror}, so it is no packed model") from None
     except OSError as error:
         raise PackedFileError(f"{said}: cannot be read ({error.strerror})") from None
-    except PackedFileError:
-        raise
     except ValueError:  # a zero byte, or letters that no name of a file can have
         raise PackedFileError(f"{said}: is no name that a file can have") from None
-    if data is None or len(data) > MOST_FILE_BYTES:
-        raise PackedFileError(f"{said}: is larger than {MOST_FILE_BYTES:,} bytes, so it is no packed model")
-    return data
 
 
 def read(path: Path | str) -> PackedModel:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import models
 from micronet.errors import MicronetError, shown
-from micronet.files import write_atomically
-from micronet.params import faults
+from micronet.faults import faults
+from micronet.files import PICKLED, write_atomically
 from micronet.pipeline import HALF_ABOVE_PARAMETERS, MADE_BY
 from micronet.training.weights import plain_weights, prunable
 from models.meta import build_meta
@@ -216,7 +216,7 @@ def load(path: Path | str) -> Checkpoint:
     try:
         with path.open("rb") as file:
             start = file.read(9)
-        if start[8:9] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+        if start[8:9] != b"{" and start[:2] in PICKLED:
             raise CheckpointError(f"{where}: is a pickle, which is never loaded; checkpoints are safetensors")
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -17,7 +17,7 @@ from micronet.data.images import normalise
 from micronet.data.progress import Watch, unwatched
 from micronet.params import Augment, Distillation
 from micronet.training.augmentation import WHOLE, crop_and_flip
-from micronet.training.hardware import Machine, suited
+from micronet.training.hardware import Machine, machine_for
 from micronet.training.losses import Loss, cross_entropy
 from micronet.training.memory import NoMemory, available_memory
 from micronet.training.sampling import Batch, Sampler
@@ -92,7 +92,7 @@ def answering(teacher: nn.Module, machine: Machine, *, mirror: bool = False) -> 
     Args:
         mirror: answer with the mean of the logits for an image and for its mirror image.
     """
-    machine = suited(teacher, machine)
+    machine = machine_for(teacher, machine)
     model = machine.place(teacher).eval().requires_grad_(False)
 
     def answer(images: Tensor) -> Tensor:

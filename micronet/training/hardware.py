@@ -86,7 +86,7 @@ def check_processes(engine: Engine) -> None:
         raise ParamsError([f"engine.processes: must be <= {max(1, most)}, the GPUs of this machine {got}"])
 
 
-def suited(model: nn.Module, machine: Machine) -> Machine:
+def machine_for(model: nn.Module, machine: Machine) -> Machine:
     """The machine as this network is trained on it.
 
     In fp32 where the precision is free and depthwise convolutions meet a CPU: its kernels for them in bf16 made

@@ -17,7 +17,7 @@ from micronet.params import Train
 from micronet.training.batch_size import find_batch_size
 from micronet.training.constraints import Constraint, Unconstrained
 from micronet.training.evaluation import evaluate
-from micronet.training.hardware import Machine, compiled, suited
+from micronet.training.hardware import Machine, compiled, machine_for
 from micronet.training.losses import Loss, cross_entropy
 from micronet.training.moving_average import MovingAverage
 from micronet.training.optimizers import make_optimizer
@@ -58,7 +58,7 @@ class Run:
         check_network(model)
         check_split(training, "training")
         self.config, self.seed, self.ranks = config, seed, ranks or Ranks()
-        self.machine = suited(model, machine)
+        self.machine = machine_for(model, machine)
         self.model = self.machine.place(model).train()
         self.ranks.same(self.model.state_dict, self.model.load_state_dict)
         self.images = training.images.to(self.machine.device)

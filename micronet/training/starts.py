@@ -20,12 +20,12 @@ from torch import Tensor, nn
 import models
 from micronet.errors import shown
 from micronet.faults import said
+from micronet.files import PICKLED
 from micronet.model_params import Start
 from micronet.training.checkpoint import CheckpointError, load
 
 INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "weights")  # under which a training keeps them
 WRAPPED = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
-PICKLED = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how a file of `torch.save` begins
 MOST_FAULTS = 20
 
 

@@ -112,7 +112,7 @@ def test_the_second_node_is_killed_after_a_third_of_the_rows_and_rows_that_come_
     for name in ("recipes/demo.yaml", "dvc.yaml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     monkeypatch.setattr(scale.subprocess, "run", lambda *_, **__: None)  # the clone
-    monkeypatch.setattr(scale.branches, "head", lambda _: "0123abc")
+    monkeypatch.setattr(scale.repository, "head", lambda _: "0123abc")
     monkeypatch.setattr(scale, "connected", lambda nodes: contextlib.nullcontext((Cluster(), "second")))
     monkeypatch.setattr(scale.run, "run", run)
     monkeypatch.chdir(tmp_path)

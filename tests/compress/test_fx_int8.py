@@ -18,7 +18,7 @@ from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
-from tests.support.models import DENSENET, RESNET, random_model
+from tests.support.models import DENSENET, RESNET, calibrated, random_model
 from tests.support.thinning import thinned
 
 MIXED_DENSENET = DENSENET | {"blocks": [2, 1], "groups": {"bottleneck": 2}, "interleave": {"bottleneck": True}}
@@ -35,13 +35,11 @@ def float_model(spec) -> nn.Module:
 @pytest.fixture(scope="module")
 def original() -> nn.Module:
     """What FX graph mode makes of a network, calibrated."""
-    prepared = prepare(float_model(RESNET), INT8)
-    calibrate(prepared, IMAGES)
-    return prepared
+    return calibrated(float_model(RESNET), INT8, IMAGES)
 
 
 @pytest.fixture
-def calibrated(original) -> nn.Module:
+def copied(original) -> nn.Module:
     """A copy of it that a test may change."""
     return copy.deepcopy(original)
 
@@ -53,15 +51,14 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize("spec", thinned([RESNET, MIXED_DENSENET], 2))
 def test_calibrated_alone_the_packed_file_follows_the_float_model(spec, tmp_path):
     model = float_model(spec)
-    prepared = prepare(model, INT8)
-    calibrate(prepared, IMAGES)
+    prepared = calibrated(model, INT8, IMAGES)
     pack(prepared, tmp_path / "m", quantize=INT8)
     with torch.no_grad():
         assert correlation(model(normalise(IMAGES)), load_packed(tmp_path / "m")(normalise(IMAGES))) > 0.99
 
 
-def test_trained_the_packed_file_follows_the_fake_quantized_model(calibrated, tmp_path):
-    prepared = calibrated.train()
+def test_trained_the_packed_file_follows_the_fake_quantized_model(copied, tmp_path):
+    prepared = copied.train()
     optimizer = torch.optim.SGD(prepared.parameters(), lr=0.05, momentum=0.9)
     for _ in range(10):
         loss = F.cross_entropy(prepared(normalise(IMAGES)), torch.arange(16) % 10)
@@ -73,21 +70,21 @@ def test_trained_the_packed_file_follows_the_fake_quantized_model(calibrated, tm
         assert correlation(prepared(normalise(IMAGES)), load_packed(tmp_path / "m")(normalise(IMAGES))) > 0.99
 
 
-def test_evaluating_leaves_the_observers_alone(calibrated):
-    before = copy.deepcopy(calibrated.state_dict())
-    calibrated.eval()(normalise(IMAGES) * 3)
+def test_evaluating_leaves_the_observers_alone(copied):
+    before = copy.deepcopy(copied.state_dict())
+    copied.eval()(normalise(IMAGES) * 3)
     # The switches of the observers are turned by train() and eval().
-    changed = [key for key, value in calibrated.state_dict().items() if not torch.equal(before[key], value)]
+    changed = [key for key, value in copied.state_dict().items() if not torch.equal(before[key], value)]
     assert not changed
 
 
-def test_images_that_are_normalised_already_and_layers_that_are_not_finite_are_refused(calibrated):
+def test_images_that_are_normalised_already_and_layers_that_are_not_finite_are_refused(copied):
     with pytest.raises(QuantizationError, match="pixels that nobody has normalised"):
-        calibrate(calibrated, normalise(IMAGES))
+        calibrate(copied, normalise(IMAGES))
     with torch.no_grad():
-        calibrated.get_submodule("stages.0.0.conv2").weight[0, 0, 0, 0] = torch.inf
+        copied.get_submodule("stages.0.0.conv2").weight[0, 0, 0, 0] = torch.inf
     with pytest.raises(QuantizationError, match=r"^stages\.0\.0\.conv2\S*: gives values that are not finite"):
-        calibrate(calibrated, IMAGES)
+        calibrate(copied, IMAGES)
 
 
 def test_pruned_weights_stay_zero_in_the_packed_file(tmp_path):
@@ -95,15 +92,14 @@ def test_pruned_weights_stay_zero_in_the_packed_file(tmp_path):
     weight = model.get_submodule("stages.1.0.conv1").weight
     with torch.no_grad():
         weight[:, 1:] = 0
-    prepared = prepare(model, INT8)
-    calibrate(prepared, IMAGES)
+    prepared = calibrated(model, INT8, IMAGES)
     (step,) = [s for s in pack(prepared, tmp_path / "m", quantize=INT8).steps if s.name == "stages.1.0.conv1"]
     assert not step.weights.codes[:, 1:].any() and step.weights.mask is not None
 
 
-def test_a_copy_for_averaging_can_be_packed(original, calibrated, tmp_path):
+def test_a_copy_for_averaging_can_be_packed(original, copied, tmp_path):
     first = pack(original, tmp_path / "a", quantize=INT8)
-    assert pack(calibrated, tmp_path / "b", quantize=INT8).digest == first.digest
+    assert pack(copied, tmp_path / "b", quantize=INT8).digest == first.digest
 
 
 def test_plain_weight_names_are_kept_so_that_a_mask_finds_them():
@@ -117,6 +113,5 @@ def test_plain_weight_names_are_kept_so_that_a_mask_finds_them():
 def test_its_warnings_stay_inside():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prepared = prepare(float_model(RESNET), INT8)
-        calibrate(prepared, IMAGES)
+        prepared = calibrated(float_model(RESNET), INT8, IMAGES)
         finish(prepared)

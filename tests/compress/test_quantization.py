@@ -18,7 +18,7 @@ from micronet.data.images import normalise
 from micronet.params import Augment
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
-from tests.support.models import DENSENET, RESNET, new_model
+from tests.support.models import DENSENET, RESNET, calibrated, new_model
 from tests.support.thinning import thinned
 
 
@@ -165,8 +165,7 @@ def test_a_prepared_model_computes_what_the_model_did(spec, images):
 
 
 def test_quantizers_at_8_bits_change_logits_little(resnet, images):
-    prepared = prepare(resnet, quantize_config())
-    calibrate(prepared, images)
+    prepared = calibrated(resnet, quantize_config(), images)
     wanted, got = resnet(normalise(images)), prepared(normalise(images))
     assert (got - wanted).square().mean() < 1e-3 * wanted.var()
 
@@ -242,8 +241,7 @@ def test_statistics_are_taken_from_images_as_training_sees_them(images):
 
 
 def test_recalibration_gives_the_mean_statistics_of_the_batches(resnet, images):
-    prepared = prepare(resnet, quantize_config())
-    calibrate(prepared, images)
+    prepared = calibrated(resnet, quantize_config(), images)
     batches = [normalise(images[:8]), normalise(images[8:])]
     recalibrate_batch_norm(prepared, batches)
     with torch.no_grad():
@@ -256,8 +254,7 @@ def test_recalibration_gives_the_mean_statistics_of_the_batches(resnet, images):
     "changes", thinned([{"weight_bits": 2, "activation_bits": 2}, {"method": "binary_connect", "weight_bits": 1}], 2)
 )
 def test_training_through_the_quantizers_learns(resnet, images, changes):
-    prepared = prepare(resnet, quantize_config(**changes)).train()
-    calibrate(prepared, images)
+    prepared = calibrated(resnet, quantize_config(**changes), images).train()
     optimizer = torch.optim.SGD(prepared.parameters(), lr=0.3, momentum=0.9)
     few, labels = normalise(images[:4]), torch.arange(4)
     losses = []

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import models
-from micronet.compress.calibration import calibrate
 from micronet.compress.quantization import prepare
 from micronet.compress.trimming import (
     OPERATION_BIT,
@@ -36,7 +35,7 @@ from micronet.training.weights import prunable
 from tests.support.configs import train_config
 from tests.support.failures import StopAt
 from tests.support.images import bright_split
-from tests.support.models import WIDER, new_model, same, weights
+from tests.support.models import WIDER, calibrated, new_model, same, weights
 from tests.support.thinning import thinned
 from tests.support.training import STEPS, train
 
@@ -51,9 +50,7 @@ def wide_model(seed: int = 0) -> nn.Module:
 
 
 def prepared(model: nn.Module, settings: Quantize) -> nn.Module:
-    ready = prepare(model, settings)
-    calibrate(ready, bright_split(32).images)
-    return ready
+    return calibrated(model, settings, bright_split(32).images)
 
 
 def zeros(model: nn.Module) -> dict[str, torch.Tensor]:

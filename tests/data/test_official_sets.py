@@ -16,7 +16,7 @@ from micronet import params
 from micronet.data import datasets, mnist, sources
 from micronet.data.arrays import DataError
 from micronet.data.datasets import CIFAR100, CIFAR100_CLASSES, MNIST, Dataset, described
-from micronet.data.formats import Unreadable
+from micronet.data.formats import Undecodable
 from micronet.data.mnist import from_idx
 from micronet.data.sources import fetch
 from micronet.data.store import open_split, prepare
@@ -136,7 +136,7 @@ def test_a_folder_without_the_files_says_which_it_wants(small_mnist, tmp_path):
     [b"", b"\0\0\x08", b"\0\0\x08\0", b"\0\0\x0d\x01\0\0\0\x01a", b"\0\0\x08\xff", idx(np.zeros(3, "u1"))[:-1]],
 )
 def test_what_is_no_idx_file_of_bytes_is_refused(content):
-    with pytest.raises(Unreadable, match="not an idx file of bytes, or cut short"):
+    with pytest.raises(Undecodable, match="not an idx file of bytes, or cut short"):
         from_idx(content)
 
 

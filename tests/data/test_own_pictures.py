@@ -24,8 +24,8 @@ from micronet.data.datasets import described, standing_in
 from micronet.data.pieces import Joined
 from micronet.data.store import MARKER, _mapped, changed, open_split, prepare
 from micronet.errors import shown
+from tests.support.checkouts import change
 from tests.support.places import ROOT
-from tests.support.releases import change
 
 sys.path.insert(0, str(ROOT / "stages"))
 

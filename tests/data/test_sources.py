@@ -27,7 +27,7 @@ from micronet.data import formats, sources
 from micronet.data.arrays import DataError
 from micronet.data.datasets import SAMPLE
 from micronet.data.downloads import download
-from micronet.data.formats import BATCHES, Unreadable, from_python, read_labels
+from micronet.data.formats import BATCHES, Undecodable, from_python, read_labels
 from micronet.data.sources import SAMPLE_FOLDER, fetch
 from micronet.data.store import prepare
 from tests.support.cifar import config_for, sheet_of, write_archive, write_form
@@ -177,12 +177,12 @@ def test_a_path_that_is_no_file_of_anybodys_is_one_line(path, official, tmp_path
 
 @pytest.mark.parametrize("content", [b"", b"\x80", b"\x80\x02}", b"\x80\x02K\x01.", b"\x80\x02](" + b"]" * 9 + b"e."])
 def test_a_short_or_foreign_pickle_is_refused(content):
-    with pytest.raises(Unreadable, match="not a batch of the python version"):
+    with pytest.raises(Undecodable, match="not a batch of the python version"):
         from_python(content)
 
 
 def test_labels_nested_too_deep_are_refused():
-    with pytest.raises(Unreadable, match="not a list of labels, it is nested too deep"):
+    with pytest.raises(Undecodable, match="not a list of labels, it is nested too deep"):
         read_labels(b"[" * 100_000)
 
 
@@ -195,7 +195,7 @@ def test_a_pickle_is_compared_before_it_is_unpickled(official, records, tmp_path
 
 
 def test_the_unpickler_refuses_what_is_not_data():
-    with pytest.raises(Unreadable, match="is not data"):
+    with pytest.raises(Undecodable, match="is not data"):
         from_python(pickle.dumps(os.getcwd, protocol=2))
 
 

@@ -9,18 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from micronet.compress.calibration import calibrate
 from micronet.compress.errors import QuantizationError
 from micronet.compress.quantization import prepare
-from micronet.data.images import normalise
 from micronet.packed import packing
 from micronet.packed.errors import PackError
-from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.packed.steps import Affine, Conv, Linear, Pool
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
+from tests.support.models import calibrated
 from tests.support.networks import Net, settled
+from tests.support.packed import packed_and_compared
 from tests.support.thinning import thinned
 
 IMAGES = random_images(8)
@@ -79,15 +78,7 @@ PRODUCTS += ["a maximum of negative norms"]
     ),
 )
 def test_the_packed_network_computes_what_the_network_does(body, method, tmp_path):
-    quantize, model = METHODS[method], settled(BODIES[body], IMAGES)
-    with torch.no_grad():
-        wanted = model(normalise(IMAGES)).double()
-        prepared = prepare(model, quantize).eval()
-        calibrate(prepared, IMAGES)
-        pack(prepared, tmp_path / "m", quantize=quantize, seen=IMAGES)
-        got = load_packed(tmp_path / "m")(normalise(IMAGES)).double()
-    got = got * (got * wanted).sum() / got.square().sum()  # integers of a scale that is not kept
-    apart = float((got - wanted).norm() / (wanted - wanted.mean(0)).norm())
+    _, _, apart = packed_and_compared(settled(BODIES[body], IMAGES), METHODS[method], IMAGES, tmp_path / "m")
     # Of few bits not much is left of a network that was not trained with them; packing itself compares it step by step.
     assert apart < {"half": 0.02, "lsq": 0.3, "few bits": 10, "fx_int8": 0.5}[method]
 
@@ -108,8 +99,7 @@ def wrong(step):
 @pytest.mark.parametrize("place", ["stem.0", "a.0", "fc"])
 def test_the_first_step_that_computes_something_else_is_named(place, tmp_path, monkeypatch):
     model = settled(Net(lambda net, x: F.relu(net.b(F.relu(net.a(x))))), IMAGES)
-    prepared = prepare(model, METHODS["lsq"]).eval()
-    calibrate(prepared, IMAGES)
+    prepared = calibrated(model, METHODS["lsq"], IMAGES).eval()
     encode = packing.encode
 
     def encode_wrong(steps, *rest, **named):

@@ -12,8 +12,6 @@ import safetensors
 import safetensors.torch
 import torch
 
-from micronet.compress.calibration import calibrate
-from micronet.compress.quantization import prepare
 from micronet.data.datasets import CLASSES
 from micronet.packed.errors import PackedFileError
 from micronet.packed.file import decode, encode, read
@@ -26,7 +24,7 @@ from tests.support.configs import quantize_config
 from tests.support.generated_shapes import network
 from tests.support.hostile import opened, resigned
 from tests.support.images import random_images
-from tests.support.models import CONVNET, GROUPED_DENSENET, MOBILENET, RESNET
+from tests.support.models import CONVNET, GROUPED_DENSENET, MOBILENET, RESNET, calibrated
 from tests.support.networks import settled
 from tests.support.packed import IMAGES, gated_file, general_file, prepared_model, same, tiny_files
 from tests.support.places import ROOT
@@ -166,8 +164,7 @@ def test_the_documents_steps_compute_networks_of_any_shape(number, tmp_path):
     model, image = network(chance)
     images = random_images(4, image=image)
     quantize = quantize_config(weight_bits=4, activation_bits=4)
-    prepared = prepare(settled(model, images), quantize, image).eval()
-    calibrate(prepared, images)
+    prepared = calibrated(settled(model, images), quantize, images, image).eval()
     packed = pack(prepared, tmp_path / "m", quantize=quantize)
     assert documented((tmp_path / "m").read_bytes(), images.numpy()) == predict(packed, images.numpy()).tolist()
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings, strategies
 from torch import nn
 
-from micronet.compress.calibration import calibrate
 from micronet.compress.errors import QuantizationError
 from micronet.compress.quantization import prepare
 from micronet.data.datasets import CLASSES
@@ -33,6 +32,7 @@ from tests.support.configs import quantize_config
 from tests.support.generated_shapes import compared
 from tests.support.hostile import opened, resigned
 from tests.support.images import random_images
+from tests.support.models import calibrated
 from tests.support.networks import settled
 from tests.support.packed import general_file
 from tests.support.thinning import thinned
@@ -43,8 +43,7 @@ LSQ = quantize_config(weight_bits=8, activation_bits=8, multiplier_bits=14)
 def packed(model: nn.Module, path, image=(3, 32, 32), quantize=LSQ) -> PackedModel:
     """The network packed, after it was compared: torch with numpy, and both with what was prepared."""
     images = random_images(12, image=image)
-    prepared = prepare(settled(model, images), quantize, image).eval()
-    calibrate(prepared, images)
+    prepared = calibrated(settled(model, images), quantize, images, image).eval()
     found = pack(prepared, path, quantize=quantize, seen=images)
     logits = load_packed(path)(normalise(images)).double()
     assert torch.equal(torch.from_numpy(predict(found, images.numpy())), logits)
@@ -217,8 +216,7 @@ def test_the_bias_of_a_convolution_goes_through_the_norm_behind_it(method, tmp_p
     images = random_images(12, image=(3, 9, 10))
     settled(model, images)
     quantize = quantize_config(method=method, multiplier_bits=14)
-    prepared = prepare(model, quantize, (3, 9, 10)).eval()
-    calibrate(prepared, images)
+    prepared = calibrated(model, quantize, images, (3, 9, 10)).eval()
     made = pack(prepared, tmp_path / "m", quantize=quantize, seen=images)
     logits = load_packed(tmp_path / "m")(normalise(images)) * made.logit_scale
     wanted = model(normalise(images)).detach().double()
@@ -249,8 +247,7 @@ def test_a_step_that_versions_3_and_4_can_say_is_said_as_before(layer, version, 
         with pytest.raises(QuantizationError, match="Unflatten cannot be packed"):
             prepare(model, LSQ)
         return
-    prepared = prepare(model, LSQ).eval()
-    calibrate(prepared, random_images(4))
+    prepared = calibrated(model, LSQ, random_images(4)).eval()
     pack(prepared, tmp_path / "m", quantize=LSQ, class_names=CLASSES)
     assert opened((tmp_path / "m").read_bytes())[0]["version"] == version
 

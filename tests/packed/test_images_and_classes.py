@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from micronet.compress.calibration import calibrate
 from micronet.compress.graph import read
-from micronet.compress.quantization import prepare
 from micronet.data.datasets import CLASSES
 from micronet.data.images import normalise
 from micronet.errors import MicronetError
@@ -29,6 +27,7 @@ from micronet.scoring.records import macs
 from tests.support.configs import quantize_config
 from tests.support.hostile import opened, resigned
 from tests.support.images import random_images
+from tests.support.models import calibrated
 from tests.support.packed import conv, linear, pool, tiles, tiny_files
 
 NAMES = ("Katze", "großer Hund", "\u732b", "a b", "x" * 255)
@@ -52,8 +51,7 @@ def pixels(image: tuple[int, int, int]) -> torch.Tensor:
 
 
 def packed(path, image=(3, 32, 32), classes=5, quantize=QUANTIZE, scale=1.0, **named):
-    prepared = prepare(Small(image[0], classes, scale), quantize, image).eval()
-    calibrate(prepared, pixels(image))
+    prepared = calibrated(Small(image[0], classes, scale), quantize, pixels(image), image).eval()
     return prepared, pack(prepared, path, quantize=quantize, **named)
 
 

@@ -21,7 +21,7 @@ from micronet.packed.reference import run
 from micronet.packed.steps import Conv, Maximum
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
-from tests.support.models import CONVNET, GROUPED_DENSENET, RESNET, quantized
+from tests.support.models import CONVNET, GROUPED_DENSENET, RESNET, calibrated, quantized
 from tests.support.packed import IMAGES, prepared_model
 from tests.support.thinning import thinned
 
@@ -219,9 +219,8 @@ def test_the_greatest_sum_goes_on_where_its_code_is_the_greatest_too(between, wi
 def test_what_is_added_to_the_greatest_sums_is_added_to_one_of_each_window(tmp_path):
     torch.manual_seed(0)
     quantize = quantize_config(weight_bits=8, activation_bits=8)
-    prepared = prepare(Pooled("maximum", "norm", "add", "relu"), quantize)
     pixels = random_images(20)
-    calibrate(prepared, pixels)
+    prepared = calibrated(Pooled("maximum", "norm", "add", "relu"), quantize, pixels)
     model = pack(prepared.eval(), tmp_path / "m", quantize=quantize)
     last = [step for step in model.steps if isinstance(step, Conv)][-1]
     assert (last.window, last.shape) == (2, (4, 15, 15)) and last.scaling.residual is not None

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from micronet.compress.calibration import calibrate, recalibrate_batch_norm, training_batches
+from micronet.compress.calibration import recalibrate_batch_norm, training_batches
 from micronet.compress.pruning import FixedMask
 from micronet.compress.quantization import prepare
 from micronet.compress.trimming import Trimming
@@ -22,7 +22,7 @@ from micronet.params import Quantize
 from micronet.training.evaluation import evaluate
 from tests.support.configs import MACHINE, train_config
 from tests.support.images import bright_split
-from tests.support.models import WIDER, new_model
+from tests.support.models import WIDER, calibrated, new_model
 from tests.support.thinning import thinned
 from tests.support.training import STEPS, train
 
@@ -55,8 +55,7 @@ def path_of(model: nn.Module, settings: Quantize, **more) -> Quantized:
 def test_the_file_is_what_preparing_calibrating_training_and_packing_give_one_after_the_other(tmp_path):
     settings, model = section(calibration_images=20), sparse_model()
     found = path_of(copy.deepcopy(model), settings, path=tmp_path / "m", batch_norm_images=32)
-    prepared = prepare(model, settings)
-    calibrate(prepared, TRAINING.images[:20])
+    prepared = calibrated(model, settings, TRAINING.images[:20])
     train(prepared, settings.train, constraint=FixedMask(model))
     recalibrate_batch_norm(prepared, training_batches(TRAINING.images[:32], settings.train.augment, 5))
     claims = {"validation_accuracy_percent": f"{found.validation_accuracy_percent:.4f}"}
@@ -155,8 +154,7 @@ def test_a_step_that_is_not_lost_is_not_fitted_anew():
 @pytest.mark.parametrize("part", ["classifier.quantizer", "stem.conv.quantizer", "activations.relu_1"])
 def test_a_network_computes_with_the_step_that_it_is_packed_with_also_where_an_update_left_it_below_0(tmp_path, part):
     settings, model = section(), sparse_model()
-    prepared = prepare(model, settings).eval()
-    calibrate(prepared, TRAINING.images[:20])
+    prepared = calibrated(model, settings, TRAINING.images[:20]).eval()
     with torch.no_grad():
         prepared.classifier.bias.zero_()
         prepared.get_submodule(part).step.fill_(-0.5)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import models
-from micronet.compress.calibration import calibrate
 from micronet.compress.quantization import prepare
 from micronet.data.images import Split
 from micronet.packed.module import load_packed
@@ -19,7 +18,7 @@ from micronet.scoring.measurement import differences, measure, passes, price
 from micronet.scoring.records import CIFAR100, ScoreError
 from tests.support.configs import quantize_config
 from tests.support.images import random_split
-from tests.support.models import WIDER, new_model
+from tests.support.models import WIDER, calibrated, new_model
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +90,7 @@ def flipping(tmp_path_factory):
     split = random_split(60)
     for name, changes in (("twice", {"flip_share": 0.3}), ("once", {}), ("products", {"factored_sums": False})):
         quantize = quantize_config(weight_bits=3, activation_bits=4, **changes)
-        prepared = prepare(model, quantize)
-        calibrate(prepared, split.images)
+        prepared = calibrated(model, quantize, split.images)
         pack(prepared.eval(), folder / name, quantize=quantize, images=split.images[:40])
     return folder, split
 

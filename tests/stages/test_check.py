@@ -22,9 +22,9 @@ from tests.support.thinning import thinned
 
 sys.path.insert(0, str(ROOT / "stages"))
 
-import common  # noqa: E402 - they stand among the stage scripts
-import consistency  # noqa: E402
+import consistency  # noqa: E402 - they stand among the stage scripts
 import costs  # noqa: E402
+import validation  # noqa: E402
 
 SMALL = {"name": "resnet", "blocks": [1], "widths": [4]}
 SIX_STAGES = {"name": "resnet", "blocks": [1] * 6, "widths": [4] * 6}  # the last map is 1 x 1
@@ -40,7 +40,7 @@ def refused(folder: Path, *changes: tuple[str, Any]) -> list[str]:
     """The lines that the check without torch ends with, without the file's name."""
     write_params(folder, demo(*changes))
     with pytest.raises(params.ParamsError) as caught:
-        common.validate(folder / "params.yaml")
+        validation.validate(folder / "params.yaml")
     return [line.split(": ", 1)[1] for line in str(caught.value).splitlines()]
 
 
@@ -108,7 +108,7 @@ def test_bits_of_a_layer_that_the_student_does_not_have_name_those_that_it_has()
     )
 
 
-@pytest.mark.parametrize("section", thinned(["teacher", *consistency.OF_THE_STUDENT], 3))
+@pytest.mark.parametrize("section", thinned(consistency.TRAINED, 3))
 def test_a_batch_of_one_is_refused_where_a_norm_would_see_one_value(section):
     model = "teacher" if section == "teacher" else "student"
     changes = ((f"{section}.train.batch_size", 1), (f"{model}.model", SIX_STAGES))
@@ -207,7 +207,7 @@ def test_a_generated_file_is_valid_or_refused_in_a_few_short_printable_lines(cou
     for number, content in enumerate(generated(count, seed)):
         path.write_bytes(content)
         try:
-            valid.append(common.validate(path))
+            valid.append(validation.validate(path))
         except params.ParamsError as error:
             assert wrong_lines(error) == [], number
     assert count / 40 < len(valid) < count / 1.5

@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from micronet import params
-from micronet.compress.calibration import calibrate
 from micronet.compress.pruning import PruningSchedule, amount_at, apply_masks, global_masks, zeros_wanted
-from micronet.compress.quantization import prepare
 from micronet.compress.quantizers import BinaryWeight
 from micronet.data import store
 from micronet.data.images import Split, normalise
@@ -35,7 +33,7 @@ from tests.support import training
 from tests.support.configs import MACHINE, train_config
 from tests.support.failures import StopAt
 from tests.support.images import random_split
-from tests.support.models import TINY, new_model, same, weights
+from tests.support.models import TINY, calibrated, new_model, same, weights
 from tests.support.places import ROOT
 
 sys.path.insert(0, str(ROOT / "stages"))
@@ -143,8 +141,7 @@ def test_the_optimizer_holds_the_model_that_it_was_given():
 
 def test_binary_connect_keeps_real_weights_when_evaluated():
     section = Quantize(method="binary_connect", weight_bits=1, train=config())
-    prepared = prepare(new_model(), section)
-    calibrate(prepared, random_split(20).images)
+    prepared = calibrated(new_model(), section, random_split(20).images)
     before = weights(prepared)
     evaluate(prepared, random_split(20), MACHINE)
     assert same(weights(prepared), before)

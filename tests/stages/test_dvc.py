@@ -23,7 +23,7 @@ from tests.support.places import ROOT
 
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = GRAPH["stages"]
-NOT_STAGES = {"common", "dependencies", "job", "trainer", "taught", "check", "consistency", "costs"}
+NOT_STAGES = {"common", "dependencies", "job", "trainer", "taught", "check", "consistency", "costs", "validation"}
 
 CHECKPOINTS = {  # what each stage reads
     "prepare_data": (),

@@ -29,8 +29,8 @@ from tests.support.places import ROOT
 sys.path.insert(0, str(ROOT / "stages"))
 
 import check  # noqa: E402 - they stand among the stage scripts
-import common  # noqa: E402
 import consistency  # noqa: E402
+import validation  # noqa: E402
 
 GUIDE = (ROOT / "docs/your-network.md").read_text(encoding="utf-8")
 BLOCKS = [(kind, text) for kind, text in re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)]
@@ -177,7 +177,7 @@ def test_a_network_outside_of_the_repository_is_refused_with_the_way_out(network
     elsewhere.write_text(NETWORK)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree(("student.model.file", str(elsewhere)))))
     with pytest.raises(params.ParamsError, match="must lie in networks/, where dvc repro sees its changes"):
-        common.validate(tmp_path / "params.yaml")
+        validation.validate(tmp_path / "params.yaml")
 
 
 # --- bad networks ---
@@ -210,7 +210,7 @@ def test_settings_and_class_are_checked_before_torch_is_asked(networks, tmp_path
     changes = ("student.model", MODEL | {"settings": {"width": "wide"}}), ("teacher.model", MODEL | {"class": "Nix"})
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree(*changes)))
     with pytest.raises(params.ParamsError) as caught:
-        common.validate(tmp_path / "params.yaml")
+        validation.validate(tmp_path / "params.yaml")
     assert [line.split(": ", 1)[1] for line in caught.value.faults] == [
         "teacher.model.class: no class 'Nix' in the file (it has MyNet)",
         "student.model.settings.width: must be a whole number (got 'wide')",

@@ -11,13 +11,12 @@ import torch
 
 import models
 from micronet import params
-from micronet.compress.calibration import calibrate
-from micronet.compress.quantization import prepare
 from micronet.packed.agreement import made_up_images
 from micronet.packed.packing import pack
 from micronet.scoring.counting import operations
 from models import own
 from tests.support.configs import demo, quantize_config
+from tests.support.models import calibrated
 from tests.support.places import ROOT
 
 sys.path.insert(0, str(ROOT / "stages"))
@@ -168,6 +167,5 @@ def test_slopes_that_two_places_share_are_stored_once_and_packed_as_the_network_
     assert sum(op.norm_parameters for op in floats) == slopes
     quantized = [op for op in operations(network, weight_bits=8, activation_bits=8) if op.storage_bits]
     assert len({op.name for op in quantized if op.kind == "function"}) == 1
-    prepared = prepare(network, quantize_config())
-    calibrate(prepared, made_up_images((3, 32, 32)))
+    prepared = calibrated(network, quantize_config(), made_up_images((3, 32, 32)))
     pack(prepared, tmp_path / "packed", quantize=quantize_config())  # which compares the two

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 
 from micronet import params
-from micronet.compress.calibration import calibrate
-from micronet.compress.quantization import prepare
 from micronet.data.sources import fetch
 from micronet.errors import MicronetError
 from micronet.packed.errors import PackedFileError
@@ -25,6 +23,7 @@ from micronet.packed.packing import pack
 from tests.support import generated_networks, generated_shapes
 from tests.support.hostile import hostile_file
 from tests.support.images import random_images
+from tests.support.models import calibrated
 from tests.support.networks import settled
 from tests.support.packed import tiny_files
 from tests.support.places import ROOT
@@ -42,8 +41,7 @@ def random_file(seed: int) -> bytes | None:
         method = chance.choice(generated_networks.METHODS)
     images = random_images(8, image=image)
     try:
-        prepared = prepare(settled(model, images), method, image).eval()
-        calibrate(prepared, images)
+        prepared = calibrated(settled(model, images), method, images, image).eval()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "packed"
             pack(prepared, path, quantize=method, seen=images)

@@ -9,7 +9,6 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from micronet.compress.calibration import calibrate
-from micronet.compress.quantization import prepare
 from micronet.data.images import normalise
 from micronet.errors import LONGEST, MicronetError
 from micronet.packed.module import load_packed
@@ -28,13 +25,13 @@ from micronet.params import Quantize
 from micronet.scoring.counting import operations
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
+from tests.support.models import calibrated
 from tests.support.networks import conv_norm, settled
 from tests.support.trying import outcomes
 
 IMAGES = random_images(8)
 CHANNELS, SIDE = 6, 8  # of the maps between stem and classifier
 HALF_APART = 0.05  # of the spread of the logits: what 16-bit floats may change
-Way = Callable[[Any, Tensor], Tensor]  # a spelling: of the layer and a value
 
 
 class Recipe(nn.Module):
@@ -248,8 +245,7 @@ def tried(number: int, seed: int = 0) -> str:
     model, method = settled(Recipe(chance), IMAGES), chance.choice(METHODS)
     wanted = model(normalise(IMAGES)).double()
     try:
-        prepared = prepare(model, method).eval()
-        calibrate(prepared, IMAGES)
+        prepared = calibrated(model, method, IMAGES).eval()
         with tempfile.TemporaryDirectory() as folder:
             packed = pack(prepared, Path(folder) / "m", quantize=method, seen=IMAGES)
             module = load_packed(Path(folder) / "m")

@@ -178,8 +178,8 @@ def wrong_lines(error: params.ParamsError) -> list[str]:
 
 
 def validated(content: bytes, path: Path) -> params.Params:
-    """What a file says, written to `path`. Raises `ParamsError`, see `stages/common.py`."""
-    from common import validate
+    """What a file says, written to `path`. Raises `ParamsError`, see `stages/validation.py`."""
+    from validation import validate
 
     path.write_bytes(content)
     return validate(path)

@@ -17,8 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from micronet.compress.calibration import calibrate
-from micronet.compress.quantization import prepare
 from micronet.data.images import normalise
 from micronet.errors import LONGEST, MicronetError
 from micronet.packed.module import load_packed
@@ -28,6 +26,7 @@ from micronet.scoring.counting import operations
 from micronet.scoring.records import macs
 from tests.support.configs import quantize_config
 from tests.support.images import random_images
+from tests.support.models import calibrated
 from tests.support.networks import settled
 from tests.support.packed import check_witnessed
 from tests.support.trying import outcomes
@@ -166,8 +165,7 @@ def compared(chance: random.Random, count: bool = False) -> str:
     model, method = settled(model, images), chance.choice(METHODS)
     wanted = model(normalise(images)).double()
     try:
-        prepared = prepare(model, method, image).eval()
-        calibrate(prepared, images)
+        prepared = calibrated(model, method, images, image).eval()
         with tempfile.TemporaryDirectory() as folder:
             packed = pack(prepared, Path(folder) / "m", quantize=method, seen=images)
             module = load_packed(Path(folder) / "m")

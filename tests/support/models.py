@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 import models
 from micronet.compress.calibration import calibrate, recalibrate_batch_norm
+from micronet.compress.graph import IMAGE
 from micronet.compress.quantization import prepare
 from micronet.data.images import normalise
 from micronet.params import Quantize
@@ -60,10 +61,20 @@ def random_model(
     return model
 
 
-def quantized(model: nn.Module, quantize: Quantize, images: Tensor) -> fx.GraphModule:
-    """The network with its quantizers in place, their steps and its norms set by images (N, 3, 32, 32) uint8."""
-    prepared = prepare(model, quantize)
+def calibrated(
+    model: nn.Module, quantize: Quantize, images: Tensor, image: tuple[int, int, int] = IMAGE
+) -> fx.GraphModule:
+    """The network with its quantizers in place, in its own mode, their steps set by images (N, *image) uint8."""
+    prepared = prepare(model, quantize, image)
     calibrate(prepared, images)
+    return prepared
+
+
+def quantized(
+    model: nn.Module, quantize: Quantize, images: Tensor, image: tuple[int, int, int] = IMAGE
+) -> fx.GraphModule:
+    """The same in eval mode, the statistics of its norms set by the images too."""
+    prepared = calibrated(model, quantize, images, image)
     recalibrate_batch_norm(prepared, [normalise(images)])
     return prepared.eval()
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, fx
+import torch
+from torch import Tensor, fx, nn
 
 from micronet.compress.calibration import recalibrate_batch_norm
 from micronet.data.datasets import CLASSES
@@ -19,6 +20,7 @@ from micronet.packed.bits import weight_storage
 from micronet.packed.cascade import join
 from micronet.packed.file import decode, encode
 from micronet.packed.model import PackedModel
+from micronet.packed.module import load_packed
 from micronet.packed.packing import pack
 from micronet.packed.steps import Affine, Concat, Conv, Input, Linear, Maximum, Pool, Product, Step, Table
 from micronet.packed.steps.geometry import Geometry
@@ -32,7 +34,7 @@ from micronet.scoring.packed_counts import CHOICE
 from micronet.scoring.records import Operation
 from micronet.scoring.strict import challenge_work, strict_work
 from tests.support.images import random_images
-from tests.support.models import quantized, random_model
+from tests.support.models import calibrated, quantized, random_model
 
 IMAGES = random_images(32)
 PIXEL_RANGE = np.full(3, -128), np.full(3, 127)
@@ -51,6 +53,23 @@ def packed_network(
     recalibrate_batch_norm(model, [normalise(images)])
     names = CLASSES if model.spec["classes"] == len(CLASSES) else ()
     return pack(quantized(model, quantize, images), path, quantize=quantize, images=images, class_names=names)
+
+
+@torch.no_grad()
+def packed_and_compared(
+    model: nn.Module, quantize: Quantize, images: Tensor, path: Path
+) -> tuple[PackedModel, Tensor, float]:
+    """A network quantized, not trained any further, and packed; the logits of the file; how far the two are apart.
+
+    Returns:
+        Logits: (N, classes) float64. The distance: a share of the spread of the network's logits; a common factor does
+        not count, for integers lose their scale.
+    """
+    wanted = model(normalise(images)).double()
+    packed = pack(calibrated(model, quantize, images).eval(), path, quantize=quantize, seen=images)
+    logits = load_packed(path)(normalise(images)).double()
+    scaled = logits * (logits * wanted).sum() / logits.square().sum()
+    return packed, logits, float((scaled - wanted).norm() / (wanted - wanted.mean(0)).norm())
 
 
 def same(one: Any, other: Any) -> bool:

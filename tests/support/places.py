@@ -18,3 +18,8 @@ def listed(root: Path = ROOT) -> list[str]:
         folders[:] = sorted(set(folders) - MADE)
         found += [Path(folder, name).relative_to(root).as_posix() for name in sorted(names)]
     return found
+
+
+def entries(folder: Path) -> list[str]:
+    """The names of what lies in a folder, hidden ones too."""
+    return sorted(path.name for path in folder.iterdir())

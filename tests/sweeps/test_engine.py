@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from micronet.errors import MicronetError
-from sweeps import branches, engine, rows, run, spec, tasks
+from sweeps import engine, repository, rows, run, spec, tasks
 from sweeps.board import Board
+from sweeps.sweep import Sweep
 from tests.sweeps.conftest import git
 
 SPEC = {
@@ -51,12 +52,12 @@ def cluster():
     made.shutdown()
 
 
-def sweep(toy: Path, **changes) -> run.Sweep:
+def sweep(toy: Path, **changes) -> Sweep:
     chosen = spec.Spec.model_validate(SPEC | changes)
-    return run.Sweep.of("some", chosen, tasks.plan(chosen, toy), branches.head(toy))
+    return Sweep.of("some", chosen, tasks.plan(chosen, toy), repository.head(toy))
 
 
-def board(made: run.Sweep) -> Board:
+def board(made: Sweep) -> Board:
     console = Console(file=open(os.devnull, "w"), width=200)
     return Board("some", made.spec.metrics[0], len(made.tasks), list(made.rows.values()), console)
 
@@ -109,7 +110,7 @@ def test_a_node_that_is_killed_in_the_middle_costs_no_row_and_what_is_shared_run
     ]
     assert {row.reason for row in found[2:]} == {"distill: seven is not lucky"}
     assert all("seven is not lucky" in Path(row.log).read_text() for row in found[2:])
-    assert {row.commit for row in found} == {branches.head(toy)[:12]} and all(row.machine for row in found)
+    assert {row.commit for row in found} == {repository.head(toy)[:12]} and all(row.machine for row in found)
     assert not list((place.folder / "work").glob("*/")), "clones are gone"
 
     # again: what is done stays, what failed is tried again, and nothing that it shares with others runs

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import branches, engine, spec, tasks, worker
+from sweeps import engine, repository, spec, tasks, worker
 from tests.sweeps.conftest import git
 
 pytestmark = pytest.mark.slow
@@ -87,7 +87,7 @@ def test_what_variants_share_is_made_on_one_machine_and_comes_to_another_through
         }
     )
     shared, task, _ = tasks.works(tasks.plan(chosen, toy))
-    commit, ran = branches.head(toy), toy.parent / "ran.txt"
+    commit, ran = repository.head(toy), toy.parent / "ran.txt"
     archive = worker.archive_of(toy, commit, tmp_path / "driver")
 
     def done_on(machine: str, work: tasks.Work) -> list[str]:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from micronet.params import ParamsError
-from sweeps import plots, search, spec, tasks
+from sweeps import search, spec, tasks
 from sweeps.board import Board
+from sweeps.pareto import draw, pareto_front
 from sweeps.rows import TOO_DEAR, Row
 
 CODE = tasks.Code()  # read once for all tests
@@ -24,10 +25,10 @@ SPEC = {
 }
 
 
-def opened(folder, known=None, price=lambda tree, rules: tree["quantize"]["weight_bits"] / 10):
+def opened(folder, known=None, price=lambda tree, rules: tree["quantize"]["weight_bits"] / 10, keep=lambda: None):
     made = spec.Spec.model_validate(SPEC)
     study = search.opened(made, "some", folder)
-    trials = search.Trials(made, made.search, study, {} if known is None else known, price)
+    trials = search.Trials(made, made.search, study, {} if known is None else known, price, keep)
     trials.code = CODE
     return trials
 
@@ -41,7 +42,6 @@ def climbed(trials: search.Trials, most: int = 100) -> list[str]:
             digests = {key: getattr(task, key) for key in ("params_digest", "code_digest", "data_digest")}
             metrics = {search.ACCURACY: 100 * task.tree["prune"]["amount"], "challenge_score": 0.1}
             row = Row(task.variant, task.seed, "done", metrics, **digests)
-            trials.rows[row.key] = row
             names.append(task.variant)
             trials.ended(work.key, row)
     return names
@@ -52,6 +52,32 @@ def test_what_is_over_the_price_is_a_row_and_is_not_trained(tmp_path):
     assert trials.more() == [] and len(trials.new) == 6
     assert {row.status for row in trials.new} == {TOO_DEAR}
     assert trials.new[0].reason == "priced at 0.90000, more than 0.5"
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_search_that_is_stopped_has_the_row_of_every_trial_that_was_too_dear(tmp_path):
+    rows, written = {}, []
+    prices = iter([0.9, 0.9])
+    trials = opened(tmp_path, rows, lambda *_: next(prices, None) or killed(), lambda: written.append(dict(rows)))
+    with pytest.raises(KeyboardInterrupt):
+        trials.more()
+    assert [row.status for row in written[-1].values()] == [TOO_DEAR] * 2
+    again = opened(tmp_path, written[-1], lambda *_: 0.9)
+    assert again.more() == [] and len(again.told()) == SPEC["search"]["trials"]
+    assert [row.variant for row in again.told()][:3] == ["trial-0", "trial-1", "trial-2"]
+
+
+@pytest.mark.parametrize("price", [0.1, 0.9])
+def test_a_trial_whose_row_could_not_be_written_any_more_is_asked_for_again(tmp_path, price):
+    trials = opened(tmp_path, price=lambda *_: price, keep=killed)
+    with pytest.raises(KeyboardInterrupt):
+        climbed(trials)
+    again = opened(tmp_path, price=lambda *_: price)
+    climbed(again)
+    assert [row.variant for row in again.told()][0] == "trial-0" and len(again.told()) == SPEC["search"]["trials"]
 
 
 def test_the_best_of_a_rung_go_on_and_a_search_that_was_stopped_goes_on(tmp_path):
@@ -131,10 +157,10 @@ def test_the_front_has_what_nothing_beats_in_both_and_its_picture_is_always_the_
         Row(name, 0, "done", {search.ACCURACY: accuracy, "challenge_score": score}, budget="rung 0")
         for name, accuracy, score in (("a", 80.0, 0.1), ("b", 90.0, 0.2), ("c", 85.0, 0.3), ("d", 80.0, 0.05))
     ]
-    best = search.front([*found, Row("e", 0, "failed", {})], "challenge_score")
+    best = pareto_front([*found, Row("e", 0, "failed", {})], "challenge_score")
     assert [row.variant for row in best] == ["d", "b"]
     for name in ("one", "two"):
-        plots.front(tmp_path / name, found, best, "challenge_score")
+        draw(tmp_path / name, found, best, "challenge_score")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     assert (tmp_path / "one.png").stat().st_size > 1000
 

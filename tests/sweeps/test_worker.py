@@ -14,7 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sweeps import branches, engine, guard, spec, tasks, worker
+from sweeps import engine, guard, repository, spec, tasks, worker
+from tests.support.places import entries
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def order(toy) -> worker.Order:
     (task,) = tasks.plan(spec.Spec.model_validate({"base": "demo", "last": "train_student"}), toy)
     (one,) = tasks.works([task])
     place = engine.Place(toy, toy / "run/sweeps", toy / ".dvc/cache")
-    return engine.order_of(one, spec.Spec(), branches.head(toy), place, price=False)
+    return engine.order_of(one, spec.Spec(), repository.head(toy), place, price=False)
 
 
 STARTER = """
@@ -73,8 +74,8 @@ def test_a_clone_that_a_dying_machine_left_half_is_made_anew_or_put_right(toy, o
     for name in ("work", "made"):
         (tmp_path / name).mkdir()
     with worker.locked(tmp_path / "lock") as lock:
-        worker._clone(order, archive, lock)
-        whole = sorted(path.name for path in order.place.iterdir())
+        worker.clone(order, archive, lock)
+        whole = entries(order.place)
 
         # killed while DVC and git wrote: the state of a training stays, what may be half goes
         (order.place / "run").mkdir()
@@ -82,7 +83,7 @@ def test_a_clone_that_a_dying_machine_left_half_is_made_anew_or_put_right(toy, o
         for name in ("dvc.lock", ".dvc/tmp/rwlock", ".git/index.lock", "params.yaml", "recipes/demo.yaml"):
             (order.place / name).parent.mkdir(exist_ok=True)
             (order.place / name).write_text("{")
-        worker._clone(order, archive, lock)
+        worker.clone(order, archive, lock)
         assert not [
             name for name in ("dvc.lock", ".dvc/tmp/rwlock", ".git/index.lock") if (order.place / name).exists()
         ]
@@ -92,14 +93,14 @@ def test_a_clone_that_a_dying_machine_left_half_is_made_anew_or_put_right(toy, o
 
         # killed while it was removed: git's part is gone already
         shutil.rmtree(order.place / ".git")
-        worker._clone(order, archive, lock)
-        assert (order.place / ".git").is_dir() and sorted(path.name for path in order.place.iterdir()) == whole
+        worker.clone(order, archive, lock)
+        assert (order.place / ".git").is_dir() and entries(order.place) == whole
 
         # killed while it was made, or removed
         order.place.rename(order.aside("gone"))
         order.aside("new").mkdir()
-        worker._clone(order, archive, lock)
-        assert sorted(path.name for path in order.place.iterdir()) == whole
+        worker.clone(order, archive, lock)
+        assert entries(order.place) == whole
         assert [path.name for path in (tmp_path / "work").iterdir()] == [order.key]
 
 
@@ -111,7 +112,7 @@ def test_a_clone_pulls_what_is_published_unless_the_sweep_names_a_remote(toy, or
     for name in ("work", "made"):
         (tmp_path / name).mkdir()
     with worker.locked(tmp_path / "lock") as lock:
-        worker._clone(order, worker.archive_of(toy, order.commit, tmp_path), lock)
+        worker.clone(order, worker.archive_of(toy, order.commit, tmp_path), lock)
     found = re.findall(r"^    remote = (\w+)$", (order.place / ".dvc/config.local").read_text(), re.MULTILINE)
     assert found == ([default] if default else [])
 
@@ -120,7 +121,7 @@ def test_a_clone_is_taken_away_under_its_name_at_once(order, tmp_path, monkeypat
     order = dataclasses.replace(order, folder=str(tmp_path))
     order.place.mkdir(parents=True)
     monkeypatch.setattr(worker.shutil, "rmtree", lambda *_, **__: None)  # it is killed before anything is removed
-    worker._remove(order)
+    worker.remove(order)
     assert not order.place.exists()
 
 
@@ -153,12 +154,12 @@ def test_a_full_disk_is_said_though_the_log_has_lost_its_last_words(order, tmp_p
     order = dataclasses.replace(order, folder=str(tmp_path), cache=str(tmp_path / "none"))
     order.log.parent.mkdir()
     order.log.write_text("Updating lock file 'dvc.lock'\nUse `dvc push` to send your updates to remote storage.\n")
-    assert str(worker._failed(order, 255)) == "Updating lock file 'dvc.lock'", "DVC's advice is no reason"
+    assert str(worker.failure_of(order, 255)) == "Updating lock file 'dvc.lock'", "DVC's advice is no reason"
     monkeypatch.setattr(worker.shutil, "disk_usage", lambda folder: SimpleNamespace(free=4096))
-    error = worker._failed(order, 255)
+    error = worker.failure_of(order, 255)
     assert str(error).startswith(f"{tmp_path}: No space left on device on ") and error.again and not error.killed
     order.log.write_text("prune: the loss is nan\n" + STAGE_FAILED.format(1))
-    assert str(worker._failed(order, 255)) == "prune: the loss is nan"
+    assert str(worker.failure_of(order, 255)) == "prune: the loss is nan"
 
 
 def test_what_was_killed_says_so_and_not_what_it_was_about():
@@ -196,7 +197,7 @@ def test_a_full_disk_is_a_row_with_its_reason(monkeypatch, order, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device", "/somewhere")
 
-    monkeypatch.setattr(worker, "_clone", full)
+    monkeypatch.setattr(worker, "clone", full)
     found = worker.perform(order, b"")
     assert found["status"] == "failed" and found["again"]
     assert found["reason"].startswith("/somewhere: No space left on device on ")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from micronet import params
-from tests.support.releases import release_into
+from tests.support.checkouts import release_into
 
 
 @pytest.fixture(scope="session")

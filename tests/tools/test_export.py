@@ -25,7 +25,7 @@ from micronet.packed.steps import Conv
 from micronet.predict import main as predict_pictures
 from tests.support.hostile import opened, signed
 from tests.support.packed import general_file, tiny_files
-from tests.support.places import ROOT, listed
+from tests.support.places import ROOT, entries, listed
 
 MNIST = ROOT / "release/mnist.safetensors"
 
@@ -53,6 +53,15 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture
+def before(packed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, bytes]:
+    """What build/ holds after a first export, which no compiler measured; what that said is read."""
+    monkeypatch.setattr(export, "compiler", lambda: None)
+    assert exported(packed) == 0
+    capsys.readouterr()
+    return content_of(Path("build"))
+
+
 def test_the_table_says_what_the_compiled_c_takes(packed, capsys):
     assert exported(packed) == 0
     out = capsys.readouterr().out
@@ -74,7 +83,7 @@ def test_an_export_replaces_an_earlier_one_as_a_whole(packed, monkeypatch):
     assert exported("--name", "first", packed) == 0
     assert exported("--name", "second", packed) == 0
     assert set(content_of(Path("build/export/c"))) == {"second.c", "second.h", "main.c", "export.json"}
-    assert sorted(path.name for path in Path("build/export").iterdir()) == ["c"], "nothing temporary is left"
+    assert entries(Path("build/export")) == ["c"], "nothing temporary is left"
 
 
 def test_a_folder_that_no_export_made_is_left_alone(packed, capsys):
@@ -87,22 +96,15 @@ def test_a_folder_that_no_export_made_is_left_alone(packed, capsys):
     assert content_of(Path("mine")) == {"c/thesis.tex": b"years", "c/export.json": b"[]"}
 
 
-def test_a_file_beside_the_exported_ones_keeps_the_folder_from_being_replaced(packed, capsys, monkeypatch):
-    monkeypatch.setattr(export, "compiler", lambda: None)
-    assert exported(packed) == 0
+def test_a_file_beside_the_exported_ones_keeps_the_folder_from_being_replaced(packed, before, capsys):
     Path("build/export/c/notes.txt").write_text("mine")
-    before = content_of(Path("build"))
-    capsys.readouterr()
     assert exported(packed) == 1
     assert "holds notes.txt, which no export made; move it away" in one_line(capsys)
-    assert content_of(Path("build")) == before
+    assert content_of(Path("build")) == before | {"export/c/notes.txt": b"mine"}
 
 
-def test_a_write_that_fails_leaves_what_stood_there(packed, capsys, monkeypatch):
-    monkeypatch.setattr(export, "compiler", lambda: None)
-    assert exported(packed) == 0
-    before, written = content_of(Path("build")), []
-    write = Path.write_bytes
+def test_a_write_that_fails_leaves_what_stood_there(packed, before, capsys, monkeypatch):
+    written, write = [], Path.write_bytes
 
     def failing(path: Path, content: bytes) -> int:
         written.append(path)
@@ -111,16 +113,13 @@ def test_a_write_that_fails_leaves_what_stood_there(packed, capsys, monkeypatch)
         return write(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", failing)
-    capsys.readouterr()
     assert exported(packed) == 1
     assert "No space left" in one_line(capsys)
     assert content_of(Path("build")) == before
 
 
-def test_the_folder_before_comes_back_when_the_new_one_cannot_take_its_place(packed, capsys, monkeypatch):
-    monkeypatch.setattr(export, "compiler", lambda: None)
-    assert exported(packed) == 0
-    before, rename = content_of(Path("build")), Path.rename
+def test_the_folder_before_comes_back_when_the_new_one_cannot_take_its_place(packed, before, capsys, monkeypatch):
+    rename = Path.rename
 
     def failing(path: Path, target: Path) -> Path:
         if path.name == "new":
@@ -128,7 +127,6 @@ def test_the_folder_before_comes_back_when_the_new_one_cannot_take_its_place(pac
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    capsys.readouterr()
     assert exported(packed) == 1
     assert "cannot be written (Permission denied)" in one_line(capsys)
     assert content_of(Path("build")) == before

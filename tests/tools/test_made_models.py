@@ -15,7 +15,7 @@ from micronet.packed.module import load_packed
 from micronet.scoring.books import BOOKS
 from micronet.training.checkpoint import load
 from micronet.training.weights import count_zeros
-from tests.support.releases import FEW, PACKED
+from tests.support.checkouts import FEW, PACKED
 
 JOINED = [str(PACKED), str(PACKED)]
 

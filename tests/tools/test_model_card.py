@@ -9,7 +9,7 @@ import pytest
 
 from micronet.data.datasets import CLASSES
 from report.answers import interval
-from tests.support.releases import PACKED, SCORE, change
+from tests.support.checkouts import PACKED, SCORE, change
 
 CARD = Path("card.md")
 

@@ -12,12 +12,12 @@ import plots
 import pytest
 import studies
 
-from tests.support.places import ROOT
+from tests.support.places import ROOT, entries
 
 
 def test_plots_are_written_in_both_forms(checkout):
     assert plots.main(["--out", "drawn"]) == 0
-    assert sorted(path.name for path in Path("drawn").iterdir()) == ["curves.png", "curves.svg", "path.png", "path.svg"]
+    assert entries(Path("drawn")) == ["curves.png", "curves.svg", "path.png", "path.svg"]
     assert Path("drawn/curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -39,7 +39,7 @@ def test_a_curve_of_other_columns_is_named(checkout, capsys):
 def test_while_the_score_is_not_there_curves_are_drawn_alone(checkout):
     Path("metrics/path.csv").unlink()
     assert plots.main(["--out", "drawn"]) == 0
-    assert sorted(path.name for path in Path("drawn").iterdir()) == ["curves.png", "curves.svg"]
+    assert entries(Path("drawn")) == ["curves.png", "curves.svg"]
 
 
 def test_nothing_to_draw_is_said(tmp_path, capsys):

@@ -17,8 +17,8 @@ from micronet.packed.errors import PackedFileError
 from micronet.packed.file import content
 from micronet.packed.module import load_packed
 from micronet.scoring import __main__ as scoring
+from tests.support.checkouts import FEW, PACKED
 from tests.support.places import ROOT
-from tests.support.releases import FEW, PACKED
 
 
 def released_as(name: str) -> None:

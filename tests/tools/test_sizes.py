@@ -10,7 +10,7 @@ import pytest
 import sizes
 
 from micronet.packed.file import read
-from tests.support.releases import PACKED
+from tests.support.checkouts import PACKED
 
 CARD, FOUND = Path("card.md"), Path("metrics/export.json")
 

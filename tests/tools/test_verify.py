@@ -15,8 +15,8 @@ from micronet import params
 from micronet.data.store import open_split
 from micronet.packed.packing import pack
 from micronet.scoring import packed_counts, strict
+from tests.support.checkouts import FEW, PACKED, SCORE, change, prepared_resnet
 from tests.support.hostile import resigned
-from tests.support.releases import FEW, PACKED, SCORE, change, prepared_resnet
 from tests.support.thinning import thinned
 
 NEW = [("strict", "params"), ("course", "score"), ("one_pass", "strict_score")]

@@ -25,7 +25,7 @@ from micronet.training.checkpoint import FORMAT, HALF_ABOVE_PARAMETERS, Checkpoi
 from micronet.training.weights import count_zeros
 from tests.support.failures import full_disk
 from tests.support.models import RESNET, TINY, new_model
-from tests.support.places import ROOT
+from tests.support.places import ROOT, entries
 
 FACTS = {"stage": "train_student", "epochs": 3, "validation_accuracy_percent": 61.5, "params_digest": "abc"}
 
@@ -52,10 +52,6 @@ def refusal(path: Path) -> str:
         load(path)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def entries(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 # --- round trip ---

@@ -7,9 +7,7 @@ import torch
 
 import models
 from micronet import params
-from micronet.compress.calibration import calibrate
 from micronet.compress.pruning import PruningSchedule
-from micronet.compress.quantization import prepare
 from micronet.compress.trimming import Trimming
 from micronet.data.images import normalise
 from micronet.packed.module import load_packed
@@ -25,7 +23,7 @@ from micronet.training.state import ResumeState
 from micronet.training.weights import count_zeros
 from tests.support.configs import train_config
 from tests.support.images import bright_split
-from tests.support.models import new_model, same, weights
+from tests.support.models import calibrated, new_model, same, weights
 from tests.support.thinning import thinned
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -103,8 +101,7 @@ def test_quantizers_train_and_trim_on_the_device(here):
     settings = params.Quantize(weight_bits=3, activation_bits=4, per_channel=True, trim=0.3, train=train_config())
     model = new_model(SPECS[2])
     models.fit(model, normalise(DATA["training"].images))
-    prepared = prepare(model, settings)
-    calibrate(prepared, DATA["training"].images)
+    prepared = calibrated(model, settings, DATA["training"].images)
     constraint = Trimming(model, prepared, settings)
     train(prepared, config=settings.train, machine=here, seed=1, constraint=constraint, **DATA)
     assert constraint.price() <= 0.7 * constraint.total
@@ -114,8 +111,7 @@ def test_quantizers_train_and_trim_on_the_device(here):
 
 def test_a_packed_model_answers_with_the_same_integers_everywhere(here, tmp_path):
     settings = params.Quantize(weight_bits=4, activation_bits=4, flip_share=0.3, train=train_config())
-    prepared = prepare(new_model(SPECS[0]), settings)
-    calibrate(prepared, DATA["training"].images)
+    prepared = calibrated(new_model(SPECS[0]), settings, DATA["training"].images)
     pack(prepared.eval(), tmp_path / "packed", quantize=settings, images=bright_split(50, 50).images)
     packed, data = load_packed(tmp_path / "packed"), normalise(bright_split(50, 50).images)
     expected = packed(data)

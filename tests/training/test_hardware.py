@@ -20,7 +20,7 @@ from micronet.training.hardware import (
     compiled,
     is_thin,
     machine,
-    suited,
+    machine_for,
 )
 from micronet.training.loop import train
 from tests.support.configs import MACHINE, quantize_config, train_config
@@ -38,7 +38,7 @@ def test_bf16_is_chosen_only_where_it_is_fast():
 def test_a_network_that_torch_would_corrupt_memory_with_trains_in_nchw():
     def layout(*widths: int) -> bool:
         model = models.build({"name": "resnet", "blocks": [1] * len(widths), "widths": list(widths)})
-        return suited(model, MACHINE).channels_last
+        return machine_for(model, MACHINE).channels_last
 
     assert layout(4) and layout(8, 16) and not layout(4, 8)
     model = new_model(RESNET)
@@ -59,9 +59,9 @@ def test_a_network_that_torch_would_corrupt_memory_with_trains_in_nchw():
 def test_depthwise_convolutions_are_trained_in_fp32_on_a_cpu_when_the_precision_is_free(name, free, device, bf16):
     here = Machine(torch.device(device), autocast=True, channels_last=True, any_precision=free)
     model = models.build({"name": name, "blocks": [1], "widths": [8]})
-    assert suited(model, here).autocast == bf16
+    assert machine_for(model, here).autocast == bf16
     quantized = prepare(model, quantize_config(weight_bits=4))
-    assert suited(quantized, here).autocast == bf16
+    assert machine_for(quantized, here).autocast == bf16
 
 
 def test_a_run_says_which_precision_it_was_trained_in():

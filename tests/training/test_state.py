@@ -28,13 +28,10 @@ from tests.support.configs import MACHINE, train_config
 from tests.support.failures import full_disk
 from tests.support.images import bright_split
 from tests.support.models import new_model
+from tests.support.places import entries
 from tests.support.thinning import thinned
 
 CONTENT = {"epoch": 3, "weights": {"a": torch.arange(5.0)}, "rows": [{"loss": 0.5}], "none": None}
-
-
-def entries(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def kept(folder: Path, digest: str = "x") -> Path:

@@ -113,16 +113,16 @@ def test_a_missing_package_is_a_fault_of_the_params_that_says_what_to_install(mo
     import json
 
     monkeypatch.syspath_prepend(str(ROOT / "stages"))
-    import common
+    import validation
 
     tree = shrunk()
     tree["engine"]["log_to"] = "mlflow"
     path = tmp_path / "params.json"
     path.write_text(json.dumps(tree))
-    common.validate(path)
+    validation.validate(path)
     monkeypatch.setattr(Fake, "package", "no_such_package")
     with pytest.raises(params.ParamsError) as caught:
-        common.validate(path)
+        validation.validate(path)
     (fault,) = caught.value.faults
     assert fault.startswith(f"{path}: engine.log_to: mlflow needs the package no_such_package") and len(fault) < 300
     assert "uv pip install" in fault and "log_to: none" in fault

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from micronet.files import write_atomically
-from sweeps.rows import Row
+from sweeps.rows import DONE, Row
 
 ACCURACY = "validation_accuracy_percent"
 GOAL = 90.0  # percent
 
 
-def front(stem: Path, found: Sequence[Row], best: Sequence[Row], metric: str) -> None:
+def pareto_front(found: Sequence[Row], metric: str) -> list[Row]:
+    """The rows that no other is at least as good as in both, accuracy up and score down; the cheapest first."""
+    there = [row for row in found if row.status == DONE and row.metrics.get(ACCURACY) and row.metrics.get(metric)]
+    ordered = sorted(there, key=lambda row: (row.metrics[metric], -(row.metrics[ACCURACY] or 0.0)))
+    best, kept = -math.inf, []
+    for row in ordered:
+        accuracy = row.metrics[ACCURACY] or 0.0
+        if accuracy > best:
+            best = accuracy
+            kept.append(row)
+    return kept
+
+
+def draw(stem: Path, found: Sequence[Row], best: Sequence[Row], metric: str) -> None:
     """STEM.svg and STEM.png. The same rows give the same bytes.
 
     Args:
-        best: the rows of the front, the cheapest first. metric: the column of the score.
+        best: of `pareto_front`. metric: the column of the score.
     """
     import matplotlib
     from matplotlib.figure import Figure
