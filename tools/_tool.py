@@ -28,7 +28,7 @@ from micronet.errors import MicronetError, shown  # noqa: E402
 from micronet.files import checksum  # noqa: E402
 from micronet.front import Parser  # noqa: E402
 from micronet.front import front as front  # noqa: E402 - every command ends as a stage does
-from micronet.pipeline import TRAINING_STAGES  # noqa: E402
+from micronet.pipeline import MADE_OF, TRAINING_STAGES  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +50,6 @@ OF_MAKE_TOO = {
     "report",
     "verify",
 }  # commands that make has under the same name
-NOT_OF_A_MODEL = ("seed", "data", "engine", "score")  # params sections that name no training
 
 
 class ToolError(MicronetError):
@@ -181,8 +180,7 @@ def digest_line(path: Path) -> str:
 
 def training_digest(params: parameters.Params) -> str:
     """The `params_digest` of a packed model that these params made."""
-    sections = [name for name in type(params).model_fields if name not in NOT_OF_A_MODEL]
-    return parameters.digest(params.seed, *(getattr(params, name) for name in sections))
+    return parameters.digest(params.seed, *(getattr(params, name) for name in MADE_OF["quantized"]))
 
 
 def arguments_of(name: str, doc: str | None) -> argparse.ArgumentParser:

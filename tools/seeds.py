@@ -13,7 +13,7 @@ from _tool import METRICS, ToolError, arguments_of, front
 from micronet import params as parameters
 from micronet.files import write_json
 from sweeps import rows
-from sweeps.rows import Row
+from sweeps.rows import DONE, Row
 from sweeps.spec import ROOT, read
 from sweeps.tasks import plan
 
@@ -29,7 +29,7 @@ def summary(found: Sequence[Row], of: str) -> dict[str, Any]:
     Raises:
         ToolError: fewer than two are, so that nothing has a spread.
     """
-    done = sorted((row for row in found if row.status == "done"), key=lambda row: row.seed)
+    done = sorted((row for row in found if row.status == DONE), key=lambda row: row.seed)
     if len(done) < 2:
         raise ToolError(f"metrics/sweeps/seeds.csv: {len(done)} seeds are done; `make seeds N=3` makes more")
     columns = {name: [row.metrics.get(name) for row in done] for name in done[0].metrics}

@@ -18,7 +18,7 @@ from _tool import METRICS, ROOT, ToolError, arguments_of, front
 from micronet.data.wording import counted
 from micronet.files import write_atomically
 from micronet.params import read_yaml
-from sweeps import rows, spec, statistics
+from sweeps import comparisons, rows, spec
 from sweeps.rows import Row
 from sweeps.spec import Spec
 
@@ -43,7 +43,7 @@ def section(name: str, study: Spec, found: Sequence[Row], order: Sequence[str]) 
         values[row.variant][row.seed] = row.metrics[METRIC] or 0.0
     values = {one: seeds for one, seeds in values.items() if seeds}
     reference = study.reference if study.reference in values else None
-    comparisons = {one.variant: one for one in statistics.compare(values, reference)} if reference else {}
+    compared = {one.variant: one for one in comparisons.compare(values, reference)} if reference else {}
     table = [
         {
             "name": one,
@@ -51,20 +51,18 @@ def section(name: str, study: Spec, found: Sequence[Row], order: Sequence[str]) 
             "seeds": len(seeds),
             "deck": _mean(done, one, "deck_score"),
             "challenge": _mean(done, one, "challenge_score"),
-            "against": comparisons.get(one),
+            "against": compared.get(one),
         }
         for one, seeds in values.items()
     ]
-    kinds = {
-        kind: [one for one in comparisons.values() if one.kind == kind] for kind in ("better", "worse", "undecided")
-    }
+    kinds = {kind: [one for one in compared.values() if one.kind == kind] for kind in ("better", "worse", "undecided")}
     facts: dict[str, Any] = {
         "name": name,
         "study": study,
         "reference": reference,
         "table": table,
         **kinds,
-        "claim": _claim(study, comparisons),
+        "claim": _claim(study, compared),
         "budgets": sorted({row.budget for row in done if row.budget}),
         "commits": sorted({row.commit for row in done if row.commit}),
         "rows": len(done) + len(left_out),
@@ -87,12 +85,12 @@ def measured(found: Sequence[Row], order: Sequence[str]) -> list[Row]:
     ]
 
 
-def _claim(study: Spec, comparisons: dict[str, statistics.Comparison]) -> dict[str, Any] | None:
+def _claim(study: Spec, compared: dict[str, comparisons.Comparison]) -> dict[str, Any] | None:
     """What the slides claim of a variant, and what the rows say of that."""
     if study.claim is None or study.claimed is None:
         return None
-    one = comparisons.get(study.claimed)
-    said = statistics.verdict(study.claim, one)
+    one = compared.get(study.claimed)
+    said = comparisons.verdict(study.claim, one)
     return {"says": study.claim, "variant": study.claimed, "verdict": said, "needed": one.needed if one else None}
 
 
@@ -112,7 +110,7 @@ def render(tables: Path) -> str:
     for name in STUDIES:
         study = spec.read(ROOT / f"sweeps/{name}.yaml")
         sections.append(section(name, study, rows.read(tables / f"{name}.csv"), order_of(study)))
-    return documents.render("studies", {"sections": sections, "points": statistics.EQUAL_POINTS})
+    return documents.render("studies", {"sections": sections, "points": comparisons.EQUAL_POINTS})
 
 
 def plot(stem: Path, title: str, found: Sequence[Row], order: Sequence[str], reference: str | None) -> None:

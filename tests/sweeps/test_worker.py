@@ -38,34 +38,33 @@ words = [sys.executable, {guard!r}, str(watched), str(told), str(lock), {log!r},
 guard = subprocess.Popen(words, pass_fds=(watched, told, lock))
 while True:
     time.sleep(0.05)
-    try:
+    if os.path.exists({pid!r}):  # what it guards has begun
         guard.kill()  # as Ray does with the children of a worker whose machine's daemon was killed
-    except ProcessLookupError:
-        pass
 """
 
 
 def test_what_a_guard_runs_ends_with_whoever_started_it_though_that_kills_its_children_first(tmp_path):
     sleeper = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    places = {"lock": str(tmp_path / "lock"), "guard": guard.__file__, "log": str(tmp_path / "log")}
+    places = {name: str(tmp_path / name) for name in ("lock", "log", "pid")} | {"guard": guard.__file__}
     script = STARTER.format(command=f'"{sys.executable}" -c "{sleeper}" & wait', **places)
-    starter = subprocess.Popen([sys.executable, "-c", script.replace("time.sleep(0.05)", "time.sleep(0.3)")])
-    limit = time.monotonic() + 20
-    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < limit:
-        time.sleep(0.05)
-    number = int((tmp_path / "pid").read_text())
-    time.sleep(0.5)
-    assert Path(f"/proc/{number}").exists(), "the guard is no child that a signal to children would reach"
-    with open(tmp_path / "lock", "w") as file:
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        starter.kill()
+    with subprocess.Popen([sys.executable, "-c", script]) as starter, open(tmp_path / "lock", "w") as lock:
+        try:
+            limit = time.monotonic() + 60
+            while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < limit:
+                time.sleep(0.05)
+            number = int((tmp_path / "pid").read_text())
+            time.sleep(0.5)
+            assert Path(f"/proc/{number}").exists(), "the guard is no child that a signal to children would reach"
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            starter.kill()
         starter.wait()
         while Path(f"/proc/{number}").exists() and time.monotonic() < limit:
             time.sleep(0.05)
         assert not Path(f"/proc/{number}").exists()
         time.sleep(0.3)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_clone_that_a_dying_machine_left_half_is_made_anew_or_put_right(toy, order, tmp_path):
