@@ -11,6 +11,7 @@ import seeds
 from _tool import ToolError
 
 from micronet import params as parameters
+from micronet.front import ArgumentError
 from sweeps import spec
 from sweeps.rows import Row
 from tests.support.places import ROOT
@@ -74,9 +75,9 @@ def test_metrics_that_other_code_or_data_made_are_named(repository, capsys):
 
 
 def test_a_revision_that_there_is_not_is_a_line(repository):
-    with pytest.raises(ToolError, match="three is no commit, tag or branch here"):
+    with pytest.raises(ArgumentError, match="three is no commit, tag or branch here"):
         compare.work("one", "three", repository)
-    with pytest.raises(ToolError, match="--help is no commit"):
+    with pytest.raises(ArgumentError, match="--help is no commit"):
         compare.work("--help", "one", repository)
 
 
@@ -122,5 +123,5 @@ def test_a_recipe_is_the_same_with_another_seed_or_machine_and_no_other():
 
 
 def test_an_unpacked_archive_is_told_that_a_clone_is_needed(tmp_path):
-    with pytest.raises(ToolError, match="no git repository here.* a clone would work"):
+    with pytest.raises(ArgumentError, match="no git repository here.* a clone would work"):
         compare.facts(tmp_path, "HEAD")
