@@ -105,6 +105,16 @@ def confusions(found: Sequence[Answer]) -> list[dict[str, Any]]:
     ]
 
 
+def worst_class(found: Sequence[Answer]) -> tuple[str, float]:
+    """The class of whose images the smallest part is found, and that part in percent."""
+    total = Counter(answer.actual for answer in found)
+    # A class without a right answer has no row among the right ones, so all classes are asked.
+    right = Counter(answer.actual for answer in found if answer.right)
+    shares = {name: 100 * right[name] / total[name] for name in sorted(total)}
+    worst = min(shares, key=lambda name: shares[name])
+    return worst, shares[worst]
+
+
 def calibration(found: Sequence[Answer]) -> tuple[list[dict[str, Any]], float] | None:
     """Images by their confidence in bins of equal width, and the expected calibration error in percent.
 

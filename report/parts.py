@@ -248,8 +248,12 @@ def confusion(run: Run, context: Context) -> dict[str, Any] | None:
         Column("kind", "right or wrong"),
     ]
     wrong = sorted((row for row in rows if row["kind"] == "wrong"), key=lambda row: -row["images"])
-    worst = sorted((row for row in rows if row["kind"] == "right"), key=lambda row: row["percent"])
-    made: dict[str, Any] = {"classes": len(classes), "largest": wrong[:3], "worst": worst[:1], "figure": None}
+    made: dict[str, Any] = {
+        "classes": len(classes),
+        "largest": wrong[:3],
+        "worst": answers.worst_class(found),
+        "figure": None,
+    }
     if len(classes) <= MOST_CLASSES:
         spec = charts.confusion(context.texts["confusion"], classes)
         return made | {"figure": Figure("confusion", spec, Table.of(columns, rows))}

@@ -186,6 +186,15 @@ def test_calibration_is_the_mean_gap_of_bins_weighted_by_their_images():
     assert answers.calibration([answers.Answer(0, "a", "a", None)]) is None
 
 
+def test_the_class_that_is_found_least_often_may_be_one_that_is_never_found(run, context):
+    said = [("cat", "dog")] * 10 + [("dog", "dog")] * 9 + [("dog", "cat")]
+    rows = [dict(zip(answers.COLUMNS, (str(image), *one, "50"), strict=True)) for image, one in enumerate(said)]
+    other = Run("blind", None, run.places, predictions=rows)
+    assert "The class that is found least often is cat, 0.0 %" in page_of_run(other, context)
+    other.predictions = [row for row in rows if row["actual"] == row["predicted"]]
+    assert "found least often" not in page_of_run(other, context), "where nothing is wrong none is the worst"
+
+
 def test_mistakes_come_by_confidence_and_right_ones_by_doubt():
     sure = [10.0, 99.0, 50.0, 99.0, None]
     wrong = [answers.Answer(image, "a", "b", one) for image, one in enumerate(sure)]
