@@ -105,6 +105,21 @@ def test_accuracy_stands_over_score_for_this_model_its_path_releases_sweeps_othe
     assert {row[1] for row in rows if row[0] == "others' results"} == {"the slides", "90 % and more"}
 
 
+def test_a_model_of_other_data_stands_beside_no_release_and_no_sweep_of_cifar_10(run, context):
+    reference = {"reference": {"name": "the teacher in 16 bits"}}
+    other = Run(**{**vars(run), "score": SCORE | reference})
+    rows = cells(part("against", other, context)["figure"], "series")
+    assert {series for (series,) in rows} == {"this model", "its path"}
+    written = page_of_run(other, context)
+    assert "The releases and sweeps of this checkout are not shown" in written
+    assert "variants of sweeps on validation images" not in written
+    other = Run(
+        "unscored", None, run.places, path=run.path, releases=run.releases, params={"data": {"source": "mnist"}}
+    )
+    assert {series for (series,) in cells(part("against", other, context)["figure"], "series")} == {"its path"}
+    assert part("against", run, context)["of_other_data"] == []
+
+
 @pytest.mark.parametrize("accuracies", [[36.6], [100.0, 99.99], [99.5, 99.0], [0.0], [], [1.0, 99.9], [91.0, 75.0]])
 def test_an_axis_of_accuracies_has_ticks_wherever_it_lies(accuracies):
     (low, high), ticks = charts.error_ticks(accuracies)
