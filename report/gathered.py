@@ -86,6 +86,7 @@ class Run:
     records: dict[str, dict[str, Any]] = field(default_factory=dict)  # metrics/runs
     params: dict[str, Any] | None = None
     manifest: dict[str, Any] | None = None
+    manifest_sha256: str = ""  # of its file; empty where there is none
     seeds: dict[str, Any] | None = None
     others: dict[str, dict[str, Any]] = field(default_factory=dict)  # the scores of the models beside this one
     releases: list[Row] = field(default_factory=list)
@@ -149,7 +150,10 @@ def gather(source: Source, name: str, commit: str | None = None, model: str = ""
     run.seeds = reader.json(f"{at}/seeds.json")
     run.params = reader.yaml(places.params)
     own = f"{Path(at).parent}/data/manifest.json"
-    run.manifest = reader.json(own if at.startswith("pipelines/") else "data/manifest.json")
+    described = own if at.startswith("pipelines/") else "data/manifest.json"
+    run.manifest = reader.json(described)
+    if run.manifest is not None:
+        run.manifest_sha256 = hashlib.sha256(reader.content(described) or b"").hexdigest()
     if not model:
         run.releases = reader.csv(f"{at}/releases.csv")
         for file in source.names(f"{at}/sweeps"):

@@ -298,10 +298,11 @@ def mistakes(run: Run, context: Context) -> dict[str, Any] | None:
     found = answers.of(run)
     if all(answer.confidence_percent is None for answer in found):
         return {"groups": {}, "pictures": False}
-    pictures = answers.Pictures(context.root, run.params)
+    pictures = answers.Pictures(context.root, run)
     kinds = {"mistakes": answers.most_confident_mistakes(found), "unsure": answers.least_sure_right_ones(found)}
     groups = {kind: [(one, pictures.uri(one.image, one.actual)) for one in each] for kind, each in kinds.items()}
-    return {"groups": groups, "pictures": any(uri for each in groups.values() for _, uri in each)}
+    shown_ones = any(uri for each in groups.values() for _, uri in each)
+    return {"groups": groups, "pictures": shown_ones, "others": pictures.others}
 
 
 BUILDERS: dict[str, Builder] = {

@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -218,11 +217,10 @@ def test_mistakes_come_by_confidence_and_right_ones_by_doubt():
     assert [one.image for one in answers.least_sure_right_ones(wrong + right)] == [10, 12, 11, 13]
 
 
-def test_pictures_are_those_of_the_test_split_and_none_of_another_class(sample_data, sample_manifest, tmp_path):
+def test_pictures_are_those_of_the_test_split_and_none_of_another_class(sample_data, sample_manifest, tmp_path, run):
     test = open_split(sample_data, "test", manifest_path=sample_manifest)
-    (tmp_path / "data").mkdir()
-    shutil.copy(sample_manifest, tmp_path / "data/manifest.json")
-    found = answers.Pictures(tmp_path, {"data": sample_data.model_dump()})
+    manifest, params = json.loads(sample_manifest.read_text()), {"data": sample_data.model_dump()}
+    found = answers.Pictures(tmp_path, Run("tried", None, run.places, params=params, manifest=manifest))
     actual = test.classes[test.labels[7]]
     content = found.uri(7, actual)
     assert content is not None and content.startswith("data:image/png;base64,")
@@ -230,8 +228,40 @@ def test_pictures_are_those_of_the_test_split_and_none_of_another_class(sample_d
     assert np.array_equal(np.moveaxis(np.asarray(decoded), -1, 0), test.images[7].numpy())
     other = next(name for name in test.classes if name != actual)
     assert found.uri(7, other) is None and found.uri(10**9, actual) is None and found.uri(-1, actual) is None
-    assert answers.Pictures(tmp_path / "nowhere", {"data": sample_data.model_dump()}).uri(7, actual) is None
-    assert answers.Pictures(tmp_path, {"data": {"source": "nothing"}}).uri(7, actual) is None
+    for params_of_another in (
+        {"data": {**params["data"], "folder": str(tmp_path / "nowhere")}},
+        {"data": {"source": "nothing"}},
+        None,
+    ):
+        found = answers.Pictures(tmp_path, Run("tried", None, run.places, params=params_of_another, manifest=manifest))
+        assert found.uri(7, actual) is None and not found.others
+
+
+def test_answers_stand_beside_no_pictures_of_data_that_were_prepared_after_them(
+    sample_data, sample_manifest, run, context
+):
+    """Of an older commit, whose manifest says so; and of the checkout, where only a record knows what was answered."""
+    test = open_split(sample_data, "test", manifest_path=sample_manifest)
+    manifest = json.loads(sample_manifest.read_text())
+    rows = [
+        {"image": str(image), "actual": actual, "predicted": actual, "confidence_percent": "50"}
+        for image, actual in enumerate(test.classes[label] for label in test.labels)
+    ]
+    score = {**SCORE, "test_accuracy_percent": 100.0}
+    record = {"checkpoint": SCORE["packed"]["sha256"], "made_of": {"data/manifest.json": "before"}}
+
+    def page_with(**fields: object) -> str:
+        known = {"params": {"data": sample_data.model_dump()}, "manifest": manifest, "manifest_sha256": "now"}
+        found = {"predictions": rows, "score": score} | known | fields
+        return page_of_run(Run("tried", None, run.places, **found), context)
+
+    said = "is another dataset or split than these answers are of"
+    for others in ({"manifest": {**manifest, "split_seed": 99}}, {"records": {"quantize": record}}):
+        written = page_with(**others)
+        assert said in written and 'alt="Test image' not in written
+    for same in ({}, {"records": {"quantize": {**record, "checkpoint": "of another run"}}}):
+        written = page_with(**same)
+        assert said not in written and 'alt="Test image' in written
 
 
 def test_an_empty_folder_has_a_page_with_a_sentence_in_every_section(tmp_path):
