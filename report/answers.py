@@ -170,7 +170,7 @@ class Pictures:
     def _open(self, root: Path, run: Run) -> None:
         """Maps (N, C, H, W) uint8, and reads the class of each; nothing where the folder is not what the run says."""
         config = Data.model_validate((run.params or {})["data"])
-        folder = root / config.folder
+        folder = root / run.places.home / config.folder
         manifest = Manifest.model_validate(run.manifest).model_dump(exclude_none=True)
         marker = read_marker(folder / MARKER)
         self.others = marker is not None and (marker["manifest"] != manifest or _answered_another_manifest(run))

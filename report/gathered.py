@@ -40,6 +40,12 @@ class Places:
     pipeline: str = ""  # what it is called in pipelines/dvc.yaml, if it is there
     recipe: str = ""  # in recipes/, if there is one of that name
 
+    @property
+    def home(self) -> str:
+        """The folder, from the repository's root, that its stages run in: paths in its params start there."""
+        parts = Path(self.params).parts
+        return "/".join(parts[:2]) if parts[0] == "pipelines" else "."
+
     @classmethod
     def of(cls, name: str, source: Source) -> Places:
         """Those of a model by name, empty for the one at the root.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -262,6 +264,36 @@ def test_answers_stand_beside_no_pictures_of_data_that_were_prepared_after_them(
     for same in ({}, {"records": {"quantize": {**record, "checkpoint": "of another run"}}}):
         written = page_with(**same)
         assert said not in written and 'alt="Test image' in written
+
+
+def test_a_model_of_a_pipeline_has_its_pictures_and_the_command_that_prepares_them(
+    sample_data, sample_manifest, tmp_path
+):
+    home = tmp_path / "pipelines/tried"
+    (home / "metrics").mkdir(parents=True)
+    (home / "data").mkdir()
+    shutil.copy(sample_manifest, home / "data/manifest.json")
+    test = open_split(sample_data, "test", manifest_path=sample_manifest)
+    named = [test.classes[label] for label in test.labels]
+    rows = "".join(f"{image},{name},{name},50\n" for image, name in enumerate(named))
+    (home / "metrics/predictions.csv").write_text(f"{','.join(answers.COLUMNS)}\n{rows}")
+    (home / "metrics/score.json").write_text(json.dumps({**SCORE, "test_accuracy_percent": 100.0}))
+    place = sample_data.model_dump() | {"folder": "../../data/sample"}
+    (home / "params.yaml").write_text(json.dumps({"data": place}))
+
+    def written() -> str:
+        tried = gather(Folder(tmp_path), "tried", model="tried")
+        return page_of_run(tried, Context([tried], PEERS, tmp_path, page.texts()))
+
+    assert "<code>cd pipelines/tried &amp;&amp; python ../../stages/prepare_data.py</code>" in written()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/sample").symlink_to(sample_data.folder)
+    assert 'alt="Test image' in written()
+    (home / "metrics/runs").mkdir()
+    for digest, is_shown in ((hashlib.sha256(sample_manifest.read_bytes()).hexdigest(), True), ("of others", False)):
+        record = {"checkpoint": SCORE["packed"]["sha256"], "made_of": {"data/manifest.json": digest}}
+        (home / "metrics/runs/quantize.json").write_text(json.dumps(record))
+        assert ('alt="Test image' in written()) == is_shown, "what the record of the packed file says counts"
 
 
 def test_an_empty_folder_has_a_page_with_a_sentence_in_every_section(tmp_path):
