@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from micronet.data.store import open_split
+from micronet.params import parse
 from report import against, answers, charts, labels, page
 from report.context import NAMES, Context
-from report.differences import settings
+from report.differences import recipe_digest, settings
 from report.gathered import Run, gather
 from report.parts import BUILDERS, part
 from report.sources import Folder
@@ -363,6 +364,29 @@ def test_answers_without_a_confidence_have_no_calibration_and_no_order(run, cont
     written = page_of_run(other, context)
     assert written.count("does not say how sure the model is") == 2
     assert part("confusion", other, context)["figure"] is not None
+
+
+def test_seeds_of_another_recipe_are_none_of_this_run(run, context):
+    seeds = {
+        "params_digest": recipe_digest(parse(run.params)),
+        "mean": {"challenge_score": 0.002},
+        "spread": {"challenge_score": 0.0001},
+        "rows": [{"seed": seed, "challenge_score": 0.002, "validation_accuracy_percent": 91.0} for seed in (0, 1)],
+    }
+
+    def written(**fields: object) -> str:
+        return page_of_run(Run(**{**vars(run), "seeds": seeds, **fields}), context)
+
+    mine = written(params={**run.params, "seed": 7})
+    assert "Mean and standard deviation of 2 seeds" in mine and "0.00200 ± 0.00010" in mine, "a seed is no recipe"
+    for fields, said in (
+        ({"params": {**run.params, "prune": {**run.params["prune"], "amount": 0.31}}}, "is of other params than these"),
+        ({"seeds": {**seeds, "params_digest": "x"}}, "is of other params than these"),
+        ({"params": None}, "cannot be read as params of today"),
+    ):
+        other = written(**fields)
+        assert said in other and "<code>make seeds</code> makes it anew" in other
+        assert "0.00200 ± 0.00010" not in other
 
 
 def test_a_matrix_of_many_classes_is_a_table_of_the_largest_confusions(run, context):
