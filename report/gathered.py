@@ -60,9 +60,9 @@ class Places:
         for folder in (f"pipelines/{name}/metrics", f"metrics/{name}") if is_name else ():
             there = source.names(folder)
             if "score.json" in there:
-                own = "params.yaml" in there
-                params = f"{folder}/params.yaml" if own else f"pipelines/{name}/params.yaml"
                 pipeline = name if "params.yaml" in source.names(f"pipelines/{name}") else ""
+                own = "params.yaml" in there or not pipeline
+                params = f"{folder}/params.yaml" if own else f"pipelines/{name}/params.yaml"
                 recipe = name if f"{name}.yaml" in source.names("recipes") else ""
                 return cls(folder, params, kept, pipeline=pipeline, recipe=recipe)
         known = sorted({name for name, _ in _scores(source)} - {ROOT_MODEL})

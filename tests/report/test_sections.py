@@ -358,6 +358,20 @@ def test_foreign_text_is_never_markup(run, context):
     assert written.count("</script>") == written.count("<script")
 
 
+def test_a_model_without_params_is_told_where_they_would_be_and_not_to_overwrite_the_roots(committed, tmp_path):
+    for source, model, place, way in (
+        (committed, "folder", "metrics/folder/params.yaml", "<code>recipes/folder.yaml</code>"),
+        (tmp_path, "mine", "metrics/mine/params.yaml", "a copy of the params that made these results would be shown"),
+        (tmp_path, "", "params.yaml", "make use RECIPE=laptop"),
+    ):
+        (tmp_path / "metrics/mine").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "metrics/mine/score.json").write_text(json.dumps(SCORE))
+        other = gather(Folder(source), "tried", model=model)
+        written = page_of_run(other, Context([other], PEERS, source, page.texts()))
+        assert f"There is no <code>{place}</code> that can be read here; " in written and way in written
+        assert ("make use RECIPE=laptop" in written) == (model == "")
+
+
 def test_answers_without_a_confidence_have_no_calibration_and_no_order(run, context):
     rows = [{**row, "confidence_percent": ""} for row in run.predictions]
     other = Run("unsure", None, run.places, predictions=rows)
