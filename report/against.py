@@ -46,11 +46,14 @@ def accuracy_against_score(run: Run, context: Context) -> dict[str, Any] | None:
     if run.score is not None:
         add(THIS, THIS, percent(run.score, "test_accuracy_percent"), prices(run.score))
     add_rows(PATH, run.path[:-1], lambda row: row["stage"], "test_accuracy_percent")
-    add_rows(RELEASES, run.releases, lambda row: f"{row['date']}, {row['packed_sha256'][:8]}", "test_accuracy_percent")
-    for name, rows in run.sweeps.items():
-        done = [{**row, "variant": f"{name}: {row['variant']}"} for row in rows if row.get("status") == "done"]
-        add_rows(SWEEPS, done, lambda row: row["variant"], "validation_accuracy_percent")
-    comparable = is_of_cifar10(run) and bool(points)
+    if of_cifar10 := is_of_cifar10(run):
+        add_rows(
+            RELEASES, run.releases, lambda row: f"{row['date']}, {row['packed_sha256'][:8]}", "test_accuracy_percent"
+        )
+        for name, rows in run.sweeps.items():
+            done = [{**row, "variant": f"{name}: {row['variant']}"} for row in rows if row.get("status") == "done"]
+            add_rows(SWEEPS, done, lambda row: row["variant"], "validation_accuracy_percent")
+    comparable = of_cifar10 and bool(points)
     if comparable:
         for name, score in run.others.items():
             if "test_accuracy_percent" not in score or "reference" in score or run.score == score:
@@ -79,7 +82,11 @@ def accuracy_against_score(run: Run, context: Context) -> dict[str, Any] | None:
     return {
         "figure": Figure("against", spec, Table.of(columns, points)),
         "line": line,
-        "sweeps": bool(run.sweeps),
+        "sweeps": any(point["series"] == SWEEPS for point in points),
+        # No row of them says of which data it is, so one's own cannot be told from the studies of CIFAR-10.
+        "of_other_data": [
+            what for what, rows in (("releases", run.releases), ("sweeps", run.sweeps)) if rows and not of_cifar10
+        ],
         "left_out": left_out,
         "least": least,
         "lower": len(points) - len(drawn),

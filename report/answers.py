@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from micronet.data import store
-from micronet.data.manifest import read_manifest
+from micronet.data.manifest import MARKER, Manifest, read_marker
 from micronet.data.pieces import label_type
 from micronet.errors import MicronetError, shown
 from micronet.params import Data
-from report.checked import percent
+from report.checked import group, percent, text
 from report.errors import ReportError
 from report.gathered import Row, Run
 from report.tables import number
@@ -111,6 +111,16 @@ def confusions(found: Sequence[Answer]) -> list[dict[str, Any]]:
     ]
 
 
+def worst_class(found: Sequence[Answer]) -> tuple[str, float]:
+    """The class of whose images the smallest part is found, and that part in percent."""
+    total = Counter(answer.actual for answer in found)
+    # A class without a right answer has no row among the right ones, so all classes are asked.
+    right = Counter(answer.actual for answer in found if answer.right)
+    shares = {name: 100 * right[name] / total[name] for name in sorted(total)}
+    worst = min(shares, key=lambda name: shares[name])
+    return worst, shares[worst]
+
+
 def calibration(found: Sequence[Answer]) -> tuple[list[dict[str, Any]], float] | None:
     """Images by their confidence in bins of equal width, and the expected calibration error in percent.
 
@@ -150,30 +160,36 @@ def _ranked(found: list[Answer], *, descending: bool) -> list[Answer]:
 
 
 class Pictures:
-    """Test images of a prepared folder as PNG in data URIs. Nothing is prepared or fetched for it."""
+    """The test images of a run as PNG in data URIs, out of its prepared folder. Nothing is prepared or fetched for it.
 
-    def __init__(self, root: Path, params: dict[str, Any] | None) -> None:
-        opened = self._opened(root, params)
-        self._pixels: np.ndarray | None = opened[0] if opened else None
-        self._names: list[str] = opened[1] if opened else []
+    Attributes:
+        others: whether that folder holds other images than those that were answered, so that none is given.
+    """
 
-    @staticmethod
-    def _opened(root: Path, params: dict[str, Any] | None) -> tuple[np.ndarray, list[str]] | None:
-        """(N, C, H, W) uint8, mapped, and the class of each; None where the folder is not what the manifest says."""
+    def __init__(self, root: Path, run: Run) -> None:
+        self.others = False
+        self._pixels: np.ndarray | None = None
+        self._names: list[str] = []
         try:
-            config = Data.model_validate((params or {})["data"])
-            folder = root / config.folder
-            manifest = read_manifest(root / store.MANIFEST)
-            if store.folder_fault(config.model_copy(update={"folder": str(folder)}), manifest):
-                return None
-            classes = manifest["classes"]
-            labels = np.fromfile(folder / "test_labels.bin", label_type(len(classes)))
-            pixels = np.memmap(
-                folder / "test_images.bin", np.uint8, mode="r", shape=(len(labels), *manifest["image_shape"])
-            )
-            return pixels, [classes[label] for label in labels.tolist()]
+            self._open(root, run)
         except (MicronetError, OSError, ValueError, TypeError, LookupError, AttributeError):
-            return None
+            return
+
+    def _open(self, root: Path, run: Run) -> None:
+        """Maps (N, C, H, W) uint8, and reads the class of each; nothing where the folder is not what the run says."""
+        config = Data.model_validate((run.params or {})["data"])
+        folder = root / run.places.home / config.folder
+        manifest = Manifest.model_validate(run.manifest).model_dump(exclude_none=True)
+        marker = read_marker(folder / MARKER)
+        self.others = marker is not None and (marker["manifest"] != manifest or _answered_another_manifest(run))
+        if self.others or store.folder_fault(config.model_copy(update={"folder": str(folder)}), manifest):
+            return
+        classes = manifest["classes"]
+        labels = np.fromfile(folder / "test_labels.bin", label_type(len(classes)))
+        self._pixels = np.memmap(
+            folder / "test_images.bin", np.uint8, mode="r", shape=(len(labels), *manifest["image_shape"])
+        )
+        self._names = [classes[label] for label in labels.tolist()]
 
     def uri(self, image: int, actual: str) -> str | None:
         """A picture of the class `actual`; None where it is not there, is of another class, or is no picture."""
@@ -185,3 +201,15 @@ class Pictures:
         content = io.BytesIO()
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(content, "PNG")
         return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _answered_another_manifest(run: Run) -> bool:
+    """Whether the packed file that answered was made of data that have been prepared anew since then.
+
+    What is prepared overwrites the manifest beside the answers, so the record of the stage that made the file is
+    asked; one of another file says nothing.
+    """
+    record = run.records.get("quantize", {})
+    known = group(record, "made_of").get(store.MANIFEST.as_posix())
+    is_of_the_file = text(record, "checkpoint") == text(run.score or {}, "packed.sha256") != ""
+    return is_of_the_file and known is not None and known != run.manifest_sha256

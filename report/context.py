@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from micronet.data_params import FOLDERS
 from micronet.scoring.books import BOOKS
 from report.checked import value
 from report.gathered import Run
@@ -31,7 +32,11 @@ Builder = Callable[[Run, Context], dict[str, Any] | None]
 
 def is_of_cifar10(run: Run) -> bool:
     """Whether scores and accuracy can be compared with those of the slides."""
-    return "reference" not in (run.score or {}) and (run.model is None or run.model.classes == 10)
+    if run.score is None:  # then the params say what will be measured; those of other data have a folder of their own
+        data = (run.params or {}).get("data")
+        source = data.get("source") if isinstance(data, dict) else None
+        return not (isinstance(source, str) and source in FOLDERS)
+    return "reference" not in run.score and (run.model is None or run.model.classes == 10)
 
 
 def prices(score: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Which settings two params files have, and where they differ."""
+"""Which settings two params files have, where they differ, and whether they are the same recipe."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from micronet import params as parameters
 from micronet.errors import shown
 
 NOTHING = "-"
@@ -55,3 +56,9 @@ def settings(here: dict[str, Any] | None, there: dict[str, Any] | None) -> list[
         one, two = mine.get(name, NOTHING), other.get(name, NOTHING)
         rows.append(Setting(shown(name, LONGEST), said(one), said(two), there is not None and differ(one, two)))
     return rows
+
+
+def recipe_digest(params: parameters.Params) -> str:
+    """What names a recipe whatever its seed and machine: all that decides its packed model otherwise."""
+    sections = [name for name in type(params).model_fields if name not in ("seed", "engine", "score")]
+    return parameters.digest(*(getattr(params, name) for name in sections))

@@ -40,6 +40,12 @@ class Places:
     pipeline: str = ""  # what it is called in pipelines/dvc.yaml, if it is there
     recipe: str = ""  # in recipes/, if there is one of that name
 
+    @property
+    def home(self) -> str:
+        """The folder, from the repository's root, that its stages run in: paths in its params start there."""
+        parts = Path(self.params).parts
+        return "/".join(parts[:2]) if parts[0] == "pipelines" else "."
+
     @classmethod
     def of(cls, name: str, source: Source) -> Places:
         """Those of a model by name, empty for the one at the root.
@@ -54,9 +60,9 @@ class Places:
         for folder in (f"pipelines/{name}/metrics", f"metrics/{name}") if is_name else ():
             there = source.names(folder)
             if "score.json" in there:
-                own = "params.yaml" in there
-                params = f"{folder}/params.yaml" if own else f"pipelines/{name}/params.yaml"
                 pipeline = name if "params.yaml" in source.names(f"pipelines/{name}") else ""
+                own = "params.yaml" in there or not pipeline
+                params = f"{folder}/params.yaml" if own else f"pipelines/{name}/params.yaml"
                 recipe = name if f"{name}.yaml" in source.names("recipes") else ""
                 return cls(folder, params, kept, pipeline=pipeline, recipe=recipe)
         known = sorted({name for name, _ in _scores(source)} - {ROOT_MODEL})
@@ -86,6 +92,7 @@ class Run:
     records: dict[str, dict[str, Any]] = field(default_factory=dict)  # metrics/runs
     params: dict[str, Any] | None = None
     manifest: dict[str, Any] | None = None
+    manifest_sha256: str = ""  # of its file; empty where there is none
     seeds: dict[str, Any] | None = None
     others: dict[str, dict[str, Any]] = field(default_factory=dict)  # the scores of the models beside this one
     releases: list[Row] = field(default_factory=list)
@@ -149,7 +156,10 @@ def gather(source: Source, name: str, commit: str | None = None, model: str = ""
     run.seeds = reader.json(f"{at}/seeds.json")
     run.params = reader.yaml(places.params)
     own = f"{Path(at).parent}/data/manifest.json"
-    run.manifest = reader.json(own if at.startswith("pipelines/") else "data/manifest.json")
+    described = own if at.startswith("pipelines/") else "data/manifest.json"
+    run.manifest = reader.json(described)
+    if run.manifest is not None:
+        run.manifest_sha256 = hashlib.sha256(reader.content(described) or b"").hexdigest()
     if not model:
         run.releases = reader.csv(f"{at}/releases.csv")
         for file in source.names(f"{at}/sweeps"):

@@ -21,24 +21,38 @@ class Compared:
     change: str
 
 
+def relative_to_another(runs: Sequence[Run]) -> bool:
+    """Whether both of two runs have scores, and these are relative to different networks."""
+    scores = [run.score for run in runs if run.score is not None]
+    return len(scores) == 2 and scores[0].get("reference") != scores[1].get("reference")
+
+
 def glance(runs: Sequence[Run]) -> list[Compared]:
-    """Accuracy, scores, bytes and sparsity of two runs; what neither has is left out."""
+    """Accuracy, scores, bytes and sparsity of two runs; what neither has is left out.
+
+    A score relative to one network cannot be taken from one relative to another: those have no change.
+    """
     here, there = runs
     measures: list[tuple[str, str, Callable[[Run], float]]] = [
         ("Test accuracy, %", ",.2f", lambda run: percent(run.score or {}, "test_accuracy_percent")),
-        *((f"{name.capitalize()} score", ",.4f", _score_of(name)) for name in NAMES),
+        *((_named(name), ",.4f", _score_of(name)) for name in NAMES),
         ("Bytes of the file", ",.0f", lambda run: value(run.score or {}, "packed.bytes")),
         ("Weights that are zero, %", ",.1f", _sparsity),
     ]
+    apart = {_named(name) for name in NAMES} if relative_to_another(runs) else set()
     rows = []
     for name, form, measure in measures:
         one, other = _known(measure, here), _known(measure, there)
         if one is None and other is None:
             continue
-        change = "" if one is None or other is None else format(other - one, f"+{form}")
+        change = "" if one is None or other is None else "0" if one == other else format(other - one, f"+{form}")
         said = ["" if found is None else format(found, form) for found in (one, other)]
-        rows.append(Compared(name, said[0], said[1], "0" if one == other else change))
+        rows.append(Compared(name, said[0], said[1], "" if name in apart else change))
     return rows
+
+
+def _named(book: str) -> str:
+    return f"{book.capitalize()} score"
 
 
 def _score_of(name: str) -> Callable[[Run], float]:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from micronet import params as parameters
 from micronet.pipeline import CHECKPOINT_OF, MADE_BY
 from micronet.scoring.books import BOOKS
 from report import charts
 from report.checked import group, text, value, value_if_there
 from report.context import Context
+from report.differences import recipe_digest
 from report.gathered import Run
 from report.tables import Column, Figure, Table
 
 
 def seeds(run: Run, context: Context) -> dict[str, Any] | None:
-    """Mean and spread over seeds."""
+    """Mean and spread over seeds; `other` where they are of another recipe than the run, or nobody can say."""
     if run.seeds is None:
         return None
+    try:
+        mine = recipe_digest(parameters.parse(run.params))
+    except parameters.ParamsError:  # of an older version, or damaged
+        return {"other": "unknown"}
+    if run.seeds.get("params_digest") != mine:
+        return {"other": "params"}
     rows = [
         {
             "seed": row["seed"],
@@ -40,6 +48,7 @@ def seeds(run: Run, context: Context) -> dict[str, Any] | None:
     )
     forms = {name: ".2f" if name.endswith("percent") else ".5f" if mean < 1 else ",.0f" for name, mean in means.items()}
     return {
+        "other": "",
         "stats": {name: f"{mean:{forms[name]}} ± {spreads[name]:{forms[name]}}" for name, mean in means.items()},
         "count": len(rows),
         "figure": Figure("seeds", charts.seeds(context.texts["seeds"]), Table.of(columns, rows)),

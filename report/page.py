@@ -20,7 +20,7 @@ from report.context import Context
 from report.differences import Setting
 from report.errors import ReportError
 from report.gathered import Run
-from report.glance import glance
+from report.glance import glance, relative_to_another
 from report.parts import BUILDERS, FORMS, filled, part
 
 ROOM = Path(__file__).parent
@@ -114,6 +114,7 @@ def render(title: str, runs: Sequence[Run], settings: Settings, context: Context
                 settings=settings,
                 metrics=metrics,
                 glance=glance(runs) if len(runs) > 1 else [],
+                apart=relative_to_another(runs),
                 policy=Markup(policy(scripts)),
                 style=Markup((ROOM / "style.css").read_text(encoding="utf-8")),
                 scripts=[Markup(text) for text in scripts],

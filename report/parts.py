@@ -248,8 +248,12 @@ def confusion(run: Run, context: Context) -> dict[str, Any] | None:
         Column("kind", "right or wrong"),
     ]
     wrong = sorted((row for row in rows if row["kind"] == "wrong"), key=lambda row: -row["images"])
-    worst = sorted((row for row in rows if row["kind"] == "right"), key=lambda row: row["percent"])
-    made: dict[str, Any] = {"classes": len(classes), "largest": wrong[:3], "worst": worst[:1], "figure": None}
+    made: dict[str, Any] = {
+        "classes": len(classes),
+        "largest": wrong[:3],
+        "worst": answers.worst_class(found),
+        "figure": None,
+    }
     if len(classes) <= MOST_CLASSES:
         spec = charts.confusion(context.texts["confusion"], classes)
         return made | {"figure": Figure("confusion", spec, Table.of(columns, rows))}
@@ -294,10 +298,11 @@ def mistakes(run: Run, context: Context) -> dict[str, Any] | None:
     found = answers.of(run)
     if all(answer.confidence_percent is None for answer in found):
         return {"groups": {}, "pictures": False}
-    pictures = answers.Pictures(context.root, run.params)
+    pictures = answers.Pictures(context.root, run)
     kinds = {"mistakes": answers.most_confident_mistakes(found), "unsure": answers.least_sure_right_ones(found)}
     groups = {kind: [(one, pictures.uri(one.image, one.actual)) for one in each] for kind, each in kinds.items()}
-    return {"groups": groups, "pictures": any(uri for each in groups.values() for _, uri in each)}
+    shown_ones = any(uri for each in groups.values() for _, uri in each)
+    return {"groups": groups, "pictures": shown_ones, "others": pictures.others}
 
 
 BUILDERS: dict[str, Builder] = {

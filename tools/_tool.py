@@ -173,6 +173,17 @@ def save_measured(
     return accuracy
 
 
+def network_name(spec: dict[str, Any]) -> str:
+    """What a model is called, as where a checkpoint is refused: a network of the user's own by its class and file."""
+    return shown(spec["name"] if "name" in spec else f"{spec.get('class')} of {spec.get('file')}", SHOWN)
+
+
+def network_settings(spec: dict[str, Any]) -> dict[str, Any]:
+    """What a spec says beside that; the arguments of the user's own class stand in a section of their own."""
+    named = {key: value for key, value in spec.items() if key not in ("name", "file", "class", "settings")}
+    return named | spec.get("settings", {})
+
+
 def digest_line(path: Path) -> str:
     """What `sha256sum` would say, for a params file to name the checkpoint by."""
     return f"sha256 {checksum(path)}"

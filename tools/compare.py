@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from sweeps.repository import GitError, git
 
 OUT = Path("build/compare.html")
 WIDEST = 60  # characters of a name
+REFERENCE = "metrics/score.reference"
+SCORE = re.compile(r"metrics/score\.(?!reference\b).*(?:\b|_)score(?:_[a-z]+)?")  # and each of its two parts
 
 
 def facts(root: Path, revision: str) -> dict[str, Any]:
@@ -94,21 +97,33 @@ def _params(root: Path, commit: str, revision: str) -> dict[str, Any]:
         raise ToolError(f"params.yaml of {shown(revision, 80)}: {error}; another revision would work") from None
 
 
+def relative_to_another(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two revisions both have scores, and these are relative to different networks."""
+    scored = all(any(name.startswith("metrics/score.") for name in one) for one in (a, b))
+    of_a, of_b = ({name: one[name] for name in one if name.startswith(REFERENCE)} for one in (a, b))
+    return scored and of_a != of_b
+
+
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(name, of A, of B, change) of what differs: in A's order, then what B alone has."""
-    rows = []
+    """(name, of A, of B, change) of what differs: in A's order, then what B alone has.
+
+    A score relative to one network cannot be taken from one relative to another: those have no change.
+    """
+    rows, apart = [], relative_to_another(a, b)
     for name in dict.fromkeys([*a, *b]):
         mine, other = a.get(name, NOTHING), b.get(name, NOTHING)
         if differ(mine, other):
             numbers = [one for one in (mine, other) if isinstance(one, int | float) and not isinstance(one, bool)]
-            change = f"{other - mine:+g}" if len(numbers) == 2 else ""
+            is_apart = apart and SCORE.fullmatch(name) is not None
+            change = f"{other - mine:+g}" if len(numbers) == 2 and not is_apart else ""
             rows.append((name, said(mine), said(other), change))
     first = [row for row in rows if not row[0].startswith("metrics/")]
     return first + [row for row in rows if row[0].startswith("metrics/")]
 
 
 def work(a: str, b: str, root: Path = ROOT) -> None:
-    rows = differences(facts(root, a), facts(root, b))
+    of_a, of_b = facts(root, a), facts(root, b)
+    rows = differences(of_a, of_b)
     if not rows:
         print("params and metrics are the same")
         return
@@ -120,6 +135,8 @@ def work(a: str, b: str, root: Path = ROOT) -> None:
         table.add_row(*row)
     columns = max(made.width, 40 + 3 * WIDEST) if not made.is_terminal else None
     made.print(table, width=columns)
+    if relative_to_another(of_a, of_b):
+        print("the scores are relative to different networks, so that neither can be taken from the other")
     if other := made_by_other(root, a, b):
         way = "`make repro` on the older one, or the same `make sweep` again, brings it up to date"
         print(f"of other code or data, so that the metrics do not compare the params alone: {', '.join(other)}; {way}")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _tool import PACKED, SHOWN, ToolError, arguments_of, front
+from _tool import PACKED, SHOWN, ArgumentError, ToolError, arguments_of, front
 from compiled import compiler, sizes
 
 from micronet.errors import shown
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 OUT = Path("build/export")
 MARK = "export.json"  # says which files of a folder an export made
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"  # of files, so no path to another place; C asks for more
 FLAGS = {"size": ("-Os", "-fno-pie"), "speed": ("-O3", "-fno-pie")}
 
 
@@ -60,9 +62,15 @@ def export(arguments: argparse.Namespace) -> int:
         The exit code: 1 where one of several forms cannot be had, the others being written.
 
     Raises:
+        ArgumentError: its name is none for files.
         MicronetError: the file cannot be read, the only form that is asked for cannot be had, or a folder is in the
             way.
     """
+    if not re.fullmatch(NAME, arguments.name):
+        raise ArgumentError(
+            f"--name: '{shown(arguments.name, SHOWN)}' is no name for files; up to 100 letters, digits and _.- work, "
+            "as in: micronet"
+        )
     targets = list(TARGETS) if arguments.to == "all" else [arguments.to]
     for target in targets:
         _check_place(arguments.out / target)
@@ -176,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         default="size",
         help="of C: weights stay packed, or the ones that are not zero are listed; default: %(default)s",
     )
-    parser.add_argument("--name", default="micronet", help="of C's files and functions; default: %(default)s")
+    parser.add_argument("--name", default="micronet", help="of files, and of functions in C; default: %(default)s")
     arguments = parser.parse_args(argv)
     return front("export", lambda: export(arguments))
 

@@ -19,6 +19,8 @@ from _tool import (
     ToolError,
     arguments_of,
     front,
+    network_name,
+    network_settings,
     open_split,
     parameters,
     read_csv,
@@ -109,6 +111,7 @@ def facts_of(params_path: Path, params: parameters.Params) -> dict[str, Any]:
     made = stages()
     model, test = checked(score, params_path, params)
     manifest = read_json(MANIFEST, "python stages/prepare_data.py")
+    spec = model.packed.spec or {"name": "unknown"}
     from micronet.scoring.books import BOOKS
 
     return {
@@ -116,7 +119,8 @@ def facts_of(params_path: Path, params: parameters.Params) -> dict[str, Any]:
         "books": BOOKS,
         "file": PACKED,
         "packed": model.packed,
-        "spec": model.packed.spec or {"name": "unknown"},
+        "network": network_name(spec),
+        "settings": network_settings(spec),
         "manifest": manifest,
         "manifest_file": MANIFEST,
         "images": {name: facts["images"] for name, facts in manifest["splits"].items()},

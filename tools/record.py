@@ -20,6 +20,8 @@ from _tool import (
     ToolError,
     arguments_of,
     front,
+    network_name,
+    network_settings,
     parameters,
     read_csv,
     read_json,
@@ -62,9 +64,9 @@ SCORED = "python stages/score.py"
 
 def _model(spec: dict[str, Any]) -> str:
     """A spec in few words: `resnet 2-2-2 16-32-64`."""
-    lists = {key: "-".join(map(str, value)) for key, value in spec.items() if isinstance(value, list)}
+    lists = {key: "-".join(map(str, value)) for key, value in network_settings(spec).items() if isinstance(value, list)}
     told = [text if key in ("blocks", "widths") else f"{key} {text}" for key, text in lists.items()]
-    return " ".join([spec["name"], *told])
+    return " ".join([network_name(spec), *told])
 
 
 def release(params: parameters.Params, metrics: Path = METRICS) -> dict[str, str]:

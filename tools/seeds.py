@@ -12,6 +12,7 @@ from _tool import METRICS, ToolError, arguments_of, front
 
 from micronet import params as parameters
 from micronet.files import write_json
+from report.differences import recipe_digest as recipe_digest
 from sweeps import rows
 from sweeps.rows import DONE, Row
 from sweeps.spec import ROOT, read
@@ -42,12 +43,6 @@ def summary(found: Sequence[Row], of: str) -> dict[str, Any]:
         "best_on_validation": max(done, key=lambda row: row.metrics["validation_accuracy_percent"] or 0.0).seed,
         "rows": [{"seed": row.seed, "commit": row.commit, **row.metrics} for row in done],
     }
-
-
-def recipe_digest(params: parameters.Params) -> str:
-    """What names a recipe whatever its seed and machine: all that decides its packed model otherwise."""
-    sections = [name for name in type(params).model_fields if name not in ("seed", "engine", "score")]
-    return parameters.digest(*(getattr(params, name) for name in sections))
 
 
 def current(path: Path) -> list[Row]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
+from micronet import params as parameters
 from report.context import Context
-from report.differences import settings
+from report.differences import recipe_digest, settings
 from report.gathered import gather
 from report.page import Settings, render, texts
 from report.sources import Folder
@@ -107,6 +108,7 @@ def report(committed: Path, tmp_path_factory: pytest.TempPathFactory, sample_dat
     run.score = {**(run.score or {}), "test_accuracy_percent": 100 * right / len(run.predictions)}
     run.stages["prepare_data"] = {"test_images": SAMPLE_IMAGES}
     run.params = {**(run.params or {}), "data": sample_data.model_dump()}
+    run.seeds = {**(run.seeds or {}), "params_digest": recipe_digest(parameters.parse(run.params))}
     table = Settings(settings(run.params, {**run.params, "seed": 7}), run.name, "main")
     page = render("Recipe record", [run], table, Context([run], PEERS, folder / "run", texts()))
     (folder / "report.html").write_text(page, encoding="utf-8")

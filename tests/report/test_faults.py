@@ -8,8 +8,10 @@ import json
 
 import pytest
 
+from micronet.params import parse
 from report import page, parts
 from report.checked import value
+from report.differences import recipe_digest
 from report.errors import ReportError
 from report.gathered import Run, gather
 from report.parts import part
@@ -78,7 +80,8 @@ def test_records_and_seeds_with_faulty_numbers_are_faults_of_their_sections(run,
         for name in ("seconds", "peak_memory_bytes", "threads"):
             it = part("provenance", changed(run, records={"prune": {name: bad}}), context)
             assert it is not None and name in it["fault"]
-        other = changed(run, seeds={"rows": [], "mean": {"challenge_score": bad}, "spread": {"challenge_score": 1}})
+        means = {"mean": {"challenge_score": bad}, "spread": {"challenge_score": 1}}
+        other = changed(run, seeds={"params_digest": recipe_digest(parse(run.params)), "rows": [], **means})
         assert "challenge_score" in (part("seeds", other, context) or {})["fault"]
         stages = {**run.stages, "prune": {"validation_accuracy_percent": bad}}
         assert "validation_accuracy" in (part("path", changed(run, stages=stages), context) or {})["fault"]
@@ -86,7 +89,7 @@ def test_records_and_seeds_with_faulty_numbers_are_faults_of_their_sections(run,
 
 @pytest.mark.slow
 def test_a_template_that_cannot_be_filled_is_a_fault_of_its_section_alone(run, context, monkeypatch):
-    monkeypatch.setitem(parts.BUILDERS, "seeds", lambda run, context: {"stats": {}, "count": "x"})
+    monkeypatch.setitem(parts.BUILDERS, "seeds", lambda run, context: {"other": "", "stats": {}, "count": "x"})
     monkeypatch.setitem(
         parts.BUILDERS, "calibration", lambda run, context: {"error": 10**400, "mean": 1, "accuracy": 1}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from report import page
 from report.gathered import Run
 from report.glance import glance
 
@@ -24,3 +25,18 @@ def test_what_a_run_lacks_or_has_damaged_is_an_empty_cell_and_what_none_has_is_n
         assert rows[name].here and (rows[name].there, rows[name].change) == ("", "")
     empty = Run("empty", None, run.places)
     assert glance([empty, empty]) == []
+
+
+def test_scores_that_are_relative_to_different_networks_have_no_change_and_a_sentence_says_so(
+    run, context, monkeypatch
+):
+    monkeypatch.setattr(page, "vega", lambda: "")
+    other = Run(**{**vars(run), "score": {**run.score, "reference": {"name": "the teacher in 16 bits"}}})
+    changes = {row.name: row.change for row in glance([run, other])}
+    assert {change for name, change in changes.items() if name.endswith("score")} == {""}
+    assert changes["Test accuracy, %"] == changes["Bytes of the file"] == "0"
+    assert all(row.change for row in glance([other, other])), "the same network"
+    said = "relative to different networks"
+    for pair, is_said in (([run, other], True), ([other, other], False), ([Run("x", None, run.places), other], False)):
+        written = page.render("Tried", pair, page.Settings((), "one", "two"), context)
+        assert (said in written) == is_said

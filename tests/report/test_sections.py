@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -13,9 +14,10 @@ import pytest
 from PIL import Image
 
 from micronet.data.store import open_split
+from micronet.params import parse
 from report import against, answers, charts, labels, page
 from report.context import NAMES, Context
-from report.differences import settings
+from report.differences import recipe_digest, settings
 from report.gathered import Run, gather
 from report.parts import BUILDERS, part
 from report.sources import Folder
@@ -103,6 +105,21 @@ def test_accuracy_stands_over_score_for_this_model_its_path_releases_sweeps_othe
     others = {row[1] for row in rows if row[0] == "other models"}
     assert {"cascade", "dense"} <= others and not others & {"record", "mnist", "runs"}
     assert {row[1] for row in rows if row[0] == "others' results"} == {"the slides", "90 % and more"}
+
+
+def test_a_model_of_other_data_stands_beside_no_release_and_no_sweep_of_cifar_10(run, context):
+    reference = {"reference": {"name": "the teacher in 16 bits"}}
+    other = Run(**{**vars(run), "score": SCORE | reference})
+    rows = cells(part("against", other, context)["figure"], "series")
+    assert {series for (series,) in rows} == {"this model", "its path"}
+    written = page_of_run(other, context)
+    assert "The releases and sweeps of this checkout are not shown" in written
+    assert "variants of sweeps on validation images" not in written
+    other = Run(
+        "unscored", None, run.places, path=run.path, releases=run.releases, params={"data": {"source": "mnist"}}
+    )
+    assert {series for (series,) in cells(part("against", other, context)["figure"], "series")} == {"its path"}
+    assert part("against", run, context)["of_other_data"] == []
 
 
 @pytest.mark.parametrize("accuracies", [[36.6], [100.0, 99.99], [99.5, 99.0], [0.0], [], [1.0, 99.9], [91.0, 75.0]])
@@ -194,6 +211,15 @@ def test_calibration_is_the_mean_gap_of_bins_weighted_by_their_images():
     assert answers.calibration([answers.Answer(0, "a", "a", None)]) is None
 
 
+def test_the_class_that_is_found_least_often_may_be_one_that_is_never_found(run, context):
+    said = [("cat", "dog")] * 10 + [("dog", "dog")] * 9 + [("dog", "cat")]
+    rows = [dict(zip(answers.COLUMNS, (str(image), *one, "50"), strict=True)) for image, one in enumerate(said)]
+    other = Run("blind", None, run.places, predictions=rows)
+    assert "The class that is found least often is cat, 0.0 %" in page_of_run(other, context)
+    other.predictions = [row for row in rows if row["actual"] == row["predicted"]]
+    assert "found least often" not in page_of_run(other, context), "where nothing is wrong none is the worst"
+
+
 def test_mistakes_come_by_confidence_and_right_ones_by_doubt():
     sure = [10.0, 99.0, 50.0, 99.0, None]
     wrong = [answers.Answer(image, "a", "b", one) for image, one in enumerate(sure)]
@@ -202,11 +228,10 @@ def test_mistakes_come_by_confidence_and_right_ones_by_doubt():
     assert [one.image for one in answers.least_sure_right_ones(wrong + right)] == [10, 12, 11, 13]
 
 
-def test_pictures_are_those_of_the_test_split_and_none_of_another_class(sample_data, sample_manifest, tmp_path):
+def test_pictures_are_those_of_the_test_split_and_none_of_another_class(sample_data, sample_manifest, tmp_path, run):
     test = open_split(sample_data, "test", manifest_path=sample_manifest)
-    (tmp_path / "data").mkdir()
-    shutil.copy(sample_manifest, tmp_path / "data/manifest.json")
-    found = answers.Pictures(tmp_path, {"data": sample_data.model_dump()})
+    manifest, params = json.loads(sample_manifest.read_text()), {"data": sample_data.model_dump()}
+    found = answers.Pictures(tmp_path, Run("tried", None, run.places, params=params, manifest=manifest))
     actual = test.classes[test.labels[7]]
     content = found.uri(7, actual)
     assert content is not None and content.startswith("data:image/png;base64,")
@@ -214,8 +239,70 @@ def test_pictures_are_those_of_the_test_split_and_none_of_another_class(sample_d
     assert np.array_equal(np.moveaxis(np.asarray(decoded), -1, 0), test.images[7].numpy())
     other = next(name for name in test.classes if name != actual)
     assert found.uri(7, other) is None and found.uri(10**9, actual) is None and found.uri(-1, actual) is None
-    assert answers.Pictures(tmp_path / "nowhere", {"data": sample_data.model_dump()}).uri(7, actual) is None
-    assert answers.Pictures(tmp_path, {"data": {"source": "nothing"}}).uri(7, actual) is None
+    for params_of_another in (
+        {"data": {**params["data"], "folder": str(tmp_path / "nowhere")}},
+        {"data": {"source": "nothing"}},
+        None,
+    ):
+        found = answers.Pictures(tmp_path, Run("tried", None, run.places, params=params_of_another, manifest=manifest))
+        assert found.uri(7, actual) is None and not found.others
+
+
+def test_answers_stand_beside_no_pictures_of_data_that_were_prepared_after_them(
+    sample_data, sample_manifest, run, context
+):
+    """Of an older commit, whose manifest says so; and of the checkout, where only a record knows what was answered."""
+    test = open_split(sample_data, "test", manifest_path=sample_manifest)
+    manifest = json.loads(sample_manifest.read_text())
+    rows = [
+        {"image": str(image), "actual": actual, "predicted": actual, "confidence_percent": "50"}
+        for image, actual in enumerate(test.classes[label] for label in test.labels)
+    ]
+    score = {**SCORE, "test_accuracy_percent": 100.0}
+    record = {"checkpoint": SCORE["packed"]["sha256"], "made_of": {"data/manifest.json": "before"}}
+
+    def page_with(**fields: object) -> str:
+        known = {"params": {"data": sample_data.model_dump()}, "manifest": manifest, "manifest_sha256": "now"}
+        found = {"predictions": rows, "score": score} | known | fields
+        return page_of_run(Run("tried", None, run.places, **found), context)
+
+    said = "is another dataset or split than these answers are of"
+    for others in ({"manifest": {**manifest, "split_seed": 99}}, {"records": {"quantize": record}}):
+        written = page_with(**others)
+        assert said in written and 'alt="Test image' not in written
+    for same in ({}, {"records": {"quantize": {**record, "checkpoint": "of another run"}}}):
+        written = page_with(**same)
+        assert said not in written and 'alt="Test image' in written
+
+
+def test_a_model_of_a_pipeline_has_its_pictures_and_the_command_that_prepares_them(
+    sample_data, sample_manifest, tmp_path
+):
+    home = tmp_path / "pipelines/tried"
+    (home / "metrics").mkdir(parents=True)
+    (home / "data").mkdir()
+    shutil.copy(sample_manifest, home / "data/manifest.json")
+    test = open_split(sample_data, "test", manifest_path=sample_manifest)
+    named = [test.classes[label] for label in test.labels]
+    rows = "".join(f"{image},{name},{name},50\n" for image, name in enumerate(named))
+    (home / "metrics/predictions.csv").write_text(f"{','.join(answers.COLUMNS)}\n{rows}")
+    (home / "metrics/score.json").write_text(json.dumps({**SCORE, "test_accuracy_percent": 100.0}))
+    place = sample_data.model_dump() | {"folder": "../../data/sample"}
+    (home / "params.yaml").write_text(json.dumps({"data": place}))
+
+    def written() -> str:
+        tried = gather(Folder(tmp_path), "tried", model="tried")
+        return page_of_run(tried, Context([tried], PEERS, tmp_path, page.texts()))
+
+    assert "<code>cd pipelines/tried &amp;&amp; python ../../stages/prepare_data.py</code>" in written()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/sample").symlink_to(sample_data.folder)
+    assert 'alt="Test image' in written()
+    (home / "metrics/runs").mkdir()
+    for digest, is_shown in ((hashlib.sha256(sample_manifest.read_bytes()).hexdigest(), True), ("of others", False)):
+        record = {"checkpoint": SCORE["packed"]["sha256"], "made_of": {"data/manifest.json": digest}}
+        (home / "metrics/runs/quantize.json").write_text(json.dumps(record))
+        assert ('alt="Test image' in written()) == is_shown, "what the record of the packed file says counts"
 
 
 def test_an_empty_folder_has_a_page_with_a_sentence_in_every_section(tmp_path):
@@ -279,12 +366,49 @@ def test_foreign_text_is_never_markup(run, context):
     assert written.count("</script>") == written.count("<script")
 
 
+def test_a_model_without_params_is_told_where_they_would_be_and_not_to_overwrite_the_roots(committed, tmp_path):
+    for source, model, place, way in (
+        (committed, "folder", "metrics/folder/params.yaml", "<code>recipes/folder.yaml</code>"),
+        (tmp_path, "mine", "metrics/mine/params.yaml", "a copy of the params that made these results would be shown"),
+        (tmp_path, "", "params.yaml", "make use RECIPE=laptop"),
+    ):
+        (tmp_path / "metrics/mine").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "metrics/mine/score.json").write_text(json.dumps(SCORE))
+        other = gather(Folder(source), "tried", model=model)
+        written = page_of_run(other, Context([other], PEERS, source, page.texts()))
+        assert f"There is no <code>{place}</code> that can be read here; " in written and way in written
+        assert ("make use RECIPE=laptop" in written) == (model == "")
+
+
 def test_answers_without_a_confidence_have_no_calibration_and_no_order(run, context):
     rows = [{**row, "confidence_percent": ""} for row in run.predictions]
     other = Run("unsure", None, run.places, predictions=rows)
     written = page_of_run(other, context)
     assert written.count("does not say how sure the model is") == 2
     assert part("confusion", other, context)["figure"] is not None
+
+
+def test_seeds_of_another_recipe_are_none_of_this_run(run, context):
+    seeds = {
+        "params_digest": recipe_digest(parse(run.params)),
+        "mean": {"challenge_score": 0.002},
+        "spread": {"challenge_score": 0.0001},
+        "rows": [{"seed": seed, "challenge_score": 0.002, "validation_accuracy_percent": 91.0} for seed in (0, 1)],
+    }
+
+    def written(**fields: object) -> str:
+        return page_of_run(Run(**{**vars(run), "seeds": seeds, **fields}), context)
+
+    mine = written(params={**run.params, "seed": 7})
+    assert "Mean and standard deviation of 2 seeds" in mine and "0.00200 ± 0.00010" in mine, "a seed is no recipe"
+    for fields, said in (
+        ({"params": {**run.params, "prune": {**run.params["prune"], "amount": 0.31}}}, "is of other params than these"),
+        ({"seeds": {**seeds, "params_digest": "x"}}, "is of other params than these"),
+        ({"params": None}, "cannot be read as params of today"),
+    ):
+        other = written(**fields)
+        assert said in other and "<code>make seeds</code> makes it anew" in other
+        assert "0.00200 ± 0.00010" not in other
 
 
 def test_a_matrix_of_many_classes_is_a_table_of_the_largest_confusions(run, context):

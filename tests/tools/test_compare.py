@@ -97,6 +97,29 @@ def test_what_one_side_lacks_is_told():
     ]  # fmt: skip
 
 
+def test_scores_that_are_relative_to_different_networks_have_no_change(repository, capsys):
+    def commit(tag, accuracy, **reference):
+        price = {"ops": accuracy, "score": accuracy / 100, "score_ops": accuracy / 200}
+        score = {"test_accuracy_percent": accuracy, "deck": price, "one_pass": {"plain_challenge_score": accuracy}}
+        (repository / "metrics/score.json").write_text(json.dumps(score | reference))
+        for words in (["add", "."], ["commit", "--quiet", "-m", tag], ["tag", tag]):
+            identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.invalid"]
+            subprocess.run(["git", "-C", repository, *identity, *words], check=True)
+
+    commit("ours", 90.0)
+    commit("mnist", 99.0, reference={"name": "the teacher", "deck": {"operations": 3}})
+    commit("smaller", 98.0, reference={"name": "the teacher", "deck": {"operations": 2}})
+    commit("same", 97.0, reference={"name": "the teacher", "deck": {"operations": 2}})
+    said = "the scores are relative to different networks, so that neither can be taken from the other"
+    for a, b, is_said in (("ours", "mnist", True), ("mnist", "smaller", True), ("smaller", "same", False)):
+        changes = {row[0]: row[3] for row in compare.differences(*(compare.facts(repository, one) for one in (a, b)))}
+        for name in ("deck.score", "deck.score_ops", "one_pass.plain_challenge_score"):
+            assert (changes[f"metrics/score.{name}"] == "") == is_said, name
+        assert changes["metrics/score.test_accuracy_percent"] and changes["metrics/score.deck.ops"]
+        compare.work(a, b, repository)
+        assert (said in capsys.readouterr().out) == is_said
+
+
 def test_seeds_have_a_mean_and_a_spread_and_one_seed_has_none():
     rows = [
         Row("base", seed, "done", {"validation_accuracy_percent": value, "x": None}, commit="c")

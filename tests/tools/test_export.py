@@ -152,6 +152,21 @@ def test_what_cannot_be_exported_is_a_line_and_writes_nothing(words, message, pa
     assert not Path("build").exists()
 
 
+def test_a_name_that_is_none_for_files_is_refused_before_anything_runs(packed, capsys):
+    before = content_of(packed.parent)
+    for name in ("../evil", "", "a/b", "/tmp/evil", ".hidden", "a\n", "-a", "a" * 101, "\x1b[2J"):
+        for to in ("onnx", "web", "all"):
+            assert export.main(["--to", to, f"--name={name}", str(packed)]) == 2, (name, to)
+            assert "is no name for files; up to 100 letters, digits and _.- work" in one_line(capsys)
+    assert content_of(packed.parent) == before
+
+
+@pytest.mark.parametrize("name", ["a", "Net-2.1_b", "a" * 100])
+def test_a_name_for_files_need_be_none_for_c(name, packed):
+    assert export.main(["--to", "web", "--name", name, str(packed)]) == 0
+    assert Path(f"build/export/web/{name}.safetensors").read_bytes() == packed.read_bytes()
+
+
 def half_file(path: Path) -> None:
     """A file of 16-bit floats: an image and a layer on its sums of pixels, all of zeros."""
     header, _, _ = opened(tiny_files()[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import model_card
@@ -27,6 +28,22 @@ def test_the_card_holds_interval_classes_scores_params_and_commit(checkout, rele
     assert text.count("`0123abc`") == 7  # six stages, and that of the file
     assert f"{score['packed']['bytes']:,} bytes" in text
     assert "one run with one seed (0)" in text
+
+
+def test_the_card_of_a_network_of_the_users_own_calls_it_by_its_class_and_file(checkout, monkeypatch):
+    own = {"file": "mine.py", "class": "Mine", "settings": {"widths": [8, 16]}, "classes": 10}
+    checked = model_card.checked
+
+    def with_own(*given):
+        model, test = checked(*given)
+        model.packed = replace(model.packed, spec=own)
+        return model, test
+
+    monkeypatch.setattr(model_card, "checked", with_own)
+    assert model_card.main(["--out", str(CARD)]) == 0
+    text = CARD.read_text()
+    assert text.startswith("# Model card: Mine of mine.py for ")
+    assert "- Architecture: Mine of mine.py (classes 10, widths [8, 16]); arithmetic" in text
 
 
 def test_class_accuracies_of_the_card_make_up_the_accuracy(checkout, released):

@@ -76,6 +76,14 @@ def words(figure: matplotlib.figure.Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
 
 
+def test_a_model_whose_scores_are_relative_to_another_network_is_no_peer_whatever_its_name(monkeypatch):
+    model = {"name": "record", "accuracy": 99.0, "scores": [0.1] * len(peers.BOOKS), "of_cifar10": False}
+    monkeypatch.setattr(
+        peers, "facts", lambda metrics: {"models": [model, {**model, "name": "dense", "of_cifar10": True}]}
+    )
+    assert [name for _, _, name in peers.ours(ROOT / "metrics")] == ["dense"]
+
+
 def test_all_panels_of_the_curves_have_one_axis_and_a_stage_of_one_epoch_is_a_sentence():
     figure = plots.draw_curves(
         {"train_student": curve([71.26]), "distill": curve([82.0, 91.0]), "prune": curve([40.0, 88.0])}

@@ -77,6 +77,14 @@ def test_a_release_is_what_the_metrics_say(metrics):
     assert row["teacher"].startswith("convnet ") and row["student"].startswith("resnet ")
 
 
+def test_a_network_of_the_users_own_is_called_by_its_class_and_file(metrics):
+    tree = params.read_yaml(ROOT / "recipes/laptop.yaml")
+    own = {"file": "template.py", "class": "Template", "settings": {"widths": [16, 32], "depth": 3}}
+    tree["student"]["model"] = own
+    row = record.release(params.parse(tree), metrics)
+    assert row["student"] == "Template of template.py 16-32" and row["teacher"].startswith("convnet ")
+
+
 def test_the_same_model_is_released_once(metrics, tmp_path):
     row = record.release(params.load(ROOT / "recipes/laptop.yaml"), metrics)
     file = tmp_path / "releases.csv"
