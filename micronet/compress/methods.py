@@ -35,7 +35,7 @@ class Integers:
     def argument(self) -> nn.Module:
         """The quantizer in front of a function of one value, whose table has one entry for each of its codes.
 
-        Two bits more than the function's output: a 4-bit activation has a table of 63 entries, not 255.
+        Two bits more than the function's output, 8 at most: a 4-bit activation has a table of 63 entries, not 255.
         """
         return LsqActivation(min(SIGNED_BITS, self.section.activation_bits + 2), signed=True)
 

@@ -139,9 +139,9 @@ def measure(
     """The content of `metrics/score.json`.
 
     `one_pass` is for the same file if every image took one pass of each network. `cascade`, if there are several
-    networks: the share of the images that each one sees, and its accuracy on all of them alone. For images other than
-    CIFAR-10's also the accuracy of each class and their mean, the balanced accuracy; for a different reference also
-    what the scores are relative to.
+    networks: the share of the images that each one sees, and its accuracy if it alone classified all of them. For
+    images other than CIFAR-10's also the accuracy of each class and their mean, the balanced accuracy; for a different
+    reference also what the scores are relative to.
 
     Args:
         path: the packed file that `model` was read from.
