@@ -1,6 +1,6 @@
-"""One network of several: the mean of the weights of runs that went on from the same trained network.
+"""Several networks averaged into one: the mean of the weights of runs that continued from the same trained network.
 
-Runs that share a start stay in one basin of the loss, where the mean of their weights lies lower than each of them:
+Runs with a common start stay in one basin of the loss, where the mean of their weights has a lower loss than each run:
 model soups, Wortsman et al. 2022, arXiv:2203.05482; why they share a basin, Frankle et al. 2020, arXiv:1912.05671.
 """
 
@@ -18,7 +18,7 @@ from micronet.training.weights import plain_weights
 
 
 class AverageError(MicronetError):
-    """Networks that have no mean."""
+    """Networks that cannot be averaged."""
 
 
 @torch.no_grad()
@@ -26,12 +26,12 @@ def average(networks: Sequence[nn.Module], batches: Iterable[Tensor]) -> nn.Modu
     """The mean network, in eval mode.
 
     Args:
-        networks: two or more that `models.build` made of one spec.
-        batches: normalised training images, (N, C, H, W) float32 each, that the statistics of its batch norms are
-            measured on: those of the networks do not fit the mean of their weights.
+        networks: two or more that `models.build` made from one spec.
+        batches: normalised training images, (N, C, H, W) float32 each, on which the batch norm statistics are measured:
+            the statistics of the networks do not fit the mean of their weights.
 
     Raises:
-        AverageError: less than two networks, of several architectures, or with weights that are not finite.
+        AverageError: fewer than two networks, different architectures, or weights that are not finite.
         WeightsError: weights are not plain (see `micronet.training.weights.plain_weights`).
         QuantizationError: there are no images to measure on.
     """

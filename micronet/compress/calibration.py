@@ -1,4 +1,4 @@
-"""What a prepared network takes from images: the steps of its activations, the statistics of its batch norms."""
+"""What a prepared network learns from images: the steps of its activations, the statistics of its batch norms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from micronet.training.augmentation import augment
 
 
 def _checked(images: Tensor) -> None:
-    """Raises `QuantizationError` for what are no images as they are stored."""
+    """Raises `QuantizationError` for anything but images as they are stored."""
     if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.uint8 or not images.numel():
         said = f"{images.dtype} of {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise QuantizationError(
@@ -38,7 +38,7 @@ def _checked(images: Tensor) -> None:
 
 @contextmanager
 def _observed(prepared: nn.Module) -> Iterator[None]:
-    """Raises `QuantizationError` for images that do not fit, and for a layer's first result that is not finite."""
+    """Raises `QuantizationError` for images that do not fit, and at the first layer whose output is not finite."""
 
     def look(name: str, output: Any) -> None:
         if isinstance(output, Tensor) and output.is_floating_point() and not output.isfinite().all():
@@ -64,7 +64,7 @@ def _observed(prepared: nn.Module) -> Iterator[None]:
 
 
 def _batches(prepared: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Normalised images, (N, C, H, W) float32, where the network is."""
+    """Normalised images, (N, C, H, W) float32, on the network's device."""
     device = next(prepared.parameters()).device
     for batch in images.split(batch_size):
         yield normalise(batch).to(device)
@@ -72,12 +72,12 @@ def _batches(prepared: nn.Module, images: Tensor, batch_size: int) -> Iterator[T
 
 @torch.no_grad()
 def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250, watch: Watch = unwatched) -> None:
-    """Sets the step of every activation quantizer from images, (N, C, H, W) uint8: least squared error.
+    """Sets the step of every activation quantizer from images, (N, C, H, W) uint8, by least squared error.
 
-    Activations are observed with the weights quantized and the activations not. Batch norms are left alone.
+    Activations are observed with quantized weights but unquantized activations. Batch norms are left alone.
 
     Raises:
-        QuantizationError: these are no images, or a layer's results for them are not finite. No step has changed then.
+        QuantizationError: these are not images, or a layer's outputs for them are not finite. No step has changed then.
     """
     _checked(images)
     with watch("calibration", len(images), "images") as told:
@@ -90,15 +90,15 @@ def calibrate(prepared: nn.Module, images: Tensor, batch_size: int = 250, watch:
 
 
 def refit_lost_steps(prepared: nn.Module, images: Tensor, batch_size: int = 250) -> list[str]:
-    """Sets every step anew that training has brought to 0 or below, where nothing is left of what is quantized.
+    """Resets every step that training has driven to 0 or below, where all that it quantizes is lost.
 
-    An update can be larger than the step: with few pictures, a few updates of a high learning rate.
+    An update can be larger than the step: with few images, a few updates at a high learning rate.
 
     Args:
-        images: (N, C, H, W) uint8, of calibration.
+        images: (N, C, H, W) uint8, the calibration images.
 
     Returns:
-        The names of their layers and activations, those of the weights first.
+        The names of the affected layers and activations, weights first.
     """
     layers: dict[str, Any] = {
         name: layer for name, layer in prepared.named_modules() if isinstance(layer, QuantizedConv2d | QuantizedLinear)
@@ -124,7 +124,7 @@ def _set_steps(
     batch_size: int,
     told: Advance = lambda done: None,
 ) -> None:
-    """Sets the steps of these quantizers; while they observe, they let everything through."""
+    """Sets the steps of these quantizers; while they observe, they quantize nothing."""
     if not quantizers:
         return
     was_training = prepared.training
@@ -145,13 +145,13 @@ def _set_steps(
 
 @torch.no_grad()
 def recalibrate_batch_norm(prepared: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Estimates the statistics of every batch norm anew, as the mean over batches of normalised images.
+    """Re-estimates the statistics of every batch norm, as the mean over batches of normalised images.
 
-    Everything else stays in eval mode, so steps and weights do not move. A batch of one image is left out where a norm
-    would see one value a channel of it, which has no variance.
+    Everything else stays in eval mode, so steps and weights do not change. A batch of one image is skipped where a norm
+    would see one value per channel of it, which has no variance.
 
     Raises:
-        QuantizationError: there is no batch to estimate from, or what it gives is not finite.
+        QuantizationError: there is no batch to estimate from, or the statistics are not finite.
     """
     norms = {name: module for name, module in prepared.named_modules() if isinstance(module, _BatchNorm)}
     was_training, momenta = prepared.training, [norm.momentum for norm in norms.values()]
@@ -176,14 +176,14 @@ def recalibrate_batch_norm(prepared: nn.Module, batches: Iterable[Tensor]) -> No
 
 
 def _estimated(prepared: nn.Module, norms: dict[str, _BatchNorm], batch: Tensor) -> bool:
-    """Whether the norms could take statistics from a batch; if not, they are as before."""
+    """Whether the norms could take statistics from a batch; if not, they are unchanged."""
     if len(batch) > 1:
         prepared(batch)
         return True
     before = [copy.deepcopy(norm.state_dict()) for norm in norms.values()]
     try:
         prepared(batch)
-    except ValueError:  # torch's, for one value a channel
+    except ValueError:  # torch's, for one value per channel
         for norm, state in zip(norms.values(), before, strict=True):
             norm.load_state_dict(state)
         return False
@@ -193,10 +193,10 @@ def _estimated(prepared: nn.Module, norms: dict[str, _BatchNorm], batch: Tensor)
 def training_batches(images: Tensor, config: Augment, seed: int, batch_size: int = 500) -> Iterable[Tensor]:
     """Normalised batches of images (N, C, H, W) uint8, augmented as in training, for `recalibrate_batch_norm`.
 
-    The weights have learned to live with the statistics of augmented images, whose crops have grey borders: with
-    those of the images as they are, the laptop student lost half a point on validation.
+    The weights are adapted to the statistics of augmented images, whose crops have grey borders: with those of
+    unaugmented images, the laptop student lost half a point on validation.
     """
     generator = torch.Generator(images.device).manual_seed(seed)
-    for batch in images.tensor_split(-(-len(images) // batch_size)):  # of one size: each counts alike for a norm
-        labels = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)  # mixed like any other, and unused
+    for batch in images.tensor_split(-(-len(images) // batch_size)):  # of equal size: a norm weights them equally
+        labels = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)  # mixed like real ones, and unused
         yield augment(batch, labels, config, generator, classes=1)[0]

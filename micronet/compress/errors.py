@@ -1,4 +1,4 @@
-"""The errors of quantization. They stand apart from what raises them, so that importing them does not start torch."""
+"""The errors of quantization, apart from the code that raises them, so that importing them does not load torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class QuantizationError(MicronetError, ValueError):
 _LOGITS = "leave it off: logits go out, and the loss and micronet.predict take their softmax"
 _BATCH_NORM = "a batch norm would work, whose statistics are fixed at inference"
 _SMALLER = "maps get no larger here; convolutions with stride and pools would work"
-_WAYS = {  # for what people use in the place of what is there; names as `_plain` makes them
+_WAYS = {  # for common operations that are not supported; names as `_plain` makes them
     **dict.fromkeys(("softmax", "softmax2d", "logsoftmax", "softmin"), _LOGITS),
     **dict.fromkeys(("groupnorm", "layernorm", "instancenorm", "instancenorm2d", "localresponsenorm"), _BATCH_NORM),
     **dict.fromkeys(("upsample", "upsamplingnearest2d", "upsamplingbilinear2d", "interpolate"), _SMALLER),
@@ -23,12 +23,12 @@ _WAYS = {  # for what people use in the place of what is there; names as `_plain
 
 
 def _plain(name: str) -> str:
-    """One name for a function and the module of it."""
+    """One name for a function and its module."""
     return name.lower().replace("_", "")
 
 
 class UnknownOperation(QuantizationError):
-    """An operation that the table of operations does not hold. `way` is what would work instead."""
+    """An operation that is not in the table of operations. `way` says what would work instead."""
 
     def __init__(self, place: str, name: str, would_work: str):
         self.place, self.name, self.way = shown(place, 60), name, _WAYS.get(_plain(name), would_work)

@@ -1,4 +1,4 @@
-"""The activation functions of one value that this project knows: by which name, with which constants, at what price.
+"""The activation functions of one value that this project knows: their names, constants and prices.
 
 The names are those of a packed file of 16-bit floats; docs/format.md says what each computes. Nothing here needs torch.
 """
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 class Known:
     """A function of one value."""
 
-    operations: int  # that one value takes in floats: the challenge's own price, else the function's arithmetic
-    constants: int = 0  # numbers beside the value
+    operations: int  # per value, in floats: the challenge's own price, else the function's arithmetic
+    constants: int = 0  # numbers besides the value
 
 
 FUNCTIONS = {
@@ -36,24 +36,24 @@ FUNCTIONS = {
     "power": Known(2, constants=1),
     "clamp": Known(1, constants=2),
 }
-"""By name. The challenge names ReLU 1, sigmoid 3 and swish 4; an exponential, logarithm or erf counts 1 as they do."""
+"""By name. The challenge prices ReLU 1, sigmoid 3 and swish 4; these count an exponential, logarithm or erf as 1."""
 
 
 @dataclass(frozen=True)
 class Function:
-    """One of them, with its constants."""
+    """One of `FUNCTIONS`, with its constants."""
 
     name: str
     constants: tuple[float, ...] = ()
 
     @property
     def operations(self) -> int:
-        """That one value takes in floats."""
+        """Per value, in floats."""
         return FUNCTIONS[self.name].operations
 
     @property
     def defined(self) -> bool:
-        """Whether it gives a number for every number, with these constants."""
+        """Whether it maps every number to a number, with these constants."""
         if not all(map(math.isfinite, self.constants)):
             return False
         if self.name == "clamp":
@@ -65,13 +65,13 @@ class Function:
 
 @dataclass(frozen=True)
 class Ends:
-    """What a value is cut off to; None: no end on that side."""
+    """The limits that a value is clamped to; None: no limit on that side."""
 
     low: float | None = None
     high: float | None = None
 
     @property
     def bounded(self) -> bool:
-        """Whether a code range can have these ends: one that holds 0, and more than that."""
+        """Whether a code range can have these limits: one that contains 0 and at least one more value."""
         low, high = (0.0 if end is None else end for end in (self.low, self.high))
         return low <= 0 <= high and (low < high or None in (self.low, self.high))

@@ -1,7 +1,7 @@
-"""What a network computes of one map value by value, made one function of one value, however it is spelled.
+"""Fuses what a network computes from a map value by value into one function of one value, however it is spelled.
 
-`x * sigmoid(x)`, `x * F.relu6(x + 3) / 6` and `F.silu(x)` are the same to whoever stores a function as a table of
-codes.
+`x * sigmoid(x)`, `x * F.relu6(x + 3) / 6` and `F.silu(x)` are the same kind of thing once a function is stored as a
+table of codes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from micronet.compress.operations import call
 from micronet.compress.pointwise import Pointwise, Term
 
 UNARY = ("function", "clamp", "relu", "scale", "shift")
-ABSORBED = ("function", "scale", "shift")  # what stands before a function alone goes into it: one table for all
-PLACE = "activations.of_"  # begins the name of a function's module
-REACH = 64  # operations that a value is followed back
+ABSORBED = ("function", "scale", "shift")  # fused into a function when nothing else reads them: one table for all
+PLACE = "activations.of_"  # prefix of a function's module name
+REACH = 64  # operations that a value is traced back
 
 
 def fuse(network: Network) -> Network:
-    """The network with a `Pointwise` for each function of one value: activation functions, products of a value with
-    what was made of it alone, and what stands before either of them alone. Its module is changed.
+    """Gives each function of one value a `Pointwise`: activation functions, products of a value with something computed
+    from it alone, and the operations before either that nothing else reads. The network's module is modified.
     """
     fusing = _Fusing(network)
     for node in reversed(list(network.module.graph.nodes)):
@@ -42,18 +42,18 @@ def fuse(network: Network) -> Network:
 
 
 def origin_name(node: fx.Node) -> str:
-    """The name that the last operation of a function had."""
+    """The original name of a function's last operation."""
     return str(node.target).removeprefix(PLACE) if str(node.target).startswith(PLACE) else node.name
 
 
 class _Fusing:
-    """Walks a network back to front, so that what goes into a function is not looked at for itself."""
+    """Walks a network back to front, so that operations absorbed into a function are not visited by themselves."""
 
     def __init__(self, network: Network):
         self.module, self.graph = network.module, network.module.graph
         self.calls, self.shapes = network.calls, dict(network.shapes)
         self.made = 0
-        # The values of which each one is a function, itself first, then ever earlier ones.
+        # For each value, the values that it is a function of: itself first, then ever earlier ones.
         self.sources: dict[fx.Node, tuple[fx.Node, ...]] = {}
         for node, found in self.calls.items():
             before = found.inputs[0] if found.kind in UNARY else None
@@ -62,10 +62,10 @@ class _Fusing:
             self.sources[node] = (node, *(() if before is None else self.sources[before]))[:REACH]
 
     def visit(self, node: fx.Node) -> None:
-        """Makes the function of which this node is the last operation, if it is one."""
+        """Builds the function that ends in this node, if there is one."""
         found = self.calls[node]
         if self.made and not node.users and found.kind in (*UNARY, "add", "product"):
-            self.graph.erase_node(node)  # a function holds it
+            self.graph.erase_node(node)  # it is part of a function now
             return
         origin = self._origin(node)
         if origin is None or (found.kind == "function" and found.settings is None):
@@ -80,19 +80,19 @@ class _Fusing:
         self._make(node, origin, [each for each in self.graph.nodes if each in region])
 
     def _origin(self, node: fx.Node) -> fx.Node | None:
-        """The one value of which a function or a product is a function."""
+        """The one value that a function or a product depends on."""
         found = self.calls[node]
         if found.kind == "function":
             return found.inputs[0]
         return self._common(*found.inputs) if found.kind == "product" else None
 
     def _common(self, first: fx.Node, second: fx.Node) -> fx.Node | None:
-        """The last value of which both are functions."""
+        """The last value that both depend on."""
         known = set(self.sources[second])
         return next((value for value in self.sources[first] if value in known), None)
 
     def _between(self, origin: fx.Node, node: fx.Node) -> set[fx.Node]:
-        """The operations that make a value of its origin."""
+        """The operations that compute a value from its origin."""
         region: set[fx.Node] = set()
         waiting = [node]
         while waiting:

@@ -1,9 +1,9 @@
-"""PyTorch's own 8-bit quantization, FX graph mode: observers, fake quantization, for training or calibration alone.
+"""PyTorch's own 8-bit quantization, FX graph mode: observers and fake quantization, for training or calibration only.
 
-FX graph mode (torch.ao.quantization) is deprecated (pytorch/ao#2259) and warns hundreds of times; everything that
-touches it is in this file. It folds each batch norm that follows a convolution into it while training. Its model is
-only trained and calibrated here: `quantization.finish` turns it into this project's own form, whose packed file is
-what is measured.
+FX graph mode (torch.ao.quantization) is deprecated (pytorch/ao#2259) and warns hundreds of times; all code that
+touches it is in this file. While training, it folds each batch norm that follows a convolution into that convolution.
+Its model is only trained and calibrated here: `quantization.finish` turns it into this project's own form, whose
+packed file is what is measured.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def prepare_fx(model: nn.Module, image: tuple[int, int, int]) -> fx.GraphModule:
     """A copy of a model with FX graph mode's fake quantizers; `meta["float_model"]` holds its architecture.
 
     Args:
-        image: (C, H, W) of what it reads.
+        image: (C, H, W) of the input.
 
-    Weights: 8 bits, symmetric, a scale a tensor. Activations: 8 bits, of a moving range.
+    Weights: 8 bits, symmetric, one scale per tensor. Activations: 8 bits, moving-average range.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -35,7 +35,7 @@ def prepare_fx(model: nn.Module, image: tuple[int, int, int]) -> fx.GraphModule:
         from torch.ao.quantization.quantize_fx import prepare_qat_fx
 
         class FakeQuantizer(FakeQuantize):
-            """Observes while training alone: evaluating a model must not change it. Computes in float32."""
+            """Observes only while training: evaluating a model must not change it. Computes in float32."""
 
             def train(self, mode: bool = True) -> FakeQuantizer:
                 self.observer_enabled[0] = int(mode)
@@ -70,8 +70,8 @@ def prepare_fx(model: nn.Module, image: tuple[int, int, int]) -> fx.GraphModule:
 
 
 def _plain(model: nn.Module) -> nn.Module:
-    """The model as FX graph mode's convolutions with a norm need it: every norm with a weight and a bias, and every
-    padding in numbers."""
+    """The model as FX graph mode needs it for convolutions with a norm: every norm with a weight and a bias, every
+    padding as numbers."""
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and not layer.affine:
             ones = torch.ones(layer.num_features)
@@ -112,13 +112,13 @@ def trained_layer(prepared: fx.GraphModule, name: str) -> tuple[Tensor, Tensor |
 
 
 def trained_norm(prepared: fx.GraphModule, name: str) -> nn.BatchNorm1d | nn.BatchNorm2d:
-    """A batch norm that stands alone, or with its ReLU."""
+    """A batch norm, alone or fused with its ReLU."""
     module: Any = prepared.get_submodule(name)
     return module if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) else module[0]
 
 
 def observed_range(prepared: fx.GraphModule, names: list[str]) -> tuple[float, float]:
-    """Lowest and highest value that the fake quantizer behind a node can give; the first node found counts.
+    """Lowest and highest value that the fake quantizer behind a node can give; the first name that has one counts.
 
     Raises:
         QuantizationError: none of the nodes is followed by one.

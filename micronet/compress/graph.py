@@ -1,8 +1,8 @@
-"""A network read whole: its traced graph in one form, in which nothing that decides the result is left to chance.
+"""Reads a whole network: its traced graph in one form, in which everything that decides the result is explicit.
 
-`read` traces a copy, and brings it into a form in which every operation of the table (`compress.operations`) has one
-meaning: nothing writes into a value that somebody else reads, dimensions and shapes are numbers, `x + x` and `alpha`
-are products, `nn.Identity` is gone. Where the weights are there, the graph then computes what the network does, or is
+`read` traces a copy and brings it into a form in which every operation of the table (`compress.operations`) has one
+meaning: no operation overwrites a value that another one reads, dimensions and shapes are numbers, `x + x` and `alpha`
+become products, `nn.Identity` is removed. With real weights, the graph then computes what the network does, or is
 refused.
 """
 
@@ -29,10 +29,10 @@ from micronet.training.weights import plain_weights
 from models import own
 
 IMAGE = (3, 32, 32)
-BATCH = 7  # images that shapes are taken from: no other dimension is likely to be as long
+BATCH = 7  # size of the batch that shapes are taken from: unlikely to equal any other dimension
 CLOSE = 1e-4  # of the greatest logit: what the order of a sum may change
 
-# What writes into its input, and what computes the same without.
+# Operations that write into their input, and their counterparts that do not.
 _FUNCTIONAL = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -41,32 +41,32 @@ _FUNCTIONAL = {
     torch.relu_: torch.relu,
     F.relu_: F.relu,
 }
-# What a network may be wrapped in, by the name of its type (torch.compile's would load the compiler), and where it is.
+# What a network may be wrapped in, by type name (importing torch.compile's would load the compiler), and where it is.
 _WRAPPERS = {"DataParallel": ".module", "DistributedDataParallel": ".module", "OptimizedModule": "._orig_mod"}
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network that was read."""
+    """A network as read by `read`."""
 
-    module: fx.GraphModule  # a copy, in the form above, all of it in the mode (training, eval) of the network
-    image: tuple[int, int, int]  # (C, H, W) of what it reads
-    calls: dict[fx.Node, Call]  # in their order
-    shapes: dict[fx.Node, tuple[int, ...]]  # of what they give for one image: (C, H, W) or (C,)
-    asks_mode: bool  # its forward has a branch on `self.training`: the graph is what it does at inference
+    module: fx.GraphModule  # a copy, in the form above, all of it in the network's mode (training, eval)
+    image: tuple[int, int, int]  # (C, H, W) of its input
+    calls: dict[fx.Node, Call]  # in the order of the graph
+    shapes: dict[fx.Node, tuple[int, ...]]  # of the outputs for one image: (C, H, W) or (C,)
+    asks_mode: bool  # its forward branches on `self.training`: the graph is what it does at inference
 
 
 def read(model: nn.Module, *, image: tuple[int, int, int] = IMAGE, shapes_alone: bool = False) -> Network:
-    """Reads a network of normalised images (N, C, H, W) -> logits (N, classes). It stays as it is.
+    """Reads a network of normalised images (N, C, H, W) -> logits (N, classes), which is left unchanged.
 
     Args:
         image: (C, H, W).
-        shapes_alone: read what it does at inference, without `nn.Dropout`; weights may be on the meta device, or of any
-            type. Else the graph's logits are compared with the network's own.
+        shapes_alone: read what it does at inference, without `nn.Dropout`; weights may be on the meta device or of any
+            type. Otherwise the graph's logits are compared with the network's own.
 
     Raises:
-        QuantizationError: it cannot be traced, holds an operation or an argument that is not known, or one whose
-            meaning the graph would lose; one line that names it.
+        QuantizationError: it cannot be traced, or it contains an operation or argument that is unknown or whose meaning
+            the graph would lose; one line that names it.
     """
     _refuse_by_modules(model)
     shadow = _shadow(model, shapes_alone)
@@ -87,7 +87,7 @@ def read(model: nn.Module, *, image: tuple[int, int, int] = IMAGE, shapes_alone:
     with torch.no_grad():
         if shapes_alone:
             return reader.read()
-        wanted = shadow(images.clone())  # before an operation in place becomes one that is not
+        wanted = shadow(images.clone())  # before in-place operations are replaced
         network = reader.read()
         _compare(network.module(images), wanted, type(model).__name__)
     module.train(model.training)
@@ -95,7 +95,7 @@ def read(model: nn.Module, *, image: tuple[int, int, int] = IMAGE, shapes_alone:
 
 
 def _refuse_by_modules(model: nn.Module) -> None:
-    """Refuses what a trace would not show, or would undo."""
+    """Refuses what tracing would not show, or would undo."""
     name = type(model).__name__
     if name in _WRAPPERS:
         raise QuantizationError(f"a {name} cannot be read, the network in it ({_WRAPPERS[name]}) would work")
@@ -125,7 +125,7 @@ def _refuse_by_modules(model: nn.Module) -> None:
 
 
 def _shadow(model: nn.Module, shapes_alone: bool) -> nn.Module:
-    """A copy in eval mode that takes images alone: what its forward takes beside them is what a call leaves out."""
+    """A copy in eval mode whose forward takes only images; its other arguments keep their defaults."""
     kind = type(model)
     try:
         inspect.signature(kind.forward).bind(model, None)
@@ -135,7 +135,7 @@ def _shadow(model: nn.Module, shapes_alone: bool) -> nn.Module:
         ) from None
     try:
         shadow = copy.deepcopy(model)
-    except Exception as error:  # whatever attribute cannot be copied
+    except Exception as error:  # some attribute that cannot be copied
         raise QuantizationError(f"{kind.__name__}: cannot be copied: {shown(error, 200)}") from None
     if shapes_alone:
         _give_weights(shadow)
@@ -151,8 +151,8 @@ def _shadow(model: nn.Module, shapes_alone: bool) -> nn.Module:
 
 
 def _give_weights(model: nn.Module) -> None:
-    """Makes a network compute that has no weights, or other ones than float32: on the meta device torch would need its
-    compiler, whose loading takes longer than all that a small network computes."""
+    """Makes a network computable whose weights are missing or not float32: on the meta device, torch would need its
+    compiler, which takes longer to load than a small network takes to run."""
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         model.to_empty(device="cpu")
         for tensor in (*model.parameters(), *model.buffers()):
@@ -161,14 +161,14 @@ def _give_weights(model: nn.Module) -> None:
 
 
 def _images(model: nn.Module, image: tuple[int, int, int]) -> Tensor:
-    """Made up images, where the network lies; drawn without torch's own generator."""
+    """Random images, on the network's device; drawn without torch's own generator."""
     first = next(model.parameters(), torch.zeros(0, device="cpu"))
-    # Wherever a caller's `with torch.device(...)` would put new tensors.
+    # On the network's device, wherever a caller's `with torch.device(...)` would put new tensors.
     return torch.randn(BATCH, *image, generator=torch.Generator().manual_seed(0), device="cpu").to(first.device)
 
 
 def _compare(got: Tensor, wanted: Tensor, name: str) -> None:
-    """Refuses a network whose graph gives other logits."""
+    """Refuses a network whose graph gives different logits."""
     finite = wanted.isfinite()
     most = wanted[finite].abs().max() if finite.any() else wanted.new_zeros(())
     if not torch.equal(finite, got.isfinite()) or ((got - wanted).abs()[finite] > CLOSE * most).any():
@@ -179,7 +179,7 @@ def _compare(got: Tensor, wanted: Tensor, name: str) -> None:
 
 
 class _Reader:
-    """Brings a traced graph into the form of `read`. A kind that has several forms has a method of its name."""
+    """Brings a traced graph into the form of `read`. A kind that has several forms has a method named after it."""
 
     def __init__(self, module: fx.GraphModule, image: tuple[int, int, int], tracer: Tracer, at_inference: bool):
         self.module, self.graph, self.image = module, module.graph, image
@@ -187,14 +187,14 @@ class _Reader:
         self.absent = (nn.Identity, *DROPS.values()) if at_inference else (nn.Identity,)
         self.modules = dict(module.named_modules())
         self.values, self.asks_mode = tracer.values, tracer.mode.asked
-        # Numbers of images, and what is computed with them.
+        # The number of images, and what is computed from it.
         self.numbers = {node: None for node, value in self.values.items() if not isinstance(value, Tensor)}
         self.places = {node: place for place, node in enumerate(self.graph.nodes)}
-        self.memories: dict[fx.Node, fx.Node] = {}  # node: whose memory its value may be
-        self.holders: dict[fx.Node, list[fx.Node]] = defaultdict(list)  # and the other way around
+        self.memories: dict[fx.Node, fx.Node] = {}  # node: the node whose memory it may share
+        self.holders: dict[fx.Node, list[fx.Node]] = defaultdict(list)  # and the reverse
 
     def read(self) -> Network:
-        """To be called once."""
+        """The network in its final form. Call once."""
         self._check_values()
         for visit in (self._erase_identity, self._write_nowhere, self._settle):
             for node in list(self.graph.nodes):
@@ -220,7 +220,7 @@ class _Reader:
         return call(node, self.modules)
 
     def _check_values(self) -> None:
-        """One input, one output, and all that is computed is of the images one by one."""
+        """Checks that there is one input and one output, and that every value is computed image by image."""
         if [node.op for node in self.graph.nodes].count("placeholder") != 1:
             raise QuantizationError("the model takes more than one input, a model of images alone would work")
         output = next(reversed(self.graph.nodes))
@@ -250,15 +250,15 @@ class _Reader:
             self._erase(node, found.inputs[0])
 
     def _write_nowhere(self, node: fx.Node, found: Call) -> None:
-        """Lets whoever reads a value after something wrote into it read what was written.
+        """Replaces in-place writes: later readers of the overwritten value read the result instead.
 
         Raises:
-            QuantizationError: the same memory is read by another name afterwards.
+            QuantizationError: the same memory is read later under another name.
         """
         if found.read.in_place:
             self._give_to_late_readers(node, found)
             self._in_a_new_place(node, found)
-        if node.prev.next is node:  # else it is gone
+        if node.prev.next is node:  # else it has been removed
             self.holders[self._memory(node)].append(node)
 
     def _give_to_late_readers(self, node: fx.Node, found: Call) -> None:
@@ -274,8 +274,8 @@ class _Reader:
                 user.replace_input_with(other, node)
 
     def _memory(self, node: fx.Node) -> fx.Node:
-        """The node whose memory a node's value may be; what was made in place before has one of its own. To be asked
-        of nodes in their order, once they have been brought into their form."""
+        """The node whose memory a node's value may share; the result of a former in-place operation has its own. Call
+        it on nodes in graph order, once they are in their final form."""
         if node not in self.memories:
             found = self._call(node)
             shares = found.kind in ("identity", "flatten") and node.target not in (torch.clone, "clone")
@@ -283,7 +283,7 @@ class _Reader:
         return self.memories[node]
 
     def _in_a_new_place(self, node: fx.Node, found: Call) -> None:
-        """Makes an operation that writes into its input one that does not."""
+        """Replaces an operation that writes into its input by one that does not."""
         if found.kind in ("function", "clamp"):
             self._settle(node, found)
         elif found.module is not None:
@@ -298,14 +298,14 @@ class _Reader:
             node.args, node.kwargs = found.inputs, {}
 
     def _settle(self, node: fx.Node, found: Call) -> None:
-        if found.module is not None:  # whichever way it was given its input
+        if found.module is not None:  # however its input was passed
             node.args, node.kwargs = found.inputs, {}
         settle = getattr(self, f"_settle_{found.kind}", None)
         if settle is not None:
             settle(node, found)
 
     def _function(self, node: fx.Node, function: Callable, *arguments: Any, **named: Any) -> None:
-        """Makes a node the call of a function."""
+        """Turns a node into a call of a function."""
         node.op, node.target, node.args, node.kwargs = "call_function", function, arguments, named
 
     def _settle_concat(self, node: fx.Node, found: Call) -> None:
@@ -329,7 +329,7 @@ class _Reader:
             raise QuantizationError(f"{found.place}: only a {what} over height and width is known, dimensions (2, 3)")
 
     def _settle_global_maximum(self, node: fx.Node, found: Call) -> None:
-        """The maximum of windows that cover the map."""
+        """A maximum over windows that cover the map."""
         (source,) = found.inputs
         self._check_whole_map(found)
         sides = tuple(self.values[source].shape[2:])
@@ -382,7 +382,7 @@ class _Reader:
         self._function(node, operator.add, source, line.offset)
 
     def _settle_product(self, node: fx.Node, found: Call) -> None:
-        """The map comes first, what it is multiplied with, of its shape or a number a channel, second."""
+        """The map comes first; its factor, of the same shape or one number per channel, second."""
         if set(found.inputs) & set(self.numbers):
             return
         first, second = sorted(found.inputs, key=lambda value: -self.values[value].numel())
@@ -414,7 +414,7 @@ class _Reader:
         if found.module is not None:
             return
         if node.target not in DROPS or found.settings is None or self.at_inference:
-            self._erase(node, found.inputs[0])  # nothing is copied
+            self._erase(node, found.inputs[0])  # a copy changes nothing
             return
         place = f"{node.name}_module"
         while hasattr(self.module, place):
@@ -424,7 +424,7 @@ class _Reader:
         node.op, node.target, node.args, node.kwargs = "call_module", place, found.inputs, {}
 
     def _erase_numbers(self) -> None:
-        """Nothing computes with the size of a map."""
+        """Removes the nodes that compute sizes; refuses an operation that still uses one."""
         for node in reversed(list(self.numbers)):
             if node.users:
                 user = next(iter(node.users))

@@ -1,4 +1,4 @@
-"""Values of a network as the packed model holds them: the map that a vector is of, what its codes are worth."""
+"""Values of a network as the packed model sees them: the map a vector was flattened from, the scale of its codes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Map = tuple[int, int, int]
 
 
 def maps_of(calls: Mapping[fx.Node, Call], shapes: Mapping[fx.Node, tuple[int, ...]]) -> dict[fx.Node, Map]:
-    """The map (C, H, W) of every value: of a vector that which it is flattened from, (C, 1, 1) where there is none.
+    """The map (C, H, W) of every value; for a vector the map it was flattened from, or (C, 1, 1) if there is none.
 
     Args:
-        shapes: of what the nodes give for one image, (C, H, W) or (C,).
+        shapes: of the nodes' outputs for one image, (C, H, W) or (C,).
 
     Raises:
-        QuantizationError: vectors of different maps are joined, or a norm has a scale for every place of a map.
+        QuantizationError: vectors of different maps are joined, or a norm has one scale per place of a map.
     """
     found: dict[fx.Node, Map] = {}
     for node, read in calls.items():
@@ -56,7 +56,7 @@ def _map_of(read: Call, shape: tuple[int, ...], sources: list[Map]) -> Map:
 
 
 def gives_logits(node: fx.Node, calls: Mapping[fx.Node, Call]) -> bool:
-    """Whether nothing but a factor and a shift stands between a linear layer and the network's result."""
+    """Whether only factors and shifts stand between a linear layer and the network's output."""
     while len(node.users) == 1:
         (user,) = node.users
         if calls[user].kind == "output":
@@ -68,18 +68,18 @@ def gives_logits(node: fx.Node, calls: Mapping[fx.Node, Call]) -> bool:
 
 
 Worth = tuple[fx.Node, float] | None
-"""What a code of every channel is worth: the node whose quantizer says so, and a factor. None: channels differ."""
+"""The real value of one code: the node whose quantizer sets it, and a factor. None: it differs between channels."""
 
 
 def worth_of(
     node: fx.Node, calls: Mapping[fx.Node, Call], shapes: Mapping[fx.Node, tuple[int, ...]], known: dict[fx.Node, Worth]
 ) -> Worth:
-    """What the codes of a value are worth.
+    """The real value of one code of a value.
 
     Args:
-        calls: of a network whose quantizers, which these do not know, stand behind what they quantize.
-        shapes: of what nodes give for one image, quantizers too.
-        known: what was found before, and is now.
+        calls: of a network whose quantizers (not in `calls`) follow what they quantize.
+        shapes: of the outputs of all nodes for one image, including quantizers.
+        known: results so far; extended by this call.
     """
     if node not in known:
         found, worth = calls.get(node), (node, 1.0)
@@ -100,7 +100,7 @@ def _of_average(found: Call, _source: tuple[int, ...]) -> float:
     return 1 / (window.divisor or math.prod(window.kernel))
 
 
-# Kinds whose result has the codes that they read, or sums of them: by how much one is worth more.
+# Kinds whose output has the codes of their input, or sums of them: the factor between the values of a code.
 _SAME_CODES: dict[str, Callable[[Call, tuple[int, ...]], float]] = {
     **dict.fromkeys(("concat", "maximum", "flatten", "identity", "interleave"), lambda _found, _source: 1.0),
     "average": _of_average,

@@ -1,4 +1,4 @@
-"""Which quantizers each method of the params' section `quantize` puts where; `quantizers` names their sources."""
+"""Which quantizers each `quantize.method` of the params uses, and where; `quantizers` names their sources."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ from micronet.compress.quantizers import (
 )
 from micronet.params import Quantize
 
-SIGNED_BITS = 8  # of results that go on without a ReLU: they feed additions and norms, never a weighted sum
+SIGNED_BITS = 8  # of results without a ReLU: they feed additions and norms, never a weighted sum
 
 
 class Integers:
-    """lsq, and the form that fx_int8 is brought into: everything is an integer times a step."""
+    """lsq, and the form that fx_int8 is converted to: everything is an integer times a step."""
 
     def __init__(self, section: Quantize):
         self.section = section
 
     def image(self) -> nn.Module | None:
-        """The quantizer of the image; None where it stays as it is."""
+        """The quantizer of the image; None where the image is left as it is."""
         return InputCodes(self.section.input_bits)
 
     def activation(self, signed: bool) -> nn.Module:
-        """The quantizer behind a ReLU, or of a result that goes on without one (`signed`)."""
+        """The quantizer behind a ReLU, or of a result without one (`signed`)."""
         return LsqActivation(SIGNED_BITS if signed else self.section.activation_bits, signed)
 
     def argument(self) -> nn.Module:
-        """The quantizer of what a function of one value is given, all of whose codes its table has an entry for.
+        """The quantizer in front of a function of one value, whose table has one entry for each of its codes.
 
-        A quarter of a step of the function's own codes, so that a 4-bit activation has a table of 63 entries, not 255.
+        Two bits more than the function's output, 8 at most: a 4-bit activation has a table of 63 entries, not 255.
         """
         return LsqActivation(min(SIGNED_BITS, self.section.activation_bits + 2), signed=True)
 
     def result(self, signed: bool) -> nn.Module:
-        """The quantizer of what a function of one value gives."""
+        """The quantizer of the output of a function of one value."""
         return LsqActivation(self.section.activation_bits, signed, relu=False)
 
     def part(self) -> nn.Module:
-        """The quantizer of one side of a signed result, as fine as that."""
+        """The quantizer of one side of a signed result, at the same resolution."""
         return LsqActivation(SIGNED_BITS, signed=False)
 
     def cut(self, ends: Ends) -> nn.Module:
-        """The quantizer of what is cut off at two ends."""
+        """The quantizer of a clamped value."""
         return LsqActivation(self.section.activation_bits, ends.low != 0, relu=True, ends=ends)
 
     def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool, logits: bool) -> nn.Module:
         """The quantizer of a layer's weight.
 
         Args:
-            edge: it is the first or the last one.
-            logits: it gives the logits, which are compared: they have one scale.
+            edge: it is the first or the last layer.
+            logits: it gives the logits, which need one common scale because they are compared.
         """
         bits = self.section.layer_bits.get(name, self._weight_bits(edge))
         if bits == 1:
@@ -69,7 +69,7 @@ class Integers:
 
 
 class BinaryConnect(Integers):
-    """As Integers; the first and the last layer may stay at 8 bits."""
+    """Like Integers, but the first and the last layer may stay at 8 bits."""
 
     def _weight_bits(self, edge: bool) -> int:
         return 8 if edge and self.section.keep_first_and_last else self.section.weight_bits
@@ -97,7 +97,7 @@ class Half:
         return FloatActivation(signed=False)
 
     def cut(self, ends: Ends) -> nn.Module:
-        """Floats have no code range whose ends these could be: they are cut off by a function."""
+        """Floats have no code range to hold these limits: a function clamps them."""
         return FloatActivation(signed=True)
 
     def weight(self, name: str, layer: nn.Conv2d | nn.Linear, *, edge: bool, logits: bool) -> nn.Module:

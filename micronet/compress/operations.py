@@ -1,8 +1,8 @@
-"""The operations that this project knows: how a network may spell each, what its arguments mean, what packs.
+"""The operations that this project knows: how a network may spell each, what its arguments mean, what can be packed.
 
-One table serves whoever reads a traced network: `compress.quantization` and `packed.packing`, which refuse what the
-packed format cannot hold, and `scoring.module_counts`, which prices. A spelling is a function, a method of tensors or a
-module, and a reader whose Python signature is that of the spelling: every argument is honoured or refused by name.
+All code that reads a traced network uses this one table: `compress.quantization` and `packed.packing`, which refuse
+what the packed format cannot hold, and `scoring.module_counts`, which prices. A spelling is a function, a tensor method
+or a module, with a reader of the same Python signature: every argument is honoured or refused by name.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from models.layers import Interleave
 
 @dataclass(frozen=True)
 class Operation:
-    """A kind of operation, as it is known to quantizer, packer and scorer."""
+    """A kind of operation, as quantizer, packer and scorer know it."""
 
     kind: str
     spellings: tuple[Spelling, ...] = ()
-    opcode: str | None = None  # of what is no call
-    # Why one of this kind cannot be packed and what would work, or None. The module is None where a function is called.
+    opcode: str | None = None  # of nodes that are not calls
+    # Why a call cannot be packed and what would work, or None. The module is None for a function call.
     refusal: Callable[[Read, fx.Node, Any], str | None] = lambda _read, _node, _module: None
-    # Kinds that may take its result, while it is real numbers, into the same step of the packed model.
+    # Kinds that may be merged with its unquantized result into one step of the packed model.
     followers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """Ways to write an operation that take the same arguments, which `reader` names."""
+    """Ways to write an operation that take the same arguments, those of `reader`."""
 
     reader: Callable[..., Read]
     functions: tuple[Callable, ...] = ()
     methods: tuple[str, ...] = ()  # of tensors
     modules: tuple[type[nn.Module], ...] = ()
-    attributes: tuple[str, ...] = ()  # of the modules, which hold what the functions take as arguments
-    writes: tuple[Callable | str, ...] = ()  # those of the functions and methods that write into their first input
+    attributes: tuple[str, ...] = ()  # of the modules; these hold what functions take as arguments
+    writes: tuple[Callable | str, ...] = ()  # the functions and methods that write into their first input
 
 
 @dataclass(frozen=True)
 class Call:
-    """A node of a traced network, read."""
+    """A node of a traced network, as read."""
 
     operation: Operation
-    place: str  # the module's name in the network, or the node's
+    place: str  # the module's name in the network, or the node's name
     module: Any = None
     read: Read = field(default_factory=lambda: Read(()))
 
@@ -74,7 +74,7 @@ class Call:
         return self.read.settings
 
 
-# What cannot be packed, whatever map it sees.
+# What cannot be packed, whatever its input
 
 
 def _of_a_convolution(_read: Read, _node: fx.Node, module: Any) -> str | None:
@@ -107,7 +107,7 @@ def _of_ends(read: Read, _node: fx.Node, _module: Any) -> str | None:
 
 
 def _plain(name: str, *functions: Callable, methods: tuple[str, ...] = (), module: type[nn.Module]) -> Spelling:
-    """The spelling of a function without arguments; what ends in `_` writes into its input."""
+    """The spelling of a function without arguments; names that end in `_` write into their input."""
     in_place: list[Callable | str] = [call for call in functions if call.__name__.endswith("_")]
     in_place += [name for name in methods if name.endswith("_")]
     attributes = ("inplace",) if "inplace" in inspect.signature(module).parameters else ()
@@ -115,8 +115,8 @@ def _plain(name: str, *functions: Callable, methods: tuple[str, ...] = (), modul
 
 
 DROPS = {F.dropout: nn.Dropout, F.dropout2d: nn.Dropout2d}
-"""Functions that leave out values while a network trains, and the layers that do the same."""
-_ENDS = ("relu", "clamp")  # they end a step of the packed model: its code range
+"""Functions that drop values while a network trains, and the layers that do the same."""
+_ENDS = ("relu", "clamp")  # they end a step of the packed model, as its code range
 _FUNCTIONS = (
     _plain("sigmoid", torch.sigmoid, F.sigmoid, torch.sigmoid_, methods=("sigmoid", "sigmoid_"), module=nn.Sigmoid),
     _plain("tanh", torch.tanh, F.tanh, torch.tanh_, methods=("tanh", "tanh_"), module=nn.Tanh),
@@ -178,7 +178,7 @@ _CLAMPS = (
         writes=(torch.clamp_max_, "clamp_max_"),
     ),
 )
-# Made by a rewriter, or by `fuse`: what it computes is known to the module.
+# Inserted by a rewriter or by `fuse`: the module knows what it computes.
 _FUSED = Spelling(spellings.reads, modules=(Pointwise,))
 
 OPERATIONS = (
@@ -196,7 +196,7 @@ OPERATIONS = (
         refusal=_of_a_convolution,
         followers=("norm", "maximum", "add", *_ENDS, "scale", "shift", "identity"),
     ),
-    # One that the logits do not come from is a convolution whose kernel covers the map.
+    # A linear layer that does not give the logits is a convolution whose kernel covers the map.
     Operation(
         "linear",
         (Spelling(spellings.reads, modules=(nn.Linear, QuantizedLinear)),),
@@ -248,7 +248,7 @@ OPERATIONS = (
         ),
         refusal=_of_a_pool,
     ),
-    # After a maximum only what might have followed what is before it.
+    # A maximum may be followed only by what might have followed its input.
     Operation(
         "maximum",
         (
@@ -262,7 +262,7 @@ OPERATIONS = (
         refusal=_of_a_pool,
         followers=("norm", *_ENDS, "identity"),
     ),
-    # A maximum whose windows cover the map: `compress.graph` makes it one.
+    # A maximum whose windows cover the map: `compress.graph` turns it into `maximum`.
     Operation(
         "global_maximum",
         (
@@ -335,14 +335,14 @@ OPERATIONS = (
         ),
         followers=("add", *_ENDS, "scale", "shift", "identity"),
     ),
-    # x + 3; what `add` and `subtract` call it that read one value.
+    # x + 3: what `add` and `subtract` give for a single value.
     Operation("shift", followers=("add", *_ENDS, "scale", "shift", "identity")),
-    # Two values; what `product` calls it.
+    # Two values: what `product` gives for them.
     Operation("product", followers=("norm", "maximum", "add", *_ENDS, "scale", "shift", "identity")),
     Operation("function", (*_FUNCTIONS, _FUSED), followers=("scale", "shift", *_ENDS, "identity")),
     Operation("clamp", _CLAMPS, refusal=_of_ends),
     Operation("prelu", (Spelling(spellings.reads, modules=(nn.PReLU,)),)),
-    # What `compress.quantization.prepare` puts in.
+    # Inserted by `compress.quantization.prepare`.
     Operation("slopes", (Spelling(spellings.reads, modules=(SlopesBelow,)),), followers=("add",)),
     Operation("image_codes", (Spelling(spellings.reads, modules=(InputCodes,)),)),
     Operation("activation", (Spelling(spellings.reads, modules=ACTIVATIONS),)),
@@ -366,17 +366,17 @@ _SPELLED = {
 }
 _KINDS = {known.kind: known for known in OPERATIONS}
 _NO_CALLS = {known.opcode: known for known in OPERATIONS if known.opcode}
-_signature = functools.cache(inspect.signature)  # asked for at every node of a network, several times
-# As numpy names them, which torch takes too; x is what a module of one's own may call its input.
+_signature = functools.cache(inspect.signature)  # needed several times at every node of a network
+# numpy's names, which torch accepts too; x is what a user's own module may call its input.
 _OTHER_NAMES = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x1": "input", "x2": "other", "self": "input"}
 
 
 def call(node: fx.Node, modules: Mapping[str, nn.Module]) -> Call:
-    """What a traced node is; `modules` as `named_modules` gives them.
+    """Reads a traced node; `modules` as `named_modules` gives them.
 
     Raises:
-        UnknownOperation: an operation that is not in the table.
-        QuantizationError: one with an argument that the table does not know.
+        UnknownOperation: the operation is not in the table.
+        QuantizationError: an argument is not in the table.
     """
     if node.op in _NO_CALLS:
         return Call(_NO_CALLS[node.op], node.name)
@@ -404,10 +404,10 @@ def call(node: fx.Node, modules: Mapping[str, nn.Module]) -> Call:
 
 
 def packable(node: fx.Node, modules: Mapping[str, nn.Module]) -> Call:
-    """What a traced node is, if the packed format can hold it.
+    """Reads a traced node that the packed format can hold.
 
     Raises:
-        QuantizationError: it cannot, or see `call`.
+        QuantizationError: the format cannot hold it; see also `call`.
     """
     found = call(node, modules)
     refusal = found.operation.refusal(found.read, node, found.module)

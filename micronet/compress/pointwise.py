@@ -1,6 +1,6 @@
-"""Functions of one value: an activation function, and all that a network computes of one map value by value.
+"""Functions of one value: activation functions, and everything that a network computes value by value from one map.
 
-Torch's side of `compress.functions`, and the modules that `compress.fusing` makes of a network's own operations.
+The torch side of `compress.functions`, and the modules that `compress.fusing` makes from a network's own operations.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ TORCH: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "power": (torch.pow, {}),
     "clamp": (torch.clamp, {}),
 }
-"""What computes each of `functions.FUNCTIONS`, of a value and its constants, and what else it is told."""
+"""The torch function of each of `functions.FUNCTIONS`, to call with a value and the constants, and other arguments."""
 
 
 def computed(function: Function, value: Tensor) -> Tensor:
-    """The function of a tensor."""
+    """The function applied to a tensor."""
     torch_function, told = TORCH[function.name]
     result: Tensor = torch_function(value, *function.constants, **told)
     return result
@@ -55,20 +55,20 @@ _COMPUTE: dict[str, Callable[..., Tensor]] = {
 
 
 class Term(NamedTuple):
-    """One operation of a `Pointwise`: its kind and settings as `operations.Call` has them, and what it reads."""
+    """One operation of a `Pointwise`: kind and settings as in `operations.Call`, and its inputs."""
 
     kind: str
     settings: Any
-    inputs: tuple[int, ...]  # 0: the value; i: what term i - 1 gives
+    inputs: tuple[int, ...]  # 0: the argument of the `Pointwise`; i: the result of term i - 1
 
     @property
     def operations(self) -> int:
-        """That one value takes in floats."""
+        """Per value, in floats."""
         return self.settings.operations if isinstance(self.settings, Function) else 1
 
 
 class Pointwise(nn.Module):
-    """A function of one value, applied to each value of a map by itself."""
+    """A function of one value, applied to each value of a map."""
 
     def __init__(self, terms: Iterable[Term]):
         super().__init__()
@@ -82,7 +82,7 @@ class Pointwise(nn.Module):
 
     @property
     def operations(self) -> int:
-        """That one value takes in floats."""
+        """Per value, in floats."""
         return sum(term.operations for term in self.terms)
 
     def extra_repr(self) -> str:
@@ -90,7 +90,7 @@ class Pointwise(nn.Module):
 
 
 class SlopesBelow(nn.PReLU):
-    """What a PReLU adds to x, of relu(-x): (1 - slope) relu(-x). It shares the PReLU's slopes, an entry a channel."""
+    """What a PReLU adds to x, given relu(-x): (1 - slope) relu(-x). It shares the PReLU's slopes, one per channel."""
 
     @classmethod
     def of(cls, layer: nn.PReLU) -> SlopesBelow:
@@ -103,6 +103,6 @@ class SlopesBelow(nn.PReLU):
 
 
 def never_negative(function: Callable[[Tensor], Tensor]) -> bool:
-    """Whether a function gives no negative number, as far as a grid shows."""
+    """Whether a function never gives a negative number, judging by a grid."""
     with torch.no_grad():
         return bool((function(torch.linspace(-64, 64, 8193, device="cpu")) >= 0).all())

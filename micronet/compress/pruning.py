@@ -1,6 +1,6 @@
-"""Global unstructured pruning by magnitude: schedules as pure functions, masks that hold after every step.
+"""Global unstructured pruning by magnitude: schedules as pure functions, masks reapplied after every step.
 
-A mask is `weight != 0`; nothing is renamed or reparametrised, so a pruned checkpoint has plain keys.
+A mask is `weight != 0`; nothing is renamed or reparametrised, so a pruned checkpoint has the usual keys.
 Sources: Han et al. 2015 (arXiv:1506.02626), He et al. 2018 (arXiv:1808.06866), Zhu & Gupta 2017 (arXiv:1710.01878),
 Lin et al. 2020 (arXiv:2006.07253).
 """
@@ -20,12 +20,12 @@ from micronet.params import Prune
 from micronet.training.constraints import MASK
 from micronet.training.weights import positions, prunable
 
-GRADUAL_UPDATES = 100  # masks of a gradual schedule are renewed this many times
-GRADUAL_END = 0.8  # share of the steps after which the amount is reached; the rest recovers
-FEEDBACK_STEPS = 16  # steps between two masks of the method feedback, as in the paper; fewer in a short run
-# What storing a weight costs in uses of it, under challenge rules on CIFAR-10: 4 bits among the reference's 5,586,981
-# parameters, against 4 + 14 bits (a multiplication, a proven accumulator) among its 834,362,880 operations. A use of a
-# factored sum takes a third of that and a mask in blocks adds 5 bits, which would make it about 200: not yet trained.
+GRADUAL_UPDATES = 100  # how often a gradual schedule renews its masks
+GRADUAL_END = 0.8  # share of the steps after which the amount is reached; in the rest the network recovers
+FEEDBACK_STEPS = 16  # between two masks of the method `feedback`, as in the paper; fewer in a short run
+# The cost of storing a weight, in uses of it, under challenge rules on CIFAR-10: 4 bits relative to the reference's
+# 5,586,981 parameters, against 4 + 14 bits (a multiplication, a proven accumulator) relative to its 834,362,880
+# operations. Factored sums cost a third as much per use and block masks add 5 bits: about 200, not yet trained with.
 STORAGE_IN_USES = 33
 
 
@@ -34,12 +34,12 @@ class PruningError(MicronetError):
 
 
 def zeros_wanted(amount: float, weights: int) -> int:
-    """How many of `weights` weights are zero at `amount`: to the nearest whole weight."""
+    """How many of `weights` weights are zero at `amount`, rounded to the nearest integer."""
     return int(math.floor(amount * weights + 0.5))
 
 
 class Between(Enum):
-    """What becomes of masked weights between two masks."""
+    """What happens to masked weights between two masks."""
 
     ZERO = "they stay zero, for good"
     FREE = "they are free to come back"
@@ -50,13 +50,13 @@ class Between(Enum):
 class Method:
     """A pruning schedule: pure functions of the step. `PruningSchedule` makes and applies the masks."""
 
-    amount: Callable[[int, int, float, int], float]  # the zeros after step, of steps, at the end, in rounds
-    period: Callable[[int, int], int]  # steps between two masks, of steps, of epochs
+    amount: Callable[[int, int, float, int], float]  # the share of zeros by (step, steps, final amount, rounds)
+    period: Callable[[int, int], int]  # steps between two masks, by (steps, epochs)
     between: Between = Between.ZERO
 
 
 def rising(amount: float, fraction: float) -> float:
-    """How far an amount is reached after a fraction of the time: cubic, fast first (Zhu & Gupta). All of it at 1."""
+    """How much of an amount is reached after a fraction of the time: cubic, fast at first (Zhu & Gupta). At 1, all."""
     return amount * (1.0 - (1.0 - min(1.0, fraction)) ** 3)
 
 
@@ -99,23 +99,23 @@ METHODS = {
 
 
 def amount_at(method: str, step: int, steps: int, *, amount: float, rounds: int = 4) -> float:
-    """The share of weights that is zero after step `step` of `steps` (0: before the first).
+    """The share of weights that are zero after step `step` of `steps` (0: before the first).
 
-    one_shot: all of it from the start. iterative: `rounds` equal rises, the first at the start (Han et al.).
+    one_shot: all of it from the start. iterative: in `rounds` equal increments, the first at the start (Han et al.).
     gradual: cubic, amount * (1 - (1 - t)^3), reached after 80 % of the steps (Zhu & Gupta).
-    soft: all of it, at every epoch's end (He et al.); in between weights are free to come back.
-    feedback: as gradual, but masked weights go on learning and come back when they have grown (Lin et al.).
+    soft: all of it, at the end of every epoch (He et al.); in between, weights are free to come back.
+    feedback: as gradual, but masked weights keep learning and come back once they have grown (Lin et al.).
     """
     return amount if steps == 0 else METHODS[method].amount(step, steps, amount, rounds)
 
 
 def _kept(weights: int, layer_floor: float) -> int:
-    """How many of a layer's weights are never masked: the floor, and one at least."""
+    """How many of a layer's weights are never masked: the floor, and at least one."""
     return max(1, math.ceil(layer_floor * weights))
 
 
 def reachable(model: nn.Module, amount: float, layer_floor: float) -> None:
-    """Raises `PruningError` where a network cannot be pruned so far; the message says how far it can be."""
+    """Raises `PruningError` if a network cannot be pruned this far; the message says how far it can be."""
     if not (0 <= amount < 1 and 0 <= layer_floor <= 1):
         raise PruningError(f"amount must be >= 0 and < 1, layer_floor 0 to 1 (got {amount} and {layer_floor})")
     sizes = [module.weight.numel() for _, module in prunable(model)]
@@ -141,18 +141,18 @@ def global_masks(
 ) -> dict[str, Tensor]:
     """The masks (True: kept) that zero the smallest weights of the whole network, by absolute value (L1).
 
-    With a `cost_exponent` the absolute value is divided by that power of what the weight costs, its uses an image
-    (positions of the output) and its storage, so that dear layers give more: the energy-aware pruning of Yang et al.
-    2017 (arXiv:1611.05128) with the score for the energy.
+    With a `cost_exponent` the absolute value is divided by that power of the weight's cost, which is its uses per image
+    (positions of the output) plus its storage, so that expensive layers lose more: the energy-aware pruning of Yang et
+    al. 2017 (arXiv:1611.05128) with the score in place of energy.
 
-    Exactly `zeros_wanted(amount, all prunable weights)` weights are masked; ties go by position. Every layer keeps
-    at least `layer_floor` of its weights, the largest, and at least one.
+    Exactly `zeros_wanted(amount, all prunable weights)` weights are masked; ties are broken by position. Every layer
+    keeps at least `layer_floor` of its weights, the largest, and at least one.
 
     Args:
         image: (C, H, W).
 
     Raises:
-        PruningError: the floor leaves fewer weights to prune than the amount asks for, or a weight is not finite.
+        PruningError: the floor leaves fewer weights to prune than the amount requires, or a weight is not finite.
         WeightsError: the weights are not plain (see `micronet.training.weights.plain_weights`).
     """
     reachable(model, amount, layer_floor)
@@ -188,7 +188,7 @@ def apply_masks(model: nn.Module, masks: dict[str, Tensor]) -> None:
 
 
 def _beside(masks: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The masks where the model is: it may have been moved since they were made or loaded."""
+    """The masks on the model's device: it may have been moved since they were made or loaded."""
     device = next(model.parameters()).device
     return {name: mask.to(device) for name, mask in masks.items()}
 
@@ -217,26 +217,26 @@ class FixedMask:
 
 
 class PruningSchedule:
-    """A constraint: zeros grow as the method says, and are exactly `amount` after the last step.
+    """A constraint: the zeros grow by the method's schedule, and are exactly `amount` after the last step.
 
-    With `feedback` the gradient is that of the masked network, but the optimizer moves the weights behind the mask.
+    With `feedback` the gradient is that of the masked network, but the optimizer updates the weights behind the mask.
     """
 
     def __init__(self, config: Prune, model: nn.Module, image: tuple[int, int, int] = (3, 32, 32)):
         """Prunes `model` as far as the method does before the first step.
 
         Args:
-            image: (C, H, W) of what the model sees.
+            image: (C, H, W) of the model's input.
 
         Raises:
-            PruningError: the amount cannot be reached, said before anything is trained.
+            PruningError: the amount cannot be reached; raised before any training.
         """
         reachable(model, config.amount, config.layer_floor)
         self.config, self.method, self.image = config, METHODS[config.method], image
         self.masks: dict[str, Tensor] = {}
         self.hidden: dict[str, Tensor] = {}  # the weights behind the mask
         self.amount = 0.0
-        self._unmasked = False  # hidden weights: between `before_step` and `after_step`
+        self._unmasked = False  # the model holds the hidden weights: between `before_step` and `after_step`
         if self.method.between is Between.HIDDEN:
             self.hidden = {name: module.weight.detach().clone() for name, module in prunable(model)}
         epochs = config.train.epochs

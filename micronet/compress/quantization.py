@@ -1,13 +1,13 @@
 """Networks whose weights and activations take few values, trained with the quantizers in place.
 
-`prepare` copies a model, traces it and puts quantizers into it: on every convolution's and linear layer's weight,
-on the image, after every ReLU, and where a result goes on without one (into a concatenation, a pool, or through a
-projection shortcut). A branch that ends in a residual addition is not quantized before it: the packed model
-requantizes once, after addition and ReLU. Batch norms stay as they are while training; `micronet.packed.packing` turns
-them into multipliers. Which quantizers these are, `micronet.compress.methods` says.
+`prepare` copies a model, traces it and inserts quantizers: on the weight of every convolution and linear layer, on
+the image, after every ReLU, and on results without a ReLU (into a concatenation, a pool, or through a projection
+shortcut). A branch that ends in a residual addition is not quantized before it: the packed model requantizes once,
+after addition and ReLU. Batch norms stay as they are during training; `micronet.packed.packing` turns them into
+multipliers. `micronet.compress.methods` says which quantizers are used.
 
-`fx_int8` trains and calibrates in torch's FX graph mode (`micronet.compress.fx_int8`); `finish` brings it into the same
-form.
+`fx_int8` trains and calibrates in torch's FX graph mode (`micronet.compress.fx_int8`); `finish` converts the result
+to the same form.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from micronet.params import Quantize
 
 
 def prepare(model: nn.Module, quantize: Quantize, image: tuple[int, int, int] = IMAGE) -> fx.GraphModule:
-    """A copy of a model with quantizers in it, with the same plain parameter names, `meta["spec"]` and `meta["image"]`.
+    """A copy of a model with quantizers, the same plain parameter names, `meta["spec"]` and `meta["image"]`.
 
-    Takes and gives what the model does: normalised images (N, C, H, W) -> logits (N, classes). The steps of its
+    Input and output are the model's: normalised images (N, C, H, W) -> logits (N, classes). The steps of its
     activation quantizers are a guess until `calibrate` has seen images.
 
     Args:
         image: (C, H, W).
 
     Raises:
-        QuantizationError: a network that cannot be read, an operation that could not be packed later, or a layer of
-            `layer_bits` that is not there, or whose bits the method does not have.
+        QuantizationError: the network cannot be read, an operation could not be packed later, or `layer_bits` names a
+            layer that does not exist or bits that the method does not have.
     """
     if quantize.method == "fx_int8" and set(quantize.layer_bits.values()) - {8}:
         name, bits = next((name, bits) for name, bits in quantize.layer_bits.items() if bits != 8)
@@ -58,24 +58,24 @@ def prepare(model: nn.Module, quantize: Quantize, image: tuple[int, int, int] = 
         return prepared
     trained = fx_int8.prepare_fx(read(model, image=image).module, image)
     trained.meta |= prepared.meta
-    finish(trained)  # what could not be translated later is refused now
+    finish(trained)  # refuses now what could not be translated later
     return trained
 
 
 @dataclass(frozen=True)
 class _Real:
-    """A result that is not quantized."""
+    """A result that is not quantized yet."""
 
-    followers: tuple[str, ...]  # kinds that may take it into the same step of the packed model
+    followers: tuple[str, ...]  # kinds that may be merged with it into one step of the packed model
     kernel: tuple[float, float] = (math.inf, math.inf)  # of the convolution that it comes from
-    function: bool = False  # it is one of one value
+    function: bool = False  # it is the result of a function of one value
     signed: bool = True  # it may be negative
 
 
 class _Rewriter:
-    """Puts quantizers into the graph of a model's copy, front to back; each step of the packed model ends in one.
+    """Inserts quantizers into the graph of a model's copy, front to back; each step of the packed model ends in one.
 
-    A kind of operation that makes a real result, or takes one, has a method of its name.
+    A kind of operation that gives an unquantized result, or takes one, has a method named after it.
     """
 
     def __init__(self, network: Network, quantize: Quantize):
@@ -85,16 +85,16 @@ class _Rewriter:
         self.prepared = network.module
         self.prepared.meta |= {"quantize": quantize.model_dump(mode="json"), "image": network.image}
         self.graph = self.prepared.graph
-        self.modules: dict[Any, Any] = dict(self.prepared.named_modules())  # by target; any attributes
+        self.modules: dict[Any, Any] = dict(self.prepared.named_modules())  # by target; their attributes vary
         self.calls = {node: packable(node, self.modules) for node in self.graph.nodes}
         self.shapes = dict(network.shapes)
-        maps_of(self.calls, self.shapes)  # which refuses what has none
+        maps_of(self.calls, self.shapes)  # refuses values without a map
         self.worths: dict[fx.Node, Worth] = {}
         self.real: dict[fx.Node, _Real] = {}
         self.logits: set[fx.Node] = set()
 
     def rewrite(self) -> fx.GraphModule:
-        """The copy, with quantizers. To be called once."""
+        """The copy, with quantizers. Call once."""
         self._weights()
         for node in list(self.graph.nodes):
             visit = getattr(self, f"_visit_{self.calls[node].kind}", None)
@@ -125,14 +125,14 @@ class _Rewriter:
             setattr(self.prepared.get_submodule(parent), leaf, _quantized(self.modules[name], quantizer))
 
     def _stays_real(self, node: fx.Node) -> bool:
-        """Whether a result goes on to one user alone that the packed model computes in the same step."""
+        """Whether a result has a single user, which the packed model computes in the same step."""
         users = [self.calls[user].kind for user in node.users]
-        if self.half and users == ["clamp"]:  # floats have no range whose ends it could be
+        if self.half and users == ["clamp"]:  # floats have no code range that could clamp
             return False
         return len(users) == 1 and users[0] in self.real[node].followers
 
     def _insert(self, after: fx.Node) -> None:
-        """Quantizes a real result."""
+        """Quantizes an unquantized result."""
         real, users = self.real.pop(after), [self.calls[user].kind for user in after.users]
         if real.function:
             quantizer = self.method.result(real.signed)
@@ -143,7 +143,7 @@ class _Rewriter:
         self._call(after, after.name, quantizer, after)
 
     def _call(self, after: fx.Node, name: str, quantizer: nn.Module, source: fx.Node) -> None:
-        """Puts a quantizer of `source` behind a node; whatever used the node uses the quantizer."""
+        """Inserts a quantizer of `source` behind a node; the node's users now read the quantizer."""
         self.prepared.add_submodule(f"activations.{name}", quantizer)
         with self.graph.inserting_after(after):
             node = self.graph.call_module(f"activations.{name}")
@@ -152,7 +152,7 @@ class _Rewriter:
         self.shapes[node] = self.shapes[source]
 
     def _same_worth(self, source: fx.Node, user: fx.Node) -> None:
-        """Lets a dot product, or an addition, read codes of one scale: those of a concatenation may have several."""
+        """Gives a dot product or an addition codes of one scale: a concatenation's may differ between channels."""
         worth = worth_of(source, self.calls, self.shapes, self.worths)
         if self.quantize.method == "half" or worth is not None:
             return
@@ -182,7 +182,7 @@ class _Rewriter:
             self.real[node] = before
 
     def _visit_shift(self, node: fx.Node) -> None:
-        """What is added goes into the bias of what it is added to."""
+        """The number is added to the bias of the operation before it."""
         source, following = node.all_input_nodes[0], self.calls[node].operation.followers
         if source in self.logits:
             self.logits.add(node)
@@ -195,14 +195,14 @@ class _Rewriter:
 
     def _visit_function(self, node: fx.Node) -> None:
         if self.calls[node].kind == "function" and self.half:
-            self.real[node] = _Real((), function=True)  # each step one function
+            self.real[node] = _Real((), function=True)  # each function is a step of its own
             return
         self._argument(node)
         signed = not never_negative(self.modules[node.target]) if self.calls[node].kind == "function" else True
         self.real[node] = _Real(self.calls[node].operation.followers, function=True, signed=signed)
 
     def _argument(self, node: fx.Node) -> None:
-        """Lets a function read codes of one scale, few enough for a table."""
+        """Gives a function codes of one scale, few enough for a table."""
         source = node.all_input_nodes[0]
         if self.half or isinstance(self._module(source), LsqActivation):
             return
@@ -216,7 +216,7 @@ class _Rewriter:
         return self.prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def _visit_prelu(self, node: fx.Node) -> None:
-        """One slope is a function of one value; slopes of channels are a gain of relu(-x), added to x."""
+        """With one slope it is a function of one value; with one per channel, x plus a gain of relu(-x)."""
         if self.quantize.method == "fx_int8":
             self._refuse(node, "FX graph mode does not train the slopes of a PReLU here, lsq would work")
         layer = self.modules[node.target]
@@ -242,13 +242,13 @@ class _Rewriter:
         self.real[node] = _Real(self.calls[node].operation.followers)
 
     def _visit_scale(self, node: fx.Node) -> None:
-        """The factor goes into what it scales; a code range keeps its sign."""
+        """The factor is merged into what it scales; a code range keeps its sign."""
         source, scale = node.all_input_nodes[0], self.calls[node]
         if source in self.logits:
             if scale.settings.factor <= 0:
                 self._refuse(node, "turns the order of the logits, a positive factor would work")
             self.logits.add(node)
-        elif self.quantize.method == "fx_int8":  # it gives it the range of what is multiplied
+        elif self.quantize.method == "fx_int8":  # FX graph mode gives the product the range of its input
             self._refuse(node, "FX graph mode does not observe the range of a product, lsq would work")
         elif source in self.real:
             before = self.real.pop(source)
@@ -290,7 +290,7 @@ class _Rewriter:
             own = self.calls[node].operation.followers
             of_sums = not self.half and self.calls[source].kind == "conv"
             if not (of_sums and window.apart and window.kernel[0] == window.kernel[1]):
-                # Other maxima are taken of codes, whose order a norm of negative gain would turn around.
+                # Other maxima are taken over codes, whose order a norm with a negative gain would reverse.
                 own = tuple(name for name in own if name != "norm")
             self.real[node] = _Real(tuple(name for name in before.followers if name in own), before.kernel)
 
@@ -300,7 +300,7 @@ class _Rewriter:
             main = next(iter(waiting), node.all_input_nodes[0])
             self._same_worth(next(value for value in node.all_input_nodes if value is not main), node)
         if len(waiting) == 2:
-            # The projection of the shortcut is the smaller kernel; else the second operand.
+            # Quantize the shortcut's projection, which has the smaller kernel; failing that, the second operand.
             first, second = waiting
             self._insert(first if self.real[first].kernel < self.real[second].kernel else second)
         for value in waiting:
@@ -328,7 +328,7 @@ _OF_ONE_VALUE = {"function", "prelu"}
 
 
 def _quantized(module: nn.Conv2d | nn.Linear, quantizer: nn.Module) -> nn.Module:
-    """The same layer, sharing its parameters, with a weight quantizer."""
+    """The same layer with a weight quantizer; it shares the parameters."""
     new = module.__class__.__new__(QuantizedConv2d if isinstance(module, nn.Conv2d) else QuantizedLinear)
     new.__dict__ = dict(module.__dict__, _modules={"quantizer": quantizer})
     return new
@@ -336,7 +336,7 @@ def _quantized(module: nn.Conv2d | nn.Linear, quantizer: nn.Module) -> nn.Module
 
 @torch.no_grad()
 def finish(prepared: fx.GraphModule) -> fx.GraphModule:
-    """What `prepare` made, trained, in the form that packs: itself, or FX graph mode's model translated.
+    """A trained result of `prepare` in the form that packs: unchanged, or translated from FX graph mode.
 
     A translated convolution has its batch norm's gain in its weight, as FX graph mode quantizes it, and is followed by
     a norm that only adds. Ranges without a ReLU become symmetric.

@@ -1,8 +1,8 @@
-"""What a weight or an activation becomes at few bits: quantizers, and the layers that compute with them.
+"""Weights and activations at few bits: quantizers, and the layers that compute with them.
 
-Widths below 9: LSQ, a learned step a tensor (Esser et al. 2020, arXiv:1902.08153), or a step an output channel, as in
-Krishnamoorthi 2018 (arXiv:1806.08342). 1-bit weights: BinaryConnect (Courbariaux et al. 2015, arXiv:1511.00363) with a
-scale an output channel. All quantizers compute in float32, whatever autocast says.
+Widths below 9: LSQ, a learned step per tensor (Esser et al. 2020, arXiv:1902.08153) or per output channel, as in
+Krishnamoorthi 2018 (arXiv:1806.08342). 1-bit weights: BinaryConnect (Courbariaux et al. 2015, arXiv:1511.00363) with
+one scale per output channel. All quantizers compute in float32, regardless of autocast.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from micronet.compress.errors import QuantizationError
 from micronet.compress.functions import Ends
 
 SMALLEST_STEP = 1e-6
-SAMPLES = 1 << 16  # values an activation quantizer keeps of one calibration batch
+SAMPLES = 1 << 16  # values that an activation quantizer keeps from each calibration batch
 CANDIDATES = 80  # steps that a search tries
-AT_ONCE = 2**15 - 1  # values in a pass: torch shares out more of them among threads, which changes the order of a sum
+AT_ONCE = 2**15 - 1  # values per pass: torch splits more of them among threads, which changes the order of a sum
 
 
 def coprime_stride(count: int, wanted: int, period: int) -> int:
-    """How far apart to take about `wanted` of `count` values that repeat their places every `period` values.
+    """The stride that takes about `wanted` of `count` values whose positions repeat every `period` values.
 
-    A stride that shares a factor with the period, the values of one image, meets some of an image's places only: with
-    one that is a multiple of the width, a single column. A coprime one meets them all, equally often.
+    The period is the values of one image. A stride that shares a factor with it visits only some of an image's
+    positions: a multiple of the width visits a single column. A coprime one visits all of them, equally often.
     """
     stride = max(1, count // wanted)
     while math.gcd(stride, period) > 1:
@@ -35,12 +35,12 @@ def coprime_stride(count: int, wanted: int, period: int) -> int:
 
 
 def code_range(bits: int, signed: bool) -> tuple[int, int]:
-    """Lowest and highest code: symmetric when signed, from 0 when not."""
+    """Lowest and highest code: symmetric if signed, else from 0."""
     return (-(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of all products, without a temporary when both lie alike in memory."""
+    """Sum of all products, without a temporary if both have the same memory layout."""
     if a.stride() != b.stride():
         return (a * b).sum()
     if a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last):
@@ -49,10 +49,10 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Lsq(torch.autograd.Function):
-    """round(clamp(x / step)) * step; the straight-through gradient of x, LSQ's gradient of the step.
+    """round(clamp(x / step)) * step; the straight-through gradient for x, LSQ's gradient for the step.
 
     The step's gradient is (q - x / step) inside the range and the bound outside. Summed against the incoming
-    gradient g that is g . q - g_inside . (x / step): two dot products, so no mask is ever stored.
+    gradient g, that is g . q - g_inside . (x / step): two dot products, so no mask is ever stored.
     """
 
     @staticmethod
@@ -94,10 +94,10 @@ class _Binary(torch.autograd.Function):
 
 
 def best_step(values: Tensor, low: int, high: int) -> float:
-    """The step of least squared error for these values, of `CANDIDATES` between a twentieth and all of the range.
+    """The step of least squared error for these values, among `CANDIDATES` from a twentieth to all of the range.
 
     Raises:
-        QuantizationError: there are no values, or one that is not finite.
+        QuantizationError: there are no values, or one of them is not finite.
     """
     values = values.detach().float().reshape(-1)
     if not len(values) or not values.isfinite().all():
@@ -117,9 +117,9 @@ def best_step(values: Tensor, low: int, high: int) -> float:
 class LsqWeight(nn.Module):
     """A weight on a grid of 2**bits - 1 codes, symmetric about 0, with a learned step (float32, > 0).
 
-    One step for the tensor, or one for each output channel, (C_out, 1, ..): requantization has a multiplier for each
-    channel anyway, so that costs nothing in the packed file. The step of a `frozen` weight stays as it is made, so that
-    filters that come in opposite pairs, a whitening's, keep opposite codes.
+    One step for the tensor, or one per output channel, (C_out, 1, ..): requantization has a multiplier per channel
+    anyway, so that costs nothing in the packed file. The step of a `frozen` weight never changes, so that filters in
+    opposite pairs, as in a whitening, keep opposite codes.
     """
 
     def __init__(self, weight: Tensor, bits: int, per_channel: bool = False, frozen: bool = False):
@@ -131,7 +131,7 @@ class LsqWeight(nn.Module):
         self.step = nn.Parameter(step if per_channel else step.reshape(()), requires_grad=not frozen)
 
     def _first_step(self, weight: Tensor) -> float:
-        # The zeros of a pruned weight stay zero at any step and would only blur the search.
+        # The zeros of a pruned weight stay zero at any step and would only distort the search.
         return best_step(weight[weight != 0], self.low, self.high) if (weight != 0).any() else 1.0
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class LsqWeight(nn.Module):
 
     @torch.no_grad()
     def refit(self, weight: Tensor) -> bool:
-        """Fits anew each step that its last updates brought to nothing. Gives whether there was one."""
+        """Refits each step that its last updates reduced to nothing. Returns whether there was one."""
         steps, parts = self.step.view(-1), weight if self.step.dim() else weight[None]
         lost = [index for index, step in enumerate(steps.tolist()) if step <= SMALLEST_STEP]
         for index in lost:
@@ -163,10 +163,10 @@ class LsqWeight(nn.Module):
 
 
 class BinaryWeight(nn.Module):
-    """A weight of two values, ±scale; where it is exactly 0 when the quantizer is made (pruned) it stays 0.
+    """A weight of two values, ±scale; where it is exactly 0 (pruned) when the quantizer is made, it stays 0.
 
-    `scale` is the mean |w| of each output channel, of the whole tensor when `per_tensor`. While training the real
-    weights are clipped to [-1, 1] in place, as the paper does after every update.
+    `scale` is the mean |w| of each output channel, or of the whole tensor if `per_tensor`. During training the real
+    weights are clipped to [-1, 1] in place, as in the paper after every update.
     """
 
     bits = 1
@@ -198,13 +198,13 @@ class BinaryWeight(nn.Module):
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes -1, +1 and 0 under the mask (int64, as `weight`), the scale of each output channel (float64)."""
+        """Codes -1, +1, and 0 under the mask (int64, as `weight`), and the scale of each output channel (float64)."""
         codes, scale = self._codes(weight)
         return codes.long(), scale.double()
 
 
 class HalfWeight(nn.Module):
-    """A weight as the nearest 16-bit float."""
+    """A weight rounded to the nearest 16-bit float."""
 
     bits = 16
 
@@ -215,8 +215,8 @@ class HalfWeight(nn.Module):
 class InputCodes(nn.Module):
     """A normalised image (pixel - 128) / 64 as codes floor((pixel - 128) / 2**(8 - bits)) times `step`.
 
-    The convolution's padding is code 0, a pixel of 128. The floor drops the low bits of a pixel, so the values lie
-    up to a step below the pixel's; the first batch norm takes the mean of that up.
+    The convolution pads with code 0, a pixel of 128. The floor drops the low bits of a pixel, so a value is up to one
+    step below its pixel; the first batch norm absorbs the mean of that.
     """
 
     def __init__(self, bits: int):
@@ -233,11 +233,11 @@ class InputCodes(nn.Module):
 
 
 class LsqActivation(nn.Module):
-    """An activation on 2**bits codes from 0 (this contains the ReLU) or on 2**bits - 1 about 0 when signed.
+    """An activation on 2**bits codes from 0 (which includes the ReLU), or on 2**bits - 1 codes about 0 if signed.
 
-    One learned step (float32, > 0), set by `calibrate` at first. `relu` says whether a ReLU of the model, or a clamp,
-    is in it. A value that is cut off at `ends` has no code beyond them: rounding and cutting off commute, so the code
-    of the cut value is its code, cut off at the ends' own (`edges`), and a step never grows until a code is unused.
+    One learned step (float32, > 0), first set by `calibrate`. `relu` says whether it includes a ReLU of the model or a
+    clamp. A value clamped at `ends` has no code beyond them: rounding and clamping commute, so the code of the clamped
+    value is its code clamped at the limits' own codes (`edges`); the step never grows so far that a code is unused.
     """
 
     def __init__(self, bits: int, signed: bool, *, relu: bool | None = None, ends: Ends | None = None):
@@ -245,7 +245,7 @@ class LsqActivation(nn.Module):
         self.bits, self.signed, self.ends = bits, signed, ends
         self.relu = not signed if relu is None else relu
         self.low, self.high = code_range(bits, signed)
-        self.most: float | None = None  # that the step may be
+        self.most: float | None = None  # upper bound of the step
         if ends is not None and ends.high is not None and (not signed or ends.low is not None):
             self.most = max(ends.high, -(ends.low or 0.0)) / self.high
         self.step = nn.Parameter(torch.tensor(min(6.0 / self.high, self.most or math.inf)))
@@ -254,12 +254,12 @@ class LsqActivation(nn.Module):
 
     @property
     def worth(self) -> Tensor:
-        """What a code is worth: the step, which the last update may have left beyond the bounds that it has."""
+        """The real value of one code: the step, clamped, as the last update may have left it out of bounds."""
         return self.step.clamp(min=SMALLEST_STEP, max=self.most)
 
     @property
     def edges(self) -> tuple[int, int]:
-        """Lowest and highest code that there is."""
+        """Lowest and highest code in use."""
         if self.ends is None:
             return self.low, self.high
         ends = torch.tensor([self._end(self.ends.low, self.low), self._end(self.ends.high, self.high)])
@@ -270,7 +270,7 @@ class LsqActivation(nn.Module):
         return end if end is not None else 2.0 * code * float(self.worth.detach())
 
     def _cut(self, x: Tensor) -> Tensor:
-        """What is quantized."""
+        """The value that is quantized."""
         if self.ends is not None:
             return x.clamp(self.ends.low, self.ends.high)
         return F.relu(x) if self.relu else x
@@ -293,7 +293,7 @@ class LsqActivation(nn.Module):
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        """Sets the step from the samples that were taken. Raises `QuantizationError`, see `best_step`."""
+        """Sets the step from the samples taken. Raises `QuantizationError`, see `best_step`."""
         values = torch.cat(self.samples or [torch.empty(0)])
         values = values[:: coprime_stride(len(values), 4 * SAMPLES, self._period)]
         self.step.fill_(best_step(self._cut(values), self.low, self.high))
@@ -305,7 +305,7 @@ class LsqActivation(nn.Module):
 
 
 class FloatActivation(nn.Module):
-    """Where `half` ends a step of the packed model: a ReLU or nothing."""
+    """The end of a step of the packed model under `half`: a ReLU or nothing."""
 
     bits = 16
 
@@ -318,7 +318,7 @@ class FloatActivation(nn.Module):
 
 
 class QuantizedConv2d(nn.Conv2d):
-    """A convolution that computes with `quantizer(weight)`; `weight` stays real, under its plain name."""
+    """A convolution that computes with `quantizer(weight)`; `weight` stays real, under its usual name."""
 
     quantizer: nn.Module
 

@@ -1,7 +1,7 @@
-"""How a network spells the operations that this project knows: what each spelling's arguments are, and what they say.
+"""How a network may spell the operations that this project knows: the arguments of each spelling and their meaning.
 
-A reader is a function whose parameters are those of the spelling, by torch's names and in torch's order. It gives what
-the call says, or refuses an argument that nothing here computes.
+A reader is a function with the parameters of the spelling, by torch's names and in torch's order. It returns what the
+call means, or refuses an argument that is not supported here.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from micronet.compress.functions import Ends, Function
 
 
 class Read(NamedTuple):
-    """What a call of a traced network says."""
+    """The meaning of a call in a traced network."""
 
-    inputs: tuple[fx.Node, ...]  # the values that it reads, in their order
-    settings: Any = None  # of its kind; None where it has none
+    inputs: tuple[fx.Node, ...]  # the values that it reads, in order
+    settings: Any = None  # those of its kind; None if it has none
     in_place: bool = False  # it writes into its first input
-    kind: str | None = None  # where the arguments decide it: of what kind this call is
+    kind: str | None = None  # the kind of this call, where the arguments decide it
 
 
 class Mode(int):
-    """Whether a network trains, while it is traced: it does not. Notes that its forward asked, by `if self.training`.
+    """The training mode seen while tracing: always False. Records whether the forward tested it, `if self.training`.
 
-    An operation that is merely told, `F.dropout(x, p, self.training)`, can be kept for training.
+    An operation that only receives it, `F.dropout(x, p, self.training)`, can be kept for training.
     """
 
     def __new__(cls) -> Mode:
@@ -49,22 +49,22 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Window:
-    """The windows of a pool or convolution. Height and width each."""
+    """The windows of a pool or convolution; pairs are (height, width)."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
-    ceil_mode: bool = False  # a window that the edge cuts counts too
-    divisor: int | None = None  # of an average; None: the places of a window
+    ceil_mode: bool = False  # a window that the edge cuts off counts too
+    divisor: int | None = None  # of an average; None: the number of places in a window
 
     @property
     def apart(self) -> bool:
-        """Whether each value of the map is in one window at most, and none is beyond its edge."""
+        """Whether each value of the map is in at most one window, and no window extends beyond the map."""
         return self.stride == self.kernel and self.padding == (0, 0) and self.dilation == (1, 1)
 
     def size(self, sides: tuple[int, ...]) -> tuple[int, int]:
-        """Height and width of the whole windows over a map of this height and width."""
+        """How many whole windows fit on a map of this height and width, in each direction."""
         each = zip(sides, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         height, width = (
             (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
@@ -75,7 +75,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over dimensions of (N, C, H, W), as they were given; () is over the whole map, to (N, C, 1, 1)."""
+    """A mean over dimensions of (N, C, H, W), as given; () is over the whole map, to (N, C, 1, 1)."""
 
     dimensions: tuple[int, ...] = ()
     keeps: bool = True
@@ -105,7 +105,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Concat:
-    """Values one after the other along a dimension."""
+    """Values concatenated along a dimension."""
 
     dimension: int
 
@@ -248,7 +248,7 @@ def concat(tensors: Any, dim: Any = 0) -> Read:
 def convolution(
     input: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, padding_mode: str = "zeros"
 ) -> Read:
-    """Of a padding that is a word, and not the same on either side: half of it."""
+    """For padding given as a word: half of the total on each side, rounded down."""
     kernel, gaps = _pair(kernel_size, "kernel_size"), _pair(dilation, "dilation")
     if isinstance(padding, str):
         extents = [step * (size - 1) if padding == "same" else 0 for size, step in zip(kernel, gaps, strict=True)]
@@ -269,7 +269,7 @@ def average(
     window = _window(kernel_size, stride, padding, 1, ceil_mode)
     if divisor_override is not None and (type(divisor_override) is not int or divisor_override < 1):
         raise Refusal(f"divisor_override={divisor_override} is no whole number above 0")
-    # The window of an edge is divided by what it holds: another divisor for every edge.
+    # Windows at the edge would be divided by the values they hold, so each edge would have its own divisor.
     if divisor_override is None and not count_include_pad and window.padding != (0, 0):
         raise Refusal("count_include_pad=False is not known where there is a padding, padding 0 would work")
     return Read((_value(input),), replace(window, divisor=divisor_override))
@@ -326,7 +326,7 @@ def global_average(input: Any, output_size: Any) -> Read:
 
 
 def reshape(input: Any, *shape: Any, **named: Any) -> Read:
-    """Any shape: `compress.graph` looks at what becomes of maps of known shapes."""
+    """Any shape: `compress.graph` checks what becomes of maps of known shapes."""
     return Read((_value(input),))
 
 

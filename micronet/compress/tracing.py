@@ -1,4 +1,4 @@
-"""Traces a network into operations, with the value of each at hand."""
+"""Traces a network into operations and keeps the value of each."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from models.layers import Interleave
 
 
 class _Proxy(fx.Proxy):
-    """A value while tracing, which knows its shape: numbers, but for that of the images.
+    """A value during tracing that knows its shape: all numbers, except the number of images.
 
-    `y += x` writes into `y`; torch's own proxy takes it for `y = y + x`.
+    `y += x` writes into `y`; torch's own proxy treats it as `y = y + x`.
     """
 
     tracer: Tracer
@@ -28,7 +28,7 @@ class _Proxy(fx.Proxy):
     def shape(self) -> tuple[Any, ...]:
         value = self.tracer.values.get(self.node)
         if not isinstance(value, Tensor):
-            raise AttributeError("shape")  # fx makes a node of it
+            raise AttributeError("shape")  # fx then records a node for it
         images = self.tracer.create_proxy("call_method", "size", (self, 0), {})
         return (images, *value.shape[1:])
 
@@ -59,7 +59,7 @@ class Tracer(fx.Tracer):
     """Traces a network into operations of the table; an `Interleave` is one.
 
     Args:
-        images: (N, C, H, W), which an operation in place may change: `values` then holds what every node makes of them.
+        images: (N, C, H, W), which an in-place operation may change; then `values` holds what every node makes of them.
     """
 
     def __init__(self, images: Tensor | None = None):
@@ -69,7 +69,7 @@ class Tracer(fx.Tracer):
         self.computing = False
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """The graph of what `root` does in eval mode; `mode` then knows whether its forward asked for that."""
+        """The graph of what `root` does in eval mode; `mode` then says whether its forward tested the mode."""
         try:
             for module in root.modules():
                 module.training = self.mode
@@ -81,11 +81,11 @@ class Tracer(fx.Tracer):
         return isinstance(m, Interleave) or super().is_leaf_module(m, module_qualified_name)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """fx looks through all parameters for the name of what is read; what a layer computes with has none."""
+        """fx searches all parameters for the name of the attribute; what a layer computes with has none."""
         return attr_val if self.computing else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a layer of torch's own consists of is computed, not traced."""
+        """What torch's own layers consist of is computed, not traced."""
         return forward(*args, **kwargs) if self.computing else super().call_module(m, forward, args, kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -93,7 +93,7 @@ class Tracer(fx.Tracer):
 
     def create_node(self, *arguments: Any, **named: Any) -> fx.Node:
         node = super().create_node(*arguments, **named)
-        if node.target not in DROPS:  # which alone may be told the mode
+        if node.target not in DROPS:  # only these may be passed the mode
             plain: Any = map_aggregate((node.args, node.kwargs), lambda one: False if isinstance(one, Mode) else one)
             node.args, node.kwargs = plain
         if self.images is not None and node.op != "output":
@@ -101,13 +101,13 @@ class Tracer(fx.Tracer):
         return node
 
     def _known(self, argument: Any) -> Any:
-        """What an argument stands for."""
+        """The value of an argument."""
         if isinstance(argument, fx.Node):
             return self.values[argument]
         return False if isinstance(argument, Mode) else argument
 
     def _value(self, node: fx.Node) -> Any:
-        """What a node gives. Raises `QuantizationError` where its layer cannot take what comes to it."""
+        """The output of a node. Raises `QuantizationError` if its layer cannot take its input."""
         if node.op == "placeholder":
             return self.images
         args: Any = map_aggregate(node.args, self._known)
@@ -122,8 +122,8 @@ class Tracer(fx.Tracer):
                 if node.op == "call_method":
                     return getattr(args[0], str(node.target))(*args[1:], **kwargs)
                 return self._computed(self.root.get_submodule(str(node.target)), args, kwargs)
-        except Exception as error:  # whatever torch says to a map that does not fit
-            call(node, dict(self.root.named_modules()))  # what nobody knows is called that
+        except Exception as error:  # whatever torch raises for a map that does not fit
+            call(node, dict(self.root.named_modules()))  # reports an unknown operation as such
             values = (self.values[source] for source in node.all_input_nodes)
             comes = " and ".join(str(tuple(value.shape[1:])) for value in values if isinstance(value, Tensor))
             reason = shown(str(error).partition("\n")[0], 150)
@@ -132,7 +132,7 @@ class Tracer(fx.Tracer):
             self.computing = False
 
     def _computed(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """What a layer gives in eval mode, without asking for the mode of the trace."""
+        """The output of a layer in eval mode, without testing the mode of the trace."""
         parts = list(module.modules())
         for part in parts:
             part.training = False
@@ -144,5 +144,5 @@ class Tracer(fx.Tracer):
 
 
 def place_of(node: fx.Node) -> str:
-    """What a node is called in a message."""
+    """The name of a node in messages."""
     return str(node.target) if node.op == "call_module" else node.name

@@ -1,16 +1,16 @@
-"""Zeros where they save most of the price for the least accuracy, while a network trains at low bits.
+"""Zeros where they save the most cost for the least accuracy, while a network trains at low bits.
 
-A magnitude says little about what a weight is worth, and a count of zeros little about what they save: a packed file
-has a bit for each 3x3 kernel, 3 for the rows of one that is not zero, 3 for the weights of a row that is not zero, and
-then the codes. So the last weight of a kernel saves three times the storage of one among nine, and a weight of an early
-layer a hundred times the operations of one of the last. Here single weights, rows and whole kernels compete for what
-the loss would rise by, to second order, for each unit of the challenge's price: optimal brain damage (LeCun et al.
-1990) with squared gradients for the curvature, as in Theis et al. 2018 (arXiv:1801.05787), here of the batches' mean
-losses, and with the price in the denominator, as in Yang et al. 2017 (arXiv:1611.05128).
+A magnitude says little about how important a weight is, and a count of zeros little about what they save: a packed file
+has one bit for each 3x3 kernel, 3 for the rows of each nonzero kernel, 3 for the weights of each nonzero row, and then
+the codes. So the last weight of a kernel saves three times the storage of one among nine, and a weight of an early
+layer a hundred times the operations of one of the last. Here single weights, rows and whole kernels are ranked by the
+rise in loss, to second order, per unit of the challenge's price: optimal brain damage (LeCun et al. 1990) with squared
+gradients for the curvature, as in Theis et al. 2018 (arXiv:1801.05787), here of the mean loss of a batch, and with the
+price in the denominator, as in Yang et al. 2017 (arXiv:1611.05128).
 
-The price is an estimate, good to some percent: a use costs an addition of one bit more than an activation's code (a
-factored sum multiplies a few times an output only), every layer is taken to have a mask, of kernels and rows where
-they are 3x3, and second passes are left out.
+The price is an estimate, good to a few percent: a use costs an addition one bit wider than an activation's code
+(a factored sum has only a few multiplications per output), every layer is assumed to have a mask, of kernels and rows
+if it is 3x3, and second passes are ignored.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from micronet.params import Quantize
 from micronet.training.constraints import MASK
 from micronet.training.weights import positions, prunable
 
-TRIMMED_AFTER = 0.5  # share of the steps after which all is trimmed; the rest recovers at a falling rate
+TRIMMED_AFTER = 0.5  # share of the steps after which all is trimmed; in the rest the network recovers as the rate falls
 SQUARES_DECAY = 0.99  # of the running mean of squared gradients: about the last 100 steps
-# A bit of width in an operation, in bits of storage: the reference's parameters over its operations.
+# One bit of an operation's width, in bits of storage: the reference's parameters over its operations.
 OPERATION_BIT = 5_586_981 / 834_362_880
-MASK_BITS = 3  # of a kernel's rows, of a row's weights
+MASK_BITS = 3  # for a kernel's rows, or for a row's weights
 
 
 class TrimmingError(MicronetError):
-    """No gradient was seen, so nothing says what the loss needs."""
+    """No gradient was seen, so the effect on the loss is unknown."""
 
 
 def weight_prices(model: nn.Module, activation_bits: int) -> dict[str, float]:
-    """What a non-zero weight of every layer that trains costs beside its mask, in bits of storage.
+    """The cost of a nonzero weight, without its mask, in each layer that trains; in bits of storage.
 
-    Its own code, of which a sign is left where the mask says that it is not 0 but -1 or 1, and one addition an output
+    Its code, of which only a sign is left where the mask already tells 0 from -1 and 1, and one addition per output
     position.
     """
     uses, prices = positions(model, getattr(model, "meta", {}).get("image", (3, 32, 32))), {}
@@ -55,12 +55,12 @@ def weight_prices(model: nn.Module, activation_bits: int) -> dict[str, float]:
 
 
 def _in_rows(weight: Tensor) -> Tensor:
-    """(kernels, 3, 3) of 3x3 convolutions, whose masks have blocks; (weights, 1, 1) of other layers."""
+    """(kernels, 3, 3) for 3x3 convolutions, whose masks have blocks; (weights, 1, 1) for other layers."""
     return weight.reshape(-1, 3, 3) if weight.shape[2:] == (3, 3) else weight.reshape(-1, 1, 1)
 
 
 def _mask_price(alive: Tensor) -> Tensor:
-    """Bits inside of each kernel's block, (kernels,) float64; 0 for layers without blocks."""
+    """Mask bits inside each kernel's block, (kernels,) float64; 0 for layers without blocks."""
     rows = alive.any(2).sum(1)
     if alive.shape[2] == 1:
         return torch.zeros_like(rows, dtype=torch.float64)
@@ -68,21 +68,21 @@ def _mask_price(alive: Tensor) -> Tensor:
 
 
 def layer_price(alive: Tensor, weight_price: float) -> float:
-    """Bits that a layer's non-zero weights cost, (O, I, ...) bool; `weight_price` as `weight_prices` gives."""
+    """Bits that a layer's nonzero weights cost; `alive` (O, I, ...) bool, `weight_price` as `weight_prices` gives."""
     return float(alive.sum()) * weight_price + float(_mask_price(_in_rows(alive)).sum())
 
 
 def candidates(saliency: Tensor, alive: Tensor, weight_price: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The removal in every kernel that costs least for its price: of the kernel, of a row of it, or of one weight.
+    """In every kernel, the removal with the least loss for its price: of the kernel, of a row, or of one weight.
 
     Args:
-        saliency: what the loss rises by without the weight, >= 0, as the weight.
-        alive: which weights are not zero, as the weight.
-        weight_price: the price of a weight beside its mask, in bits.
+        saliency: how much the loss rises without the weight, >= 0, shaped like the weight.
+        alive: which weights are not zero, shaped like the weight.
+        weight_price: the price of a weight without its mask, in bits.
 
     Returns:
-        saliency for a bit of price, (kernels,), infinite where nothing is left; bits saved, (kernels,); what goes,
-        (kernels, 3, 3) bool. Of a layer without kernels of 3x3 every weight is one.
+        saliency per bit of price, (kernels,), infinite where nothing is left; bits saved, (kernels,); what is removed,
+        (kernels, 3, 3) bool. In layers without 3x3 kernels every weight is one.
     """
     alive = _in_rows(alive)
     saliency = _in_rows(saliency).double() * alive
@@ -105,13 +105,13 @@ def candidates(saliency: Tensor, alive: Tensor, weight_price: float) -> tuple[Te
 def cheapest(
     saliency: dict[str, Tensor], alive: dict[str, Tensor], prices: dict[str, float], bits: float
 ) -> dict[str, Tensor]:
-    """What to take away so that `bits` are saved and the loss rises least: True where a weight goes, by layer.
+    """What to remove so that `bits` are saved and the loss rises least: True where a weight goes, by layer.
 
-    Greedy: whatever costs least for its price goes first. Every layer keeps its most salient weight.
+    Greedy: what costs the least loss for its price goes first. Every layer keeps its most salient weight.
 
     Args:
         saliency, alive: as for `candidates`, by layer.
-        prices: as `weight_prices` gives.
+        prices: as `weight_prices` gives them.
     """
     alive = {name: mask.clone() for name, mask in alive.items()}
     gone = {name: torch.zeros_like(mask) for name, mask in alive.items()}
@@ -125,8 +125,8 @@ def cheapest(
         found = {name: candidates(kept[name], mask, prices[name]) for name, mask in alive.items()}
         ratio, saving = (torch.cat([part[index] for part in found.values()]) for index in (0, 1))
         ratio, order = torch.sort(ratio, stable=True)
-        total = saving[order].cpu().cumsum(0).to(saving.device)  # CUDA has no deterministic one
-        # No more than half of it at once: a kernel that has lost its cheapest part is looked at again.
+        total = saving[order].cpu().cumsum(0).to(saving.device)  # CUDA has no deterministic cumsum
+        # At most half of what is missing at once: a kernel that has lost its cheapest part is ranked again.
         now = (total <= missing / 2) & ratio.isfinite()
         now[0] = ratio[0].isfinite()
         if not now[0]:
@@ -143,39 +143,39 @@ def cheapest(
 
 
 class Trimming(FixedMask):
-    """A constraint: zeros stay, and grow until a share of the weights' price is saved.
+    """A constraint: zeros stay, and their number grows until a share of the weights' price is saved.
 
-    The share rises as in gradual pruning, cubically, over the first half of the steps. The squared gradients are those
-    of the quantized weights: a weight beyond the last code has none of its own.
+    The share rises cubically, as in gradual pruning, over the first half of the steps. The squared gradients are those
+    of the quantized weights: a weight beyond the last code has no gradient of its own.
     """
 
     def __init__(self, model: nn.Module, prepared: nn.Module, section: Quantize):
         """
         Args:
-            model: whose zeros stay zero.
+            model: its zeros stay zero.
             prepared: the same with quantizers, to be trained; gets hooks that read its gradients.
-            section: `trim` is the share of what the weights that train, and are not code 0, cost at the start.
+            section: `trim` is a share of the initial price of the weights that train and are not code 0.
         """
         super().__init__(model)
-        self.share, self.step = section.trim, 0  # the last step that was seen
+        self.share, self.step = section.trim, 0  # the last step seen
         self.prices = weight_prices(prepared, section.activation_bits)
-        # Weights that round to 0 are free already. They go first, for the loss does not feel them.
+        # Weights that round to 0 cost nothing already. They go first, because the loss does not depend on them.
         self.total = sum(
             layer_price(module.quantizer.codes(module.weight)[0] != 0, self.prices[name])
             for name, module in self._layers(prepared)
         )
         self._squares: dict[str, Tensor] = {}
-        self._seen: list[tuple[str, Tensor]] = []  # gradients that are not in the squares yet, by layer
+        self._seen: list[tuple[str, Tensor]] = []  # gradients not yet in the squares, by layer
         for name, module in self._layers(prepared):
             self._squares[name] = torch.zeros_like(module.weight, requires_grad=False)
             self._watch(name, module.quantizer)
 
     def price(self) -> float:
-        """Bits that the weights that are not masked cost now."""
+        """Bits that the unmasked weights cost now."""
         return sum(layer_price(self.masks[name], each) for name, each in self.prices.items())
 
     def _layers(self, prepared: nn.Module) -> list[tuple[str, Any]]:
-        """Layers with a quantizer of their own, which torch's types do not know."""
+        """Layers with a quantizer (typed Any: torch's types do not know it)."""
         return [(name, module) for name, module in prunable(prepared) if name in self.prices]
 
     def _watch(self, name: str, quantizer: nn.Module) -> None:
@@ -201,7 +201,7 @@ class Trimming(FixedMask):
         return self._squares
 
     def before_step(self, model: nn.Module) -> None:
-        _ = self.squares  # no gradient is held longer than needed
+        _ = self.squares  # so that gradients are released early
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
@@ -212,7 +212,7 @@ class Trimming(FixedMask):
         super().after_step(model, step, steps)
 
     def _trim(self, model: nn.Module, wanted: float) -> None:
-        """Takes weights away until the rest costs `wanted` bits."""
+        """Removes weights until the rest costs `wanted` bits."""
         excess = self.price() - wanted
         if excess <= 0:
             return

@@ -1,6 +1,6 @@
-"""A packed model in the form in which others run it: C, ONNX, a web page.
+"""Converts a packed model to forms that run elsewhere: C, ONNX, a web page.
 
-Everything is made from the packed file alone, with its integers; nothing is quantized or calibrated again.
+Everything is made from the packed file alone, with its integers; nothing is requantized or recalibrated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _HOMES = {"ExportError": "errors", "Export": "targets", "Options": "targets"}
 
 
 def __getattr__(name: str) -> Any:
-    """A name that users import, from the module that defines it, which is loaded now."""
+    """A name of the public interface, loaded on first use from the module that defines it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

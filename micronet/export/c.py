@@ -1,8 +1,8 @@
-"""A packed model as C99: one header and one source, without heap, floats or libraries.
+"""A packed model as C99: one header and one source file, without heap, floats or libraries.
 
-Every number is computed as docs/format.md says; nothing is rounded again, nothing overflows: sums are kept in the
-types that their proven ranges fit in. `size` keeps the file's payload as it is and decodes weights in the loops;
-`speed` lists the weights that are not zero, and works on runs of numbers, for vector instructions.
+Every number is computed as docs/format.md says; nothing is rounded again and nothing overflows, because sums are kept
+in types that hold their proven ranges. `size` keeps the file's payload as it is and decodes weights in the loops;
+`speed` lists the nonzero weights and works on runs of numbers, for vector instructions.
 """
 
 from __future__ import annotations
@@ -46,29 +46,29 @@ SIDES = frozenset(
     "blocks kernel_height kernel_width down right pad_above pad_left gap_down gap_right phases_down phases_right "
     "phase_height phase_width order".split()
 )
-"""Fields of the type `side`, which is a short one where all of them are small."""
+"""Fields of the type `side`, which is 16 bits wide if all of them are small."""
 MOST_SIDE = (1 << 16) - 1
 SHOWN = 60  # characters of a step's name in a comment
 
 
 @dataclass(frozen=True)
 class Network:
-    """One pass of a network: what it calls, and the memory that it takes."""
+    """One pass of a network: its calls, and the memory that it takes."""
 
     calls: list[Call]
     memory: Memory
     bytes: int
-    least: int  # bytes that are live at one time at most
+    least: int  # the most bytes live at one time
 
 
 def export(model: PackedModel, data: bytes, options: Options) -> Export:
-    """The C of a packed model.
+    """A packed model as C.
 
     Args:
-        data: the file's bytes; in C for size its payload is used as it is.
+        data: the file's bytes; in C for size, its payload is used unchanged.
 
     Raises:
-        ExportError: the model computes in floats, or the name is none for C.
+        ExportError: the model computes in floats, or the name is not valid in C.
     """
     name = c_text.identifier(options.name)
     if model.arithmetic != "integer":
@@ -108,7 +108,7 @@ def _network(model: PackedModel, network: range, constants: Constants, speed: bo
 
 
 def _share(index: int, memory: Memory, context: Context) -> None:
-    """Says what a step's map may be made of, and what it may be written over."""
+    """States what a step's map may be assembled from, and what it may overwrite."""
     step = context.steps[index]
     if isinstance(step, Concat):
         at = 0
@@ -124,13 +124,13 @@ def _share(index: int, memory: Memory, context: Context) -> None:
 
 
 def _near(networks: Iterable[Network]) -> bool:
-    """Whether all places of weights fit in 16 bits."""
+    """Whether all weight positions fit in 16 bits."""
     rows = [call.rows for network in networks for call in network.calls if call.rows is not None]
     return all(int(each.places.max(initial=0)) <= MOST_SIDE for each in rows)
 
 
 def _listed_bytes(found: Iterable[Call], near: bool) -> int:
-    """Bytes of lists of weights."""
+    """Bytes of the weight lists."""
     rows = [call.rows for call in found if call.rows is not None]
     return sum(4 * len(each.ends) + (3 if near else 5) * max(1, len(each.codes)) for each in rows)
 
@@ -140,7 +140,7 @@ def _listed_bytes(found: Iterable[Call], near: bool) -> int:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    """Templates that are compiled once."""
+    """The template environment; templates are compiled once."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -161,7 +161,7 @@ def _rendered(
 
 
 def _facts(model: PackedModel, name: str, networks: list[Network], constants: Constants, speed: bool) -> dict[str, Any]:
-    """What the templates say."""
+    """The variables of the templates."""
     found = [call for network in networks for call in network.calls]
     variants = {name: list(dict.fromkeys(call.variant for call in found if call.kind == name)) for name in KINDS}
     scales = list(dict.fromkeys(variant for call in found for _, variant in sorted(call.needs)))
@@ -212,7 +212,7 @@ def _facts(model: PackedModel, name: str, networks: list[Network], constants: Co
 def _wide_types(
     variants: dict[str, list[tuple[str, ...]]], scales: list[tuple[str, ...]]
 ) -> tuple[list[str], list[str]]:
-    """The types of 16 and 32 bits that maps are read as, and those that they are written as."""
+    """The 16- and 32-bit types as which maps are read, and those as which they are written."""
     converting = [each for each in variants["copy"] if BYTES[each[0]] != BYTES[each[1]]]
     over_windows = variants["pool"] + variants["maximum"]
     reads = {each[0] for name in ("conv", "linear", "table") for each in variants[name]}
@@ -224,7 +224,7 @@ def _wide_types(
 
 
 def _views(found: list[Call], model: PackedModel) -> list[dict[str, Any]]:
-    """Calls as the template shows them."""
+    """Calls in the form that the template needs."""
     views = []
     for number, call in enumerate(found):
         before = sum(other.index == call.index for other in found[:number])
@@ -244,7 +244,7 @@ def _views(found: list[Call], model: PackedModel) -> list[dict[str, Any]]:
 
 
 def _plan(network: Network) -> list[str]:
-    """Where everything lies, in the order of time."""
+    """The memory plan in order of time: where each item lies."""
     lines = []
     for item in sorted(network.memory.items, key=lambda item: (item.born, item.offset)):
         lines.append(f"{item.offset:>9} - {item.offset + item.size - 1:<9} {item.born:>4} - {item.dies:<4} {item.name}")
@@ -252,7 +252,7 @@ def _plan(network: Network) -> list[str]:
 
 
 def _passes(model: PackedModel) -> list[dict[str, int]]:
-    """The passes that an image may take, and how the logits of each are joined with those before."""
+    """The passes that an image may take, and how the logits of each are added to those before."""
     found = [{"network": 1, "margin": 0, "mirrored": 0, "before": 1, "after": 1}]
     for number, (end, shift) in enumerate(zip(model.ends, shifts(model.steps), strict=True), 1):
         if end.choice is None:
@@ -263,7 +263,7 @@ def _passes(model: PackedModel) -> list[dict[str, int]]:
     return found
 
 
-# What it costs
+# What the C costs
 
 
 def _table(

@@ -1,4 +1,4 @@
-"""The bits that generated C reads its constants from: the payload of the file, or what of it is no weight."""
+"""The bits from which generated C reads its constants: the file's payload, or the part of it that is not weights."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from micronet.packed.bits import blocks_of
 from micronet.packed.steps import Step
 from micronet.packed.steps.weights import Weights
 
-READ = ("multiplier", "exponent", "bias", "entries")  # fields that are read whether or not weights are
+READ = ("multiplier", "exponent", "bias", "entries")  # fields that are included even without the weights
 
 
 class Constants:
-    """Bits, and where the fields of each step begin in them."""
+    """The constants' bits, and where each step's fields begin in them."""
 
     def __init__(self, steps: Sequence[Step], payload: bytes, weights: bool):
         """
         Args:
-            payload: of the packed file that the steps were read from.
-            weights: all of it; else a copy of what `READ` names.
+            payload: of the packed file from which the steps were read.
+            weights: whether to keep all of it; otherwise only a copy of the fields in `READ`.
         """
         self._places: list[dict[str, int]] = []
         bits, kept, at, to = np.unpackbits(np.frombuffer(payload, np.uint8), bitorder="little"), [], 0, 0
@@ -44,10 +44,10 @@ class Constants:
 
     @staticmethod
     def levels(weights: Weights, at: int) -> list[int]:
-        """The first bit of each level of a mask, the coarsest first, and of the codes behind them."""
+        """The first bit of each level of a mask, coarsest first, and of the codes after them."""
         if weights.mask is None:
             return [at]
-        # A level has a bit for each place of a marked block of the level above, so the finest are counted first.
+        # A level has a bit for each place in a marked block of the level above, so the finest are counted first.
         nonzero, counts = weights.codes.reshape(-1) != 0, list[int]()
         for block in weights.mask:
             above = blocks_of(nonzero, block).any(axis=1)
@@ -58,5 +58,5 @@ class Constants:
 
 
 def payload_of(data: bytes) -> bytes:
-    """What follows the header of a packed file."""
+    """The bytes after the header of a packed file."""
     return data[8 + int.from_bytes(data[:8], "little") :]

@@ -1,9 +1,9 @@
-"""Where the maps of an image lie in memory: one arena, as small as their lifetimes allow.
+"""Plans where the maps of an image lie in memory: one arena, as small as their lifetimes allow.
 
-A map is held from the step that makes it to the last one that reads it. Parts of a concatenation are made inside of it,
-and a step that works element by element writes over a map that nobody reads afterwards. What remains is to place
-intervals of time in memory without overlaps, which is NP-hard (dynamic storage allocation): the best of several greedy
-orders is taken, and none is looked for once the greatest sum of what is live at one time is reached.
+A map is held from the step that makes it to the last step that reads it. Parts of a concatenation are made inside it,
+and an elementwise step overwrites a map that nobody reads afterwards. What remains is placing time intervals in memory
+without overlaps, which is NP-hard (dynamic storage allocation): the best of several greedy orders is taken, and the
+search ends once the lower bound is reached, the most bytes live at one time.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-ALIGNMENT = 4  # of sums, which are words of 32 bits
-MOST_ORDERS = 200  # tries of placing everything
-MOST_WORK = 2_000_000  # comparisons of all tries together
+ALIGNMENT = 4  # of sums, which are 32-bit words
+MOST_ORDERS = 200  # attempts at placing everything
+MOST_WORK = 2_000_000  # comparisons in all attempts together
 
 
 @dataclass(eq=False)
 class Item:
-    """Bytes that are held from step `born` to step `dies`, both of them included."""
+    """Bytes held from step `born` to step `dies`, inclusive."""
 
     name: str
     size: int
     born: int
     dies: int
-    parts: list[tuple[Item, int]] = field(default_factory=list)  # what may be made inside of it, and where
-    over: list[Item] = field(default_factory=list)  # what it may be written over, byte by byte
+    parts: list[tuple[Item, int]] = field(default_factory=list)  # what may be made inside it, and where
+    over: list[Item] = field(default_factory=list)  # what it may overwrite, byte by byte
     offset: int = 0  # in the arena
 
     def lives_with(self, other: Item) -> bool:
@@ -53,10 +53,10 @@ class _Block:
 
 
 def arena(items: Sequence[Item]) -> tuple[int, int]:
-    """Places items, and sets their offsets; what is read into one from a part that lies elsewhere has to be copied.
+    """Places items and sets their offsets; a part placed elsewhere has to be copied into its whole.
 
     Returns:
-        Bytes of the arena, and the bytes that are live at one time at most: no plan takes less.
+        Bytes of the arena, and the most bytes live at one time, a lower bound for any plan.
     """
     blocks, inside = _joined(items)
     least = _most_live(items, inside)
@@ -79,15 +79,15 @@ def arena(items: Sequence[Item]) -> tuple[int, int]:
 
 
 def is_inside(part: Item, whole: Item, at: int) -> bool:
-    """Whether a part was made in its place, so that nothing is copied."""
+    """Whether a part was made in place, so that nothing has to be copied."""
     return part.offset == whole.offset + at and any(part is item and at == place for item, place in whole.parts)
 
 
 def _joined(items: Sequence[Item]) -> tuple[list[_Block], set[tuple[Item, Item]]]:
-    """Blocks, and the pairs (part, whole) that lie in one another, those over several steps too."""
+    """Blocks, and the pairs (part, whole) where one lies inside the other, including indirectly."""
     blocks = {id(item): _Block([(item, 0)]) for item in items}
     inside: set[tuple[Item, Item]] = set()
-    held: dict[Item, set[Item]] = {item: {item} for item in items}  # what lies in it, itself too
+    held: dict[Item, set[Item]] = {item: {item} for item in items}  # what lies inside it, including itself
     for whole in items:
         for part, at in whole.parts:
             mine, theirs = blocks[id(whole)], blocks[id(part)]
@@ -111,7 +111,7 @@ def _place(block: _Block, item: Item) -> int:
 
 
 def _clash(one: Iterable[tuple[Item, int]], other: Sequence[tuple[Item, int]], inside: set[tuple[Item, Item]]) -> bool:
-    """Whether two items take the same bytes at the same time, neither of them being a part of the other."""
+    """Whether two items use the same bytes at the same time and neither is part of the other."""
     return any(
         first.lives_with(second)
         and at < place + second.size
@@ -124,7 +124,7 @@ def _clash(one: Iterable[tuple[Item, int]], other: Sequence[tuple[Item, int]], i
 
 
 def _most_live(items: Sequence[Item], inside: set[tuple[Item, Item]]) -> int:
-    """The greatest number of bytes that are live at one time."""
+    """The most bytes live at one time."""
     most = 0
     for time in sorted({item.born for item in items}):
         live = [item for item in items if item.born <= time <= item.dies]
@@ -140,7 +140,7 @@ def _most_live(items: Sequence[Item], inside: set[tuple[Item, Item]]) -> int:
 
 
 def _orders(blocks: Sequence[_Block]) -> Iterable[list[int]]:
-    """Orders in which to place blocks: the largest first, the longest, the earliest; then some by chance."""
+    """Orders in which to place blocks: largest first, longest first, earliest first; then some random ones."""
     every = list(range(len(blocks)))
     yield sorted(every, key=lambda index: (-blocks[index].size, blocks[index].born))
     yield sorted(every, key=lambda index: (-blocks[index].time, -blocks[index].size))
@@ -152,11 +152,11 @@ def _orders(blocks: Sequence[_Block]) -> Iterable[list[int]]:
 
 
 def _placed(blocks: Sequence[_Block], inside: set[tuple[Item, Item]], shared: set[tuple[Item, Item]]) -> list[int]:
-    """The offset of each block, each at the lowest place that those before leave."""
+    """The offset of each block, each at the lowest place that the previous ones leave."""
     done: list[tuple[Item, int]] = []
     offsets = []
     for block in blocks:
-        busy = []  # [from, to) for the block's own offset, and the one offset inside of it that is allowed
+        busy = []  # [from, to) excluded for the block's offset, and the one offset inside that is allowed
         for item, at in block.members:
             for other, place in done:
                 if item.lives_with(other) and (item, other) not in inside and (other, item) not in inside:
@@ -174,7 +174,7 @@ def _placed(blocks: Sequence[_Block], inside: set[tuple[Item, Item]], shared: se
 
 
 def _takes_over(new: Item, old: Item, shared: set[tuple[Item, Item]]) -> bool:
-    """Whether one may be written where the other is read for the last time."""
+    """Whether one may be written at the step where the other is read for the last time."""
     return (new, old) in shared and old.dies == new.born
 
 

@@ -1,8 +1,8 @@
 """A convolution for speed: its input spread out with zeros beyond the edges, its weights as lists without zeros.
 
-On a map whose rows are padded, and of which a stride's every second, third ... row and column lies in a plane of its
-own (a polyphase decomposition), each weight reads one run of successive numbers. So a row of weights that are not zero
-is a sum of a few shifted runs, which compilers turn into vector instructions whatever stride and dilation are.
+On a padded map in which, under a stride, every second, third ... row and column lies in a plane of its own (a polyphase
+decomposition), each weight reads one contiguous run of numbers. So a row of nonzero weights is a sum of a few shifted
+runs, which compilers turn into vector instructions whatever the stride and dilation.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from micronet.packed.steps.geometry import Pair
 
 @dataclass(frozen=True)
 class Spread:
-    """How the input of a convolution lies in memory."""
+    """How a convolution's input lies in memory."""
 
-    # Both stand in the kernels too.
-    BLOCK: ClassVar[int] = 16  # lanes that are computed together, those of a vector register
-    TOGETHER: ClassVar[int] = 4  # weights that are added in one pass over the sums
+    # The kernels rely on both.
+    BLOCK: ClassVar[int] = 16  # lanes computed together, those of a vector register
+    TOGETHER: ClassVar[int] = 4  # weights added in one pass over the sums
 
-    height: int  # of the sums
+    height: int  # of the map of sums
     width: int
     channels: int
     phases: Pair
     phase_height: int
     stride: int  # from one row of a phase to the next
-    copies: bool  # else the map is read where it is
+    copies: bool  # otherwise the map is read in place
 
     @classmethod
     def of(cls, step: Conv, shape: tuple[int, int, int]) -> Self:
-        """That of a convolution on a map (C, H, W)."""
+        """The layout for a convolution on a map (C, H, W)."""
         geometry = step.geometry
         height, width = geometry.size(shape)
         if geometry.padding == (0, 0) and geometry.stride == (1, 1):
@@ -57,27 +57,27 @@ class Spread:
 
     @property
     def lanes(self) -> int:
-        """Sums of one channel with those between rows that mean nothing, whole blocks of them."""
+        """Sums of one channel, including unused ones between rows, in whole blocks."""
         return -(-((self.height - 1) * self.stride + self.width) // self.BLOCK) * self.BLOCK
 
     @property
     def numbers(self) -> int:
-        """Of all channels, and what the last block reads behind them."""
+        """Of all channels, plus what the last block reads beyond them."""
         beyond = self.lanes - ((self.height - 1) * self.stride + self.width)
         return self.plane * self.channels + beyond
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Weights that are not zero: (places, codes) one row of the weight after the other."""
+    """The nonzero weights: (places, codes) of one row of the weight after another."""
 
     ends: np.ndarray  # (O,) where each row ends
-    places: np.ndarray  # of what each weight reads, in its group
+    places: np.ndarray  # where each weight reads, in its group
     codes: np.ndarray  # int8
 
 
 def rows_of(step: Conv | Linear, spread: Spread | None) -> Rows:
-    """The weights of a step; a convolution's rows are filled up with zeros to a whole number of `TOGETHER`."""
+    """The weights of a step; a convolution's rows are padded with zeros to a multiple of `TOGETHER`."""
     rows = step.weights.rows
     row, tap = np.nonzero(rows)
     codes, counts = rows[row, tap].astype(np.int64), np.count_nonzero(rows, axis=1)

@@ -1,4 +1,4 @@
-"""What each step of a packed model is in C: a call of a kernel, the numbers that it takes, the memory that it uses."""
+"""Each step of a packed model in C: a kernel call, its constants, and the memory that it uses."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from micronet.packed.steps.pool import Window
 from micronet.packed.steps.product import products
 from micronet.packed.steps.scaling import Requantization, Residual, in_integers
 
-MOST_NARROW = 1 << 31  # a total that never reaches it is computed in 32 bits
-BYTES = {"i8": 1, "u8": 1, "i16": 2, "i32": 4}  # of a code by its kind
+MOST_NARROW = 1 << 31  # totals below it are computed in 32 bits
+BYTES = {"i8": 1, "u8": 1, "i16": 2, "i32": 4}  # of a code, by its type
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Call:
 
     index: int
     kind: str  # of the kernel, and of its argument
-    variant: tuple[str, ...]  # types that the kernel is made for
+    variant: tuple[str, ...]  # types for which the kernel is generated
     fields: dict[str, str]
-    needs: frozenset[tuple[str, tuple[str, ...]]] = frozenset()  # other kernels that its fields name
-    rows: Rows | None = None  # its weights, where they are not read from the payload
+    needs: frozenset[tuple[str, tuple[str, ...]]] = frozenset()  # other kernels named by its fields
+    rows: Rows | None = None  # its weights, unless they are read from the payload
 
     @property
     def kernel(self) -> str:
@@ -41,7 +41,7 @@ class Call:
 
 @dataclass
 class Memory:
-    """The bytes that one pass of a network takes: the map of each value, and what a step takes beside."""
+    """The bytes that one pass of a network takes: the map of each value, and a step's own buffers."""
 
     maps: dict[int, Item] = field(default_factory=dict)
     sums: dict[int, Item] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Context:
-    """What a call depends on beside its step."""
+    """What a call depends on besides its step."""
 
     steps: Sequence[Step]
     constants: Constants
@@ -66,7 +66,7 @@ class Context:
 
 
 def kind_of(low: int, high: int) -> str:
-    """The smallest type for codes of this range."""
+    """The smallest type for codes in this range."""
     if low >= -128 and high <= 127:
         return "i8"
     if low >= 0 and high <= 255:
@@ -75,7 +75,7 @@ def kind_of(low: int, high: int) -> str:
 
 
 def kind(step: Step) -> str:
-    """The type of the codes that a step makes."""
+    """The type of a step's output codes."""
     return kind_of(int(step.low.min()), int(step.high.max()))
 
 
@@ -85,7 +85,7 @@ def map_bytes(step: Step) -> int:
 
 
 def written_over(step: Step) -> tuple[int, ...]:
-    """The values whose bytes a step may write over: it reads each element just before it writes that one."""
+    """The values that a step may overwrite: it reads each element just before it writes the same one."""
     found: tuple[int, ...] = ()
     if isinstance(step, Affine | Conv | Product):
         found = tuple(value for value in step.scaling.reads if value not in step.inputs)
@@ -96,12 +96,12 @@ def written_over(step: Step) -> tuple[int, ...]:
     return step.inputs if isinstance(step, Table) else found
 
 
-# What a step takes beside maps
+# What a step needs besides maps
 
 
 @singledispatch
 def sums_bytes(step: Step, context: Context) -> int:
-    """Bytes of the sums of one channel, or of a table that is unpacked."""
+    """Bytes for the sums of one channel, or for an unpacked table."""
     return 0
 
 
@@ -122,12 +122,12 @@ def _(step: Table, context: Context) -> int:
 
 
 def sums_kind(step: Conv, context: Context) -> str:
-    """The type of a convolution's sums: no partial one leaves it, whatever the order."""
+    """The type of a convolution's sums: no partial sum, in any order, exceeds it."""
     return "s16" if step.weights.sums(context.source(step)).bits.max() <= 16 else "s32"
 
 
 def spread_bytes(step: Step, context: Context) -> int:
-    """Bytes of the copy of its input, with zeros beyond the edges, that a convolution for speed reads; 0: none."""
+    """Bytes of the input's copy with zeros beyond the edges, which a convolution for speed reads; 0: no copy."""
     if not (context.speed and isinstance(step, Conv)):
         return 0
     source = context.source(step)
@@ -136,7 +136,7 @@ def spread_bytes(step: Step, context: Context) -> int:
 
 
 def slack(step: Step, context: Context) -> int:
-    """Bytes that a kernel for speed may read behind a map, because it works on blocks."""
+    """Bytes that a kernel for speed may read beyond a map, because it works on blocks."""
     if not (context.speed and isinstance(step, Conv)):
         return 0
     source = context.source(step)
@@ -150,10 +150,10 @@ def slack(step: Step, context: Context) -> int:
 def _scaling(
     step: Affine | Conv | Product, index: int, source: str, reach: np.ndarray, context: Context
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The fields of a scaling, and the variant of the kernel that does it.
+    """The fields of a scaling, and the kernel variant that computes it.
 
     Args:
-        source: the type of what is scaled. reach: its greatest magnitude, (C,).
+        source: the type of the values to scale. reach: their greatest magnitude, (C,).
     """
     scaling, place = in_integers(step), context.constants.places(index)
     low, high = scaling.edges
@@ -185,7 +185,7 @@ def _scaling(
 
 
 def _total(scaling: Requantization, reach: np.ndarray, context: Context) -> int:
-    """The greatest magnitude of what is shifted, in any order of its terms."""
+    """The greatest magnitude before the shift, for any order of the terms."""
     low, residual = -scaling.edges[0], scaling.residual
     factors = np.zeros_like(scaling.multiplier)
     if residual is not None and _is_added(residual, context):
@@ -199,7 +199,7 @@ def _total(scaling: Requantization, reach: np.ndarray, context: Context) -> int:
 
 
 def _is_added(residual: Residual, context: Context) -> bool:
-    """Whether a residual is ever other than 0; a factor of one that is not may be beyond all bounds."""
+    """Whether a residual can be nonzero; if not, its factor may be out of bounds."""
     other = context.steps[residual.value]
     return reaches(other.low, other.high) > 0
 
@@ -231,13 +231,13 @@ def _reach(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 @singledispatch
 def calls(step: Step, index: int, context: Context) -> list[Call]:
-    """What a step does, in the order of the work."""
+    """The calls of a step, in execution order."""
     raise NotImplementedError(type(step).__name__)
 
 
 @calls.register
 def _(step: Input, index: int, context: Context) -> list[Call]:
-    return []  # part of the pass, because it reads the caller's image
+    return []  # done at the start of the pass, because it reads the caller's image
 
 
 @calls.register
@@ -301,7 +301,7 @@ def _spreading(step: Conv, index: int, spread: Spread, item: Item, context: Cont
 
 
 def _weights(step: Conv | Linear, index: int, context: Context) -> str:
-    """Where the weights of a step lie in the payload, and how."""
+    """Where and how a step's weights lie in the payload."""
     at = context.constants.places(index)["weight"]
     levels, mask = context.constants.levels(step.weights, at), step.weights.mask
     inner = mask[0] if mask else 0
@@ -387,7 +387,7 @@ def _windows(step: Window, index: int, context: Context) -> dict[str, str]:
 
 
 def _strides(geometry: Geometry) -> dict[str, str]:
-    """How far windows are apart, and how far the first lies beyond the map."""
+    """How far apart windows are, and how far the first one extends beyond the map."""
     return {
         "down": str(geometry.stride[0]),
         "right": str(geometry.stride[1]),
@@ -414,7 +414,7 @@ def _(step: Table, index: int, context: Context) -> list[Call]:
 
 @calls.register
 def _(step: Concat, index: int, context: Context) -> list[Call]:
-    """A copy of each input that could not be made in its place."""
+    """Copies each input that could not be made in place."""
     whole, found, at = context.memory.maps[index], [], 0
     for value in step.inputs:
         source, part = context.steps[value], context.memory.maps[value]

@@ -1,4 +1,4 @@
-"""Text of C: literals of any text and of numbers, and names that C allows."""
+"""C source text: string literals, numbers, and valid names."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from micronet.errors import shown
 from micronet.export.errors import ExportError
 
-LONGEST_NAME = 40  # characters; with what is put behind it stays below the 63 that C99 tells apart
-WIDTH = 112  # characters of a line of numbers
+LONGEST_NAME = 40  # characters; with its suffixes it stays below the 63 significant ones of C99
+WIDTH = 112  # characters in a line of numbers
 KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long "
     "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while "
@@ -18,7 +18,7 @@ KEYWORDS = frozenset(
 
 
 def identifier(name: str) -> str:
-    """A prefix of names in C and of files. Raises `ExportError`."""
+    """A prefix for names in C and for files. Raises `ExportError`."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or len(name) > LONGEST_NAME or name in KEYWORDS:
         raise ExportError(
             f"'{shown(name, 60)}' is no name for C; one of up to {LONGEST_NAME} small letters, digits and _ works, "
@@ -28,7 +28,7 @@ def identifier(name: str) -> str:
 
 
 def string(text: str) -> str:
-    """A literal of the text in UTF-8. What could end it, be a trigraph or confuse a terminal is an octal escape."""
+    """A literal of the text in UTF-8. Escapes in octal what could end it, be a trigraph or confuse a terminal."""
     return '"' + "".join(map(_letter, text.encode("utf-8", "backslashreplace"))) + '"'
 
 
@@ -38,13 +38,13 @@ def _letter(byte: int) -> str:
 
 
 def comment(text: str, longest: int) -> str:
-    """Foreign text inside of a comment, which it cannot end: ASCII, in one line."""
+    """Untrusted text in a comment, which it cannot end: ASCII, on one line."""
     escaped = shown(text, longest).encode("ascii", "backslashreplace").decode("ascii")
     return re.sub(r"[^A-Za-z0-9 _.,:;+=()\[\]<>-]", "_", escaped)
 
 
 def numbers(values: Iterable[int]) -> str:
-    """The inside of an array, in lines."""
+    """The inside of an array initialiser, in lines."""
     lines, line = [], "   "
     for value in values:
         word = f" {value},"

@@ -1,4 +1,4 @@
-"""What C does for one image: multiplications and additions, beside those that the scorer counts."""
+"""What C computes for one image: its multiplications and additions, next to the scorer's counts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from micronet.scoring.packed_counts import packed_operations
 
 @dataclass(frozen=True)
 class Work:
-    """Of one pass of one network."""
+    """The work of one pass of one network."""
 
-    multiplications: int  # that C does: none for a zero, one for every other weight
+    multiplications: int  # done in C: none for a zero, one for every other weight
     additions: int
     scored: tuple[int, int]  # multiplications and additions as the scorer counts them
-    factored: bool  # whether the scorer counts some sums in another order than C takes
+    factored: bool  # whether the scorer counts some sums in a different order than C uses
 
 
 def work(model: PackedModel, network: Sequence[int]) -> Work:
-    """What C does in one pass, counted as the scorer counts but with every product by itself."""
+    """What C does in one pass, counted like the scorer but with a product per weight."""
     number = next(index for index, each in enumerate(model.networks) if each == network)
     plain = replace(model, steps=tuple(map(_one_by_one, model.steps)))
     done, scored = _counted(plain, number), _counted(model, number)
@@ -36,7 +36,7 @@ def _one_by_one(step: Step) -> Step:
 
 
 def _counted(model: PackedModel, network: int) -> tuple[int, int]:
-    """Multiplications and additions of whatever width."""
+    """Multiplications and additions of any width."""
     operations = [each for each in packed_operations(model) if each.network == network and each.rules != "deck"]
     return (
         sum(count for each in operations for _, count in each.multiplications),

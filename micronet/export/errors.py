@@ -6,4 +6,4 @@ from micronet.errors import MicronetError
 
 
 class ExportError(MicronetError):
-    """The target cannot say what the packed model computes, or a tool is missing; says what would work."""
+    """The target cannot represent what the packed model computes, or a tool is missing; says what would work."""

@@ -1,7 +1,7 @@
-"""A packed model as ONNX: its integers one by one, and the same between QuantizeLinear and DequantizeLinear.
+"""A packed model as ONNX: once in its exact integers, once between QuantizeLinear and DequantizeLinear (QDQ).
 
-The first file gives the packed file's logits, equal in every bit, whatever runtime computes it; the second one has the
-form that tools for int8 look for, and float32 in between. A model of 16-bit floats is one graph of floats.
+The first file gives the packed file's logits, bit for bit, in any runtime; the second has the form that int8 tools look
+for, with float32 in between. A model of 16-bit floats becomes a single float graph.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession  # type: ignore[import-untyped]
 
 BATCH_SIZE = 100  # of `logits`
-MOST_BYTES = 1 << 30  # of constants; a file of protocol buffers ends at 2 GiB
+MOST_BYTES = 1 << 30  # of constants; a protocol buffer file is limited to 2 GiB
 EXACT = "equal to the packed file's in every bit: ConvInteger, MatMulInteger, and float64 that nothing is rounded in"
 
 
 def export(model: PackedModel, data: bytes, options: Options) -> Export:
-    """The model as `NAME.onnx`, and as `NAME_qdq.onnx` where it computes in integers.
+    """The model as `NAME.onnx`, plus `NAME_qdq.onnx` if it computes in integers.
 
-    `image` (N, C, H, W) uint8, pixels as they are -> `logits` (N, classes): int32, the packed file's; float32 in
-    the file of QDQ, where they are worth the same, and of a model of 16-bit floats.
+    `image` (N, C, H, W) uint8, raw pixels -> `logits` (N, classes): int32, the packed file's; in the QDQ file float32
+    of the same scale; for a model of 16-bit floats float32.
 
     Raises:
         ExportError: the model is larger than an ONNX file can be.
@@ -69,7 +69,7 @@ def _made(
 
 
 def _texts(model: PackedModel) -> Iterator[tuple[str, Any]]:
-    """The metadata: JSON where it is no text."""
+    """The metadata: as JSON unless it is text."""
     yield from ((f"made.{shown(key, 60)}", shown(text)) for key, text in model.metadata.items())
     yield "classes", list(model.class_names)
     yield "digest", model.digest
@@ -85,12 +85,12 @@ def _texts(model: PackedModel) -> Iterator[tuple[str, Any]]:
         price = book.score(operations, once)
         yield f"{book.name}_operations{passes}", price.operations
         yield f"{book.name}_parameters{passes}", price.params
-        if model.class_names == CLASSES:  # of other data the file does not say what scores are relative to
+        if model.class_names == CLASSES:  # for other data the file does not say what scores are relative to
             yield f"{book.name}_score{passes}", price.score
 
 
 def _table(made: dict[PurePosixPath, tuple[Graph, bytes]]) -> list[tuple[str, str]]:
-    """What the files take, and in which types the weights are."""
+    """The size of the files, and the types of the weights."""
     table = [
         (path.name, f"{len(content):,} bytes, {len(graph.nodes)} nodes") for path, (graph, content) in made.items()
     ]
@@ -119,7 +119,7 @@ def _notes(model: PackedModel, exact: PurePosixPath, quantized: PurePosixPath) -
 
 
 def session(content: bytes) -> InferenceSession:
-    """An ONNX file in onnxruntime on one thread of the CPU."""
+    """An ONNX file in onnxruntime on the CPU, with one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""The steps of a packed file of 16-bit floats in ONNX: constants of 16 bits, arithmetic of 32."""
+"""The steps of a packed file of 16-bit floats in ONNX: 16-bit constants, 32-bit arithmetic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIXEL_ZERO, PIXEL_SCALE = 128, 1 / 64  # docs/format.md: a normalised pixel
 
 @singledispatch
 def add(step: Step, walk: Pass) -> str:
-    """Adds the nodes of a step; returns the value that it makes, float32. A linear step's is (N, classes)."""
+    """Adds the nodes of a step; returns its value, float32. A linear step's is (N, classes)."""
     raise NotImplementedError(type(step).__name__)
 
 
@@ -70,7 +70,7 @@ def _(step: Conv, walk: Pass) -> str:
 
 
 def _scaled(value: str, step: Affine | Product, walk: Pass) -> str:
-    """A value times its channel's multiplier, plus its bias, and what comes behind."""
+    """A value times its channel's multiplier, plus its bias, and what follows."""
     graph, layer, scaling = walk.graph, walk.layer(step), step.scaling
     assert isinstance(scaling, FloatScaling)
     for op, name, vector in (("Mul", "multiplier", scaling.multiplier), ("Add", "bias", scaling.bias)):
@@ -118,7 +118,7 @@ OPERATIONS: dict[str, tuple[str, Callable[..., dict[str, Any]]]] = {
     "celu": ("Celu", lambda a: {"alpha": a}),
     "selu": ("Selu", lambda: SELU),
 }
-"""{function of docs/format.md: (ONNX's operator, its attributes of the function's constants)}."""
+"""{function of docs/format.md: (ONNX operator, its attributes from the function's constants)}."""
 
 
 @add.register

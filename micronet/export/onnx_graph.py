@@ -1,4 +1,4 @@
-"""An ONNX graph while it is made: nodes and constants with names that are there once, and the file of it."""
+"""An ONNX graph under construction: nodes and constants with unique names, and its file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from micronet.packed.steps.geometry import Geometry
 
-OPSET, IR_VERSION = 21, 10  # the first with numbers of 4 bits
+OPSET, IR_VERSION = 21, 10  # the first with 4-bit numbers
 OPSET_OF_INT2, IR_VERSION_OF_INT2 = 25, 13
 IMAGE, LOGITS, BATCH = "image", "logits", "N"
 
@@ -23,12 +23,12 @@ INTEGERS: tuple[tuple[int, Any, str], ...] = (
     (7, ml_dtypes.int4, "int4"),
     (127, np.int8, "int8"),
 )
-"""(greatest magnitude of a code, the type that stores it, its name), from the smallest on."""
+"""(greatest magnitude of a code, the type that stores it, its name), from the smallest up."""
 
 
 @dataclass
 class Graph:
-    """Nodes in their order, and constants. A value has the name of the node that makes it."""
+    """Nodes in order, and constants. A value has the name of the node that makes it."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Graph:
     stored: dict[str, tuple[int, str, int]] = field(default_factory=dict)  # {weight: (bits, type, how many)}
 
     def unique(self, name: str) -> str:
-        """The name, or with a number behind it where it is taken."""
+        """The name, with a number appended if it is taken."""
         found = name
         while found in self.names:
             self.names[name] += 1
@@ -53,7 +53,7 @@ class Graph:
         return name
 
     def constant(self, name: str, array: Any) -> str:
-        """Adds a constant; one that is there under this name with the same content is used again."""
+        """Adds a constant; an existing one of this name and content is reused."""
         array = np.asarray(array)
         key = ("constant", name, str(array.dtype), array.shape, array.tobytes())
         if key not in self.known:
@@ -66,7 +66,7 @@ class Graph:
         return self.constant(f"{value:g}:{np.dtype(dtype).name}", np.array(value, dtype))
 
     def once(self, op: str, layer: str, *inputs: str, **attributes: Any) -> str:
-        """A node whose value may be needed more than once, made once."""
+        """Makes a node only once whose value may be needed several times."""
         key = (op, layer, inputs, tuple(sorted((name, str(value)) for name, value in attributes.items())))
         if key not in self.known:
             self.known[key] = self.node(op, layer, *inputs, **attributes)
@@ -77,7 +77,7 @@ class Graph:
         return self.once("Cast", layer, value, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def codes(self, codes: np.ndarray, bits: int, layer: str) -> str:
-        """Weight codes in the smallest type that ONNX has for them; `bits`: their width in the packed file."""
+        """Weight codes in the smallest ONNX type that holds them; `bits`: their width in the packed file."""
         largest = int(np.abs(codes.astype(np.int64)).max(initial=0))
         kind, name = next((kind, name) for most, kind, name in INTEGERS if largest <= most)
         return self.weights(codes.astype(kind), bits, layer, name)
@@ -87,13 +87,13 @@ class Graph:
         return self.cast(self.codes(codes, bits, layer), f"{layer}.weight", dtype)
 
     def weights(self, numbers: np.ndarray, bits: int, layer: str, kind: str) -> str:
-        """Weights as a constant, noted for the table."""
+        """Weights as a constant, recorded for the table."""
         constant = self.constant(f"{layer}.weight", numbers)
         self.stored[constant] = bits, kind, numbers.size
         return constant
 
     def windows(self, value: str, layer: str, shape: tuple[int, int, int], geometry: Geometry, dtype: Any) -> str:
-        """The windows on maps, (N, C, H, W) -> (N, C, H', kernel height, W', kernel width); 0 is beyond the edges."""
+        """The windows on maps, (N, C, H, W) -> (N, C, H', kernel height, W', kernel width); 0 beyond the edges."""
         if geometry.padding != (0, 0):
             (top, left), zero = geometry.padding, self.number(0, dtype)
             sides = self.constant(f"{layer}.pads", np.array([0, 0, top, left] * 2, np.int64))
@@ -109,16 +109,16 @@ class Graph:
         return self.reshape(value, layer, (shape[0], height, down, width, right))
 
     def reshape(self, value: str, layer: str, shape: tuple[int, ...]) -> str:
-        """A value of N images in another shape, which does not say N."""
+        """A value of N images in another shape, where N is left open."""
         return self.node("Reshape", layer, value, self.constant(f"{layer}.shape", np.array([0, *shape], np.int64)))
 
     def finish(self, value: str, dtype: Any) -> None:
-        """Makes a value the output."""
+        """Makes a value the output of the graph."""
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self.nodes.append(helper.make_node("Cast", [value], [LOGITS], name=LOGITS, to=kind))
 
     def file(self, name: str, image: tuple[int, ...], classes: int, logits: Any, texts: dict[str, Any]) -> bytes:
-        """The ONNX file, checked: one input, one output, any number of images, no other file beside it."""
+        """The ONNX file, checked: one input, one output, any number of images, no external data."""
         given = helper.make_tensor_value_info(IMAGE, onnx.TensorProto.UINT8, [BATCH, *image])
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(logits))
         made = helper.make_tensor_value_info(LOGITS, kind, [BATCH, classes])

@@ -1,9 +1,9 @@
-"""The steps of a packed model in ONNX's integers: the logits are those of docs/format.md, whatever runs the graph.
+"""The steps of a packed model in ONNX integers: the logits are those of docs/format.md, whatever runs the graph.
 
-Codes are uint8 or int8, and what does not fit those, as the sums of a pool, is float64. Dot products of 8-bit codes are
+Codes are uint8 or int8; larger numbers, such as the sums of a pool, are float64. Dot products of 8-bit codes are
 ConvInteger and MatMulInteger, which are exact by definition; others are MatMul in float64, below 2**31. A
-requantization is float64 too: all of its terms are whole multiples of 2**-shift, and their sum stays below
-2**(52 - shift), so nothing is rounded before `Floor`.
+requantization is float64 too: all of its terms are multiples of 2**-shift, and their sum stays below 2**(52 - shift),
+so nothing is rounded before `Floor`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from micronet.packed.steps.geometry import Geometry
 from micronet.packed.steps.scaling import Requantization, in_integers
 from micronet.packed.steps.weights import Weights
 
-WIDE = np.float64  # holds every sum and every requantization of a packed file exactly
-PAIR_SATURATES = 1 << 15  # x86 without VNNI adds two products of uint8 and int8 in 16 bits, and cuts the sum off there
+WIDE = np.float64  # represents every sum and every requantization of a packed file exactly
+PAIR_SATURATES = 1 << 15  # x86 without VNNI adds two uint8 x int8 products in 16 bits, and saturates
 
 
 @dataclass
 class Pass:
-    """One pass through one network: what it reads and writes, and the values that are there."""
+    """One pass through one network: its graph, its input, and the values so far."""
 
     graph: Graph
     steps: tuple[Step, ...]
     image: str = IMAGE
-    mark: str = ""  # before the names of a second pass's layers
+    mark: str = ""  # prefix of layer names in a second pass
     values: dict[int, str] = field(default_factory=dict)
-    codes: dict[str, str] = field(default_factory=dict)  # of a value that is dequantized: its codes
+    codes: dict[str, str] = field(default_factory=dict)  # for a dequantized value: its codes
 
     def layer(self, step: Step) -> str:
         return self.mark + step.name
@@ -46,7 +46,7 @@ class Pass:
 
 
 def kind(step: Step) -> type[np.generic]:
-    """The type of a value: codes of 8 bits with a sign or without, else float64."""
+    """The type of a value: 8-bit codes, signed or unsigned, else float64."""
     low, high = int(step.low.min()), int(step.high.max())
     if low >= 0 and high <= 255:
         return np.uint8
@@ -55,12 +55,12 @@ def kind(step: Step) -> type[np.generic]:
 
 @singledispatch
 def add(step: Step, walk: Pass) -> str:
-    """Adds the nodes of a step; returns the value that it makes. A linear step's is (N, classes) float64."""
+    """Adds the nodes of a step; returns its value. A linear step's is (N, classes) float64."""
     raise NotImplementedError(type(step).__name__)
 
 
 def pixels(step: Input, walk: Pass) -> str:
-    """The image (N, C, H, W) uint8, each pixel with the bits alone that the network keeps."""
+    """The image (N, C, H, W) uint8, reduced to the bits per pixel that the network keeps."""
     if step.code_bits == 8:
         return walk.image
     dropped = walk.graph.number(8 - step.code_bits, np.uint8)
@@ -100,7 +100,7 @@ def _(step: Maximum, walk: Pass) -> str:
 
 
 def placed(geometry: Geometry) -> dict[str, Any]:
-    """Where windows lie, as the attributes of a pool or convolution."""
+    """The layout of windows, as attributes of a pool or convolution."""
     where = {"kernel_shape": geometry.kernel, "strides": geometry.stride, "pads": geometry.padding * 2}
     return {name: list(pair) for name, pair in where.items()} | {"dilations": list(geometry.dilation)}
 
@@ -120,7 +120,7 @@ def _(step: Conv, walk: Pass) -> str:
 
 
 def _wide_sums(step: Conv, walk: Pass) -> str:
-    """Dot products of values beyond 8 bits, (N, O, H', W') float64."""
+    """Dot products of values wider than 8 bits, (N, O, H', W') float64."""
     graph, layer, (index, *_) = walk.graph, walk.layer(step), step.inputs
     source, groups = walk.steps[index], step.weights.groups
     rows, height, width = step.sum_shape(source)
@@ -134,12 +134,12 @@ def _wide_sums(step: Conv, walk: Pass) -> str:
 
 
 def _operands(weights: Weights, codes: np.ndarray, walk: Pass, step: Step) -> list[str]:
-    """What ConvInteger or MatMulInteger read: codes, weights, and zero points where there are any."""
+    """The inputs of ConvInteger or MatMulInteger: codes, weights, and zero points if there are any."""
     graph, layer, index = walk.graph, walk.layer(step), step.inputs[0]
     source, value = walk.steps[index], walk.values[index]
     if not saturates(weights, source):
         return [value, graph.integers(codes, weights.bits, step.name, np.int8)]
-    # Kernels of two factors without a sign add in 32 bits everywhere.
+    # Kernels for two unsigned factors add in 32 bits everywhere.
     zero, none = graph.number(128, np.uint8), graph.number(0, np.uint8)
     above = graph.weights((codes.astype(np.int16) + 128).astype(np.uint8), weights.bits, step.name, "uint8")
     if kind(source) is np.uint8:
@@ -149,7 +149,7 @@ def _operands(weights: Weights, codes: np.ndarray, walk: Pass, step: Step) -> li
 
 
 def saturates(weights: Weights, source: Step) -> bool:
-    """Whether weights as int8 and codes of 8 bits can be more than two products in 16 bits hold."""
+    """Whether two products of int8 weights and 8-bit codes can exceed 16 bits."""
     largest = int(np.abs(weights.codes.astype(np.int64)).max(initial=0))
     reach = int(source.high.max()) if kind(source) is np.uint8 else 255
     return 2 * largest * reach >= PAIR_SATURATES

@@ -1,7 +1,7 @@
 """The passes that an image takes through the networks of a packed model, as one ONNX graph.
 
-What goes on is chosen by its place in the batch, so that a later network computes for those images alone, and for none
-where all are sure.
+Images that go on are selected by their position in the batch, so a later network computes only those images, and
+nothing if all are sure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def add_passes(model: PackedModel, graph: Graph, add: Add, exact: Any, logits: A
 
     Args:
         add: adds the nodes of a step.
-        exact: the type of the logits while they are summed.
+        exact: the type in which the logits are summed.
         logits: the type of the output.
     """
     walk = Pass(graph, model.steps)
@@ -47,7 +47,7 @@ def add_passes(model: PackedModel, graph: Graph, add: Add, exact: Any, logits: A
             value if power <= 0 else graph.node("Mul", layer, value, graph.number(2.0**power, exact))
             for value, power in ((before, shift), (made, -shift))
         ]
-        # The places of images as ScatterND takes them: a row each.
+        # The positions of the images in the form that ScatterND needs: one row each.
         rows = graph.node("Unsqueeze", layer, going, graph.constant("last", np.array([1])))
         total = graph.node("ScatterND", layer, total, rows, graph.node("Add", layer, *both))
     graph.finish(total, logits)
@@ -62,7 +62,7 @@ def _one_pass(model: PackedModel, network: int, walk: Pass, add: Add) -> str:
 
 
 def _unsure(graph: Graph, layer: str, total: str, margin: int, exact: Any) -> str:
-    """The places of the images whose two greatest logits are closer than the margin, (M,) int64."""
+    """The positions of the images whose two greatest logits are closer than the margin, (M,) int64."""
     greatest = graph.node("TopK", layer, total, graph.constant("two", np.array([2])), outputs=2, axis=1)
     first, second = (graph.node("Gather", layer, greatest, graph.number(place, np.int64), axis=1) for place in range(2))
     less = graph.node("Less", layer, graph.node("Sub", layer, first, second), graph.number(margin, exact))

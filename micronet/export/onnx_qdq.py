@@ -1,12 +1,13 @@
-"""The steps of a packed model as floats between QuantizeLinear and DequantizeLinear, as runtimes' int8 kernels ask for.
+"""The steps of a packed model as floats between QuantizeLinear and DequantizeLinear, the form for int8 kernels.
 
-All scales and constants are the file's, nothing is calibrated. A file says what one step's codes are worth in those of
+All scales and constants are the file's; nothing is calibrated. A file states the value of one step's codes in those of
 the next, so every code is its own real value: activations have scale 1, and a weight's scale is its channel's
-multiplier x 2**-shift, whose sign went into the codes. What rounds otherwise than the file's integers is float32.
+multiplier x 2**-shift, with the sign moved into the codes. Only float32 rounds differently from the file's integers.
 
-Biases are float32, added behind the convolution. As int32, which kernels of int8 ask for, they would be whole multiples
-of a sum's unit, up to a code or two; onnxruntime makes those of a bias inside of `Conv` too. With them 0.1 to 0.8 % of
-the images of the released files get another class, and 15 % where an x86 without VNNI cuts sums off at 16 bits.
+Biases are float32, added after the convolution. As int32, which int8 kernels expect, they would be multiples of a
+sum's unit, which can be as large as a code or two; onnxruntime converts a bias inside `Conv` to these as well. With
+them 0.1 to 0.8 % of the images of the released files get a different class, and 15 % where an x86 without VNNI
+saturates at 16 bits.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ FLOAT = np.float32
 
 @singledispatch
 def add(step: Step, walk: Pass) -> str:
-    """Adds the nodes of a step; returns the value that it makes, float32. A linear step's is (N, classes)."""
+    """Adds the nodes of a step; returns its value, float32. A linear step's is (N, classes)."""
     raise NotImplementedError(type(step).__name__)
 
 
 def _codes(value: str, walk: Pass, step: Step) -> str:
-    """Codes of 8 bits as float32."""
+    """8-bit codes as float32."""
     graph, zero = walk.graph, walk.graph.number(0, kind(step))
     made = graph.node("DequantizeLinear", walk.layer(step), value, graph.number(1, FLOAT), zero)
     walk.codes[made] = value
@@ -41,13 +42,13 @@ def _codes(value: str, walk: Pass, step: Step) -> str:
 
 
 def _plain(index: int, walk: Pass, layer: str) -> str:
-    """A value for what is no kernel of int8: runtimes move a DequantizeLinear behind reshapes, a cast they leave."""
+    """A value for nodes that are not int8 kernels: runtimes move a DequantizeLinear behind reshapes, but not a cast."""
     value = walk.values[index]
     return walk.graph.cast(walk.codes[value], layer, FLOAT) if value in walk.codes else value
 
 
 def _of_codes(op: str, walk: Pass, step: Step, **attributes: Any) -> str:
-    """What takes codes as they are: of 8 bits where all of its inputs and its output have one type."""
+    """An operation on codes as they are: in 8 bits if all of its inputs and its output have the same type."""
     given = [walk.values[index] for index in step.inputs]
     alike = all(kind(walk.steps[index]) is kind(step) for index in step.inputs)
     if not alike or not all(value in walk.codes for value in given):
@@ -57,7 +58,7 @@ def _of_codes(op: str, walk: Pass, step: Step, **attributes: Any) -> str:
 
 
 def _quantized(value: str, walk: Pass, step: Step, edges: tuple[int, int]) -> str:
-    """Float32 rounded to codes of 8 bits, cut off at the edges, and read again."""
+    """Float32 rounded to 8-bit codes, clamped to the edges, and dequantized."""
     graph, layer, dtype = walk.graph, walk.layer(step), kind(step)
     codes = graph.node("QuantizeLinear", layer, value, graph.number(1, FLOAT), graph.number(0, dtype))
     if edges != ((0, 255) if dtype is np.uint8 else (-128, 127)):
@@ -103,7 +104,7 @@ def _(step: Conv, walk: Pass) -> str:
     sums = graph.node(
         "Conv", layer, walk.values[step.inputs[0]], weight, group=step.weights.groups, **placed(step.geometry)
     )
-    if windowed:  # the greatest of a window comes before the sign
+    if windowed:  # the maximum of a window precedes the sign
         sums = graph.node("MaxPool", layer, sums, **placed(Geometry.tiles((step.window, step.window))))
         if (sign < 0).any() or (gain == 0).any():
             sums = graph.node("Mul", layer, sums, _channels(sign * (gain != 0), walk, step, "sign"))
@@ -112,7 +113,7 @@ def _(step: Conv, walk: Pass) -> str:
 
 
 def _weights(codes: np.ndarray, scale: np.ndarray, walk: Pass, step: Conv) -> str:
-    """Weight codes times the scale of their channel, float32."""
+    """Weight codes times their channel's scale, float32."""
     graph = walk.graph
     scales = graph.constant(f"{step.name}.scale", scale.astype(FLOAT))
     return graph.once(
@@ -121,9 +122,9 @@ def _weights(codes: np.ndarray, scale: np.ndarray, walk: Pass, step: Conv) -> st
 
 
 def _offset(scaling: Requantization) -> np.ndarray:
-    """Biases in codes, less the half that makes a floor a rounding: `QuantizeLinear` rounds, to even from halfway.
+    """Biases in codes, minus the half that turns a floor into rounding: `QuantizeLinear` rounds, halves to even.
 
-    Half of the smallest difference that there is is left, so that nothing lies halfway.
+    Half of the smallest possible difference is kept, so that no value lies exactly halfway.
     """
     return np.ldexp(scaling.scaled_bias.astype(np.float64), -scaling.shift) - 0.5 + np.ldexp(0.5, -scaling.shift)
 
@@ -133,7 +134,7 @@ def _channels(vector: np.ndarray, walk: Pass, step: Step, name: str) -> str:
 
 
 def _finished(total: str, scaling: Requantization, walk: Pass, step: Step) -> str:
-    """Scaled sums, and the residual, as codes."""
+    """Scaled sums, plus the residual, as codes."""
     graph, layer = walk.graph, walk.layer(step)
     if scaling.residual is not None:
         ratio = math.ldexp(scaling.residual.multiplier, -scaling.residual.fraction)
@@ -144,7 +145,7 @@ def _finished(total: str, scaling: Requantization, walk: Pass, step: Step) -> st
 
 
 def _scaled(value: str, scaling: Requantization, walk: Pass, step: Step) -> str:
-    """A value times its channel's multiplier, and what comes behind, as codes."""
+    """A value times its channel's multiplier, and what follows, as codes."""
     gain = np.ldexp(scaling.multiplier.astype(np.float64), -scaling.shift)
     value = walk.graph.node("Mul", walk.layer(step), value, _channels(gain, walk, step, "scale"))
     value = walk.graph.node("Add", walk.layer(step), value, _channels(_offset(scaling), walk, step, "bias"))

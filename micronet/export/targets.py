@@ -1,4 +1,4 @@
-"""What a target of an export gets and gives back. Who calls writes the files, all or none.
+"""What an export target receives and returns. The caller writes the files, all or none.
 
 A target is a module with a function `export(model: PackedModel, data: bytes, options: Options) -> Export`: `c`, `onnx`
 and `web` in this folder; `tools/export.py` names them.
@@ -13,7 +13,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose; a target ignores what does not concern it."""
+    """The user's choices; a target ignores those that do not concern it."""
 
     optimize: Literal["size", "speed"] = "size"
     name: str = "micronet"  # prefix of files, and of names in C
@@ -21,8 +21,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Export:
-    """What a target made: nothing is written yet."""
+    """The result of a target; nothing is written yet."""
 
-    files: dict[PurePosixPath, bytes]  # below the target's folder
+    files: dict[PurePosixPath, bytes]  # relative to the target's folder
     table: list[tuple[str, str]] = field(default_factory=list)  # what it costs: (what, how much with its unit)
-    notes: list[str] = field(default_factory=list)  # a sentence each: what differs from the packed file, and why
+    notes: list[str] = field(default_factory=list)  # one sentence each: what differs from the packed file, and why

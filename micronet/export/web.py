@@ -1,7 +1,7 @@
-"""A packed model as a web page that classifies pictures in the browser, from the disk, with the network off.
+"""A packed model as a web page that classifies images in the browser, from disk, with the network off.
 
-The page holds everything, because browsers load no module beside a page from the disk: the runner, the packed file in
-base 64, and a policy that lets nothing else in. The runner lies beside it as an ES module for pages of one's own.
+The page contains everything, because browsers load no module for a page opened from disk: the runner, the packed file
+in base 64, and a policy that allows nothing else. The runner is also exported as an ES module for other pages.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from micronet.packed.model import PackedModel
 
 PAGE = Path(__file__).with_name("page")
 RUNNER = ("reader.mjs", "micronet.mjs")
-MOST_BYTES = 1 << 26  # of a packed file in a page
+MOST_BYTES = 1 << 26  # of a packed file for a page
 
 
 def export(model: PackedModel, data: bytes, options: Options) -> Export:
     """`index.html`, which needs nothing else; `micronet.mjs`, the runner; and the packed file.
 
     Raises:
-        ExportError: a model of 16-bit floats, or a file too large for a page.
+        ExportError: the model has 16-bit floats, or the file is too large for a page.
     """
     if model.arithmetic == "half":
         raise ExportError("the browser runs integers, this model holds 16-bit floats; the target onnx takes those")
@@ -44,7 +44,7 @@ def export(model: PackedModel, data: bytes, options: Options) -> Export:
 
 
 def module(*names: str) -> str:
-    """Modules of the page as one, without what they import from one another."""
+    """Modules of the page as one, without their imports from one another."""
     texts = ((PAGE / name).read_text(encoding="utf-8") for name in names)
     return "\n".join(re.sub(r'^import .* from "\./.*";\n', "", text, flags=re.MULTILINE) for text in texts)
 
@@ -54,7 +54,7 @@ def _page(model: PackedModel, data: bytes) -> bytes:
     style = (PAGE / "style.css").read_text(encoding="utf-8")
     policy = f"default-src 'none'; script-src {_allowed(script)}; style-src {_allowed(style)}; img-src data: blob:"
     policy += "; base-uri 'none'; form-action 'none'"
-    # Nothing is escaped, because a script has no escapes: all of it is ours, but the title, which is HTML already.
+    # Nothing is escaped, because scripts have no escapes: all of it is ours except the title, which is already HTML.
     environment = Environment(undefined=StrictUndefined, autoescape=False)
     template = environment.from_string((PAGE / "index.html").read_text(encoding="utf-8"))
     model_text = base64.b64encode(data).decode()
@@ -63,12 +63,12 @@ def _page(model: PackedModel, data: bytes) -> bytes:
 
 
 def _allowed(text: str) -> str:
-    """How a Content-Security-Policy names an inline script or style: by its hash."""
+    """An inline script or style in a Content-Security-Policy: its hash."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _title(model: PackedModel) -> str:
-    """What the page is called, as HTML."""
+    """The page's title, as HTML."""
     named = [shown(spec.get("name", spec.get("class", "network")), 60) for spec in model.specs or ()]
     return html.escape(f"{' + '.join(dict.fromkeys(named)) or 'A packed network'} in the browser")
 

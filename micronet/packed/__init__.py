@@ -1,4 +1,4 @@
-"""The packed model: its steps, its file, the packer, and what runs it. `docs/format.md` is the specification."""
+"""The packed model: its steps, its file, the packer, and the code that runs it. Specified in `docs/format.md`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A name that users import, from the module that defines it, which is loaded now."""
+    """A name of the public interface, loaded on first use from the module that defines it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,8 +1,8 @@
-"""Whether a packed model computes what the network that it was made of does, step by step.
+"""Checks step by step that a packed model computes the same as the network it was made from.
 
-Every step is given what the network's own operation was given, as codes, so that a rounding in one step is not taken
-for a fault of the next. What is left is what the step itself does: rounded multipliers, biases and weights explain a
-difference of so much, and more is a fault.
+Every step gets the inputs of the network's own operation, as codes, so that rounding in one step is not blamed on the
+next. What remains is the step's own error: rounded multipliers, biases and weights explain a certain difference, and
+anything beyond that is a fault.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from micronet.packed.steps import Affine, Conv, Linear, Maximum, Product, Step, 
 from micronet.packed.steps.scaling import FloatScaling, Requantization, Scaling
 from micronet.packed.steps.table import Applied
 
-IMAGES = 16  # that are looked at
-MOST_NUMBERS = 1 << 26  # of all maps of these images, which are held as floats and as codes: about a gigabyte
-FLOAT_ERROR = 1e-5  # of the size of a sum: what float32 makes of it in the network
-HALF_ERROR = 2.0**-10  # of the size of a product: a weight and its gain are rounded to 11 bits each
+IMAGES = 16  # that are compared
+MOST_NUMBERS = 1 << 26  # in all maps of these images, which are held as floats and as codes: about a gigabyte
+FLOAT_ERROR = 1e-5  # relative to a sum: the network's float32 error
+HALF_ERROR = 2.0**-10  # relative to a product: a weight and its gain are rounded to 11 bits each
 
 
 def made_up_images(image: tuple[int, int, int], count: int = IMAGES) -> Tensor:
@@ -47,17 +47,17 @@ def compare(
     images: Tensor,
     watch: Watch = unwatched,
 ) -> None:
-    """Compares every step with the node of the network whose values it makes.
+    """Compares every step with the network node whose values it computes.
 
     Args:
-        prepared: on the CPU; it is looked at in eval mode, and stays in its own.
-        made: the node of each step, and what one code of each channel is worth, (C,); steps in between have none.
-        model: of one network, as it was read back.
-        images: (N, C, H, W) uint8; the first ones are looked at, fewer where all their maps would take gigabytes.
+        prepared: on the CPU; it is run in eval mode, and keeps its own mode.
+        made: the node of each step, and the real value of one code of each channel, (C,); intermediate steps have none.
+        model: a single network, as read back.
+        images: (N, C, H, W) uint8; the first ones are used, fewer if all their maps would take gigabytes.
         watch: shows how many steps are done.
 
     Raises:
-        PackError: names the first step whose values differ by more than its roundings explain.
+        PackError: names the first step whose values differ by more than its rounding explains.
     """
     numbers = sum(math.prod(step.shape) for step in model.steps)
     seen = normalise(images[: max(1, min(IMAGES, MOST_NUMBERS // numbers))])
@@ -69,7 +69,7 @@ def compare(
             part.training = mode
     module = PackedModule(model)
     codes: dict[int, Tensor] = {}
-    rounded: dict[int, Tensor] = {}  # of steps in between, whose values the network does not have: what is explained
+    rounded: dict[int, Tensor] = {}  # of intermediate steps, whose values the network lacks: the explained error
     with watch("comparing the packed steps", len(model.steps), "steps") as told:
         for index, (step, runner) in enumerate(zip(model.steps, module.steps, strict=True)):
             told(index)
@@ -90,7 +90,7 @@ def compare(
 
 
 def _values(prepared: fx.GraphModule, images: Tensor, wanted: set[fx.Node]) -> dict[fx.Node, Tensor]:
-    """What some nodes of a graph give."""
+    """The outputs of some nodes of a graph."""
     found: dict[fx.Node, Tensor] = {}
 
     class Keeper(fx.Interpreter):
@@ -106,7 +106,7 @@ def _values(prepared: fx.GraphModule, images: Tensor, wanted: set[fx.Node]) -> d
 
 def _check(step: Step, got: Tensor, wanted: Tensor, explained: Tensor) -> None:
     apart = (got - wanted).abs()
-    wrong = ~(apart <= explained)  # what is no number is wrong too
+    wrong = ~(apart <= explained)  # NaN is wrong too
     if wrong.any():
         most = float(apart[wrong].max())
         share = 100 * float(wrong.double().mean())
@@ -118,12 +118,12 @@ def _check(step: Step, got: Tensor, wanted: Tensor, explained: Tensor) -> None:
 
 @singledispatch
 def _explained(runner: Any, step: Step, given: list[Tensor], wanted: Tensor) -> Tensor:
-    """How far a step's codes may be from the network's, (N, C, H, W) or one for all. These are exact, in integers."""
+    """How far a step's codes may be from the network's, (N, C, H, W) or one number. Default: integers, exact."""
     return 0.5 + FLOAT_ERROR * wanted.abs()
 
 
 def _scaled(scaling: Scaling, sums: Tensor, residual: Tensor | None) -> Tensor:
-    """What the rounded multipliers and biases of a requantization explain, and the cut to whole codes."""
+    """The error from the rounded multipliers and biases of a requantization, and from rounding to whole codes."""
     assert isinstance(scaling, Requantization)
     unit, most = _channels(2.0**-scaling.shift), 2 ** (scaling.multiplier_bits - 1) - 1
     bias = _channels(scaling.scaled_bias * 2.0**-scaling.shift).abs()
@@ -134,9 +134,9 @@ def _scaled(scaling: Scaling, sums: Tensor, residual: Tensor | None) -> Tensor:
         factor, fraction = scaling.residual.multiplier, 2.0**-scaling.residual.fraction
         size = size + residual.abs() * factor * fraction
         explained = explained + 0.5 * residual.abs() * fraction
-        if fraction == 1 and factor == 2 ** (scaling.residual.bits - 1) - 1:  # the greatest factor that there is
+        if fraction == 1 and factor == 2 ** (scaling.residual.bits - 1) - 1:  # the greatest possible factor
             explained = explained + torch.inf
-    # A gain beyond the greatest multiplier became a flatter line (`fixed_point.flattened`).
+    # A gain above the greatest multiplier has been replaced by a flatter line (`fixed_point.flattened`).
     steepest = (scaling.shift == 0) & (np.abs(scaling.multiplier) == most)
     return (explained + FLOAT_ERROR * size).masked_fill(torch.from_numpy(steepest).reshape(-1, 1, 1), torch.inf)
 
@@ -150,7 +150,7 @@ def _of_conv(runner: RunConv, step: Conv, given: list[Tensor], wanted: Tensor) -
     x, residual = given[0].double(), given[1].double() if len(given) > 1 else None
     if not isinstance(step.scaling, FloatScaling):
         return _scaled(step.scaling, runner.sums(given[0]).double(), residual)
-    # A float of 11 bits, or of fewer below 2**-14.
+    # Floats have 11 significant bits, or fewer below 2**-14.
     size = F.conv2d(x.abs(), runner.weight.double().abs() + 2.0**-14, None, *runner.geometry)
     return _of_floats(step.scaling, F.max_pool2d(size, step.window) if step.window > 1 else size, residual)
 
@@ -176,13 +176,13 @@ def _of_product(runner: RunProduct, step: Product, given: list[Tensor], wanted: 
 
 @_explained.register
 def _of_table(runner: RunTable, step: Table, given: list[Tensor], wanted: Tensor) -> Tensor:
-    """Torch gives a function's last bit in more than one way, so that a value halfway may be rounded either way."""
+    """Torch may compute a function's last bit in more than one way, so a value halfway may be rounded either way."""
     return 1 + FLOAT_ERROR * wanted.abs()
 
 
 @_explained.register
 def _of_applied(runner: RunApplied, step: Applied, given: list[Tensor], wanted: Tensor) -> Tensor:
-    """Its constants are rounded to 11 bits, and its arithmetic is that of float32."""
+    """Its constants are rounded to 11 bits, and its arithmetic is float32."""
     size = wanted.abs() + given[0].double().abs() + 1
     return (HALF_ERROR if step.function.constants else FLOAT_ERROR) * size
 

@@ -1,4 +1,4 @@
-"""How dot products are summed, and what that takes: multiplications and additions by width, from the codes alone."""
+"""How dot products are summed and what that costs: multiplications and additions by width, from the codes alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from micronet.packed.widths import accumulation, addition_width, code_width, pro
 
 
 def factors(row: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """A dot product by weight repetition: (magnitude, taps of +magnitude, taps of -magnitude), magnitudes ascending.
+    """A dot product grouped by weight: (magnitude, taps of +magnitude, taps of -magnitude), magnitudes ascending.
 
     The inputs of equal weights are summed first and multiplied once (UCNN, Hegde et al. 2018, arXiv:1804.06508).
     """
@@ -22,10 +22,10 @@ def factors(row: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
 
 
 def earlier_rows(weight: np.ndarray, groups: int) -> np.ndarray:
-    """The first output channel of the same group whose codes are this one's, or all their negatives, (O,) int64.
+    """The first output channel of the same group with the same codes, or with all of them negated, (O,) int64.
 
-    Both read the same inputs, so one sum serves both: its sign goes into the multiplier. A whitening's filters, for
-    one, come in such pairs.
+    Both read the same inputs, so one sum serves both: the sign goes into the multiplier. A whitening's filters, for
+    example, come in such pairs.
     """
     rows = len(weight)
     codes = weight.reshape(rows, -1).astype(np.int32)
@@ -36,15 +36,15 @@ def earlier_rows(weight: np.ndarray, groups: int) -> np.ndarray:
 
 
 def earlier_products(step: Conv | Affine) -> tuple[np.ndarray, np.ndarray]:
-    """The first output channel of the same group with the same product of sum and multiplier, but for the sign.
+    """The first output channel of the same group with the same product of sum and multiplier, up to the sign.
 
     An affine step's channels read different inputs, so it has none to share.
 
     Returns:
-        its index, (C,) int64, the channel's own where there is none before; the sign, (C,) of 1 and -1.
+        its index, (C,) int64, or the channel's own if there is none before; the sign, (C,) of 1 and -1.
     """
     channels = np.arange(step.shape[0])
-    # The greatest of a window of sums is not that of the window's negatives.
+    # The greatest sum of a window is not the negative of the greatest among the negated sums.
     if not isinstance(step, Conv) or not step.weights.factored or step.window > 1:
         return channels, np.ones_like(channels)
     rows = earlier_rows(step.weights.codes, step.weights.groups)
@@ -65,9 +65,9 @@ def _count(widths: np.ndarray, counts: Counter[int]) -> None:
 def _tree(
     low: np.ndarray, high: np.ndarray, segment: np.ndarray, counts: Counter[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums the numbers of each segment, which lie together, as a tree; gives the ranges and segments of the sums.
+    """Sums the numbers of each contiguous segment as a tree; returns the ranges and segments of the sums.
 
-    A level adds neighbours (0 + 1, 2 + 3, ...); an odd one at the end goes up as it is.
+    A level adds neighbours (0 + 1, 2 + 3, ...); an odd one at the end is passed up unchanged.
     """
     while True:
         first = np.flatnonzero(np.concatenate([[True], segment[1:] != segment[:-1]]))
@@ -86,10 +86,10 @@ def _tree(
 def factored_work(
     weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray, weight_bits: int, summed: np.ndarray
 ) -> tuple[Counter[int], Counter[int]]:
-    """As `work`, of factored sums.
+    """Like `work`, for factored sums.
 
     Args:
-        summed: which output channels are summed, (O,) bool; the others take nothing.
+        summed: which output channels are summed, (O,) bool; the others cost nothing.
     """
     multiplications: Counter[int] = Counter()
     additions: Counter[int] = Counter()
@@ -100,7 +100,7 @@ def factored_work(
         return multiplications, additions
     code = codes[row, tap]
     channel = row // (rows // groups) * columns + tap // (codes.shape[1] // columns)
-    # One number for (row, magnitude, sign), in the order of the work.
+    # One number per (row, magnitude, sign), in the order of summation.
     side = (row * 256 + np.abs(code)) * 2 + (code < 0)
     order = np.argsort(side, kind="stable")
     channel = channel[order]
@@ -108,7 +108,7 @@ def factored_work(
         np.asarray(low, np.int64)[channel], np.asarray(high, np.int64)[channel], side[order], additions
     )
     factor, negative = side // 2, side % 2 == 1
-    plus = np.flatnonzero(factor[1:] == factor[:-1])  # a side of +magnitude before one of -magnitude
+    plus = np.flatnonzero(factor[1:] == factor[:-1])  # a side of +magnitude followed by one of -magnitude
     _count(addition_width(low[plus], high[plus], low[plus + 1], high[plus + 1]), additions)
     alone = negative.copy()
     alone[plus + 1] = False
@@ -127,12 +127,12 @@ def factored_work(
 def work(
     weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray, weight_bits: int, factored: bool
 ) -> tuple[Counter[int], Counter[int]]:
-    """{width: count} of the multiplications and additions of one position's dot products.
+    """{width: count} of the multiplications and additions for the dot products of one position.
 
     Args:
         weight: codes, (O, I / groups, ...).
-        low, high: range of the codes of each input channel, (I,).
-        factored: by `factors`; else each code's product is added to the accumulator, one after the other.
+        low, high: range of each input channel's codes, (I,).
+        factored: as in `factors`; otherwise each product is added to the accumulator, one after the other.
     """
     if factored:
         own = earlier_rows(weight, groups) == np.arange(len(weight))

@@ -1,4 +1,4 @@
-"""Bits <-> numbers: weights behind masks of blocks, vectors, and a reader that never leaves its payload."""
+"""Bits <-> numbers: weights behind block masks, vectors, and a reader that never leaves its payload."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from micronet.packed.errors import PackedFileError
 from micronet.packed.widths import CHUNK, signed_width
 
-MOST_BLOCK = 9  # weights that one bit of a mask can call zero: bounds what a mask can allocate
+MOST_BLOCK = 9  # weights that one mask bit can declare zero: bounds what a mask can make a reader allocate
 MASKS: tuple[tuple[int, ...], ...] = (
     (),
     *((block,) for block in range(2, MOST_BLOCK + 1)),
@@ -24,17 +24,17 @@ def to_bits(numbers: np.ndarray, width: int) -> np.ndarray:
 
 
 def blocks_of(bits: np.ndarray, block: int) -> np.ndarray:
-    """(n,) bool -> (blocks, block); the last block is filled up with zeros."""
+    """(n,) bool -> (blocks, block); the last block is padded with zeros."""
     return np.concatenate([bits, np.zeros(-len(bits) % block, bool)]).reshape(-1, block)
 
 
 def mask_bits(nonzero: np.ndarray, mask: tuple[int, ...]) -> np.ndarray:
-    """The bits of a mask, (m,) uint8: whole blocks first, then what is inside of those that are not zero.
+    """The bits of a mask, (m,) uint8: whole blocks first, then the contents of those that are not zero.
 
     Args:
         nonzero: (n,) bool.
-        mask: (): a bit a weight. (4,): a bit for every 4 successive weights, then 4 bits for each that has a non-zero.
-            (3, 3): a bit for every 3 such blocks of 3 before. A bit for a block is the challenge's own way to count
+        mask: (): one bit per weight. (4,): one bit per 4 successive weights, then 4 bits for each such block with a
+            nonzero. (3, 3): one bit per 3 blocks of 3, then as before. One bit per block is how the challenge counts
             block sparsity.
     """
     levels = [nonzero]
@@ -47,7 +47,7 @@ def mask_bits(nonzero: np.ndarray, mask: tuple[int, ...]) -> np.ndarray:
 
 
 def weight_fields(weight: np.ndarray, bits: int, mask: tuple[int, ...] | None) -> list[tuple[str, np.ndarray]]:
-    """A weight's bits: a mask (1: not zero) and the other codes, or all codes. One bit: 1 is +1, 0 is -1."""
+    """A weight's bits: a mask (1: nonzero) and the nonzero codes, or all codes. At one bit, 1 is +1 and 0 is -1."""
     flat = weight.reshape(-1)
     fields = [] if mask is None else [("mask", mask_bits(flat != 0, mask))]
     kept = flat if mask is None else flat[flat != 0]
@@ -57,7 +57,7 @@ def weight_fields(weight: np.ndarray, bits: int, mask: tuple[int, ...] | None) -
 
 
 def weight_storage(weight: np.ndarray) -> tuple[int, tuple[int, ...] | None]:
-    """The width and the mask with which weight codes take the fewest bits; no mask: None."""
+    """The width and the mask with which weight codes take the fewest bits; None: no mask."""
     nonzero = weight.reshape(-1) != 0
     kept = weight.reshape(-1)[nonzero]
     if weight.dtype == np.float16:
@@ -73,7 +73,7 @@ def weight_storage(weight: np.ndarray) -> tuple[int, tuple[int, ...] | None]:
 
 
 class Reader:
-    """Reads numbers out of a payload, front to back, never past its end."""
+    """Reads numbers from a payload, front to back, never past its end."""
 
     def __init__(self, payload: np.ndarray):
         self.payload, self.at, self.end = payload, 0, 8 * len(payload)
@@ -104,7 +104,7 @@ class Reader:
         return found
 
     def mask(self, size: int, blocks: tuple[int, ...]) -> np.ndarray:
-        """Where a weight of `size` entries is not zero, (size,) bool: what `mask_bits` wrote."""
+        """Where a weight of `size` entries is nonzero, (size,) bool: the inverse of `mask_bits`."""
         sizes = [size]
         for block in blocks:
             sizes.append(-(-sizes[-1] // block))

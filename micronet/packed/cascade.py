@@ -1,10 +1,10 @@
-"""Cascades: packed models in a row, in one file, each for the images that the ones before it are unsure of.
+"""Cascades: several packed models in one file, each for the images that the ones before it are unsure of.
 
-Most images are easy, and a small network is right on them; what it is unsure of goes to a larger one, and their logits
-are summed. Both rule books are charged the mean of the images. Viola & Jones 2001 for detectors; early exits of one
-network are BranchyNet, Teerapittayanon et al. 2016, arXiv:1709.01686; whole networks in a row with the confidence as
-the switch are Wang et al. 2022, arXiv:2012.01988, who sum them as an ensemble too. `docs/format.md` says how a file
-holds it.
+Most images are easy, and a small network classifies them correctly; those it is unsure of go on to a larger one, and
+the logits are summed. All rule books charge the mean over the images. Viola & Jones 2001 for detectors; BranchyNet,
+Teerapittayanon et al. 2016, arXiv:1709.01686, for early exits from one network; Wang et al. 2022, arXiv:2012.01988,
+for a sequence of whole networks switched by confidence, which they also sum as an ensemble. `docs/format.md` says how
+a file stores it.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from micronet.packed.steps import Affine, Conv, Product, Step
 from micronet.packed.steps.linear import Choice, chosen
 from micronet.packed.widths import bit_length
 
-MOST_LOGIT_SHIFT = 16  # scales further apart would leave one network without a say
-LESS_HEARD = 3  # a network's logits may count 2**3 times less than the next one's
+MOST_LOGIT_SHIFT = 16  # with scales further apart, one network would have no influence
+LESS_HEARD = 3  # a network's logits may get up to 2**3 times less weight than the next one's
 BATCH = 500
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What shares of the images cost and give, on the images that the cascade was tuned with."""
+    """What certain shares of the images cost and achieve, on the images that the cascade was tuned with."""
 
     shares: tuple[float, ...]  # of the images that take the second, third ... pass
-    passes: tuple[float, ...]  # through each network, mean of the images
+    passes: tuple[float, ...]  # through each network, mean over the images
     accuracy_percent: float
-    margins: tuple[int, ...]  # one a network
-    logit_shifts: tuple[int, ...]  # one a network but the last
+    margins: tuple[int, ...]  # one per network
+    logit_shifts: tuple[int, ...]  # one per network except the last
 
 
 def join(models: Sequence[PackedModel]) -> bytes:
-    """One file of several networks. Its margins are none that one would use: `Cascade.tune` finds those.
+    """One file of several networks. Its margins are placeholders: `Cascade.tune` finds useful ones.
 
     Raises:
-        PackError: less than two models, one that is a cascade or in 16-bit floats, other inputs or classes.
+        PackError: fewer than two models, one that is a cascade or in 16-bit floats, different inputs or classes.
     """
     if len(models) < 2:
         raise PackError("a cascade needs two packed models or more")
@@ -69,7 +69,7 @@ def join(models: Sequence[PackedModel]) -> bytes:
             raise PackError("models of pictures that were fitted in other ways (data.image_fit) cannot be joined")
     steps: list[Step] = [first.steps[0]]
     for number, model in enumerate(models, 1):
-        # The input is shared; what follows it moves behind the networks before.
+        # The input is shared; the other steps move behind those of the networks before.
         offset = len(steps) - 1
         moved = [_moved(step, offset, f"{number}.{step.name}") for step in model.steps[1:]]
         last = number == len(models)
@@ -80,7 +80,7 @@ def join(models: Sequence[PackedModel]) -> bytes:
 
 
 def _moved(step: Step, offset: int, name: str) -> Step:
-    """The step as it stands that many steps later; the input stays where it is."""
+    """The step moved back by that many steps; the input stays where it is."""
 
     def place(value: int) -> int:
         return value + offset if value else 0
@@ -93,11 +93,11 @@ def _moved(step: Step, offset: int, name: str) -> Step:
 
 
 class Cascade:
-    """Joined models and what each pass says to some images, from which margins for any shares follow at once.
+    """Joined models and the logits of every pass on some images, from which margins for any shares follow at once.
 
     Args:
         models: from the one that sees all images to the last.
-        images: (N, C, H, W) uint8, not those of the test set.
+        images: (N, C, H, W) uint8, not from the test set.
         labels: (N,) int64.
 
     Raises:
@@ -110,7 +110,7 @@ class Cascade:
         self.fit = {key: text for key, text in models[0].metadata.items() if key == FIT}
         module = PackedModule(self.model).eval()
         last = len(models) - 1
-        # Every second pass sees the mirror image; the last network has two.
+        # Every second pass sees the mirror image; the last network has two passes.
         self.logits = [
             torch.cat(
                 [
@@ -122,17 +122,17 @@ class Cascade:
         ]
 
     def tune(self, shares: Sequence[float]) -> Tuning:
-        """The margins with which these shares of the images take the second, third ... pass, and what comes of them.
+        """The margins with which these shares of the images take the second, third ... pass, and the outcome.
 
-        The logits so far join a network's with the weight, among powers of two up to that of equal scales, that gives
-        the images which reach it the most right answers: a small network should be heard less than a large one.
+        The logits so far are added to a network's with the weight, among powers of two up to equal scales, that gives
+        the most correct answers on the images that reach it: a small network should have less weight than a large one.
 
         Args:
-            shares: one a network: that of the images which go on behind it, not above the share before. 0 for the last
-                one: nothing is seen mirrored.
+            shares: one per network: the share of images that go on behind it, not above the share before. 0 for the
+                last one: no image is seen mirrored.
 
         Raises:
-            PackError: shares that grow, that are not in [0, 1), or of another number.
+            PackError: shares that increase, are not in [0, 1), or are not one per network.
         """
         networks = len(self.logits) - 1
         falling = sorted(shares, reverse=True) == list(shares) and all(0 <= share < 1 for share in shares)
@@ -168,8 +168,8 @@ class Cascade:
         return max((equal - less for less in range(LESS_HEARD + 1)), key=right)
 
     def claims(self, tuning: Tuning) -> dict[str, str]:
-        """What the file of this tuning says of itself: its accuracy on these images, the digests of its networks, and
-        how pictures are to be fitted, where its networks say that."""
+        """What the file of this tuning says about itself: its accuracy on these images, the digests of its networks
+        and, if they say it, how images are to be resized."""
         return {
             **self.fit,
             "validation_accuracy_percent": f"{tuning.accuracy_percent:.4f}",
@@ -177,7 +177,7 @@ class Cascade:
         }
 
     def write(self, path: Path | str, tuning: Tuning, metadata: Mapping[str, str] | None = None) -> PackedModel:
-        """Writes the cascade with these margins; gives it read back."""
+        """Writes the cascade with these margins; returns it as read back."""
         steps = list(self.model.steps)
         ends = [network[-1] for network in self.model.networks]
         for end, margin, shift in zip(ends, tuning.margins, (*tuning.logit_shifts, None), strict=True):

@@ -1,4 +1,4 @@
-"""Checks of what stands in a foreign file. All raise `PackedFileError`, one line that shows the value."""
+"""Checks of values in an untrusted file. All raise `PackedFileError`, one line that shows the value."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SHOWN = 40  # characters of a value
 
 
 def shown(value: Any) -> str:
-    """A value of a foreign file, short and in one line."""
+    """A value of an untrusted file, short and on one line."""
     if isinstance(value, str):
         return repr(errors.shown(value, SHOWN))
-    if isinstance(value, list):  # one that is shown has a few entries, or is cut anyway
+    if isinstance(value, list):  # one that is shown has few entries, or is cut anyway
         inner = ", ".join(shown(item) if not isinstance(item, list | dict) else "..." for item in value[:SHOWN])
         return errors.shown(f"[{inner}]", SHOWN)
     return "an object" if isinstance(value, dict) else errors.shown(repr(value), SHOWN)
@@ -67,7 +67,7 @@ def parsed(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: no JSON, no UTF-8, a key twice in one object, or lists and objects deeper than `MOST_DEPTH`.
+        ValueError: not JSON, not UTF-8, a duplicate key in an object, or nesting deeper than `MOST_DEPTH`.
     """
     try:
         found = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=_unique)

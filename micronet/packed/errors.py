@@ -1,11 +1,11 @@
-"""What goes wrong with packed models."""
+"""Errors of packed models."""
 
 from __future__ import annotations
 
 from micronet.compress.errors import QuantizationError
 from micronet.errors import MicronetError
 
-MADE_HERE = "checkpoints/quantized.safetensors"  # what the pipeline makes anew; other packed files are anybody's
+MADE_HERE = "checkpoints/quantized.safetensors"  # the pipeline can remake this one; other packed files may be anyone's
 
 
 class PackError(QuantizationError):
@@ -13,7 +13,7 @@ class PackError(QuantizationError):
 
 
 class PackedFileError(MicronetError, ValueError):
-    """A file that is no packed model, or a damaged one: one line that says what is wrong with it."""
+    """A file that is not a packed model, or is damaged: one line that says what is wrong with it."""
 
     remedy = "another copy of the file would work, or another packed model, such as those in release/"
 
@@ -24,6 +24,6 @@ class PackedFileError(MicronetError, ValueError):
 
 
 class InferenceError(MicronetError):
-    """The reference cannot run on this, or found a sum outside of its proven width: one line."""
+    """The reference cannot run on this input, or found a sum outside its proven width: one line."""
 
     remedy = "a file that `make verify` passes would work; please report one of your own that does not"

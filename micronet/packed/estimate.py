@@ -1,8 +1,8 @@
-"""What a student will be as a packed file, before anybody trains it: random weights, and the zeros that it will have.
+"""Estimates a student's packed file before training: random weights, pruned as they will be.
 
-An estimate: `quantize.trim` takes more weights away in training, trained codes are others, and which images are unsure,
-so seen twice, only a training says. For `record` it comes to 0.0020 under challenge rules, the trained file to 0.0022
-where each image is seen once.
+Only an estimate: during training `quantize.trim` removes more weights, trained codes are different, and only training
+shows which images are unsure and therefore seen twice. For `record` it gives 0.0020 under challenge rules; the trained
+file has 0.0022 if each image is seen once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from micronet.packed.packing import pack
 from micronet.params import Params
 from micronet.training.weights import prunable
 
-IMAGES = 50  # random ones that set the ranges
+IMAGES = 50  # random images that set the ranges
 
 
 def untrained_student(params: Params) -> nn.Module:
-    """The student in evaluation mode, its prunable weights random, none of them zero; draws from torch's generator.
+    """The student in eval mode with random prunable weights, none of them zero; draws from torch's generator.
 
     Raises:
         SpecError: it cannot be built.
@@ -37,9 +37,9 @@ def untrained_student(params: Params) -> nn.Module:
 
 
 def packed_untrained(student: nn.Module, params: Params) -> tuple[PackedModel, fx.GraphModule]:
-    """An untrained student pruned, quantized and packed as the params say, and the graph that was packed.
+    """An untrained student, pruned, quantized and packed as the params say, and the graph that was packed.
 
-    It prunes the student that it is given, and draws from torch's generator.
+    It prunes the student in place, and draws from torch's generator.
 
     Raises:
         MicronetError: it cannot be quantized or packed.

@@ -1,11 +1,11 @@
 """The packed model's file: steps in integers <-> bytes. Numpy only; `docs/format.md` is the specification.
 
-A packed model is a list of steps. Step i makes value i, an integer map (C, H, W) whose codes have a known range in
-every channel, from values before it. A linear step ends a network; most files hold one, a cascade holds several, of
-which the later ones see only the images that the earlier ones are unsure of. `encode` writes the steps into a
+A packed model is a list of steps. Step i computes value i, an integer map (C, H, W) whose codes have a known range in
+every channel, from earlier values. A linear step ends a network; most files hold one network, a cascade holds several,
+of which the later ones see only the images that the earlier ones are unsure of. `encode` writes the steps into a
 safetensors file with one uint8 tensor `payload`, `decode` reads it back and checks everything: shapes, ranges,
-lengths, the digest, and that no accumulator can overflow. What a file makes `decode` allocate is bounded by a few
-hundred times the file's size, and what it makes a network compute by `packed.limits`, before anything is allocated.
+lengths, the digest, and that no accumulator can overflow. What a file can make `decode` allocate is bounded by a few
+hundred times the file's size, and what it can make a network compute by `packed.limits`, before any allocation.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from micronet.packed.steps import OPERATIONS, Input, Linear, Step
 from micronet.packed.steps.base import Place, reaches
 from micronet.packed.steps.outline import Plan
 
-VERSION = 3  # of a file of one network, and of how its operations are counted
-CASCADE_VERSION = 4  # of a file of several
-GENERAL_VERSION = 5  # of a file that says what the two before cannot: other images, classes, operations
+VERSION = 3  # of a file with one network, and of how its operations are counted
+CASCADE_VERSION = 4  # of a file with several
+GENERAL_VERSION = 5  # of a file with what those two cannot represent: other images, classes, operations
 NEWER_KEYS = {"classes", "logit_scale"}  # of the table, since version 5
 KNOWN = (VERSION, CASCADE_VERSION, GENERAL_VERSION)
 MOST_NAME = 200  # characters of a step's name
@@ -58,12 +58,12 @@ def _digest(header: dict[str, Any], payload: bytes) -> str:
 
 
 def stored_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes as a file holds them: what is not printable is escaped, the middle of a long one cut."""
+    """Class names as a file holds them: unprintable characters escaped, the middle cut out of long names."""
     return tuple(shown(name, MOST_CLASS_NAME) for name in names)
 
 
 def implied_names(classes: int) -> tuple[str, ...]:
-    """The names of the classes of a file that has none: those of versions 3 and 4 were only ever made of CIFAR-10."""
+    """The class names of a file without any: files of versions 3 and 4 were only ever made for CIFAR-10."""
     return CLASSES if classes == len(CLASSES) else ()
 
 
@@ -76,17 +76,17 @@ def encode(
     class_names: Sequence[str] = (),
     logit_scale: float | None = None,
 ) -> bytes:
-    """The file's bytes; the same input gives the same bytes.
+    """The file's bytes; the same input always gives the same bytes.
 
-    The oldest version that can say it is written: 3 for a network, 4 for several, of 32 x 32 images in three colours,
-    with CIFAR-10's classes or of another number without names, with the operations of these versions; they hold no
-    scale.
+    Writes the oldest version that can represent the content: 3 for one network, 4 for several, of 32 x 32 colour
+    images, with CIFAR-10's classes or a different number of classes without names, and with the operations of these
+    versions; they have no scale.
 
     Args:
         arithmetic: integer, half.
-        metadata: texts about the model's making.
-        class_names: in the order of the logits; none where they are not known.
-        logit_scale: what one unit of a logit is worth; None where nobody knows it.
+        metadata: texts about how the model was made.
+        class_names: in the order of the logits; none if they are unknown.
+        logit_scale: the real value of one logit unit; None if unknown.
     """
     names = stored_names(class_names)
     version = CASCADE_VERSION if len(networks(steps)) > 1 else VERSION
@@ -123,7 +123,7 @@ def encode(
 
 
 def restated(model: PackedModel, metadata: dict[str, str]) -> bytes:
-    """The bytes of the same model with other texts about its making."""
+    """The bytes of the same model with other texts about how it was made."""
     said: dict[str, Any] = {"class_names": model.class_names, "logit_scale": model.logit_scale}
     return encode(model.steps, model.spec, model.arithmetic, metadata, **said)
 
@@ -147,7 +147,7 @@ def _outline(row: Any, plan: Plan, last: bool) -> None:
 
 @contextmanager
 def _told(index: int, row: Any) -> Iterator[None]:
-    """What is wrong with a step, with its place and name."""
+    """Adds a step's index and name to the errors raised about it."""
     try:
         yield
     except PackedFileError as error:
@@ -193,7 +193,7 @@ def _text(value: Any) -> str:
 
 
 def _table(header: dict[str, Any], file_bytes: int) -> dict[str, Any]:
-    """The table out of the header, never inflated to more than the file and 64 KiB."""
+    """The table from the header, never inflated beyond the file's size plus 64 KiB."""
     most = min(file_bytes + MOST_TABLE_BEYOND_FILE, MOST_TABLE_BYTES)
     try:
         packed = base64.b85decode(header["table"])
@@ -214,7 +214,7 @@ def _table(header: dict[str, Any], file_bytes: int) -> dict[str, Any]:
 
 
 def _check_networks(steps: list[Step], header: dict[str, Any]) -> None:
-    """Checks what the networks of a file have to have in common, and that no sum of their logits can overflow."""
+    """Checks that the networks of a file fit together, and that no sum of their logits can overflow."""
     last, version = ends(steps), header["version"]
     if version != GENERAL_VERSION and (len(last) > 1) != (version == CASCADE_VERSION):
         raise PackedFileError(f"has {len(last)} networks, which version {version} does not hold")
@@ -238,7 +238,7 @@ def _check_networks(steps: list[Step], header: dict[str, Any]) -> None:
 
 
 def _class_names(table: dict[str, Any], version: int, classes: int) -> tuple[str, ...]:
-    """The names of the classes. Raises `PackedFileError`."""
+    """The class names. Raises `PackedFileError`."""
     if version != GENERAL_VERSION:
         return implied_names(classes)
     names = table.get("classes", [])
@@ -256,7 +256,7 @@ def _class_names(table: dict[str, Any], version: int, classes: int) -> tuple[str
 
 
 def _logit_scale(table: dict[str, Any], version: int) -> float | None:
-    """What one unit of a logit is worth. Raises `PackedFileError`."""
+    """The real value of one logit unit. Raises `PackedFileError`."""
     scale = table.get("logit_scale") if version == GENERAL_VERSION else None
     if scale is None:
         return None
@@ -307,10 +307,10 @@ def decode(data: bytes) -> PackedModel:
 
 
 def planned(rows: list[Any], half: bool, payload_bytes: int) -> Plan:
-    """What the rows of a table say that an image takes; nothing is allocated for it.
+    """What the rows of a table say one image takes; nothing is allocated for it.
 
     Args:
-        half: of a file of 16-bit floats.
+        half: the file holds 16-bit floats.
 
     Raises:
         PackedFileError: rows that do not fit together, or take more than `packed.limits` allows.
@@ -336,7 +336,7 @@ def _read_steps(reader: Reader, rows: list[dict[str, Any]], plan: Plan) -> list[
 def content(path: Path | str) -> bytes:
     """The bytes of a file that may be a packed one. Raises `PackedFileError`, one line that begins with the path.
 
-    Nothing but a regular file of at most `MOST_FILE_BYTES` is read: a device may never end, a pipe never begin.
+    Only a regular file of at most `MOST_FILE_BYTES` is read: a device may never end, a pipe may never start.
     """
     path = Path(path)
     said = shown(path, SHOWN_PATH)
@@ -354,7 +354,7 @@ def content(path: Path | str) -> bytes:
         raise PackedFileError(f"{said}: {error.strerror}, so it is no packed model") from None
     except OSError as error:
         raise PackedFileError(f"{said}: cannot be read ({error.strerror})") from None
-    except ValueError:  # a zero byte, or letters that no name of a file can have
+    except ValueError:  # a NUL byte, or characters that no file name can have
         raise PackedFileError(f"{said}: is no name that a file can have") from None
 
 

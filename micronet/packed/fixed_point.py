@@ -1,4 +1,4 @@
-"""From real gains and offsets to integers: the multipliers, shifts and biases of a requantization, packed weights."""
+"""From real gains and offsets to integers: multipliers, shifts and biases of a requantization, and packed weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BIAS_FRACTION_BITS = 8  # a bias is stored to 1 / 256 of an output code
 
 @dataclass(frozen=True)
 class Added:
-    """A residual: the value, the step that makes it, and what its codes are worth in codes of the output."""
+    """A residual: the value, the step that makes it, and the value of its codes in codes of the output."""
 
     value: int
     step: Step
@@ -30,12 +30,12 @@ class Added:
 
 
 def stored_weights(codes: np.ndarray, groups: int, source: Step, factored_sums: bool) -> Weights | None:
-    """Weights in the fewest bits, summed in the cheaper way; None when their sums need more than 32 bits.
+    """Weights in the fewest bits, summed the cheaper way; None if their sums need more than 32 bits.
 
     Args:
         codes: (O, I / groups, k, k) or (O, I), integers of at most 8 bits.
-        source: the step whose codes they are multiplied with.
-        factored_sums: may the inputs of equal weights be summed first.
+        source: the step whose codes they are multiplied by.
+        factored_sums: whether the inputs of equal weights may be summed first.
     """
     codes = codes.astype(np.int8)
     bits, mask = weight_storage(codes)
@@ -61,10 +61,10 @@ def float_weights(weight: np.ndarray, groups: int) -> Weights:
 
 
 def flattened(gain: np.ndarray, offset: np.ndarray, limit: int, middle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lines gain * x + offset that are no steeper than the limit.
+    """Lines gain * x + offset, none steeper than the limit.
 
-    A norm over a channel that was constant in training has a huge gain. Beyond the limit a sum's unit spans more than
-    most of the code range anyway: the line gets flatter around the middle of the range.
+    A norm over a channel that was constant in training has a huge gain. Beyond the limit, one unit of a sum spans most
+    of the code range anyway, so the line is flattened around the middle of the range.
     """
     steep = np.abs(gain) > limit
     flat = np.where(steep, np.sign(gain) * limit, gain)
@@ -73,7 +73,7 @@ def flattened(gain: np.ndarray, offset: np.ndarray, limit: int, middle: float) -
 
 
 def shifts_for(gain: np.ndarray, limit: int) -> np.ndarray:
-    """The shift of each channel, its own, so that all multipliers use their width, (C,) int64."""
+    """The shift of each channel with which its multiplier uses the full width, (C,) int64."""
     with np.errstate(divide="ignore"):
         shift = np.floor(np.log2(limit / np.abs(gain)))
     shift += np.abs(np.rint(gain * 2.0 ** np.minimum(shift + 1, LARGEST_SHIFT))) <= limit
@@ -110,8 +110,8 @@ def requantization(
         residual = _residual(added, shift, limit)
         other = product_range(added.step.low, added.step.high, residual.multiplier << (shift - residual.fraction))
         reach_low, reach_high = reach_low + other[0], reach_high + other[1]
-    # The half that makes the floor a rounding is in the bias. A bias beyond these bounds gives the lowest or highest
-    # code whatever the sum, and so does the bound, in fewer bits.
+    # The bias includes the half that turns the floor into rounding. A bias beyond these bounds gives the lowest or
+    # highest code whatever the sum, and so does the bound itself, in fewer bits.
     unit = 2.0 ** np.maximum(shift - BIAS_FRACTION_BITS, 0)
     bias = np.rint((offset + 0.5) * 2.0**shift / unit)
     lowest = np.floor((low * 2.0**shift - reach_high) / unit)

@@ -1,4 +1,4 @@
-"""What a packed file holds: steps, of one network or of several in a row."""
+"""The content of a packed file: steps of one network, or of several in a row."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from micronet.packed.steps import Conv, Input, Linear, Step
 
-FIT = "image_fit"  # of the texts about a model's making: how its training pictures were brought to their size
+FIT = "image_fit"  # among the texts about a model: how its training images were resized
 CASCADE = "cascade"  # the name in the spec of several networks
-MOST_AT_ONCE = 1 << 28  # numbers that images take which are computed together: a gigabyte of float32
+MOST_AT_ONCE = 1 << 28  # numbers for images that are computed together: a gigabyte of float32
 
 
 @dataclass(frozen=True)
 class PackedModel:
-    """What a packed file holds. The integers of a linear step are its network's logits; `steps[-1]` is one."""
+    """The content of a packed file. The integers of a linear step are its network's logits; `steps[-1]` is one."""
 
     steps: tuple[Step, ...]
     spec: dict[str, Any] | None
@@ -26,9 +26,9 @@ class PackedModel:
     digest: str  # sha256 of metadata and payload, hex
     payload_bits: int
     file_bytes: int
-    peak: int  # numbers that computing one image holds at most at one time
-    class_names: tuple[str, ...] = ()  # in the order of the logits; foreign text: `errors.shown` before anybody sees it
-    logit_scale: float | None = None  # what one unit of a logit is worth; None: the file does not say
+    peak: int  # the most numbers held at one time while computing one image
+    class_names: tuple[str, ...] = ()  # in the order of the logits; untrusted text: use `errors.shown` to display it
+    logit_scale: float | None = None  # the real value of one logit unit; None: the file does not say
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -48,7 +48,7 @@ class PackedModel:
 
     @property
     def networks(self) -> tuple[range, ...]:
-        """The steps of each network, without the input, which all of them share."""
+        """The steps of each network, without the input, which they all share."""
         return networks(self.steps)
 
     @property
@@ -58,19 +58,19 @@ class PackedModel:
 
     @property
     def flip_margin(self) -> int:
-        """Below it an image is seen once more by the last network, mirrored; 0: none is."""
+        """Images below it are seen again by the last network, mirrored; 0: none are."""
         return self.ends[-1].margin
 
     @property
     def specs(self) -> tuple[dict[str, Any], ...] | None:
-        """The architecture of each network; None where the file names none."""
+        """The architecture of each network; None if the file names none."""
         if self.spec is None:
             return None
         return (self.spec,) if self.spec.get("name") != CASCADE else tuple(self.spec["networks"])
 
     @property
     def weights(self) -> int:
-        """Weights of convolutions and linear layers, zeros too."""
+        """Weights of convolutions and linear layers, including zeros."""
         return sum(codes.size for codes in self._codes())
 
     @property
@@ -87,7 +87,7 @@ class PackedModel:
         return sum(int(np.count_nonzero(array)) for step in self.steps for array in step.arrays)
 
     def at_once(self, images: int) -> int:
-        """How many of so many images are computed together: fewer where their maps would take gigabytes."""
+        """How many of `images` images are computed together: fewer if their maps would take gigabytes."""
         return max(1, min(images, MOST_AT_ONCE // self.peak))
 
     def _codes(self) -> list[np.ndarray]:
@@ -95,7 +95,7 @@ class PackedModel:
 
 
 def networks(steps: Sequence[Step]) -> tuple[range, ...]:
-    """The steps of each network: those behind the linear step before, up to its own."""
+    """The steps of each network: those after the previous linear step, up to its own."""
     behind = [index + 1 for index, step in enumerate(steps) if isinstance(step, Linear)]
     return tuple(range(start, end) for start, end in zip([1, *behind], behind, strict=False))
 
@@ -106,27 +106,27 @@ def ends(steps: Sequence[Step]) -> list[Linear]:
 
 
 def joined(total: Any, logits: Any, shift: int) -> Any:
-    """The sum of logits so far and of one more network, whose scales are 2**shift apart; arrays of integers.
+    """The sum of the logits so far and those of one more network, of scales 2**shift apart; integer arrays.
 
-    One of both sides is shifted to the left, so that nothing is rounded.
+    One of the two is shifted left, so that nothing is rounded.
     """
     return total * (1 << max(shift, 0)) + logits * (1 << max(-shift, 0))
 
 
 def shifts(steps: Sequence[Step]) -> list[int]:
-    """The shifts with which logits join the sum: those of each next network's pass, then those of the mirrored one.
+    """The shifts with which logits join the sum: one for each next network's pass, then one for the mirrored pass.
 
-    The last network's second pass weighs as its first.
+    The last network's second pass has the same weight as its first.
     """
     before = [end.logit_shift or 0 for end in ends(steps)[:-1]]
     return [*before, min(before[-1], 0) if before else 0]
 
 
 def logit_ranges(steps: Sequence[Step]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The range of the sum of logits behind every pass: each network's, and the last one's again for the mirror image.
+    """The range of the sum of logits after every pass: each network's, and the last one's again for the mirror image.
 
     Returns:
-        (low, high) a pass, (C,) of Python integers each. The last is there whether or not images are seen mirrored.
+        (low, high) per pass, (C,) of Python integers each. The last pair is always given, mirrored images or not.
     """
     # Python's integers never overflow.
     ranges = [(end.low.astype(object), end.high.astype(object)) for end in ends(steps)]

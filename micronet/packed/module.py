@@ -1,4 +1,4 @@
-"""A packed file as a torch module that computes in its integers."""
+"""A packed file as a torch module that computes with its integers."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ CACHED_IMAGES = 50  # at once on a CPU: their maps stay in its cache, which more
 
 @dataclass(frozen=True)
 class Look:
-    """What a packed model says to N images."""
+    """What a packed model says about N images."""
 
-    logits: Tensor  # (N, classes), the answers'
-    passes: Tensor  # (N,) int64: 1 for an image that the first network was sure of
-    all_networks: Tensor | None  # (N, classes): what one pass of each network gives, None where some saw nothing
+    logits: Tensor  # (N, classes), of the final answers
+    passes: Tensor  # (N,) int64: 1 if the first network was sure
+    all_networks: Tensor | None  # (N, classes): of one pass of each network; None if a network saw only some images
 
 
 class InputError(MicronetError):
-    """What a packed model was given is no images that it takes: one line."""
+    """The input is not a batch of images that the packed model can take: one line."""
 
 
 class PackedModule(nn.Module):
     """A packed model as a module: normalised images (N, C, H, W) -> logits (N, classes).
 
-    Images are floats, on the device of the module, and finite; `micronet.data.images.normalise` makes them of pixels.
-    Whatever else is given is an `InputError`.
+    Images are finite floats on the module's device; `micronet.data.images.normalise` makes them from pixels. Anything
+    else raises `InputError`.
 
-    Each image takes the passes that its margins ask for: the first network's, the next one's as long as it is unsure,
-    the last one's again where that has a margin. Every second pass sees the mirror image. The logits are the sums of an
-    image's passes, and integers; those of images with different passes may have different scales.
+    Each image takes the passes that its margins call for: the first network's, the next one's while the answer is
+    unsure, the last one's again if that has a margin. Every second pass sees the mirror image. The logits are integers,
+    the sums of an image's passes; those of images with different passes may have different scales.
 
-    Codes and accumulators are held in floats that are exact for them: float32 where no sum reaches 2**24, on a CPU,
-    whose convolutions sum plain products; float64 for larger sums, and elsewhere, where float32 may mean Winograd or
-    TF32. A requantization computes in float64, exact below 2**53. Logits are float64, because float32 could round two
-    of them to the same. `half` models compute in float32 and give float32; they may differ in the last bits from
-    machine to machine.
+    Codes and accumulators are held in floats that represent them exactly: float32 on a CPU, whose convolutions sum
+    plain products, if no sum reaches 2**24; float64 for larger sums and on other devices, where float32 may mean
+    Winograd or TF32. A requantization computes in float64, exact below 2**53. Logits are float64, because float32 could
+    round two different ones to the same value. `half` models compute and return float32; the last bits may differ
+    between machines.
     """
 
     def __init__(self, model: PackedModel):
@@ -65,13 +65,13 @@ class PackedModule(nn.Module):
 
     @torch.no_grad()
     def look(self, images: Tensor, *, all_networks: bool = False) -> Look:
-        """The answers to normalised images, and what they took.
+        """The answers to normalised images, and the passes they took.
 
         Args:
-            all_networks: let every network see every image, for `Look.all_networks` of a cascade.
+            all_networks: let every network of a cascade see every image, for `Look.all_networks`.
         """
         networks = len(self.packed.networks)
-        total = self.one_pass(images)  # which checks them
+        total = self.one_pass(images)  # also checks the images
         static = total
         passes = torch.ones(len(images), dtype=torch.int64, device=total.device)
         going = torch.arange(len(images), device=total.device)
@@ -92,7 +92,7 @@ class PackedModule(nn.Module):
         return Look(total, passes, static if all_networks or networks == 1 else None)
 
     def one_pass(self, images: Tensor, network: int = 0) -> Tensor:
-        """The logits of one network for the images as they are, none of them mirrored."""
+        """The logits of one network for the images as given; nothing is mirrored here."""
         self._check(images)
         cached = not self.in_floats and images.device.type == "cpu"
         together = self.packed.at_once(CACHED_IMAGES if cached else max(1, len(images)))
@@ -101,7 +101,7 @@ class PackedModule(nn.Module):
             return torch.cat([self._forward(part.float(), network) for part in parts])
 
     def _check(self, images: Tensor) -> None:
-        """Raises `InputError`: no images that the networks can take."""
+        """Raises `InputError` unless these are images that the networks can take."""
         if not isinstance(images, Tensor):
             raise InputError(f"a packed model takes a tensor of images, got a {type(images).__name__}")
         if images.dim() != 4 or tuple(images.shape[1:]) != self.packed.image:
@@ -115,7 +115,7 @@ class PackedModule(nn.Module):
         device = next(self.buffers()).device
         if images.device != device:
             raise InputError(f"the images are on {images.device}, the packed model on {device}; `.to` moves either")
-        # One sum instead of a mask of all pixels; it may overflow, and then the mask decides.
+        # One sum instead of a mask of all pixels; if it overflows, the mask decides.
         if not torch.isfinite(images.sum(dtype=torch.float64)) and not torch.isfinite(images).all():
             raise InputError("a packed model takes finite pixels, got NaN or an infinite one")
 
@@ -125,7 +125,7 @@ class PackedModule(nn.Module):
         for last in self.packed.networks[network]:
             made = self.steps[last](*(values[value] for value in self.packed.steps[last].reads))
             values[last] = made
-            # What nobody reads any more makes room.
+            # Free the values that no later step reads.
             for value in (*self.packed.steps[last].reads, last):
                 if self._last_use[value] == last:
                     values.pop(value, None)
@@ -133,15 +133,15 @@ class PackedModule(nn.Module):
 
 
 def flip_margin(module: PackedModule, images: Tensor, share: float) -> int:
-    """The margin of one network below which lies this share of the images, which a mirrored pass helps most.
+    """One network's margin with this share of the images below it, those that a mirrored pass helps most.
 
     Args:
-        module: on the CPU, of two classes or more.
-        images: (N, C, H, W) uint8, N > 0, not those of the test set. They are seen once, as they are.
+        module: on the CPU, with at least two classes.
+        images: (N, C, H, W) uint8, N > 0, not from the test set. They are seen once, unmirrored.
         share: above 0, below 1; at least one image is below the margin.
 
     Raises:
-        InputError: other images, another share, a network of one class.
+        InputError: invalid images, an invalid share, a network with one class.
     """
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or len(images) == 0:
         said = f"{len(images)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
@@ -159,6 +159,6 @@ def load_packed(path: Path | str) -> PackedModule:
     """A packed file as a module in eval mode; `module.packed` holds its steps and digest.
 
     Raises:
-        PackedFileError: the file is missing, damaged or no packed model; one line.
+        PackedFileError: the file is missing, damaged or not a packed model; one line.
     """
     return PackedModule(read(path)).eval()

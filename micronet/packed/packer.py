@@ -1,7 +1,7 @@
 """Turns a prepared network, node by node, into the steps of a packed file (`packed.steps`, `docs/format.md`).
 
-Batch norms become fixed-point multipliers and biases, ReLUs the lower end of a code range, a channel interleaving the
-order of the channels before it.
+Batch norms become fixed-point multipliers and biases, ReLUs the lower end of a code range, channel interleaving the
+order of the preceding channels.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Packer:
         self.logit_scale: float | None = None
         self.values: dict[fx.Node, Value] = {}
         self.pending: dict[fx.Node, Pending] = {}
-        self.logits: dict[fx.Node, float] = {}  # what one unit is worth
-        # The node whose values a step makes, the last where several are the same, and what its codes are worth.
+        self.logits: dict[fx.Node, float] = {}  # the real value of one unit
+        # For each step the node whose values it computes (the last of several equal ones), and the value of its codes.
         self.made: dict[int, tuple[fx.Node, np.ndarray]] = {}
         self.calls: dict[fx.Node, Call] = {node: packable(node, self.modules) for node in prepared.graph.nodes}
         for node, found in self.calls.items():
@@ -79,7 +79,7 @@ class Packer:
     def _step_of(self, value: Value) -> Step:
         return self.steps[value.index]
 
-    # Steps that have no arithmetic
+    # Steps without arithmetic
 
     def _input(self, node: fx.Node) -> None:
         if self.half:
@@ -174,9 +174,9 @@ class Packer:
             self.pending[node] = Pending(str(node.target), self._value(source, node), None, gain, offset, norm=True)
 
     def _scale(self, node: fx.Node) -> None:
-        """A factor goes into the gain of what is not yet requantized, or into what a code is worth."""
+        """A factor goes into the gain of a pending result, or into the value of a code."""
         source, factor = node.all_input_nodes[0], self.calls[node].settings.factor
-        if source in self.logits:  # whose order it leaves
+        if source in self.logits:  # their order stays the same
             self.logits[node] = self.logits[source] * factor
         elif source in self.pending:
             before = self.pending[source]
@@ -191,9 +191,9 @@ class Packer:
             self.pending[node] = replace(plain, gain=plain.gain * factor)
 
     def _shift(self, node: fx.Node) -> None:
-        """A number goes into the offset of what is not yet requantized."""
+        """A number goes into the offset of a pending result."""
         source, offset = node.all_input_nodes[0], self.calls[node].settings.offset
-        if source in self.logits:  # whose order it leaves
+        if source in self.logits:  # their order stays the same
             self.logits[node] = self.logits[source]
             return
         before = self.pending.get(source) or Pending.plain(node.name, self._value(source, node))
@@ -207,7 +207,7 @@ class Packer:
         self.pending[node] = Pending.plain(node.name, first, factor=second)
 
     def _slopes(self, node: fx.Node) -> None:
-        """What a PReLU adds: a gain a channel."""
+        """What a PReLU adds: one gain per channel."""
         plain = Pending.plain(str(node.target), self._value(node.all_input_nodes[0], node))
         slopes = np.broadcast_to(numbers(self.modules[node.target].weight), plain.gain.shape)
         self.pending[node] = replace(plain, gain=1 - slopes)
@@ -216,17 +216,17 @@ class Packer:
 
     def _function(self, node: fx.Node) -> None:
         named: Function | None = self.calls[node].settings
-        if named is None:  # made of several
+        if named is None:  # fused from several operations
             self._apply(node, OfOneValue(self.modules[node.target]))
         else:
             self._apply(node, OfOneValue(lambda x: computed(named, x), named))
 
     def _prelu(self, node: fx.Node) -> None:
-        """Of one slope, in integers; a file of floats has it as a gain."""
+        """A PReLU with one slope, for integers; in floats it is a gain."""
         self._apply(node, OfOneValue(self.modules[node.target]))
 
     def _clamp(self, node: fx.Node) -> None:
-        """In floats alone; codes have ends."""
+        """Only in floats; codes have limits of their own."""
         ends: Ends = self.calls[node].settings
         most = float(np.finfo(np.float16).max)
         low, high = (default if end is None else end for end, default in ((ends.low, -most), (ends.high, most)))
@@ -238,14 +238,14 @@ class Packer:
         self.pending[node] = replace(plain, function=function)
 
     def _table(self, pending: Pending, quantizer: Any) -> Step:
-        """A table of codes; in a file of floats the function's name."""
+        """A table of codes; in floats the name of the function."""
         source, function = self._step_of(pending.source), pending.function
         if self.half and function is not None and function.named is not None:
             return Applied.of(source, pending.source.index, function.named, pending.name)
         return table_of(pending, source, quantizer)
 
     def _worth(self, value: Value, factor: float, name: str) -> Value:
-        """The same codes, each worth so many times as much. A float is worth itself, so floats are multiplied."""
+        """The same codes with `factor` times the value each. Floats have no such scale, so they are multiplied."""
         if not self.half:
             return Value(value.index, value.scale * factor)
         plain = Pending.plain(name, value)
@@ -280,7 +280,7 @@ class Packer:
         self.values[node] = value
 
     def _step(self, pending: Pending, weights: Weights | None, scaling: Scaling) -> Step:
-        """The convolution, or the scaling of its own, that the pending result is."""
+        """The convolution, product or affine step that the pending result becomes."""
         source, geometry, channels = self._step_of(pending.source), pending.geometry, len(pending.gain)
         low, high = (vector(edge, channels) for edge in scaling.edges)
         common: dict[str, Any] = {"name": pending.name, "inputs": (pending.source.index,), "low": low, "high": high}
@@ -403,11 +403,11 @@ class Packer:
         self.logits[node] = worth
 
     def _output(self, node: fx.Node) -> None:
-        """The steps end in its logits: `prepare` makes sure of that."""
+        """The steps end in the logits; `prepare` makes sure of that."""
         scale = self.logits[node.all_input_nodes[0]]
         self.logit_scale = scale if 1 / MOST_LOGIT_SCALE <= scale <= MOST_LOGIT_SCALE else None
 
 
 def _geometry(window: Window) -> Geometry:
-    """Where the windows of a layer lie."""
+    """Where a layer's windows lie."""
     return Geometry(window.kernel, window.stride, window.padding, window.dilation)

@@ -1,4 +1,4 @@
-"""From a trained quantized network to the packed file, which is compared with it before it is written."""
+"""From a trained quantized network to the packed file, which is compared with the network before it is written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _packed(prepared: fx.GraphModule, quantize: Quantize) -> tuple[Packer, fx.Gr
 
 
 def rehearse(prepared: fx.GraphModule, quantize: Quantize) -> None:
-    """Packs a prepared model for nobody: what `pack` would refuse after hours of training is refused now.
+    """Packs a prepared model without writing it, so that what `pack` would refuse after hours of training fails now.
 
     Raises:
         PackError: see `pack`.
@@ -46,7 +46,7 @@ def rehearse(prepared: fx.GraphModule, quantize: Quantize) -> None:
 
 @contextmanager
 def _of_the_model() -> Iterator[None]:
-    """What a file cannot hold is said of the model, for there is no file yet."""
+    """Reports what a file cannot hold as an error of the model, since there is no file yet."""
     try:
         yield
     except PackedFileError as error:
@@ -64,22 +64,22 @@ def pack(
     class_names: Sequence[str] = (),
     watch: Watch = unwatched,
 ) -> PackedModel:
-    """Packs a model that `compress.quantization.prepare` made (its eval mode); gives it read back.
+    """Packs a model that `compress.quantization.prepare` made (its eval mode); returns it as read back.
 
-    What was packed is compared with the model, step by step (`packed.agreement`).
+    The result is compared with the model, step by step (`packed.agreement`).
 
     Args:
         path: where the file is written; None: nowhere.
         quantize: `multiplier_bits`, `factored_sums`, `flip_share` and `method` are used.
-        images: (N, C, H, W) uint8, of validation: they set the flip margin where there is a `flip_share`.
-        seen: (N, C, H, W) uint8, of calibration: the two are compared on the first ones; on noise when left out.
-        metadata: texts that travel with the model under its digest, such as its accuracy and its params.
-        class_names: in the order of the logits, one each; none where they are not known.
+        images: (N, C, H, W) uint8, validation images: they set the flip margin if there is a `flip_share`.
+        seen: (N, C, H, W) uint8, calibration images: the comparison uses the first ones; noise if left out.
+        metadata: texts stored with the model under its digest, such as its accuracy and its params.
+        class_names: in the order of the logits, one each; none if they are unknown.
         watch: shows how many steps have been compared.
 
     Raises:
-        PackError: an operation that the format does not know, a value it cannot hold, or a step that computes something
-            else than the model; nothing is written.
+        PackError: an operation that the format does not know, a value it cannot hold, or a step that does not compute
+            what the model does; nothing is written.
     """
     packer, finished = _packed(prepared, quantize)
     spec, texts = prepared.meta.get("spec"), dict(metadata or {})

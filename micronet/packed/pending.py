@@ -1,4 +1,4 @@
-"""What the packer holds of a value until the step that makes it is known: real gains and offsets, in float64."""
+"""What the packer knows of a value before its step is known: real gains and offsets, in float64."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from micronet.packed.widths import Accumulation
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the packed model: the step that makes it, and what one code of each channel is worth."""
+    """A value of the packed model: the step that computes it, and the real value of one code of each channel."""
 
     index: int
     scale: np.ndarray  # (C,) float64
@@ -31,19 +31,19 @@ class Value:
 
 @dataclass(frozen=True)
 class OfOneValue:
-    """A function of one value, as the network computes it; `named` where it is one that a file of floats can name."""
+    """A function of one value, as the network computes it; `named` if a file of floats has a name for it."""
 
     compute: Callable[[Tensor], Tensor]
     named: Function | None = None
 
     def then(self, operation: Callable[[Tensor], Tensor]) -> OfOneValue:
-        """And what the network does with its result."""
+        """This function followed by another operation of the network."""
         return OfOneValue(lambda x: operation(self.compute(x)))
 
 
 @dataclass(frozen=True)
 class Pending:
-    """gain * source + offset + residual, not yet requantized. Vectors: an entry an output channel, float64."""
+    """gain * source + offset + residual, not yet requantized. Vectors: one entry per output channel, float64."""
 
     name: str
     source: Value
@@ -53,15 +53,15 @@ class Pending:
     norm: bool = False
     residual: Value | None = None
     geometry: Geometry | None = None  # of the layer
-    # Of windows only the greatest value goes on: of sums, so that one of a window is requantized, and of the codes.
+    # Maxima over windows: of sums, so that one per window is requantized, and of codes.
     window: int = 1  # side of the windows of sums
     of_codes: tuple[Geometry, ...] = ()
     factor: Value | None = None  # gain * source * factor + .., of a product of two values
-    function: OfOneValue | None = None  # of the source, in the place of gain and offset
+    function: OfOneValue | None = None  # of the source, in place of gain and offset
 
     @classmethod
     def plain(cls, name: str, source: Value, **fields: Any) -> Pending:
-        """A value as it is."""
+        """A value unchanged."""
         channels = len(source.scale)
         return cls(name, source, None, np.ones(channels), np.zeros(channels), **fields)
 
@@ -77,7 +77,7 @@ class Pending:
         return self.layer.groups if isinstance(self.layer, nn.Conv2d) else 1
 
     def kernels(self, weight: np.ndarray) -> np.ndarray:
-        """The layer's weight, or its codes, as those of a convolution: (O, I / groups, height, width)."""
+        """The layer's weight, or its codes, in the shape of a convolution's: (O, I / groups, height, width)."""
         assert self.geometry is not None
         return weight.reshape(len(weight), -1, *self.geometry.kernel)
 
@@ -97,7 +97,7 @@ def numbers(tensor: Tensor) -> np.ndarray:
 
 
 def gain_and_offset(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
-    """A batch norm in eval mode."""
+    """The gain and offset of a batch norm in eval mode."""
     assert layer.running_mean is not None and layer.running_var is not None  # compress.operations refuses others
     gain = 1 / np.sqrt(numbers(layer.running_var) + layer.eps)
     if not layer.affine:
@@ -107,12 +107,12 @@ def gain_and_offset(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[np.ndarray,
 
 
 def not_finite(name: str) -> str:
-    """What is said of a layer with such a number."""
+    """The message about a layer with numbers that are not finite."""
     return f"{name}: a weight, norm or step is not finite; a training run that diverged cannot be packed"
 
 
 def logit_biases(bias: np.ndarray, sums: Accumulation, name: str) -> np.ndarray:
-    """Whole numbers to add to the sums of the layer that gives logits, (C,). Raises `PackError`: too large ones."""
+    """Integers to add to the sums of the layer that gives the logits, (C,). Raises `PackError` if too large."""
     if not np.isfinite(bias).all():
         raise PackError(not_finite(name))
     biases = np.rint(bias)
@@ -125,21 +125,21 @@ def logit_biases(bias: np.ndarray, sums: Accumulation, name: str) -> np.ndarray:
 
 
 def uniform(value: Value, name: str) -> float:
-    """What a code of every channel is worth. Raises `PackError`: they differ."""
+    """The real value of one code, if all channels agree. Raises `PackError` if they differ."""
     if np.ptp(value.scale) > 0:
         raise PackError(f"{name}: reads maps of different scales at once; a batch norm and ReLU between would work")
     return float(value.scale[0])
 
 
 def ordered(scaling: Scaling, order: np.ndarray) -> Scaling:
-    """The scaling of the same channels in another order."""
+    """The scaling with its channels in another order."""
     keys = [key for key in ("multiplier", "shift", "bias") if getattr(scaling, key, None) is not None]
     return replace(scaling, **{key: getattr(scaling, key)[order] for key in keys})
 
 
 @torch.no_grad()
 def table_of(pending: Pending, source: Step, quantizer: Any) -> Table:
-    """What the network makes of each code of the source, in codes of the quantizer. Raises `PackError`."""
+    """The network's output for each code of the source, in codes of the quantizer. Raises `PackError`."""
     assert pending.function is not None
     first, last = reach(source)
     if last - first >= MOST_ENTRIES:

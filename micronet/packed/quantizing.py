@@ -1,4 +1,4 @@
-"""From a trained float network to a packed file that is measured: the one path of stage, studies and searches."""
+"""From a trained float network to a measured packed file: the one path for the stage, studies and searches."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from micronet.training.evaluation import evaluate
 from micronet.training.hardware import Machine
 from micronet.training.loop import TrainResult
 
-BATCH_NORM_IMAGES = 10_000  # training images that the batch norm statistics are estimated from anew
+BATCH_NORM_IMAGES = 10_000  # training images from which the batch norm statistics are re-estimated
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What became of a network."""
+    """The result of quantizing a network."""
 
-    prepared: fx.GraphModule  # trained, with the quantizers in it, on the CPU
-    packed: PackedModel  # as it was written
-    module: PackedModule  # the packed file read back, where it was measured
+    prepared: fx.GraphModule  # trained, with quantizers, on the CPU
+    packed: PackedModel  # as written
+    module: PackedModule  # the packed file read back, on the device where it was measured
     validation_accuracy_percent: float  # of `module`
     training: TrainResult
-    refitted: Sequence[str] = ()  # layers and activations whose step the training brought to nothing
+    refitted: Sequence[str] = ()  # layers and activations whose step training reduced to nothing
 
 
 def quantize(
@@ -61,26 +61,26 @@ def quantize(
     evaluation_batch_size: int = 500,
     watch: Watch = unwatched,
 ) -> Quantized:
-    """Quantizes a network, trains it with the quantizers in place, packs it and measures the file read back.
+    """Quantizes a network, trains it with the quantizers in place, packs it and measures the file as read back.
 
     Args:
         model: trained; its zeros stay zero. It is moved to the CPU.
         images: of the training split, (N, C, H, W) uint8: the first ones set the steps of the activations and, after
-            the training, the statistics of the batch norms.
+            training, the statistics of the batch norms.
         train: trains the prepared network, in place, under a constraint.
-        machine: where the file is measured. Asked for after the training only, as making one may set torch's threads,
-            on which the last bits of a calibration depend.
-        seed: of the crops that the batch norms see.
-        path: where the packed file is kept, with its accuracy and `metadata` under its digest; None: nowhere.
-        class_names: in the order of the logits; the packed file holds them.
-        watch: shows how far calibration, packing and measuring are.
-        batch_norm_images: of these so many are used; none when nothing was trained.
+        machine: where the file is measured. Requested only after training, because creating one may set torch's thread
+            count, on which the last bits of a calibration depend.
+        seed: for the crops that the batch norms see.
+        path: where the packed file is written, with its accuracy and `metadata` under its digest; None: nowhere.
+        class_names: in the order of the logits; stored in the packed file.
+        watch: shows the progress of calibration, packing and measuring.
+        batch_norm_images: how many of `images` the batch norms see; none of them if nothing was trained.
 
     Raises:
-        QuantizationError, PackError: the network holds what cannot be packed. Nothing is written.
+        QuantizationError, PackError: the network contains something that cannot be packed. Nothing is written.
         TrimmingError: see `Trimming`.
     """
-    model = model.cpu()  # the images that calibrate it are there
+    model = model.cpu()  # like the calibration images
     channels, height, width = images.shape[1:]
     prepared = prepare(model, section, (channels, height, width))
     constraint = Trimming(model, prepared, section) if section.trim else FixedMask(model)

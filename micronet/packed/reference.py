@@ -1,9 +1,9 @@
-"""Inference of a packed model in integers, in numpy alone: the witness of `packed.module` and of the scores.
+"""Inference of a packed model in integers, in numpy only: an independent check of `packed.module` and of the scores.
 
-`run` computes logits as docs/format.md says. `witness` does it number by number in the order that the file states,
-checks every partial sum against its proven range, and counts what it did: the logits must be those of the torch module,
-and the counts, under challenge and under strict rules, those that `scoring.packed_counts` derives from the codes
-without computing anything.
+`run` computes logits as docs/format.md says. `witness` does so number by number in the order that the file states,
+checks every partial sum against its proven range, and counts each operation: the logits must equal the torch module's,
+and the counts, under challenge and strict rules, those that `scoring.packed_counts` derives from the codes without
+computing anything.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from micronet.packed.sums import Counts, Witness, earlier
 from micronet.packed.widths import code_width, product_range, signed_width
 
 NO_CODE = np.iinfo(np.int32).min  # lower than any code
-RELU_BITS = LOOKUP_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width; a lookup is no less
+RELU_BITS = LOOKUP_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width; a lookup costs as much
 STRICT_BITS = 32  # of biases and average pools under strict rules
 
 
@@ -48,7 +48,7 @@ class _Context:
 
 @singledispatch
 def _compute(step: Step, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
-    """The value that a step makes, (N, C, H, W), of those that it reads; of the input: of pixels."""
+    """The value of a step, (N, C, H, W), from the values that it reads; for the input: from pixels."""
     raise NotImplementedError(type(step).__name__)
 
 
@@ -112,7 +112,7 @@ def _(step: Linear, inputs: list[np.ndarray], context: _Context) -> np.ndarray:
 
 
 def _check_range(step: Conv | Linear, source: Step, sums: np.ndarray) -> None:
-    """Checks sums (O, positions) against what is proven for them."""
+    """Checks sums (O, positions) against their proven range."""
     proven = step.weights.sums(source)
     if sums.size and ((sums.min(axis=1) < proven.low) | (sums.max(axis=1) > proven.high)).any():
         raise InferenceError(f"{step.name}: a sum lies outside of its proven range")
@@ -125,10 +125,10 @@ def _columns(x: np.ndarray, step: Conv) -> np.ndarray:
 
 
 def _windows(x: np.ndarray, geometry: Geometry, padding: int) -> np.ndarray:
-    """The windows on maps: (N, C, H, W) -> (N, C, H', W', height of the kernel, width), a view if nothing is padded.
+    """The windows on maps: (N, C, H, W) -> (N, C, H', W', kernel height, kernel width); a view unless padded.
 
     Args:
-        padding: the number beyond the edges of a map.
+        padding: the value beyond the edges of a map.
     """
     if geometry.padding != (0, 0):
         sides = ((side, side) for side in geometry.padding)
@@ -146,7 +146,7 @@ def _requantized(sums: np.ndarray, scaling: Requantization, residual: list[np.nd
 
 
 def _fast_dot_products(weights: Weights, source: Step, columns: np.ndarray) -> np.ndarray:
-    """(O, N * H' * W') int64. Floats hold these sums exactly, and their products are fast."""
+    """(O, N * H' * W') int64. Floats represent these sums exactly, and their products are fast."""
     sums, rows = weights.sums(source), weights.rows
     dtype = np.float32 if reaches(sums.low, sums.high) < EXACT_FLOAT32 else np.float64
     total = np.empty((len(rows), columns.shape[2]), np.int64)
@@ -157,12 +157,12 @@ def _fast_dot_products(weights: Weights, source: Step, columns: np.ndarray) -> n
 
 @singledispatch
 def _count_rest(step: Step, steps: tuple[Step, ...], counts: Counts) -> None:
-    """Counts what a step takes for one image beside its dot products; most take nothing."""
+    """Counts the operations of a step for one image besides its dot products; most steps have none."""
 
 
 @_count_rest.register
 def _(step: Window, steps: tuple[Step, ...], counts: Counts) -> None:
-    # A comparison is a subtraction of which the sign counts; there is nothing to do with what lies beyond the map.
+    # A comparison is a subtraction whose sign is used; beyond the map there is nothing to compare.
     on_the_map = np.ones((1, 1, *steps[step.inputs[0]].shape[1:]), np.int64)
     held = _windows(on_the_map, step.geometry, 0).sum(axis=(4, 5))
     least = STRICT_BITS if isinstance(step, Pool) else 0
@@ -209,7 +209,7 @@ def _(step: Product, steps: tuple[Step, ...], counts: Counts) -> None:
 @_count_rest.register
 def _(step: Table, steps: tuple[Step, ...], counts: Counts) -> None:
     counts.add(LOOKUP_BITS, math.prod(step.shape))
-    counts.strict_additions[LOOKUP_BITS] += 3 * math.prod(step.shape)  # as swish, the dearest function with a price
+    counts.strict_additions[LOOKUP_BITS] += 3 * math.prod(step.shape)  # like swish, the most expensive priced function
 
 
 @_count_rest.register
@@ -222,11 +222,11 @@ def _(step: Linear, steps: tuple[Step, ...], counts: Counts) -> None:
     all_ends = ends(steps)
     behind = next(number for number, end in enumerate(all_ends) if end is step)
     passes = {behind} | ({behind + 1} if step is all_ends[-1] and step.margin else set())
-    if any(number % 2 for number in passes):  # of an image that is seen mirrored each value moves
+    if any(number % 2 for number in passes):  # mirroring moves every value of the image
         counts.strict_additions[1] += math.prod(steps[0].shape)
     if step.choice is not None:
-        # 2 C - 3 comparisons find the two greatest of C logits, their difference is compared with the margin, and C
-        # logits join those of the next pass, in every pass, whether it follows or not.
+        # 2 C - 3 comparisons find the two greatest of C logits, a subtraction and a comparison test the margin, and C
+        # additions join the logits of the next pass; counted in every pass, whether the next one follows or not.
         low, high = logit_ranges(steps)[behind + 1]
         width = max(int(signed_width(*edges)) for edges in zip(low, high, strict=True))
         counts.add(max(step.choice.bits, width), 3 * step.shape[0] - 1)
@@ -241,12 +241,12 @@ def _count_requantization(
     first: list[int],
     counts: Counts,
 ) -> None:
-    """Channel by channel, in Python's integers.
+    """Channel by channel, in Python integers.
 
     Args:
-        sums: range of what is scaled, (C,) each. sum_bits: its width.
-        live: the channel's sum is no constant.
-        first: the first channel with the same product, but for the sign; the channel's own where there is none before.
+        sums: range of the values to scale, (C,) each. sum_bits: their widths.
+        live: whether the channel's sum is not a constant.
+        first: the first channel with the same product, up to the sign; the channel itself if there is none before.
     """
     scaling, positions = in_integers(step), math.prod(step.shape[1:])
     products = np.stack(product_range(*sums, scaling.multiplier), axis=1).tolist()
@@ -257,7 +257,7 @@ def _count_requantization(
             counts.strict_multiplications[width] += positions
             if first[channel] == channel:
                 counts.multiplications[width] += positions
-            # The product that there is may have the other sign, and one bit more at a bound that is a power of two.
+            # The reused product may have the opposite sign, and need one bit more at a bound that is a power of two.
             ranges = (low, high), products[first[channel]], (bias, bias)
             counts.add(max(int(signed_width(*edges)) for edges in ranges), positions, STRICT_BITS)
         if scaling.residual is not None:
@@ -295,7 +295,7 @@ def _walk(
 
 
 def _check_images(model: PackedModel, images: np.ndarray, empty: bool = False) -> None:
-    """Raises `InferenceError`: no raw images. `empty`: there may be none at all."""
+    """Raises `InferenceError` unless these are raw images. `empty`: there may be none."""
     wanted = "({}, {}, {}, {})".format("N", *model.image)
     if not isinstance(images, np.ndarray):
         raise InferenceError(f"images must be an array of {wanted} uint8 (got a {type(images).__name__})")
@@ -309,23 +309,23 @@ def run(model: PackedModel, images: np.ndarray, *, network: int = 0) -> np.ndarr
 
     Args:
         images: (N, C, H, W) uint8, of the shape that the model takes.
-        network: which of the file's.
+        network: index of the network in the file.
 
     Raises:
-        InferenceError: a model in 16-bit floats, or other images.
+        InferenceError: a model in 16-bit floats, or unsuitable images.
     """
     context = _Context(model.steps, _fast_dot_products)
     return _walk(model, images, network, lambda step, inputs: _compute(step, inputs, context))
 
 
 def witness(model: PackedModel, images: np.ndarray, *, network: int = 0) -> tuple[np.ndarray, list[Counts]]:
-    """As `run`, number by number in the stated order, each counted and every partial sum checked; slow, so for few.
+    """Like `run`, number by number in the stated order, with counts and checked partial sums; slow, so for few images.
 
     Returns:
-        logits: (N, classes) int64. Counts: one a step, for one image.
+        logits: (N, classes) int64. Counts: one per step, for one image.
 
     Raises:
-        InferenceError: as `run`, or a sum outside of its proven width.
+        InferenceError: as for `run`, or a sum outside its proven width.
     """
     counters: list[Counts] = []
 
@@ -339,10 +339,10 @@ def witness(model: PackedModel, images: np.ndarray, *, network: int = 0) -> tupl
 
 
 def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
-    """Logits (N, classes) int64 of any number of images (N, C, H, W) uint8, of all the passes that each takes.
+    """Logits (N, classes) int64 of any number of images (N, C, H, W) uint8, over all the passes that each takes.
 
     Raises:
-        InferenceError: as `run`.
+        InferenceError: as for `run`.
     """
     _check_images(model, images, empty=True)
     if not len(images):
@@ -366,6 +366,6 @@ def predict(model: PackedModel, images: np.ndarray, batch_size: int = 100) -> np
 
 
 def margins(logits: np.ndarray) -> np.ndarray:
-    """By how much the greatest logit of each image exceeds the second, (N,)."""
+    """By how much the greatest logit of each image exceeds the second greatest, (N,)."""
     ordered = np.sort(logits, axis=1)
     return ordered[:, -1] - ordered[:, -2]

@@ -1,6 +1,6 @@
-"""The steps of a packed model in torch, a small module each; `runner` makes the one of a step.
+"""The steps of a packed model in torch, one small module each; `runner` makes the module of a step.
 
-Codes and accumulators are held in floats that are exact for them; `packed.module` says which and why.
+Codes and accumulators are held in floats that represent them exactly; `packed.module` says which and why.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from micronet.packed.steps.pool import Window
 from micronet.packed.steps.scaling import FloatScaling, Requantization, Scaling
 from micronet.packed.steps.table import Applied
 
-EXACT_SUM_BITS = 25  # float32 holds every sum of so many bits, sign included
+EXACT_SUM_BITS = 25  # float32 represents every sum of this many bits, including the sign
 
 
 @singledispatch
 def runner(step: Step, half: bool) -> nn.Module:
-    """The module that computes a step: the values that it reads -> the value that it makes, (N, C, H, W).
+    """The module that computes a step, from the values that it reads to its own, (N, C, H, W).
 
     Args:
-        half: in a file of 16-bit floats.
+        half: the file holds 16-bit floats.
     """
     raise NotImplementedError(type(step).__name__)
 
 
 @singledispatch
 def scaler(scaling: Scaling) -> nn.Module:
-    """The module that turns a step's sums, and the residual or None, into its output's codes."""
+    """The module that turns a step's sums, with the residual or None, into its output codes."""
     raise NotImplementedError(type(scaling).__name__)
 
 
 def _constant(array: np.ndarray, dtype: type[np.floating]) -> nn.Buffer:
-    """A constant that moves with the module and is in no state dict; a vector has an entry a channel of a map."""
+    """A constant that moves with the module but is not in the state dict; a vector has one entry per channel."""
     tensor = torch.from_numpy(array.astype(dtype))
     return nn.Buffer(tensor.reshape(-1, 1, 1) if tensor.dim() == 1 else tensor, persistent=False)
 
@@ -64,7 +64,7 @@ class RunInput(nn.Module):
 
 @runner.register(Concat)
 class RunConcat(nn.Module):
-    """Channels one after the other."""
+    """Concatenates channels."""
 
     def __init__(self, step: Concat, half: bool):
         super().__init__()
@@ -74,13 +74,13 @@ class RunConcat(nn.Module):
 
 
 def _windows(step: Window) -> tuple[Pair, Pair, Pair]:
-    """Kernel, stride and padding, as torch's pools take them."""
+    """Kernel, stride and padding, in the form torch's pools take."""
     return step.geometry.kernel, step.geometry.stride, step.geometry.padding
 
 
 @runner.register(Pool)
 class RunPool(nn.Module):
-    """Sums of codes; means of floats."""
+    """Sums of codes, or means of floats."""
 
     def __init__(self, step: Pool, half: bool):
         super().__init__()
@@ -94,7 +94,7 @@ class RunPool(nn.Module):
 
 @runner.register(Maximum)
 class RunMaximum(nn.Module):
-    """The greatest of each window."""
+    """The greatest value of each window."""
 
     def __init__(self, step: Maximum, half: bool):
         super().__init__()
@@ -117,7 +117,7 @@ class RunConv(nn.Module):
         self.scaling = scaler(step.scaling)
 
     def sums(self, x: Tensor) -> Tensor:
-        """What is scaled."""
+        """The values to scale."""
         sums = x.double() if self.wide else x
         sums = F.conv2d(sums, self.weight.to(sums.dtype), None, *self.geometry)
         return F.max_pool2d(sums, self.window) if self.window > 1 else sums
@@ -128,7 +128,7 @@ class RunConv(nn.Module):
 
 @runner.register(Affine)
 class RunAffine(nn.Module):
-    """Codes, in another order of channels perhaps, scaled."""
+    """Codes, possibly with reordered channels, scaled."""
 
     def __init__(self, step: Affine, half: bool):
         super().__init__()
@@ -136,7 +136,7 @@ class RunAffine(nn.Module):
         self.chosen = nn.Buffer(torch.from_numpy(step.chosen), persistent=False) if step.order > 1 else None
 
     def sums(self, x: Tensor) -> Tensor:
-        """What is scaled."""
+        """The values to scale."""
         return x if self.chosen is None else x[:, self.chosen]
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -145,14 +145,14 @@ class RunAffine(nn.Module):
 
 @runner.register(Product)
 class RunProduct(nn.Module):
-    """Products of two maps' values, or of each value of one with its channel's of the other, scaled."""
+    """Products of two maps, elementwise or with one factor per channel, scaled."""
 
     def __init__(self, step: Product, half: bool):
         super().__init__()
         self.as_floats, self.scaling = half, scaler(step.scaling)
 
     def sums(self, x: Tensor, factor: Tensor) -> Tensor:
-        """What is scaled: products of codes, in float64, which holds them exactly."""
+        """The values to scale: products of codes, in float64, which represents them exactly."""
         return x * factor if self.as_floats else x.double() * factor.double()
 
     def forward(self, x: Tensor, factor: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -174,7 +174,7 @@ class RunTable(nn.Module):
 
 @runner.register(Applied)
 class RunApplied(nn.Module):
-    """A function of floats."""
+    """A function computed in floats."""
 
     def __init__(self, step: Applied, half: bool):
         super().__init__()
@@ -212,7 +212,7 @@ class Requantize(nn.Module):
         self.factor = None if scaling.residual is None else _constant(scaling.residual_factor, np.float64)
 
     def forward(self, sums: Tensor, residual: Tensor | None) -> Tensor:
-        x = sums.to(torch.float64, copy=True).mul_(self.multiplier).add_(self.bias)  # a copy: others may read them too
+        x = sums.to(torch.float64, copy=True).mul_(self.multiplier).add_(self.bias)  # copy: others may read them too
         if residual is not None and self.factor is not None:
             x.addcmul_(residual.double(), self.factor)
         return x.mul_(self.scale).floor_().clamp_(self.low, self.high)

@@ -1,4 +1,4 @@
-"""Dot products number by number, in the order that a packed file states: what the witness of the counts sums.
+"""Dot products number by number, in the order that a packed file states: the sums behind the witness's counts.
 
 Every partial sum is checked against its proven range, and every multiplication and addition is counted.
 """
@@ -19,7 +19,7 @@ from micronet.packed.widths import addition_width, code_width
 
 @dataclass
 class Counts:
-    """Multiplications and additions of one step for one image, {bits: count}; under strict rules those apart."""
+    """Multiplications and additions of one step for one image, {bits: count}; strict rules have counts of their own."""
 
     name: str
     multiplications: Counter[int] = field(default_factory=Counter)
@@ -37,14 +37,14 @@ class Counts:
         self.strict_additions[max(bits, least)] += count
 
     def again(self, other: Counts) -> None:
-        """What is not done a second time, and counts under strict rules."""
+        """Work that is reused, but that strict rules charge again."""
         self.strict_multiplications.update(other.multiplications)
         self.strict_additions.update(other.additions)
 
 
 @dataclass(frozen=True)
 class PartialSum:
-    """A partial sum at every position, and the range that is proven for it."""
+    """A partial sum at every position, with its proven range."""
 
     values: np.ndarray
     low: int
@@ -55,7 +55,7 @@ class PartialSum:
         return int(code_width(self.low, self.high))
 
     def bits_with(self, other: PartialSum) -> int:
-        """Of an addition of both."""
+        """Width of the addition of both."""
         return int(addition_width(self.low, self.high, other.low, other.high))
 
     def checked(self, name: str) -> PartialSum:
@@ -69,7 +69,7 @@ class PartialSum:
 
 
 class Witness:
-    """Sums dot products in the order that the file states, and counts, for one of some images."""
+    """Sums dot products in the order that the file states, and counts the operations of one image."""
 
     def __init__(self, images: int, name: str):
         self.images, self.counts = images, Counts(name)
@@ -104,7 +104,7 @@ class Witness:
         return total
 
     def running(self, products: np.ndarray, bits: int) -> np.ndarray:
-        """Sums (taps, positions) one tap after the other in an accumulator of `bits`."""
+        """Sums (taps, positions) one tap after the other in an accumulator of `bits` bits."""
         total = products[0].copy()
         self._fits(total, bits)
         for product in products[1:]:
@@ -114,14 +114,14 @@ class Witness:
         return total
 
     def again(self, row: np.ndarray, inputs: list[PartialSum], weight_bits: int, known: np.ndarray) -> None:
-        """Sums an output channel that shares the sum of an earlier one, as strict rules count it."""
+        """Sums an output channel again that reuses an earlier one's sum, as strict rules count it."""
         apart = Witness(self.images, self.counts.name)
         if not np.array_equal(apart.factored(row, inputs, weight_bits), known):
             raise InferenceError(f"{self.counts.name}: a sum that serves two output channels differs from its own")
         self.counts.again(apart.counts)
 
     def factored(self, row: np.ndarray, inputs: list[PartialSum], weight_bits: int) -> np.ndarray:
-        """One output channel: `row`: codes of its taps; `inputs`: what each tap reads."""
+        """One output channel. `row`: the codes of its taps; `inputs`: what each tap reads."""
         terms = []
         for magnitude, *sides in factors(row):
             taps = ([inputs[tap] for tap in side] for side in sides)
@@ -161,7 +161,7 @@ class Witness:
 
 
 def earlier(rows: np.ndarray, each: int) -> list[int]:
-    """The first row of the same group, of `each` rows, with these codes or all their negatives."""
+    """The first row in the same group (of `each` rows) with the same codes, or with all of them negated."""
     first: dict[tuple[int, bytes], int] = {}
     found = []
     for row, codes in enumerate(rows.astype(np.int64)):

@@ -1,8 +1,8 @@
-"""From a packed file back to a network that can be trained: its weights in floats, its batch norms taken apart.
+"""From a packed file back to a network that can be trained: float weights, batch norms split off again.
 
-A packed step is a convolution, its batch norm and the steps of both quantizers in one multiplier and one bias a
-channel. Their product is all that a network in floats needs: what an activation's code is worth is free, for the norm
-behind takes every scale back.
+A packed step combines a convolution, its batch norm and the steps of both quantizers in one multiplier and one bias
+per channel. A float network needs only their product: the value of an activation's code can be chosen freely, because
+the next norm undoes any scale.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from micronet.packed.steps import Conv, Linear, Pool
 from micronet.packed.steps.scaling import in_integers
 from models.meta import build_meta
 
-TYPICAL = 4.0  # what the greatest code of an activation is worth: some deviations of a batch norm's output
-LOGIT_SCALES = torch.logspace(-8, 0, 81, dtype=torch.float64)  # what a code of the logits may be worth
-SHOWN, SHOWN_NAME = 160, 60  # characters of what is said about a spec, and of a layer's name
+TYPICAL = 4.0  # value of an activation's greatest code: a few standard deviations of a batch norm's output
+LOGIT_SCALES = torch.logspace(-8, 0, 81, dtype=torch.float64)  # candidate values of one logit unit
+SHOWN, SHOWN_NAME = 160, 60  # characters of messages about a spec, and of a layer's name
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class UnpackError(MicronetError):
-    """A packed model that no network in floats can be made of."""
+    """A packed model that cannot be turned into a float network."""
 
 
 def unpack(packed: PackedModel, images: Tensor, labels: Tensor) -> nn.Module:
-    """The network of a packed file in floats, in eval mode: it computes what the file does, but for the roundings.
+    """The network of a packed file in floats, in eval mode: it computes what the file does, up to rounding.
 
     Args:
-        packed: one network whose convolutions are each followed by a batch norm of its own, as those of a MobileNet
-            or a ResNet are.
-        images: (N, C, H, W) uint8, training images that the batch norms' statistics are measured on.
-        labels: (N,) int64, with which the scale of the logits is found: integers have none.
+        packed: one network in which each convolution is followed by a batch norm of its own, as in a MobileNet or a
+            ResNet.
+        images: (N, C, H, W) uint8, training images on which the batch norm statistics are measured.
+        labels: (N,) int64, which determine the scale of the logits: integers have none.
 
     Raises:
-        UnpackError: a cascade, a file in 16-bit floats or without a spec, an architecture of other parts.
+        UnpackError: a cascade, a file in 16-bit floats or without a spec, an unsupported architecture.
     """
     if len(packed.networks) > 1 or packed.arithmetic != "integer" or packed.spec is None:
         raise UnpackError("only a file of one network in integers, which names its architecture, can be unpacked")
@@ -69,10 +69,10 @@ def unpack(packed: PackedModel, images: Tensor, labels: Tensor) -> nn.Module:
 
 
 def _architecture(packed: PackedModel) -> nn.Module:
-    """The network that the file names, once it is known to have the layers of the file's steps.
+    """The network that the file names, checked to have the layers of the file's steps.
 
     Raises:
-        UnpackError: it cannot be built, or has other layers.
+        UnpackError: it cannot be built, or has different layers.
     """
     assert packed.spec is not None
     try:
@@ -100,7 +100,7 @@ def _architecture(packed: PackedModel) -> nn.Module:
 
 
 def _check_activations(model: nn.Module, packed: PackedModel) -> None:
-    """Refuses what a step's codes do not show: where a clamp ends, and what is added or looked up behind a norm."""
+    """Refuses what a step's codes do not show: the limits of a clamp, and what is added or looked up after a norm."""
     for found in read(model, image=packed.image, shapes_alone=True).calls.values():
         if found.kind in ("clamp", "shift", "function", "prelu", "product"):
             raise UnpackError(
@@ -109,7 +109,7 @@ def _check_activations(model: nn.Module, packed: PackedModel) -> None:
 
 
 def _layer(model: nn.Module, name: str, kind: type[Layer]) -> Layer:
-    """The layer of a step. Raises `UnpackError` where the architecture has none of its kind there."""
+    """The layer of a step. Raises `UnpackError` if the architecture has no layer of its kind there."""
     layer = dict(model.named_modules()).get(name)
     if not isinstance(layer, kind):
         raise UnpackError(f"{shown(name, SHOWN_NAME)}: is no {kind.__name__} of the architecture that the file names")
@@ -130,16 +130,16 @@ def _norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
 
 @torch.no_grad()
 def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Conv, worth: dict[int, float]) -> float:
-    """Sets a convolution and its norm, whose statistics are still 0 and 1; gives what a code of the output is worth."""
+    """Sets a convolution and its norm, with statistics 0 and 1 for now; returns the value of one output code."""
     scaling = in_integers(step)
     if scaling.residual is None:
         scale = TYPICAL / float(np.abs(step.high).max())
     elif scaling.residual.multiplier == 0:
         raise UnpackError(f"{shown(step.name, SHOWN_NAME)}: adds a map times 0, which no network in floats does")
-    else:  # the network adds both sides as they are
+    else:  # the network adds both sides unscaled
         scale = worth[scaling.residual.value] * 2.0**scaling.residual.fraction / scaling.residual.multiplier
     codes = torch.from_numpy(step.weights.codes.astype(np.float64))
-    deviation = (2.0 / (codes.shape[1] * step.geometry.area)) ** 0.5  # as weights start out: He et al. 2015
+    deviation = (2.0 / (codes.shape[1] * step.geometry.area)) ** 0.5  # as weights are initialised: He et al. 2015
     unit = deviation / float(codes.square().mean().sqrt().clamp(min=1e-9))
     layer.weight.copy_((codes * unit).float())
     gain = scaling.multiplier / 2.0**scaling.shift * scale / (worth[step.inputs[0]] * unit)
@@ -149,7 +149,7 @@ def _restore(layer: nn.Conv2d, norm: nn.BatchNorm2d, step: Conv, worth: dict[int
             f"{shown(step.name, SHOWN_NAME)}: has a batch norm without gain and bias; one with both works"
         )
     if layer.bias is not None:
-        layer.bias.zero_()  # the norm's holds it
+        layer.bias.zero_()  # the norm's bias includes it
     norm.weight.copy_(torch.from_numpy(gain).float())
     norm.bias.copy_(torch.from_numpy(bias).float())
     assert norm.running_mean is not None and norm.running_var is not None
@@ -169,7 +169,7 @@ def _restore_linear(layer: nn.Linear, step: Linear, worth: float) -> None:
 
 @torch.no_grad()
 def _measure(model: nn.Module, pairs: list[tuple[nn.Module, nn.BatchNorm2d]], images: Tensor) -> None:
-    """Gives every norm the statistics of what it reads, and gain and bias with which it still does the same."""
+    """Gives every norm the statistics of its input, with gain and bias adjusted so that its output stays the same."""
     sums: dict[nn.Module, list[Tensor]] = {layer: [] for layer, _ in pairs}
 
     def note(layer: nn.Module, _: object, output: Tensor) -> None:
@@ -193,7 +193,7 @@ def _measure(model: nn.Module, pairs: list[tuple[nn.Module, nn.BatchNorm2d]], im
 
 @torch.no_grad()
 def _fit_scale(model: nn.Module, classifier: nn.Linear, images: Tensor, labels: Tensor) -> None:
-    """Scales the logits, integers until now, to the least cross entropy. `classifier` gives them."""
+    """Scales the logits, integers until now, to minimise cross entropy. `classifier` computes them."""
     logits = torch.cat([model(part) for part in images.split(250)]).double()
     scale = min(LOGIT_SCALES.tolist(), key=lambda scale: float(F.cross_entropy(logits * scale, labels.long())))
     for parameter in classifier.parameters():

@@ -1,4 +1,4 @@
-"""How many bits hold a number, a code, a sum: proven from ranges. Numpy only."""
+"""How many bits a number, a code or a sum needs, proven from ranges. Numpy only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNK = 1 << 18  # weights whose bounds are computed at once
 
 
 def bit_length(values: ArrayLike) -> np.ndarray:
-    """Bits of each number >= 0, below 2**53; 0 has none."""
+    """Bits of each number >= 0, below 2**53; 0 needs none."""
     return np.frexp(np.asarray(values, dtype=np.float64))[1].astype(np.int64)
 
 
@@ -22,7 +22,7 @@ def signed_width(low: ArrayLike, high: ArrayLike) -> np.ndarray:
 
 
 def code_width(low: ArrayLike, high: ArrayLike) -> np.ndarray:
-    """Fewest bits of codes in [low, high]: without a sign where none is negative, else two's complement."""
+    """Fewest bits for codes in [low, high]: unsigned if none is negative, else two's complement."""
     low, high = np.asarray(low, dtype=np.int64), np.asarray(high, dtype=np.int64)
     return np.where(low >= 0, np.maximum(bit_length(np.maximum(high, 0)), 1), signed_width(low, high))
 
@@ -36,16 +36,16 @@ def product_range(low: ArrayLike, high: ArrayLike, factor: np.ndarray | int) -> 
 
 @dataclass(frozen=True)
 class Accumulation:
-    """The dot products of a conv or linear step, proven from its codes. Vectors: an entry an output channel."""
+    """Proven bounds of the dot products of a conv or linear step, from its codes. Vectors: one entry per channel."""
 
-    low: np.ndarray  # no partial sum, whatever the order, lies below
+    low: np.ndarray  # no partial sum, in any order, lies below
     high: np.ndarray
     bits: np.ndarray  # two's complement width that holds every partial sum
     nonzeros: np.ndarray
 
 
 def accumulation(weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndarray) -> Accumulation:
-    """Bounds of sum(weight code * input code) when input channel c has codes in [low[c], high[c]], low <= 0 <= high."""
+    """Bounds of sum(weight code * input code) if input channel c has codes in [low[c], high[c]], low <= 0 <= high."""
     rows, columns = weight.shape[:2]
     planes = weight.reshape(groups, rows // groups, columns, -1)
     low = np.asarray(low, np.int64).reshape(groups, columns, 1)
@@ -68,7 +68,7 @@ def accumulation(weight: np.ndarray, groups: int, low: np.ndarray, high: np.ndar
 
 
 def addition_width(low: ArrayLike, high: ArrayLike, other_low: ArrayLike, other_high: ArrayLike) -> np.ndarray:
-    """Bits of the wider input of an addition, given both ranges; in two's complement where one of them is signed."""
+    """Bits of an addition's wider input, given both ranges; in two's complement if one of them is signed."""
     codes = np.maximum(code_width(low, high), code_width(other_low, other_high))
     signed = np.maximum(signed_width(low, high), signed_width(other_low, other_high))
     return np.where((np.asarray(low) < 0) | (np.asarray(other_low) < 0), signed, codes)

@@ -1,4 +1,4 @@
-"""What a model costs: operation records, and the rule books that price them."""
+"""The cost of a model: operation records, and the rule books that price them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A name that users import, from the module that defines it, which is loaded now."""
+    """A name of the public interface, loaded on first use from the module that defines it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The price of an architecture on the command line."""
+"""Prices an architecture on the command line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _spec(arguments: argparse.Namespace) -> Any:
-    """The name or the spec that is asked for. Raises `ArgumentError`."""
+    """The requested name or spec. Raises `ArgumentError`."""
     if (arguments.name is None) == (arguments.spec is None):
         raise ArgumentError(f"give a name or --spec (names: {', '.join(models.NAMED)})")
     if arguments.spec is None:
@@ -64,7 +64,7 @@ def _spec(arguments: argparse.Namespace) -> Any:
 
 
 def _suited(spec: Any, image: Sequence[int] | None, classes: int | None) -> tuple[Any, Image]:
-    """The spec for some images and classes, and the images; None: its own. Raises `SpecError`."""
+    """The spec adapted to image shape and class count, and the shape; None: the spec's own. Raises `SpecError`."""
     full = models.normalise(spec)
     own = full.get("settings", full)
     channels, height, width = image or own.get("image", IMAGE)
@@ -75,7 +75,7 @@ def _suited(spec: Any, image: Sequence[int] | None, classes: int | None) -> tupl
 
 
 def _references(arguments: argparse.Namespace, packed: PackedModel | None) -> References | None:
-    """What scores are relative to; None: nobody says. A network's images and classes are those of a packed file.
+    """What scores are relative to; None: not stated. A reference network is built for the packed file's images.
 
     Raises:
         ArgumentError: there is no such reference.
@@ -101,10 +101,10 @@ def _references(arguments: argparse.Namespace, packed: PackedModel | None) -> Re
 
 
 def _packed(arguments: argparse.Namespace) -> PackedModel | None:
-    """The packed file that is named; None where none is.
+    """The packed file given; None if there is none.
 
     Raises:
-        ArgumentError: an option that a file has no use for.
+        ArgumentError: an option that does not apply to a file.
         PackedFileError: it cannot be read.
     """
     name = arguments.name
@@ -118,9 +118,9 @@ def _packed(arguments: argparse.Namespace) -> PackedModel | None:
 
 
 def _designed(spec: Any, arguments: argparse.Namespace) -> list[Operation]:
-    """The operations of an architecture at the widths that are asked for. Raises `ArgumentError`."""
+    """The operations of an architecture at the requested widths. Raises `ArgumentError`."""
     try:
-        # The architecture's price, so no values: a random weight of a large network can happen to be 0.
+        # Prices the architecture, so without values: a random weight of a large network can happen to be 0.
         spec, image = _suited(spec, arguments.image, arguments.classes)
         return operations(
             build_meta(spec),

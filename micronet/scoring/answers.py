@@ -1,4 +1,4 @@
-"""What a packed model answers to each image: its class, and how sure it is of it."""
+"""A packed model's answer to each image: its class, and how sure it is of it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from micronet.errors import shown
 from micronet.packed.module import PackedModule
 
 COLUMNS = ("image", "actual", "predicted", "confidence_percent")
-CALIBRATED_ON = 2000  # images: one number is found on them
-LEAST_A_WAY = 50  # images that say what the logits of one way through a cascade are worth
-MOST_SCALED = 1e3  # natural units between logits: a softmax has no larger ones
-HALVINGS = 60  # of the interval that the scale lies in
-TOLERANCE = 0.05  # percent: a softmax in floats differs in its last bits from machine to machine
+CALIBRATED_ON = 2000  # images: a single number is fitted to them
+LEAST_A_WAY = 50  # images needed to fit the scale of the logits for one route through a cascade
+MOST_SCALED = 1e3  # natural units between logits: no softmax needs more
+HALVINGS = 60  # of the interval in which the scale is searched
+TOLERANCE = 0.05  # percent: the last bits of a float softmax differ between machines
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a packed model said to N images."""
+    """A packed model's output for N images."""
 
-    logits: Tensor  # (N, classes): integers in float64, in float32 of `half`
-    passes: Tensor  # (N,) int64, all that an image took
+    logits: Tensor  # (N, classes): integers in float64; float32 for `half`
+    passes: Tensor  # (N,) int64, total per image
     one_pass: Tensor  # (N, classes): of one pass of each network
 
 
 def ask(model: PackedModule, split: Split, batch_size: int = 500, watch: Watch = unwatched) -> Answers:
-    """The answers to a split; of a cascade every network sees every image, for `one_pass`.
+    """The answers to a split; in a cascade every network sees every image, for `one_pass`.
 
     Args:
         watch: shows how many images have been answered.
@@ -48,14 +48,14 @@ def ask(model: PackedModule, split: Split, batch_size: int = 500, watch: Watch =
 def confidences(model: PackedModule, answers: Answers, validation: Split, batch_size: int = 500) -> Tensor:
     """How sure the model is of its answers: the largest softmax of each image, (N,) float64 in 0 to 1.
 
-    The logits are integers. What a unit of them is worth the file says where it has room for it, and then this is what
-    `micronet.predict` says: the softmax of the logits, of their mean over both passes where an image was seen mirrored
-    too. Elsewhere, in files of CIFAR-10 and for each way through a cascade, it is the worth that makes the labels of
-    validation images likeliest: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
+    The logits are integers. If the file states the value of one unit, the result is what `micronet.predict` gives: the
+    softmax of the logits, averaged over both passes if the image was also seen mirrored. Otherwise (CIFAR-10 files, and
+    each route through a cascade) the scale is the one with which the labels of validation images are most likely:
+    temperature scaling, Guo et al. 2017, arXiv:1706.04599.
 
     Args:
-        validation: images that neither trained the model nor are those of `answers`; some of them are looked at where
-            the file does not say what its logits are worth.
+        validation: images neither used to train the model nor contained in `answers`; some of them are used if the
+            file does not state the value of its logits.
     """
     single = len(model.packed.networks) == 1
     logits = _means(answers) if single else answers.logits.double()
@@ -75,7 +75,7 @@ def confidences(model: PackedModule, answers: Answers, validation: Split, batch_
 
 
 def _means(answers: Answers) -> Tensor:
-    """The logits of one network, of an image that was seen twice their mean; float64."""
+    """The logits of one network, averaged for an image that was seen twice; float64."""
     return answers.logits.double() / answers.passes[:, None]
 
 
@@ -84,10 +84,10 @@ def _largest_softmax(logits: Tensor) -> Tensor:
 
 
 def worth(logits: Tensor, labels: Tensor) -> float:
-    """The scale of logits (N, classes) at which the cross entropy of the labels (N,) is least, 0 or more.
+    """The scale of logits (N, classes) that minimises the cross entropy of the labels (N,), 0 or more.
 
-    It is convex in the scale, so the zero of its slope is found by halving an interval; where more is always better,
-    because every image is right, the end of the interval is taken.
+    The cross entropy is convex in the scale, so the zero of its slope is found by bisection; if larger is always
+    better, because every image is right, the end of the interval is used.
     """
 
     def slope(scale: float) -> float:
@@ -107,11 +107,11 @@ def worth(logits: Tensor, labels: Tensor) -> float:
 
 
 def table(answers: Answers, sure: Tensor, test: Split) -> list[dict[str, Any]]:
-    """The rows of `metrics/predictions.csv`, one an image.
+    """The rows of `metrics/predictions.csv`, one per image.
 
     Args:
-        sure: of `confidences`.
-        test: what the answers are to, with the names of its classes.
+        sure: from `confidences`.
+        test: the images that were answered, with their class names.
     """
     predicted = answers.logits.argmax(1).tolist()
     names = test.classes or CLASSES
@@ -123,12 +123,12 @@ def table(answers: Answers, sure: Tensor, test: Split) -> list[dict[str, Any]]:
 
 
 def differences(claimed: Sequence[Mapping[str, str]], measured: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What differs between two tables of predictions, in at most a line for each column and one for their length.
+    """The differences between two tables of predictions: at most one line per column and one for their length.
 
-    Confidences may differ by `TOLERANCE`, which is less than anybody reads in them.
+    Confidences may differ by `TOLERANCE`, too little to matter to a reader.
 
     Args:
-        claimed: as it was read from a file; a row may lack a column, or hold any text.
+        claimed: as read from a file; a row may lack a column or hold any text.
     """
     if len(claimed) != len(measured):
         yield f"claimed {len(claimed):,} images, measured {len(measured):,}"

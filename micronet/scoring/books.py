@@ -1,4 +1,4 @@
-"""The rule books, each once: what prices a model, or shows its price, goes through this list."""
+"""The list of rule books: everything that prices a model, or shows its price, goes through it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from micronet.scoring.strict import strict_bits, strict_ops, strict_score
 
 
 class Pricing(Protocol):
-    """A rule book's whole score."""
+    """The total score under a rule book."""
 
     def __call__(
         self, ops: Sequence[Operation], passes: Sequence[float] = ONCE, reference: Reference | None = None
     ) -> Score | DeckScore:
-        """The price of operations; `passes` through each network, mean of the images."""
+        """The price of operations; `passes` through each network, mean over the images."""
         ...
 
 
@@ -28,18 +28,18 @@ class RuleBook:
     """A way to price a model."""
 
     name: str
-    about: str  # what it is, in at most 60 characters
+    about: str  # a description of at most 60 characters
     score: Pricing
     operations: Callable[[Operation], float]  # of one record, in 32-bit units
     bits: Callable[[Operation], int]  # that the parameters of one record take
-    reference: Reference  # of CIFAR-10
-    reference_100: Reference  # of CIFAR-100
-    counts: Literal["ops", "flops"] = "ops"  # the name of its operations in metrics/score.json
+    reference: Reference  # for CIFAR-10
+    reference_100: Reference  # for CIFAR-100
+    counts: Literal["ops", "flops"] = "ops"  # what its operations are called in metrics/score.json
 
 
 DECK = RuleBook(
     "deck",
-    "the slides' own, their 0.0357",
+    "the slides' own rules, behind their score of 0.0357",
     deck_score,
     deck_flops,
     deck_bits,
@@ -49,7 +49,7 @@ DECK = RuleBook(
 )
 CHALLENGE = RuleBook(
     "challenge",
-    "MicroNet Challenge, NeurIPS 2019: what the file does",
+    "MicroNet Challenge, NeurIPS 2019: counts what the file does",
     challenge_score,
     challenge_ops,
     challenge_bits,
@@ -58,7 +58,7 @@ CHALLENGE = RuleBook(
 )
 STRICT = RuleBook(
     "strict",
-    "the same, with the savings alone that its text or an entry states",
+    "the same, but only savings stated in its text or an entry",
     strict_score,
     strict_ops,
     strict_bits,
@@ -67,7 +67,7 @@ STRICT = RuleBook(
 )
 COURSE = RuleBook(
     "course",
-    "the slides' course today; no biases, no batch norms",
+    "the slides' course today: no biases, no batch norms",
     course_score,
     course_ops,
     course_bits,

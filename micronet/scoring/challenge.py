@@ -13,12 +13,12 @@ def challenge_ops(op: Operation) -> float:
 
 
 def challenge_bits(op: Operation) -> int:
-    """Bits that inference needs of one record under challenge rules."""
+    """Bits of one record that inference needs under challenge rules."""
     return 0 if op.rules == "deck" else op.storage_bits
 
 
 def challenge_reference(ops: Sequence[Operation]) -> Reference:
-    """The reference where nobody names one, by the number of classes: CIFAR-100's for 100, else CIFAR-10's."""
+    """The default reference, by the number of classes: CIFAR-100's for 100, else CIFAR-10's."""
     classes = [op.output_shape[0] for op in ops if op.kind == "linear"][-1:]
     return CIFAR100 if classes == [100] else CIFAR10
 
@@ -26,11 +26,11 @@ def challenge_reference(ops: Sequence[Operation]) -> Reference:
 def challenge_score(
     ops: Sequence[Operation], passes: Sequence[float] = ONCE, reference: Reference | None = None
 ) -> Score:
-    """The score of the MicroNet Challenge: what an image costs in the mean, and every bit that inference needs.
+    """The score of the MicroNet Challenge: the mean cost of an image, and every bit that inference needs.
 
     Args:
-        passes: through each network, mean of the test images: above 1 where some images are seen mirrored too, below
-            where a network sees only those that the ones before are unsure of.
+        passes: through each network, mean over the test images: above 1 if some images are also seen mirrored, below 1
+            for a network that sees only the images the ones before it are unsure of.
         reference: None is `challenge_reference`.
     """
     count, params = mean_of_images(ops, passes, challenge_ops), sum(map(challenge_bits, ops)) / 32

@@ -1,4 +1,4 @@
-"""Operations of a model, from a module or a packed file; and the count of another counter."""
+"""Counts a model's operations, from a module or a packed file, and cross-checks them with another counter."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def operations(
     accumulator_bits: int = 32,
     vector_bits: int | None = None,
 ) -> list[Operation]:
-    """The operations of one image, in the order of the work.
+    """The operations of one image, in execution order.
 
     Args:
-        model: a packed model or its module, whose zeros and widths are those of the file; or any other module, whose
-            zeros are its real ones (on the meta device it counts as dense) and whose widths are the ones given here.
-        image: (C, H, W) of what a module reads; a packed model knows its own.
+        model: a packed model or its module, with the zeros and widths of the file; or any other module, with its actual
+            zeros (on the meta device it counts as dense) and the widths given here.
+        image: (C, H, W) of a module's input; a packed model knows its own.
         weight_bits: of convolutions and linear layers.
-        activation_bits: None is unquantized: 16 bits as long as the weights are not below 16 (the challenge's
-            freebie for float models), 32 otherwise.
-        accumulator_bits: width that sums are charged at. Claim less than 32 only where it is proven.
-        vector_bits: of biases and batch norms; None is `weight_bits`, as the deck counts every parameter.
+        activation_bits: None means unquantized: 16 bits if the weights have 16 (the challenge's freebie for float
+            models), otherwise 32.
+        accumulator_bits: the width at which sums are charged. Claim less than 32 only if it is proven.
+        vector_bits: of biases and batch norms; None means `weight_bits`, as the deck counts every parameter.
 
     Raises:
-        ScoreError: an operation without a price.
+        ScoreError: an operation has no price.
     """
     packed = getattr(model, "packed", model)
     if isinstance(packed, PackedModel):
@@ -49,7 +49,7 @@ def operations(
 
 
 def cross_check_macs(model: nn.Module, image: tuple[int, int, int] = IMAGE) -> int:
-    """The MACs of a module as ptflops counts them (backend aten, biases taken off).
+    """The MACs of a module as counted by ptflops (aten backend, biases subtracted).
 
     Raises:
         ScoreError: they differ from ours.

@@ -11,7 +11,7 @@ from micronet.scoring.records import CIFAR10, ONCE, Operation, Reference, mean_o
 
 @dataclass(frozen=True)
 class DeckScore:
-    """`flops` and `params` in 32-bit units, cut to whole numbers; scores relative to a reference."""
+    """`flops` and `params` in 32-bit units, truncated to integers; scores relative to a reference."""
 
     flops: int
     params: int
@@ -25,12 +25,12 @@ class DeckScore:
 
     @property
     def score_operations(self) -> float:
-        """The operations' part of the score."""
+        """The operations part of the score."""
         return self.score_flops
 
 
 def deck_flops(op: Operation) -> int:
-    """Operations of one record under deck rules, in integers so that no sum depends on rounding."""
+    """Operations of one record under deck rules, as integers so that no sum depends on rounding."""
     if op.rules == "challenge":
         return 0
     inputs = math.prod(op.kernel) * op.input_shape[0]
@@ -43,7 +43,7 @@ def deck_flops(op: Operation) -> int:
 
 
 def deck_bits(op: Operation) -> int:
-    """Bits that the parameters of one record take under deck rules."""
+    """Bits of one record's parameters under deck rules."""
     if op.rules == "challenge":
         return 0
     return op.weights * op.weight_bits + (op.norm_parameters + op.bias_parameters) * op.vector_bits
@@ -52,14 +52,14 @@ def deck_bits(op: Operation) -> int:
 def deck_score(
     ops: Sequence[Operation], passes: Sequence[float] = ONCE, reference: Reference | None = None
 ) -> DeckScore:
-    """The score that the slide deck's 0.0357 is measured with.
+    """The score by which the slide deck reached 0.0357.
 
-    A weight of -1, 0 and 1 has 1 bit here, as the packed file stores it: that it has zeros is the sparsity's business.
-    The share of zeros among the weights of convolutions and linear layers takes that share off all parameters, as
-    the deck did, and nothing off the operations.
+    A ternary weight (-1, 0, 1) has 1 bit here, as the packed file stores it: its zeros are accounted for by sparsity.
+    The share of zeros among the weights of convolutions and linear layers is deducted from all parameters, as in the
+    deck, and nothing from the operations.
 
     Args:
-        passes: through each network, mean of the images.
+        passes: through each network, mean over the images.
         reference: None is ResNet-18 at 16 bits.
     """
     reference = reference or CIFAR10

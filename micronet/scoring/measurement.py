@@ -1,4 +1,4 @@
-"""What a release claims, measured: the accuracy of the packed file read back, and its price under each rule book."""
+"""Measures what a release claims: the accuracy of the packed file as read back, and its price in each rule book."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from micronet.scoring.records import ONCE, Operation, ScoreError, macs, nonzero_
 from micronet.scoring.references import OF_CIFAR10, References, reference_of
 from models.meta import build_meta
 
-SHOWN = 160  # characters of what a library says about a spec
-SHOWN_KEY = 70  # of a key of a claim, and of its value
-_NOTHING = object()  # of a key that is not there
+SHOWN = 160  # characters of a library's message about a spec
+SHOWN_KEY = 70  # characters of a claim's key, and of its value
+_NOTHING = object()  # for a missing key
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def predictions(model: PackedModule, split: Split, batch_size: int = 500, watch:
     """The predicted class of every image, (N,) int64: the first of the largest logits.
 
     Raises:
-        ScoreError: the model has another number of classes than the dataset.
+        ScoreError: model and dataset have different numbers of classes.
     """
     check_classes(model, split)
     with watch("measuring", len(split), "images") as told:
@@ -48,7 +48,7 @@ def predictions(model: PackedModule, split: Split, batch_size: int = 500, watch:
 
 
 def check_classes(model: PackedModule, split: Split) -> None:
-    """Raises `ScoreError`: the model has another number of classes than the dataset."""
+    """Raises `ScoreError` if model and dataset have different numbers of classes."""
     names = split.classes or CLASSES
     if model.packed.classes != len(names):
         data = "CIFAR-10" if _of_cifar10(split) else "the data"
@@ -59,9 +59,9 @@ def check_classes(model: PackedModule, split: Split) -> None:
 
 
 def passes(model: PackedModule, split: Split, batch_size: int = 500) -> tuple[float, ...]:
-    """How many passes an image takes through each network, mean of the split.
+    """How many passes an image takes through each network, mean over the split.
 
-    Above 1 where the last network sees unsure ones mirrored too, below for networks that see only those.
+    Above 1 if the last network sees unsure images again, mirrored; below 1 for networks that see only unsure images.
     """
     device = next(model.buffers()).device
     if len(model.packed.networks) == 1 and not model.packed.flip_margin:
@@ -71,10 +71,10 @@ def passes(model: PackedModule, split: Split, batch_size: int = 500) -> tuple[fl
 
 
 def plain(model: PackedModel) -> PackedModel:
-    """The same networks without our ways to save.
+    """The same networks without our savings.
 
-    At most one bit of a mask for every weight, and a product for every weight, each added to the accumulator; no
-    second look of the last network.
+    At most one mask bit per weight, one product per weight, each added to the accumulator; no second look by the last
+    network.
     """
 
     def unspared(step: Step) -> Step:
@@ -95,15 +95,15 @@ def price(
     *,
     ops: list[Operation] | None = None,
 ) -> dict[str, Any]:
-    """The scores of a packed model, and the MACs of one pass of each network, which ptflops counts too.
+    """The scores of a packed model, and the MACs of one pass of each network, cross-checked with ptflops.
 
     Args:
-        passes: through each network, mean of the images.
-        references: what the scores are relative to; None: what each rule book takes where nobody names one.
-        ops: of the model, where somebody has counted them.
+        passes: through each network, mean over the images.
+        references: what the scores are relative to; None: each rule book's default.
+        ops: the model's operations, if already counted.
 
     Raises:
-        ScoreError: ptflops counts other MACs for an architecture than we do, or the file names none that can be built.
+        ScoreError: ptflops and we count different MACs for an architecture, or the file names none that can be built.
     """
     ops = operations(model) if ops is None else ops
     if model.packed.specs is None:
@@ -121,7 +121,7 @@ def price(
 
 
 def _designed(spec: dict[str, Any]) -> nn.Module:
-    """The network of a spec, without values. Raises `SpecError`."""
+    """The network of a spec, without weight values. Raises `SpecError`."""
     models.check_known(spec)
     return build_meta(spec)
 
@@ -138,20 +138,20 @@ def measure(
 ) -> dict[str, Any]:
     """The content of `metrics/score.json`.
 
-    `one_pass` is what the same file would be if every image took one pass of each network. `cascade`, where there are
-    several: the share of the images that each network sees, and its accuracy on all of them when it is alone. Of
-    other images than CIFAR-10's also the accuracy of each class, and their mean, the balanced accuracy; of another
-    reference what the scores are relative to.
+    `one_pass` is for the same file if every image took one pass of each network. `cascade`, if there are several
+    networks: the share of the images that each one sees, and its accuracy if it alone classified all of them. For
+    images other than CIFAR-10's also the accuracy of each class and their mean, the balanced accuracy; for a different
+    reference also what the scores are relative to.
 
     Args:
         path: the packed file that `model` was read from.
         test: the images that accuracy is measured on.
         references: see `price`.
-        answers: to `test`, where somebody has asked already.
+        answers: to `test`, if already computed.
         watch: shows how many images have been measured.
 
     Raises:
-        ScoreError: the model has another number of classes than the dataset; see also `price`.
+        ScoreError: model and dataset have different numbers of classes; see also `price`.
     """
     check_classes(model, test)
     networks = len(model.packed.networks)
@@ -193,10 +193,10 @@ def measure(
 
 
 def differences(claimed: dict[str, Any], measured: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two results, a line each: `deck.score: claimed 0.04, measured 0.05`.
+    """The differences between two results, one line each: `deck.score: claimed 0.04, measured 0.05`.
 
     Args:
-        claimed: whatever a JSON file said; it is shown short and in one line.
+        claimed: anything a JSON file may say; shown short and on one line.
     """
     lines = []
     for key in sorted(claimed.keys() | measured.keys()):
@@ -210,7 +210,7 @@ def differences(claimed: dict[str, Any], measured: dict[str, Any], prefix: str =
 
 
 def _said(value: Any, other: Any) -> str:
-    """A value as text, in quotes where it would look like `other`, which is none."""
+    """A value as text, quoted if it would look like `other`, which is not text."""
     if value is _NOTHING:
         return "None"
     if value is None:
@@ -222,14 +222,14 @@ def _said(value: Any, other: Any) -> str:
 
 
 def _of_cifar10(split: Split) -> bool:
-    """Whether these are images of it: what the manifest calls them, or, where there is none, their classes say it."""
+    """Whether these are CIFAR-10 images: by the manifest's name or, without one, by their classes."""
     if split.dataset is not None:
         return split.dataset in (CIFAR10.name, SAMPLE.name)
     return split.classes in ((), CLASSES)
 
 
 def _by_class(predicted: torch.Tensor, test: Split) -> dict[str, Any]:
-    """The accuracy of each class and their mean where they are not CIFAR-10's, the mean also where they are uneven."""
+    """Each class's accuracy and their mean if not CIFAR-10; for CIFAR-10 only the mean, if classes are uneven."""
     found = class_accuracies(predicted, test.labels, test.classes)
     there = [accuracy for accuracy in found.values() if accuracy is not None]
     balanced = {"balanced_accuracy_percent": sum(there) / len(there)}
@@ -242,10 +242,10 @@ def _by_class(predicted: torch.Tensor, test: Split) -> dict[str, Any]:
 def class_accuracies(
     predicted: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...] = ()
 ) -> dict[str, float | None]:
-    """Accuracy in percent of the images of each class, None where there is no image of it.
+    """Accuracy in percent on the images of each class; None if there are none.
 
     Args:
-        classes: their names, in the order of the labels; CIFAR-10's where they are left out.
+        classes: their names, in the order of the labels; CIFAR-10's if left out.
     """
     of_class = [predicted[labels == index] == index for index in range(len(classes or CLASSES))]
     return {

@@ -1,4 +1,4 @@
-"""What a module costs, from its traced graph and assumed widths."""
+"""Prices a module, from its traced graph and assumed widths."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from micronet.compress.spellings import Window
 from micronet.errors import shown
 from micronet.scoring.records import DEAREST_FUNCTION, LOOKUP_BITS, RELU_BITS, Operation, ScoreError
 
-WIDEST_CODE = 8  # bits of what a table of a function reads
+WIDEST_CODE = 8  # bits of the codes that a function's table reads
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
 
 @dataclass(frozen=True)
 class Widths:
-    """The widths that a module is priced at: of weights, activations, sums, and stored vectors."""
+    """The widths at which a module is priced: of weights, activations, sums and stored vectors."""
 
     weight: int
     activation: int
@@ -32,7 +32,7 @@ class Widths:
 
     @classmethod
     def assume(cls, weight: int, activation: int | None, accumulator: int, vector: int | None) -> Widths:
-        """What `operations` was given, with None filled in. Raises `ScoreError` for a width that there is not."""
+        """The arguments of `operations` with None filled in. Raises `ScoreError` for an invalid width."""
         for name, bits in (("weight_bits", weight), ("activation_bits", activation), ("vector_bits", vector)):
             if bits is not None and bits not in WIDTHS:
                 raise ScoreError(f"{name}: must be 1 to 8, 16 or 32 (got {bits})")
@@ -45,12 +45,12 @@ class Widths:
 
     @property
     def sum_product(self) -> int:
-        """Bits of a product with a factor that comes out of an accumulator."""
+        """Bits of the product of an accumulator's value and a factor."""
         return self.accumulator if self.quantized else self.activation
 
 
 def _read(model: nn.Module, image: tuple[int, int, int]) -> Network:
-    """The network's graph and shapes; no arithmetic, the model stays as it is."""
+    """The network's graph and shapes; no arithmetic; the model is left unchanged."""
     try:
         return read(model, image=image, shapes_alone=True)
     except UnknownOperation as error:
@@ -61,7 +61,7 @@ def _read(model: nn.Module, image: tuple[int, int, int]) -> Network:
 
 @dataclass(frozen=True)
 class _Work:
-    """A node of the graph: its name, and the shapes of what it reads first and gives, (C, H, W) or (C,)."""
+    """A node of the graph: its name, and the shapes of its first input and its output, (C, H, W) or (C,)."""
 
     name: str
     source: tuple[int, ...]
@@ -69,7 +69,7 @@ class _Work:
 
     @property
     def elements(self) -> int:
-        """Of what it gives."""
+        """Of the output."""
         return math.prod(self.output)
 
 
@@ -113,7 +113,7 @@ def _weighted(work: _Work, layer: nn.Conv2d | nn.Linear, folded: bool, widths: W
 
 
 def _norm(work: _Work, layer: nn.BatchNorm1d | nn.BatchNorm2d, folded: bool, widths: Widths) -> Operation:
-    """A batch norm: a multiply-add an element, or nothing under challenge rules where it folds."""
+    """A batch norm: one multiply-add per element, or nothing under challenge rules if it folds."""
     shape = work.output
     entries = sum(parameter.numel() for parameter in layer.parameters())
     op = Operation(
@@ -133,13 +133,13 @@ def _norm(work: _Work, layer: nn.BatchNorm1d | nn.BatchNorm2d, folded: bool, wid
         multiplications=((max(widths.vector, widths.activation), work.elements),),
         additions=((widths.accumulator, work.elements),),
         bias_and_pool_additions=((widths.accumulator, work.elements),),
-        # Scale and shift a channel, also when the norm learns none: the statistics are needed at inference.
+        # One scale and one shift per channel, even if the norm learns none: inference needs the statistics.
         storage_bits=2 * shape[0] * widths.vector,
     )
 
 
 def _requantize(name: str, shape: tuple[int, ...], widths: Widths) -> Operation:
-    """Scales sums to the next layer's codes: one multiplication an output, one stored scale a channel."""
+    """Scales sums to the next layer's codes: one multiplication per output, one stored scale per channel."""
     return Operation(
         f"{name}.requantize",
         "requantize",
@@ -157,9 +157,9 @@ def _requantize(name: str, shape: tuple[int, ...], widths: Widths) -> Operation:
 def _joined(window: Window, source: tuple[int, ...], output: tuple[int, ...]) -> int:
     """Additions or comparisons that join the values in all windows of a map.
 
-    A window that the edge cuts, by `ceil_mode` or in the padding, joins what it holds.
+    A window that the edge cuts off, by `ceil_mode` or in the padding, joins only the values it holds.
     """
-    held = []  # along height, along width: the values in all windows of an output row or column
+    held = []  # by axis: the values in all windows of an output row or column
     for axis, (size, places) in enumerate(zip(source[1:], output[1:], strict=True)):
         kernel, stride, padding, dilation = (
             side[axis] for side in (window.kernel, window.stride, window.padding, window.dilation)
@@ -170,17 +170,17 @@ def _joined(window: Window, source: tuple[int, ...], output: tuple[int, ...]) ->
 
 
 class _Counter:
-    """Walks a network and collects records. A method a kind of operation, which gives the name of its result."""
+    """Walks a network and collects records. Each kind of operation has a method that returns its result's name."""
 
     def __init__(self, model: nn.Module, widths: Widths, image: tuple[int, int, int]):
-        self.layers: dict[str, Any] = dict(model.named_modules())  # with the weights that the network's shapes lack
+        self.layers: dict[str, Any] = dict(model.named_modules())  # with weights, unlike the traced network
         self.widths, network = widths, _read(model, image)
-        # Codes are looked up, floats computed with.
+        # Functions of codes are table lookups, functions of floats are computed.
         self.network = fuse(network) if widths.quantized else network
         self.ops: list[Operation] = []
-        self.names: dict[fx.Node, str] = {}  # of what a node gives
-        self.used = {str(node.target) for node in network.calls if node.op == "call_module"}  # layers, by their names
-        self.stored: set[str] = set()  # layers of slopes, which may be used in several places
+        self.names: dict[fx.Node, str] = {}  # of each node's output
+        self.used = {str(node.target) for node in network.calls if node.op == "call_module"}  # names of layers
+        self.stored: set[str] = set()  # PReLU layers already counted; they may be used in several places
         for node, found in self.network.calls.items():
             count = getattr(self, f"_{found.kind}", None)
             if count is None:
@@ -188,11 +188,11 @@ class _Counter:
             self.names[node] = count(node)
 
     def _before(self, node: fx.Node) -> str:
-        """The name of what a node reads first."""
+        """The name of a node's first input."""
         return self.names[node.all_input_nodes[0]]
 
     def _scope(self, node: fx.Node, name: str) -> str:
-        """A name beside the layer that a node reads first."""
+        """A name in the scope of a node's first input."""
         return f"{self._before(node).rpartition('.')[0]}.{name}".lstrip(".")
 
     def _work(self, node: fx.Node, name: str) -> _Work:
@@ -202,7 +202,7 @@ class _Counter:
         return self.network.calls[node].kind
 
     def _add_op(self, work: _Work, kind: Any, **counted: Any) -> str:
-        """A record that only the challenge's rules know. Gives its name."""
+        """Adds a record that only the challenge's rules use. Returns its name."""
         self.ops.append(Operation(work.name, kind, work.output, work.source, rules="challenge", **counted))
         return work.name
 
@@ -216,12 +216,12 @@ class _Counter:
         users, work = list(node.users), self._work(node, str(node.target))
         folded = len(users) == 1 and self._kind(users[0]) == "norm"
         self.ops.append(_weighted(work, self.layers[work.name], folded, self.widths))
-        if self.widths.quantized:  # sums become codes of the next layer
+        if self.widths.quantized:  # sums become the next layer's codes
             self.ops.append(_requantize(work.name, work.output, self.widths))
         return work.name
 
     def _linear(self, node: fx.Node) -> str:
-        """Logits need no codes: their order is the answer."""
+        """Logits need no requantization: only their order matters."""
         if not gives_logits(node, self.network.calls):
             return self._conv(node)
         work = self._work(node, str(node.target))
@@ -238,7 +238,7 @@ class _Counter:
         return self._before(node)
 
     def _interleave(self, node: fx.Node) -> str:
-        """A permutation is absorbed into its neighbours' weight order."""
+        """A permutation is absorbed into the order of the neighbouring weights."""
         return self._before(node)
 
     def _concat(self, node: fx.Node) -> str:
@@ -257,7 +257,7 @@ class _Counter:
         return self._add_op(work, "add", additions=added, bias_and_pool_additions=added)
 
     def _product(self, node: fx.Node) -> str:
-        """The factors are codes where they are quantized, and their product becomes one."""
+        """If quantized, the factors are codes and their product becomes one."""
         work = self._work(node, self._scope(node, node.name))
         name = self._add_op(work, "product", multiplications=((self.widths.activation, work.elements),))
         if self.widths.quantized:
@@ -271,7 +271,7 @@ class _Counter:
         return self._add_op(work, "function", additions=((RELU_BITS, function.operations * work.elements),))
 
     def _lookup(self, work: _Work, stores: bool = True) -> str:
-        """In a table of the output's codes, with an entry for each code of an input four times as fine."""
+        """A table of output codes, with one entry for each code of an input four times as fine."""
         bits = min(self.widths.activation, WIDEST_CODE)
         stored = bits * (2 ** min(bits + 2, WIDEST_CODE) - 1) * stores
         more = ((LOOKUP_BITS, (DEAREST_FUNCTION - 1) * work.elements),)
@@ -279,9 +279,9 @@ class _Counter:
         return self._add_op(work, "function", additions=once, strict_additions=more, storage_bits=stored)
 
     def _prelu(self, node: fx.Node) -> str:
-        """One slope is a function; slopes of channels are a gain of the negative side, added to the value.
+        """With one slope it is a function; slopes per channel are a gain of the negative side, added to the value.
 
-        A layer that is used in several places is stored once.
+        A layer used in several places is stored once.
         """
         layer = str(node.target)
         first = layer not in self.stored
@@ -321,7 +321,7 @@ class _Counter:
         return self._add_op(work, "pool", multiplications=scaled, additions=added, bias_and_pool_additions=added)
 
     def _maximum(self, node: fx.Node) -> str:
-        """A comparison is a subtraction of which the sign counts."""
+        """A comparison is a subtraction whose sign is used."""
         work = self._work(node, f"{self._before(node)}.max")
         compared = _joined(self.network.calls[node].settings, work.source, work.output)
         return self._add_op(work, "pool", additions=((self.widths.activation, compared),))
@@ -332,7 +332,7 @@ class _Counter:
 
 
 def module_operations(model: nn.Module, widths: Widths, image: tuple[int, int, int]) -> list[Operation]:
-    """The operations of one image (C, H, W), in the order of the work. Raises `ScoreError`: something has no price."""
+    """The operations of one image (C, H, W), in execution order. Raises `ScoreError` if something has no price."""
     counter = _Counter(model, widths, image)
     ops = counter.ops
     counted = sum(op.weights + op.norm_parameters + op.bias_parameters for op in ops)
@@ -343,7 +343,7 @@ def module_operations(model: nn.Module, widths: Widths, image: tuple[int, int, i
 
 
 def _uncounted(model: nn.Module, used: set[str], more: int, total: int) -> str:
-    """What is wrong with a network of so many parameters more than its operations have."""
+    """The message about a network with `more` parameters than its operations account for."""
     spare = [name for name, _ in model.named_parameters() if name.rpartition(".")[0] not in used]
     owners = shown(", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in spare)), 120)
     said = f"{more} of {total} parameters belong to no operation"

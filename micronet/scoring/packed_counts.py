@@ -1,8 +1,8 @@
-"""What the steps of a packed file cost, from the codes alone; nothing is computed with them.
+"""The cost of a packed file's steps, from the codes alone; nothing is computed with them.
 
-Under challenge and strict rules the records of a step equal what `packed.reference.witness` counts while it computes,
-and all `storage_bits` together are the payload's bits. Under deck rules they are the architecture as it was designed:
-batch norms unfolded, at the width that their constants are stored in. docs/format.md says what is counted and why.
+Under challenge and strict rules the records of a step equal what `packed.reference.witness` counts while computing,
+and all `storage_bits` together are the payload's bits. Under deck rules they are the architecture as designed: batch
+norms unfolded, at the width in which their constants are stored. docs/format.md says what is counted and why.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from micronet.packed.widths import code_width, product_range, signed_width
 from micronet.scoring.records import DEAREST_FUNCTION, LOOKUP_BITS, MOVE_BITS, RELU_BITS, Operation
 from micronet.scoring.strict import described_bits
 
-CHOICE = "choice"  # ends the name of the record of a choice to look at an image again
-HALF_BITS, SUM_BITS = 16, 32  # of a factor, and of a sum, in a file of 16-bit floats
+CHOICE = "choice"  # suffix of the record for the choice to look at an image again
+HALF_BITS, SUM_BITS = 16, 32  # of a factor and of a sum in a file of 16-bit floats
 
 
 @dataclass
@@ -36,25 +36,25 @@ class _Work:
 
     multiplications: Counter[int] = field(default_factory=Counter)
     additions: Counter[int] = field(default_factory=Counter)
-    biases_and_pools: Counter[int] = field(default_factory=Counter)  # among the additions
-    strict_multiplications: Counter[int] = field(default_factory=Counter)  # on top
+    biases_and_pools: Counter[int] = field(default_factory=Counter)  # included in the additions
+    strict_multiplications: Counter[int] = field(default_factory=Counter)  # in addition
     strict_additions: Counter[int] = field(default_factory=Counter)
 
     def multiply(self, widths: np.ndarray, times: int) -> None:
-        """One multiplication of each width, so many times."""
+        """`times` multiplications of each width."""
         _tally(self.multiplications, widths, times)
 
     def add(self, widths: np.ndarray, times: int) -> None:
-        """One addition of each width, so many times."""
+        """`times` additions of each width."""
         _tally(self.additions, widths, times)
 
     def add_bias_or_pool(self, widths: np.ndarray, times: int) -> None:
-        """The same of a bias, or of the values of an average pool."""
+        """The same for a bias, or for the values of an average pool."""
         _tally(self.additions, widths, times)
         _tally(self.biases_and_pools, widths, times)
 
     def on(self, record: Operation) -> Operation:
-        """The record with this work."""
+        """The record with this work filled in."""
         return replace(
             record,
             multiplications=_pairs(self.multiplications),
@@ -74,14 +74,14 @@ def _tally(counter: Counter[int], widths: np.ndarray, times: int) -> None:
 
 
 def packed_operations(model: PackedModel) -> list[Operation]:
-    """The operations of one pass of each network, in the order of the work."""
+    """The operations of one pass of each network, in execution order."""
     records = [
         replace(record, network=number)
         for number, network in enumerate(model.networks)
         for index in network
         for record in _records(model.steps[index], model)
     ]
-    # The bits that fill the payload's last byte are charged with the last layer.
+    # The padding bits in the payload's last byte are charged to the last layer.
     filling = model.payload_bits - sum(bits for step in model.steps for _, bits in step.storage)
     last = max(place for place, record in enumerate(records) if record.kind == "linear")
     records[last] = replace(records[last], storage_bits=records[last].storage_bits + filling)
@@ -90,7 +90,7 @@ def packed_operations(model: PackedModel) -> list[Operation]:
 
 @singledispatch
 def _records(step: Step, model: PackedModel) -> list[Operation]:
-    """The records of one step; of one that computes nothing there are none."""
+    """The records of one step; none if it computes nothing."""
     return []
 
 
@@ -109,7 +109,7 @@ def _(step: Pool, model: PackedModel) -> list[Operation]:
 @_records.register
 def _(step: Maximum, model: PackedModel) -> list[Operation]:
     work, source = _Work(), model.steps[step.inputs[0]]
-    times = _joined(step, source)  # a comparison is a subtraction's sign
+    times = _joined(step, source)  # a comparison is a subtraction whose sign is used
     if model.arithmetic == "half":
         work.additions[HALF_BITS] += times * step.shape[0]
     else:
@@ -118,7 +118,7 @@ def _(step: Maximum, model: PackedModel) -> list[Operation]:
 
 
 def _joined(step: Window, source: Step) -> int:
-    """Additions or comparisons of one channel: a window joins what it holds, and nothing beyond the map."""
+    """Additions or comparisons of one channel: a window joins the values it holds, and nothing beyond the map."""
     return step.geometry.held(source.shape) - math.prod(step.shape[1:])
 
 
@@ -164,7 +164,7 @@ def _(step: Product, model: PackedModel) -> list[Operation]:
 
 @_records.register
 def _(step: Table, model: PackedModel) -> list[Operation]:
-    """A lookup is one operation a value, its entries are stored as parameters are."""
+    """A lookup is one operation per value; its entries are stored as parameters are."""
     work, elements = _Work(), math.prod(step.shape)
     work.additions[LOOKUP_BITS] += elements
     work.strict_additions[LOOKUP_BITS] += (DEAREST_FUNCTION - 1) * elements
@@ -195,7 +195,7 @@ def _(step: Linear, model: PackedModel) -> list[Operation]:
         widths = np.maximum(step.weights.sums(source).bits, signed_width(step.bias, step.bias))
         work.add_bias_or_pool(widths[live], 1)
     number = next(number for number, end in enumerate(model.ends) if end is step)
-    if number % 2 or step.margin and number == len(model.ends) - 1:  # every second pass sees an image mirrored
+    if number % 2 or step.margin and number == len(model.ends) - 1:  # every second pass sees a mirrored image
         work.strict_additions[MOVE_BITS] += math.prod(model.image)
     kernel = source.shape[1:]
     linear = Operation(step.name, "linear", classes, inputs, kernel, bias=True, bias_parameters=step.shape[0])
@@ -211,7 +211,7 @@ def _(step: Linear, model: PackedModel) -> list[Operation]:
 
 
 def _choice_bits(step: Linear, number: int, model: PackedModel) -> int:
-    """Width of the choice that a margin makes: that of the sum of logits behind the next pass."""
+    """Width of the operations of a margin's choice: that of the sum of logits after the next pass, or the margin's."""
     low, high = logit_ranges(model.steps)[number + 1]
     assert step.choice is not None
     return max(step.choice.bits, int(signed_width(low, high).max()))
@@ -223,7 +223,7 @@ def _code_bits(source: Step, model: PackedModel) -> int:
 
 
 def _dot_products(step: Conv | Linear, source: Step, shape: tuple[int, int, int], model: PackedModel) -> _Work:
-    """What the sums (C, H, W) of one image take."""
+    """The operations behind the sums (C, H, W) of one image."""
     done, positions, weights = _Work(), math.prod(shape[1:]), step.weights
     if model.arithmetic == "half":
         done.multiplications[HALF_BITS] += weights.nonzeros * positions
@@ -256,9 +256,9 @@ def _weighted(record: Operation, step: Conv | Linear, source: Step, model: Packe
 
 
 def _scaling_records(step: Conv | Affine | Product, name: str, model: PackedModel) -> list[Operation]:
-    """The batch norm as it was designed, and the scaling as it is."""
+    """The batch norm as designed, and the scaling as computed."""
     scaling, half = step.scaling, model.arithmetic == "half"
-    # Mean width of the two constants a channel that a batch norm is stored in, rounded up.
+    # Mean width, rounded up, of the two constants per channel in which a batch norm is stored.
     vector_bits = HALF_BITS if half else -(-sum(scaling.widths) // 2)
     records = []
     if scaling.norm:
@@ -297,7 +297,7 @@ def _float_scaling(step: Conv | Affine | Product, scaling: FloatScaling) -> _Wor
 
 
 def _requantization(step: Conv | Affine | Product, scaling: Requantization, model: PackedModel) -> _Work:
-    """A channel without weights is a constant, its bias is no addition."""
+    """A channel without weights is a constant, so its bias costs no addition."""
     work, source, positions = _Work(), model.steps[step.inputs[0]], math.prod(step.shape[1:])
     live, first = np.ones(step.shape[0], bool), np.arange(step.shape[0])
     if isinstance(step, Product):
@@ -316,7 +316,7 @@ def _requantization(step: Conv | Affine | Product, scaling: Requantization, mode
     own, factors = first == np.arange(step.shape[0]), np.maximum(sum_bits, scaling.multiplier_bits)
     work.multiply(factors[live & own], positions)
     _tally(work.strict_multiplications, factors[live & ~own], positions)
-    # The product that there is may have the other sign, and one bit more at a bound that is a power of two.
+    # The reused product may have the opposite sign, and need one bit more at a bound that is a power of two.
     widths = signed_width(low, high), signed_width(low[first], high[first]), signed_width(bias, bias)
     work.add_bias_or_pool(np.maximum.reduce(widths)[live], positions)
     if scaling.residual is not None:

@@ -1,4 +1,4 @@
-"""The path from the teacher to the packed model: a row a checkpoint, and whether all of them are of one run."""
+"""The path from the teacher to the packed model: one row per checkpoint, and whether all belong to one run."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ FORMS: dict[str, Callable[[str], Any]] = {
 def float_row(
     name: str, model: nn.Module, shape: tuple[int, int, int], references: References, accuracy: float | None
 ) -> dict[str, Any]:
-    """One checkpoint in float; its price is that of 16-bit weights.
+    """A float checkpoint, priced with 16-bit weights.
 
     Args:
         shape: of an image, (C, H, W).
-        accuracy: on the test set, in percent; None where it was not measured.
+        accuracy: on the test set, in percent; None if not measured.
     """
     ops = operations(model, shape, weight_bits=16)
     return {
@@ -49,7 +49,7 @@ def float_row(
 
 
 def packed_row(model: PackedModule, score: dict[str, Any]) -> dict[str, Any]:
-    """The packed model: what is stored, each value once. `score`: what was measured of it."""
+    """The packed model, with every stored value counted once. `score`: its measurements."""
     return {
         "stage": "quantized",
         "test_accuracy_percent": score["test_accuracy_percent"],
@@ -61,10 +61,10 @@ def packed_row(model: PackedModule, score: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(path: Path, made_by: str) -> list[dict[str, Any]]:
-    """The rows of `metrics/path.csv`; none without the file. One of before a rule book was there lacks its column.
+    """The rows of `metrics/path.csv`; none without the file. A row older than a rule book lacks its column.
 
     Args:
-        made_by: the command that makes the file anew.
+        made_by: the command that remakes the file.
 
     Raises:
         FileError: it is damaged.
@@ -85,13 +85,13 @@ def read(path: Path, made_by: str) -> list[dict[str, Any]]:
 
 
 def of_other_params(folder: Path, packed: PackedModule, digest: Callable[[str], str]) -> list[str]:
-    """The checkpoints that the active params did not make, in their order; what is not there is left out.
+    """The checkpoints not made with the active params, in order; missing ones are skipped.
 
-    Whoever runs stages by hand may have changed params since some of them ran.
+    If stages are run by hand, the params may have changed since some of them ran.
 
     Args:
-        folder: of the checkpoints. packed: the one that lies there.
-        digest: of the active params, as a checkpoint of a name has it.
+        folder: of the checkpoints. packed: the packed model in it.
+        digest: of the active params, as stored in the checkpoint of the given name.
     """
     made = {"quantized": packed.packed.metadata.get("params_digest")}
     for name in FLOATS:
@@ -101,13 +101,13 @@ def of_other_params(folder: Path, packed: PackedModule, digest: Callable[[str], 
 
 
 def of_other_files(folder: Path, records: Path) -> dict[str, str]:
-    """The checkpoints that were made of other files than lie there now, and the first such file of each.
+    """The checkpoints made from other files than are there now, with the first such file of each.
 
-    Whoever runs stages by hand may have made a checkpoint anew and not those below it. A checkpoint that the record of
-    its stage does not know (it came from a cache, or the record is of before this was kept) is left out.
+    If stages are run by hand, a checkpoint may be remade without those that depend on it. Skips a checkpoint that its
+    stage's record does not know (it came from a cache, or the record predates this check).
 
     Args:
-        folder: of the checkpoints. records: the folder of `STAGE.json`, with `checkpoint` and `made_of` in SHA-256.
+        folder: of the checkpoints. records: the folder of `STAGE.json`, with `checkpoint` and `made_of` as SHA-256.
     """
     found = {}
     for name in MADE_OF:
@@ -120,7 +120,7 @@ def of_other_files(folder: Path, records: Path) -> dict[str, str]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """What is recorded of a stage's run; empty where nothing can be read."""
+    """The record of a stage's run; empty if it cannot be read."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -14,9 +14,9 @@ from micronet.errors import MicronetError
 REFERENCE_OPERATIONS, REFERENCE_PARAMETERS = 834_362_880, 5_586_981
 ONCE = (1.0,)  # a network that sees every image once
 RELU_BITS = 32  # the challenge charges 1 for a ReLU, whatever its width
-LOOKUP_BITS = 32  # it prices no lookup and no read of memory: one in a table of codes is charged as a ReLU is
-DEAREST_FUNCTION = 4  # of those that it prices, swish: what strict rules charge for a lookup
-MOVE_BITS = 1  # a permutation, as the mirroring of an image is, moves each value by a bitwise operation
+LOOKUP_BITS = 32  # it prices no lookup or memory read: a lookup in a table of codes is charged as a ReLU
+DEAREST_FUNCTION = 4  # swish, the most expensive function it prices: what strict rules charge for a lookup
+MOVE_BITS = 1  # a permutation, such as mirroring an image, moves each value by a bitwise operation
 
 
 Counted = tuple[tuple[int, int], ...]
@@ -37,12 +37,12 @@ CIFAR100 = Reference("the challenge's WideResNet-28-10", 10_490_000_000, 36_500_
 
 
 class ScoreError(MicronetError):
-    """A model that cannot be priced, or whose price two counters disagree on, in one line."""
+    """A model that cannot be priced, or on whose price two counters disagree; one line."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One step of inference on one image, with all that a rule book asks."""
+    """One step of inference on one image, with everything that a rule book needs."""
 
     name: str
     kind: Literal["conv", "linear", "batch_norm", "relu", "add", "pool", "affine", "requantize", "product", "function"]
@@ -50,7 +50,7 @@ class Operation:
     input_shape: tuple[int, ...]
     kernel: tuple[int, int] = (1, 1)
     groups: int = 1
-    bias: bool = False  # as designed: a folded batch norm does not set it
+    bias: bool = False  # as designed: not set by a folded batch norm
     weights: int = 0  # conv, linear: entries of the dense weight
     nonzeros: int = 0
     norm_parameters: int = 0  # as designed: 2C for a batch norm
@@ -59,15 +59,15 @@ class Operation:
     activation_bits: int = 32
     accumulator_bits: int = 32
     vector_bits: int = 32  # width of stored biases and norm parameters
-    multiplications: Counted = ()  # really done, challenge rules
+    multiplications: Counted = ()  # as executed, challenge rules
     additions: Counted = ()
-    bias_and_pool_additions: Counted = ()  # those of `additions` that add a bias, or the values of an average pool
-    storage_bits: int = 0  # bits that this operation takes in the file, challenge rules
-    strict_multiplications: Counted = ()  # what only strict rules charge, on top of the challenge's
+    bias_and_pool_additions: Counted = ()  # those of `additions` that add a bias or the values of an average pool
+    storage_bits: int = 0  # of this operation in the file, challenge rules
+    strict_multiplications: Counted = ()  # charged only by strict rules, on top of the challenge's
     strict_additions: Counted = ()
     strict_bits: int = 0
-    rules: Literal["both", "deck", "challenge"] = "both"  # "deck": as designed alone, a folded batch norm; else as done
-    network: int = 0  # of a cascade, whose later networks see only some of the images
+    rules: Literal["both", "deck", "challenge"] = "both"  # "deck": as designed only, a folded batch norm; else as done
+    network: int = 0  # of a cascade, where later networks see only some of the images
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ class Score:
 
     @property
     def score_operations(self) -> float:
-        """The operations' part of the score."""
+        """The operations part of the score."""
         return self.score_ops
 
 
 def tallied(counted: Counted) -> Counter[int]:
-    """{bits: count}; a width may come several times."""
+    """{bits: count}; a width may occur several times in `counted`."""
     found: Counter[int] = Counter()
     for bits, count in counted:
         found[bits] += count
@@ -109,7 +109,7 @@ def units(counted: Counted) -> float:
 
 
 def macs(ops: Iterable[Operation]) -> int:
-    """Multiply-accumulates of one image's convolutions and linear layers, zeros included."""
+    """Multiply-accumulates of one image's convolutions and linear layers, including zeros."""
     return sum(op.weights * math.prod(op.output_shape[1:]) for op in ops)
 
 
@@ -119,7 +119,7 @@ def nonzero_macs(ops: Iterable[Operation]) -> int:
 
 
 def mean_of_images(ops: Iterable[Operation], passes: Sequence[float], count: Callable[[Operation], float]) -> float:
-    """The count of all operations, mean of the images."""
+    """The count of all operations, mean over the images."""
     totals: dict[int, float] = {}
     for op in ops:
         totals[op.network] = totals.get(op.network, 0) + count(op)

@@ -1,4 +1,4 @@
-"""What the scores of a dataset's networks are relative to, under each rule book."""
+"""What the scores of models on a dataset are relative to, under each rule book."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class References:
         return cls(reference.name, {book.name: reference for book in BOOKS})
 
     def facts(self) -> dict[str, Any]:
-        """What `metrics/score.json` says of them."""
+        """What `metrics/score.json` says about them."""
         return {
             "name": self.name,
             **{book: {"operations": each.operations, "parameters": each.parameters} for book, each in self.of.items()},
@@ -40,25 +40,25 @@ OF_CIFAR100 = References("the challenge's WideResNet-28-10", {book.name: book.re
 
 
 def reference_of(book: RuleBook, references: References | None) -> Reference | None:
-    """What a rule book's scores are relative to; None: nobody says, so the book does."""
+    """What a rule book's scores are relative to; None: not stated, so the book's default applies."""
     return references.of[book.name] if references else None
 
 
 def references(
     source: str, given: params.Reference | None, teacher: Callable[[], nn.Module], image: tuple[int, int, int]
 ) -> References:
-    """What scores are relative to: what params say; else what is usual for the data; else the teacher in 16 bits.
+    """What scores are relative to: the params' choice, else the usual one for the data, else the teacher in 16 bits.
 
-    The teacher is counted under each rule book by the same code as what is compared with it, and as dense.
+    The teacher is counted under each rule book by the same code as the models compared with it, and as dense.
 
     Args:
         source: of `data.source`.
         given: `score.reference`.
-        teacher: builds it.
+        teacher: builds the teacher.
         image: (C, H, W).
 
     Raises:
-        ScoreError: the teacher has no price.
+        ScoreError: the teacher cannot be priced.
     """
     if given is not None:
         return References.same(Reference("score.reference of the params", given.operations, given.parameters))
@@ -70,10 +70,10 @@ def references(
 
 
 def of_params(asked: params.Params) -> References:
-    """What the scores of these params' models are relative to, before their data are prepared.
+    """What the scores of these params' models are relative to, before their data is prepared.
 
     Raises:
-        ScoreError: the teacher has no price.
+        ScoreError: the teacher cannot be priced.
     """
     import models
     from micronet.data.datasets import described
@@ -88,12 +88,12 @@ def of_params(asked: params.Params) -> References:
 
 
 def of_network(network: nn.Module, image: tuple[int, int, int], name: str) -> References:
-    """A network in 16 bits as what others are compared with; it is moved to the device meta.
+    """A network in 16 bits as a reference for others; it is moved to the meta device.
 
     Raises:
-        ScoreError: it has no price.
+        ScoreError: it cannot be priced.
     """
-    from micronet.scoring.counting import operations  # with torch, which tables do without
+    from micronet.scoring.counting import operations  # loads torch, which tables do not need
 
     ops = operations(network.to("meta"), image, weight_bits=16)
     priced = {book.name: book.score(ops) for book in BOOKS}

@@ -1,4 +1,4 @@
-"""What `score` leaves in metrics/ beside the path: read again, and compared with what is measured now."""
+"""What `score` writes to metrics/ besides the path: read again, and compared with new measurements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from micronet.scoring.books import BOOKS
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured of a packed model, or what files claim of it.
+    """Measurements of a packed model, or what files claim about it.
 
     Attributes:
         score: `score.json`. predictions: the rows of `predictions.csv`. summary: `summary.json`.
@@ -34,13 +34,13 @@ class Results:
 
 
 def read(folder: Path, made_by: str) -> Results:
-    """What the files of a folder claim; a summary that is not there or damaged is empty, and so differs.
+    """The claims in a folder's files; a summary that is missing or damaged is empty, and so differs.
 
     Args:
-        made_by: the command that makes them anew.
+        made_by: the command that remakes them.
 
     Raises:
-        FileError: there is no score, or there are no predictions.
+        FileError: the score or the predictions are missing.
     """
     try:
         summary = read_json(folder / "summary.json")
@@ -54,7 +54,7 @@ def read(folder: Path, made_by: str) -> Results:
 
 
 def read_score(path: Path, made_by: str) -> dict[str, Any]:
-    """The object in `score.json`. Raises `FileError` when there is none."""
+    """The object in `score.json`. Raises `FileError` if there is none."""
     if not path.exists():
         raise FileError(f"{path}: there is no such file; `{made_by}` makes it")
     score = read_json(path)
@@ -73,9 +73,9 @@ def _read_predictions(path: Path, made_by: str) -> list[dict[str, str]]:
 
 
 def summarized(model: PackedModule, score: Mapping[str, Any]) -> dict[str, float]:
-    """The few numbers that two runs are compared by.
+    """The few numbers by which two runs are compared.
 
-    Their names are short, for each is a column of `dvc exp show`, and the first in the alphabet stands on top of
+    Their names are short, because each is a column of `dvc exp show`; the alphabetically first one is at the top of
     `dvc metrics diff`.
     """
     packed = model.packed
@@ -84,14 +84,14 @@ def summarized(model: PackedModule, score: Mapping[str, Any]) -> dict[str, float
         chosen["balanced_accuracy_percent"] = round(score["balanced_accuracy_percent"], 4)
     chosen["bytes"] = score["packed"]["bytes"]
     chosen |= {f"{book.name}_score": round(score[book.name]["score"], 6) for book in BOOKS}
-    with suppress(KeyError, ValueError):  # a cascade, or a file from elsewhere, may say nothing of it
+    with suppress(KeyError, ValueError):  # a cascade, or a file from elsewhere, may not state it
         chosen["validation_accuracy_percent"] = round(float(packed.metadata["validation_accuracy_percent"]), 4)
     chosen["zeros_percent"] = round(100.0 * packed.zero_weights / max(1, packed.weights), 2)
     return chosen
 
 
 def differences(claimed: Results, measured: Results, folder: Path, made_by: str) -> Iterator[str]:
-    """What the files of a folder claim and was not measured, a line each."""
+    """The claims in a folder's files that differ from the measurements, one line each."""
     for line in measurement.differences(claimed.score, measured.score):
         yield f"{folder / 'score.json'}: {shown(line)}"
     for line in answers.differences(claimed.predictions, measured.predictions):

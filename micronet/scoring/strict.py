@@ -1,10 +1,9 @@
-"""The challenge, counted with only what its text or an accepted entry states.
+"""The challenge, with only those savings that its text or an accepted entry states.
 
-The text is that of the organisers' scoring page and counting code (NeurIPS 2019), the entries are those that they
-verified. Adders of proven widths, one multiplication for the equal weights of an output channel, and the mean of the
-test images are described there. These are not, and count in full here: a mask of more levels than one, a sum that
-serves several output channels, biases and average pools below 32 bits, the mirroring of an image, a table of codes
-in the place of a function.
+The text is the organisers' scoring page and counting code (NeurIPS 2019); the entries are those they verified. Adders
+of proven widths, one multiplication for the equal weights of an output channel, and the mean over the test images are
+described there. The following are not, and count in full here: a mask of more than one level, a sum shared by several
+output channels, biases and average pools below 32 bits, mirroring an image, a table of codes in place of a function.
 """
 
 from __future__ import annotations
@@ -18,16 +17,15 @@ from micronet.packed.bits import blocks_of, mask_bits
 from micronet.scoring.challenge import challenge_reference
 from micronet.scoring.records import ONCE, Operation, Reference, Score, mean_of_images, tallied, units
 
-FULL_BITS = 32  # of the additions of biases and average pools in the verified entry whose adders grow
-LARGEST_BLOCK = 9  # weights that share a bit of a mask, as in the file
+FULL_BITS = 32  # of the additions of biases and average pools, as in the verified entry whose adders grow
+LARGEST_BLOCK = 9  # weights that share a mask bit, as in the file
 
 
 def described_bits(nonzero: np.ndarray, bits: int, mask: tuple[int, ...] | None) -> int:
-    """What a stored weight takes if its mask has one level, and nothing less than it does take.
+    """The size of a stored weight if its mask has one level, but no less than it takes in the file.
 
-    One level is a bit a weight, or a bit a block of one shape, where a block that is not zero stores all of its
-    weights, zeros too. A finer mask inside of such blocks is described by no text of the challenge and in no verified
-    entry.
+    One level means one bit per weight, or one bit per block of a fixed shape, where a nonzero block stores all of its
+    weights, including zeros. No text of the challenge and no verified entry describes a finer mask inside such blocks.
 
     Args:
         nonzero: (n,) bool, in C order. bits, mask: as the file stores the weight.
@@ -52,7 +50,7 @@ def challenge_work(op: Operation) -> tuple[Counter[int], Counter[int]]:
 
 
 def strict_work(op: Operation) -> tuple[Counter[int], Counter[int]]:
-    """Multiplications and additions of one record, {bits: count}: those of the challenge and more, or wider."""
+    """Multiplications and additions of one record, {bits: count}: the challenge's and more, or wider ones."""
     multiplications = tallied((*op.multiplications, *op.strict_multiplications))
     additions = tallied((*op.additions, *op.strict_additions))
     for bits, count in op.bias_and_pool_additions:
@@ -69,15 +67,15 @@ def strict_ops(op: Operation) -> float:
 
 
 def strict_bits(op: Operation) -> int:
-    """Bits of one record under strict rules, never fewer than the file takes."""
+    """Bits of one record under strict rules, never fewer than in the file."""
     return 0 if op.rules == "deck" else op.storage_bits + op.strict_bits
 
 
 def strict_score(ops: Sequence[Operation], passes: Sequence[float] = ONCE, reference: Reference | None = None) -> Score:
-    """What the challenge's score is sure to be at most, if a judge refuses every saving that is described nowhere.
+    """An upper bound on the challenge's score: a judge may refuse every saving that is described nowhere.
 
     Args:
-        passes: as `challenge_score`'s.
+        passes: as in `challenge_score`.
         reference: None is `challenge_reference`.
     """
     count, params = mean_of_images(ops, passes, strict_ops), sum(map(strict_bits, ops)) / 32

@@ -42,7 +42,7 @@ def _number(count: float) -> str:
 
 
 def relative_to(references: References | None) -> str:
-    """What scores mean, for the title of a table."""
+    """What scores mean, for the title of a table: lower is better, and relative to what."""
     if references in (None, OF_CIFAR10):
         return "lower is better; the deck's group: 0.0357"
     assert references is not None
@@ -50,13 +50,13 @@ def relative_to(references: References | None) -> str:
 
 
 def _title(said: str, references: References | None) -> str:
-    """A title with what its scores mean, on a line of its own where a table of 80 columns would break it."""
+    """A title with what its scores mean, on a line of its own if a table of 80 columns would break it."""
     meaning = f"({relative_to(references)})"
     return f"{said} {meaning}" if len(f"{said} {meaning}") < 76 else f"{said}\n{meaning}"
 
 
 def score_table(rows: Iterable[Mapping[str, Any]], references: References | None = None) -> Table:
-    """The stages of the path as a table. `rows`: the columns of `metrics/path.csv`, None where not measured."""
+    """The stages of the path as a table. `rows`: the columns of `metrics/path.csv`, None if not measured."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -81,7 +81,7 @@ def score_table(rows: Iterable[Mapping[str, Any]], references: References | None
 
 
 def cost_table(rows: Iterable[Mapping[str, Any]], references: References) -> Table:
-    """What a network will cost, a row for each form of it."""
+    """The future cost of a network, one row for each form of it."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -104,14 +104,14 @@ def cost_table(rows: Iterable[Mapping[str, Any]], references: References) -> Tab
     return table
 
 
-WORST = 10  # classes that a table names, of many
+WORST = 10  # classes in the table, if there are many
 
 
 def class_table(accuracies: Mapping[str, float | None], images: Mapping[str, int]) -> Table:
-    """The accuracy of each class in percent; of more than `WORST` classes the worst ones.
+    """The accuracy of each class in percent; only the worst ones of more than `WORST` classes.
 
     Args:
-        accuracies: None of a class without test images.
+        accuracies: None for a class without test images.
         images: how many of each class were measured.
     """
     from rich import box
@@ -133,10 +133,10 @@ def class_table(accuracies: Mapping[str, float | None], images: Mapping[str, int
 def layer_table(
     ops: Sequence[Operation], title: str, passes: Sequence[float] = ONCE, references: References | None = None
 ) -> Table:
-    """Every operation as a row: shape, widths, counts of one pass, storage, its share of each score.
+    """Every operation as a row: shape, widths, counts for one pass, storage, its share of each score.
 
     Args:
-        title: a path or a name, as it is; like the names of operations it is no markup.
+        title: a path or name, shown literally; like the names of operations it is not markup.
     """
     from rich import box
     from rich.table import Table
@@ -170,7 +170,7 @@ def layer_table(
 def _shares(
     book: RuleBook, ops: Sequence[Operation], passes: Sequence[float], references: References | None
 ) -> list[float]:
-    """The part of each operation in a rule book's score; all are 1 together."""
+    """The part of each operation in a rule book's score; they add up to 1."""
     price = book.score(ops, passes, reference_of(book, references))
     counts = [passes[op.network] * book.operations(op) for op in ops]
     bits = [book.bits(op) for op in ops]
@@ -187,11 +187,11 @@ def show_results(
     path: Path,
     strangers: Collection[str] = (),
 ) -> None:
-    """Prints the table of the path, and below it what was measured of the packed model.
+    """Prints the table of the path and, below it, the measurements of the packed model.
 
     Args:
         rows: of the path. score: the content of `score.json`. path: of the packed file.
-        strangers: the checkpoints that are of other params, or were made of other files.
+        strangers: the checkpoints that belong to other params, or were made from other files.
     """
     marked = [{**row, "stage": f"{row['stage']} *"} if row["stage"] in strangers else row for row in rows]
     show(score_table(marked, references))

@@ -4,13 +4,13 @@
 //     const model = await load(bytes);
 //     const { logits, label } = model.classify(pixels);
 //
-// All numbers are whole and exact. Sums lie below 2**31 in whatever order they are added, so they are kept in Int32Array. A
-// requantization lies below 2**52, and a double holds every whole number up to 2**53; what is multiplied with 2**-shift
-// changes its exponent alone. The reader checks both bounds, as the format asks for, so no BigInt is needed.
+// All numbers are exact integers. Sums stay below 2**31 in whatever order they are added, so they are kept in Int32Array.
+// A requantization stays below 2**52, and a double represents every integer up to 2**53; multiplying by 2**-shift changes
+// only the exponent. The reader checks both bounds, as the format requires, so no BigInt is needed.
 
 import { PackedError, joined, read, shiftBefore } from "./reader.mjs";
 
-/** Multiplications and comparisons of one image that a page may wait for: some 20 seconds of a desktop in 2026. */
+/** Multiplications and comparisons per image that a page may wait for: some 20 seconds on a desktop of 2026. */
 const MOST_WORK = 2 ** 34;
 
 /** The model in a packed file. bytes: Uint8Array. Rejects with a `PackedError`, whose message is one line. */
@@ -25,7 +25,7 @@ class Model {
     /** [channels, height, width] of an image. */
     this.image = steps[0].shape;
     this.ends = steps.filter((step) => step.op === "linear");
-    /** What one unit of a logit is worth, or null. The logits of a cascade have several scales. */
+    /** The real value of one logit unit, or null. The logits of a cascade have several scales. */
     this.logitScale = this.ends.length > 1 ? null : logitScale;
     /** Multiplications and comparisons of one image in one pass of each network. */
     this.work = steps.reduce((sum, step) => sum + workOf(step), 0);
@@ -33,10 +33,10 @@ class Model {
   }
 
   /**
-   * What an image is.
+   * Classifies an image.
    *
-   * pixels: Uint8Array of channels x height x width, channel by channel and row by row, as they are.
-   * Returns { logits, label, passes, confidences }: confidences add up to 1; null where the file has no scale.
+   * pixels: Uint8Array of channels x height x width, channel by channel and row by row, unnormalised.
+   * Returns { logits, label, passes, confidences }: confidences add up to 1; null if the file has no scale.
    */
   classify(pixels) {
     const size = this.image[0] * this.image[1] * this.image[2];
@@ -94,7 +94,7 @@ const mirrored = (pixels, width) => pixels.map((_, i) => pixels[i - (i % width) 
 
 // ---- what each step computes: maps are Int32Array, channel by channel ----
 
-/** (C, H, W) with code 0 around. */
+/** A map (C, H, W), padded with code 0 on all sides. */
 function padded(numbers, [channels, height, width], [down, right]) {
   if (!down && !right) return numbers;
   const [tall, wide] = [height + 2 * down, width + 2 * right];
@@ -108,7 +108,7 @@ function padded(numbers, [channels, height, width], [down, right]) {
   return made;
 }
 
-/** Where each non-zero weight of a convolution finds its first input in the padded map, and the sizes around it. */
+/** Where each nonzero weight of a convolution finds its first input in the padded map, and the sizes needed for that. */
 function planOf({ weights, where }, shape) {
   const { kernel, stride, padding, dilation } = where;
   const [tall, wide] = [shape[1] + 2 * padding[0], shape[2] + 2 * padding[1]];
@@ -131,7 +131,7 @@ function planOf({ weights, where }, shape) {
   return { from, height, width, lines, line, down: stride[0] * wide, right: stride[1] };
 }
 
-/** Dot products (O, H', W'): weights that are zero take no time. */
+/** Dot products (O, H', W'): weights that are zero cost no time. */
 function dotProducts(step, { numbers, shape }) {
   step.plan ??= planOf(step, shape);
   const { from, height, width, lines, line, down, right } = step.plan;
@@ -172,7 +172,7 @@ function requantized({ gain, offset, lowest, highest, ratio }, sums, positions, 
   return made;
 }
 
-/** Calls found(value) for every value of a map that a window holds, and done(place of the window) behind them. */
+/** Calls found(value) for every value of the map inside a window, and then done(position of the window). */
 function eachWindow({ where, shape }, { numbers, shape: [, height, width] }, found, done) {
   const { kernel, stride, padding } = where;
   for (let c = 0, place = 0; c < shape[0]; c += 1) {

@@ -1,12 +1,12 @@
-// The page: a picture becomes pixels of the network's size, and the classes become bars. No text of the file or of a
-// picture is ever taken for markup. There is one place for pictures, and an element of class `model` for each packed
-// file, which holds the file and the parts that its answer is shown in.
+// The page: a picture becomes pixels of the network's size, and the classes become bars. No text from the file or
+// a picture is ever treated as markup. There is one place for pictures, and for each packed file an element of class
+// `model`, which contains the file and the parts that show its answer.
 
 import { load } from "./micronet.mjs";
 import { pixelsOf } from "./pictures.mjs";
 
 const MOST_BARS = 10;
-const MOST_WARM_UP = 2 ** 25; // operations of an image
+const MOST_WARM_UP = 2 ** 25; // operations per image
 const WARM_UPS = 3;
 const find = (id) => document.getElementById(id);
 const partOf = (root, name) => root.querySelector(`.${name}`);
@@ -23,7 +23,7 @@ function element(tag, name, text = "") {
   return made;
 }
 
-/** How long each bar is, 0 to 1, and what stands beside it: a confidence, or the logit where the file has no scale. */
+/** The length of each bar, 0 to 1, and the text beside it: a confidence, or the logit if the file has no scale. */
 function bars(logits, confidences) {
   if (confidences !== null) return confidences.map((share) => [share, `${(100 * share).toFixed(1)} %`]);
   const [least, most] = [Math.min(...logits), Math.max(...logits)];
@@ -59,7 +59,7 @@ function showSeen(root, pixels, [channels, height, width]) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-/** What answers with one packed file: takes a picture's file. */
+/** A function that classifies a picture's file with one packed file. */
 async function answering(root) {
   const encoded = atob(partOf(root, "packed").textContent);
   const model = await load(Uint8Array.from(encoded, (letter) => letter.charCodeAt(0)));
@@ -68,7 +68,7 @@ async function answering(root) {
   const kind = channels === 1 ? "grey" : "colour";
   partOf(root, "about").textContent = `${model.ends[0].shape[0]} classes, ${kind} images of ${height} x ${width}, `
     + `${encoded.length.toLocaleString("en")} bytes; computed here, in whole numbers.`;
-  // The first images of a page take several times as long, until the engine has compiled what computes them.
+  // The first images of a page take several times as long, until the engine has compiled the code for it.
   if (model.work < MOST_WARM_UP) {
     const black = new Uint8Array(channels * height * width);
     for (let round = 0; round < WARM_UPS; round += 1) model.ends.forEach((_, network) => model.onePass(black, network));

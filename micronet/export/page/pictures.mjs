@@ -1,10 +1,10 @@
-// Pictures as pixels of the network's size, as micronet/data/pictures.py makes them with Pillow, but for a level where
-// Pillow resamples columns before rows, and rounds in between. The browser decodes: it turns a picture as its EXIF says;
-// what is transparent lies on white, and colour profiles are not applied.
+// Pictures as pixels of the network's size, as micronet/data/pictures.py makes them with Pillow, up to one level where
+// Pillow resamples columns before rows and rounds in between. The browser decodes, and rotates a picture by its EXIF;
+// transparent parts are put on white, and colour profiles are not applied.
 
 const MOST_PIXELS = 100_000_000;
 const ROUNDING = 22; // bits of a resampling weight, as in Pillow
-const GAP = 3; // a picture is reduced by whole numbers to so many times its size before it is resampled
+const GAP = 3; // a picture is reduced by integer factors to this many times the target size, then resampled
 
 /** A picture's pixels, Uint8Array of channels x height x width. file: a Blob. fit: stretch, crop, pad. */
 export async function pixelsOf(file, [channels, height, width], fit = "crop") {
@@ -58,14 +58,14 @@ function fitted(planes, from, to, fit) {
   return made;
 }
 
-/** To the nearest whole number, to an even one from halfway, as Python does. */
+/** To the nearest integer, with halves rounded to even, as in Python. */
 function rounded(value) {
   const low = Math.floor(value);
   if (value - low !== 0.5) return Math.round(value);
   return low % 2 === 0 ? low : low + 1;
 }
 
-/** A box of a plane, ends in whole pixels, in another size: reduced by whole numbers, then resampled by a triangle. */
+/** A box of a plane, ends in whole pixels, in another size: reduced by integers, then resampled by a triangle filter. */
 function resized(plane, from, to, box) {
   const factors = box.map(([start, end], axis) => Math.max(1, Math.floor((end - start) / to[axis] / GAP)));
   let [source, size, ends] = [plane, from, box];
@@ -83,7 +83,7 @@ function resized(plane, from, to, box) {
   return turned(resampled(turned(across, [size[0], to[1]]), [to[1], size[0]], to[0], ends[0]), [to[1], to[0]]);
 }
 
-/** Means of blocks of whole pixels of a box; a block at the end may be smaller. */
+/** Means over blocks of whole pixels in a box; the last block may be smaller. */
 function reduced(plane, [, wide], [[top, bottom], [left, right]], [down, over]) {
   const [height, width] = [Math.ceil((bottom - top) / down), Math.ceil((right - left) / over)];
   const made = new Uint8Array(height * width);
@@ -100,7 +100,7 @@ function reduced(plane, [, wide], [[top, bottom], [left, right]], [down, over]) 
   return made;
 }
 
-/** The part of each row between two ends in another width. */
+/** The part of each row between two ends, resampled to another width. */
 function resampled(plane, [tall, wide], width, [start, end]) {
   const scale = (end - start) / width;
   const reach = Math.max(1, scale);

@@ -1,5 +1,5 @@
 // A packed model's file in plain JavaScript: bytes -> steps with their numbers, everything checked. docs/format.md is the
-// specification, micronet/packed/file.py the reader that this one agrees with.
+// specification; this reader agrees with the one in micronet/packed/file.py.
 
 export class PackedError extends Error {}
 
@@ -18,7 +18,7 @@ const MOST = {
 };
 const CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-// ---- JSON as the format wants it: no key twice, no float where a whole number stands, no nesting without end ----
+// ---- JSON as the format requires it: no duplicate keys, no float in place of an integer, no unbounded nesting ----
 
 class Real {
   constructor(value) { this.value = value; }
@@ -105,7 +105,7 @@ const byCodePoints = (one, other) => {
 const ascii = (text) =>
   JSON.stringify(text).replace(/[\u007f-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
-// ---- checks of what stands in the file ----
+// ---- checks of the values in the file ----
 
 const isWhole = (value) => Number.isInteger(value);
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Real);
@@ -163,7 +163,7 @@ class Bits {
     return found;
   }
 
-  /** Where a weight of `size` entries is not zero: whole blocks first, then what is inside of those that are not zero. */
+  /** Where a weight of `size` entries is nonzero: whole blocks first, then the contents of the blocks that are not zero. */
   mask(size, blocks) {
     const lengths = [size];
     for (const block of blocks) lengths.push(Math.ceil(lengths.at(-1) / block));
@@ -211,7 +211,7 @@ const isSquare = (where) =>
   [where.kernel, where.stride, where.padding, where.dilation].every(([one, other]) => one === other) && where.dilation[0] === 1;
 const liesApart = ({ kernel, stride, padding }) => sameList(stride, kernel) && sameList(padding, [0, 0]);
 
-// ---- what the table alone says: enough to refuse what takes too much before anything is allocated ----
+// ---- what the table alone says: enough to refuse an excessive file before anything is allocated ----
 
 class Plan {
   constructor(payloadBytes) { Object.assign(this, { payloadBytes, outlines: [], first: 0 }); }
@@ -292,7 +292,7 @@ function windowOf(row) {
   return { kernel, stride: sides(row, "stride", 1, kernel), padding: sides(row, "padding", 0, 0), dilation: [1, 1] };
 }
 
-/** One a channel, and nothing else: `shape` of vectors. As in Python, where 2 == 2.0 and 1 == true. */
+/** The `shape` of vectors: one number per channel, and nothing else. As in Python, where 2 == 2.0 and 1 == true. */
 const vectorShape = (row, channels, strict) => {
   const [size, ...more] = Array.isArray(row.shape) ? row.shape : [];
   const found = strict ? size : size instanceof Real ? size.value : size === true ? 1 : size;
@@ -388,14 +388,14 @@ function told(index, row, work) {
 
 // ---- steps with their numbers ----
 
-/** How many bits two's complement needs for every whole number of a range within 2**31. */
+/** How many bits two's complement needs for every integer in a range within 2**31. */
 const signedWidth = (low, high) => 33 - Math.min(Math.clz32(Math.max(high, 0)), Math.clz32(Math.max(-low - 1, 0)));
 const reaches = ({ low, high }) => Math.max(0, ...[low, high].map((ends) => ends.reduce((most, end) => Math.max(most, Math.abs(end)), 0)));
 const lowest = (numbers) => numbers.reduce((one, other) => Math.min(one, other), Infinity);
 const greatest = (numbers) => numbers.reduce((one, other) => Math.max(one, other), -Infinity);
 const everywhere = (value, channels) => new Float64Array(channels).fill(value);
 
-/** The non-zero weights of every output row, and the bounds of their sums, whatever the order of the additions. */
+/** The nonzero weights of every output row, and the bounds of their sums, in any order of the additions. */
 function readWeights(row, place, constantBits) {
   const { bits, source } = place;
   const [rows, perGroup] = row.shape;
@@ -439,7 +439,7 @@ const readWidths = (row) => {
   return found.map((bits, i) => whole(bits, 0, [16, 5, 48][i], "bits"));
 };
 
-/** (sum x gain + offset + residual x ratio), floored and cut off: all of them whole multiples of 2**-shift. */
+/** (sum x gain + offset + residual x ratio), floored and clamped; all of these terms are multiples of 2**-shift. */
 function readScaling(row, { bits, outline, steps }, widths, sums) {
   const channels = outline.shape[0];
   const residualBits = outline.added === null ? 0 : whole(row.add[1], 1, 16, "add");
@@ -637,7 +637,7 @@ async function opened(data) {
   return { header: header.value, payload, checked };
 }
 
-/** Whether the digest was checked: pages that came by plain http have no `crypto.subtle`. */
+/** Whether the digest was checked: pages served over plain http have no `crypto.subtle`. */
 async function digestFits(text, digest, payload) {
   if (!globalThis.crypto?.subtle) return false;
   const body = new TextEncoder().encode(`${parse(text, "digest").text}\n`);
@@ -669,7 +669,7 @@ function checkNetworks(steps, { version, model = null }) {
   if (named.length !== ends.length || (ends.length > 1) !== several) fail("its model spec names another number of networks");
 }
 
-/** The shift with which the logits of pass `number` + 1 join the sum; the mirrored pass weighs as the one before. */
+/** The shift with which the logits of pass `number` + 1 join the sum; the mirrored pass weighs like the one before. */
 export const shiftBefore = (ends, number) => {
   if (number < ends.length - 1) return ends[number].choice.shift;
   return ends.length > 1 ? Math.min(ends.at(-2).choice.shift, 0) : 0;
@@ -692,7 +692,7 @@ function logitScale({ logit_scale: stated = null }, version) {
   return fits ? scale : fail("logit_scale: must be a number above 0");
 }
 
-/** The steps of a packed file with their numbers. Rejects with a `PackedError`, one line, where it is no such file. */
+/** The steps of a packed file with their numbers. Rejects other files with a `PackedError` of one line. */
 export async function read(data) {
   const { header, payload, checked } = await opened(data);
   if (typeof header.table !== "string") fail("its table is not readable");

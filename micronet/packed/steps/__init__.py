@@ -1,8 +1,8 @@
-"""The operations of the packed model: a frozen class each, in a file of its own.
+"""The operations of the packed model, one frozen class each, in a file of its own.
 
-Each file says what the operation stores, how it is written, read and checked. `packed.module` says how it runs in
-torch, `packed.reference` in numpy, `scoring.packed_counts` what it costs; they dispatch on the classes, and so does
-whatever exports.
+Each file says what the operation stores and how it is written, read and checked. `packed.module` runs it in torch,
+`packed.reference` in numpy, and `scoring.packed_counts` prices it; they dispatch on the classes, and so do the
+exports.
 """
 
 from __future__ import annotations
@@ -20,4 +20,4 @@ from micronet.packed.steps.table import Applied, Table
 OPERATIONS: dict[str, type[Step]] = {
     kind.op: kind for kind in (Input, Conv, Affine, Pool, Maximum, Concat, Product, Table, Applied, Linear)
 }
-"""The classes by the names that the table of a file gives them."""
+"""The classes by their names in a file's table."""

@@ -1,4 +1,4 @@
-"""A scaling of its own: a batch norm, an addition or a change of codes that no convolution takes along."""
+"""A scaling as a step of its own: a batch norm, addition or change of codes that is not part of a convolution."""
 
 from __future__ import annotations
 
@@ -82,5 +82,5 @@ class Affine(Step):
 
 
 def interleave(channels: int, groups: int) -> np.ndarray:
-    """The input channel of each output channel when `groups` strided groups are brought together."""
+    """The input channel of each output channel when `groups` strided groups are made contiguous."""
     return np.arange(channels).reshape(-1, groups).T.reshape(-1)

@@ -1,4 +1,4 @@
-"""What all steps of a packed model have in common, and where a step is read from."""
+"""What all steps of a packed model have in common, and the context in which a step is read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from micronet.packed.bits import Reader
 from micronet.packed.errors import PackedFileError
 from micronet.packed.steps.outline import Outline, Plan
 
-PLAIN, GEOMETRY = 3, 5  # versions of the format: the first, and that with images and windows of any shape
-ACTIVATIONS = 5  # and with tables, products, and code ranges with ends
+PLAIN, GEOMETRY = 3, 5  # versions of the format: the first, and the one with images and windows of any shape
+ACTIVATIONS = 5  # also with tables, products, and code ranges with limits
 
 Storage = tuple[tuple[str, int], ...]
 """(field, bits) in the order of the payload."""
@@ -22,12 +22,12 @@ Storage = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Step:
-    """One step, which makes a map (C, H, W) of integer codes out of values before it.
+    """One step, which computes a map (C, H, W) of integer codes from earlier values.
 
-    A subclass an operation says what it stores (`row` of the table, `fields` of the payload), what it takes by the
-    table alone (`outline`), and how it is read and checked (`read`, once it is outlined). What computes or counts with
-    steps dispatches on the subclasses: `packed.module` in torch, `packed.reference` in numpy, `scoring.packed_counts`
-    by the rule books.
+    Each operation is a subclass that says what it stores (`row` of the table, `fields` of the payload), what it costs
+    according to the table alone (`outline`), and how it is read and checked after that (`read`). Code that computes or
+    counts with steps dispatches on the subclasses: `packed.module` in torch, `packed.reference` in numpy,
+    `scoring.packed_counts` for the rule books.
     """
 
     op: ClassVar[str]
@@ -35,17 +35,17 @@ class Step:
     name: str
     inputs: tuple[int, ...]  # values that it reads
     shape: tuple[int, int, int]
-    low: np.ndarray  # lowest code of each output channel, (C,) int32; of a linear step: the logits'
+    low: np.ndarray  # lowest code of each output channel, (C,) int32; for a linear step: lowest logits
     high: np.ndarray
     storage: Storage = ()
 
     def since(self, steps: Sequence[Step]) -> int:
-        """The first version of the format that can say what this step is, one of `steps`."""
+        """The first format version that can represent this step, one of `steps`."""
         return PLAIN
 
     @property
     def reads(self) -> tuple[int, ...]:
-        """All values that it needs, a residual's too."""
+        """All values that it needs, including a residual's."""
         return self.inputs
 
     @property
@@ -58,7 +58,7 @@ class Step:
         return sum(bits for name, bits in self.storage if name in fields)
 
     def row(self, at: int) -> dict[str, Any]:
-        """The step's entry of the table; what has its usual value is left out.
+        """The step's entry in the table; defaults are left out.
 
         Args:
             at: the first bit of its fields in the payload.
@@ -66,23 +66,23 @@ class Step:
         return {"op": self.op, "from": list(self.inputs)}
 
     def fields(self) -> list[np.ndarray]:
-        """What the payload holds of it, arrays of bits in their order."""
+        """Its part of the payload, arrays of bits in order."""
         return []
 
     @classmethod
     def outline(cls, row: dict[str, Any], plan: Plan) -> Outline:
-        """What the step's row of the table says about its size. Raises `PackedFileError`."""
+        """The step's size according to its row of the table. Raises `PackedFileError`."""
         raise NotImplementedError
 
     @classmethod
     def read(cls, row: dict[str, Any], place: Place) -> Self:
-        """The step out of its row of the table and the payload. Raises `PackedFileError`."""
+        """The step from its row of the table and the payload. Raises `PackedFileError`."""
         raise NotImplementedError
 
 
 @dataclass
 class Place:
-    """Where a step is read: what was read before it, its outline, and the payload from where it goes on."""
+    """The context in which a step is read: the steps before it, its outline, and the payload from its position on."""
 
     steps: list[Step]
     reader: Reader
@@ -90,12 +90,12 @@ class Place:
     last: bool  # of the file
     outline: Outline
     name: str
-    start: int = 0  # the payload's bit where the step begins
+    start: int = 0  # the payload bit where the step begins
     storage: Storage = ()
 
     @property
     def source(self) -> Step:
-        """The first step that it reads; of most the only one."""
+        """The first step that it reads; for most steps the only one."""
         return self.steps[self.outline.inputs[0]]
 
     def begin(self, row: dict[str, Any]) -> None:
@@ -106,18 +106,18 @@ class Place:
             raise PackedFileError(f"its fields begin at bit {self.start}, the table says {said}")
 
     def mark(self, field: str) -> None:
-        """Notes what was read since the mark before as this field."""
+        """Records the bits read since the previous mark as this field."""
         bits = self.reader.at - self.start - sum(bits for _, bits in self.storage)
         self.storage = (*self.storage, (field, bits))
 
 
 def vector(value: int, channels: int) -> np.ndarray:
-    """The same number for every channel, (channels,) int32, in memory once."""
+    """The same number for every channel, (channels,) int32, stored once."""
     return np.broadcast_to(np.int32(value), channels)
 
 
 def reaches(low: np.ndarray, high: np.ndarray) -> int:
-    """The greatest magnitude of a range, 0 of none."""
+    """The greatest magnitude in a range; 0 for an empty one."""
     return max(-int(np.min(low, initial=0)), int(np.max(high, initial=0)))
 
 

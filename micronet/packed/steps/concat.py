@@ -12,7 +12,7 @@ from micronet.packed.steps.outline import Outline, Plan
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Concat(Step):
-    """The channels of its inputs one after the other."""
+    """The channels of its inputs, one input after the other."""
 
     op: ClassVar[str] = "concat"
 

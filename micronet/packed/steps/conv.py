@@ -19,12 +19,12 @@ from micronet.packed.steps.scaling import Scaling, code_range, outline_residual,
 from micronet.packed.steps.weights import Weights, outline_weight
 
 USUAL = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "window": 1}
-"""What a row leaves out."""
+"""What a row may leave out."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Conv(Step):
-    """Dot products at every position (cross-correlation), of each window of them only the greatest; then scaled."""
+    """Dot products at every position (cross-correlation), of which each window keeps the greatest; then scaled."""
 
     op: ClassVar[str] = "conv"
 
@@ -33,11 +33,11 @@ class Conv(Step):
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)  # code 0
     dilation: Pair = (1, 1)
-    window: int = 1  # side of the windows of sums of which only the greatest goes on
+    window: int = 1  # side of the windows of sums, each of which keeps only the greatest
 
     @property
     def geometry(self) -> Geometry:
-        """Where its kernel lies on the map."""
+        """How its kernel lies on the map."""
         height, width = self.weights.codes.shape[2:]
         return Geometry((height, width), self.stride, self.padding, self.dilation)
 
@@ -54,7 +54,7 @@ class Conv(Step):
         return (self.weights.codes, *self.scaling.arrays)
 
     def sum_shape(self, source: Step) -> tuple[int, int, int]:
-        """(C, H, W) of the sums, before a window takes the greatest."""
+        """(C, H, W) of the sums, before the windows."""
         return len(self.weights), *self.geometry.size(source.shape)
 
     def row(self, at: int) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Conv(Step):
 
 
 def _placed(row: dict[str, Any]) -> dict[str, Pair]:
-    """What a row says of where the kernel lies."""
+    """How a kernel lies on the map, according to its row."""
     return {
         "stride": read_pair(row, "stride", 1, (1, 1)),
         "padding": read_pair(row, "padding", 0, (0, 0)),

@@ -17,7 +17,7 @@ from micronet.packed.steps.outline import Outline, Plan, Shape
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Input(Step):
-    """code = (pixel - 128) >> (8 - code_bits); 16 bits stand for the normalised pixel as a float."""
+    """code = (pixel - 128) >> (8 - code_bits); 16 bits mean the normalised pixel as a float."""
 
     op: ClassVar[str] = "input"
 
@@ -25,7 +25,7 @@ class Input(Step):
 
     @classmethod
     def of(cls, code_bits: int, image: Shape = IMAGE, name: str = "image") -> Self:
-        """An input (C, H, W) of so many bits; its range is theirs."""
+        """An input (C, H, W) of this many bits, with their full range."""
         low, high = (0, 0) if code_bits == 16 else (-(1 << (code_bits - 1)), (1 << (code_bits - 1)) - 1)
         edges = np.full(image[0], low, np.int32), np.full(image[0], high, np.int32)
         return cls(name=name, inputs=(), shape=image, low=edges[0], high=edges[1], code_bits=code_bits)

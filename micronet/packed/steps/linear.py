@@ -23,21 +23,21 @@ from micronet.packed.steps.weights import Weights, outline_weight
 class Choice:
     """Images whose two greatest logits are closer than a margin go on.
 
-    To the next network, whose logits join with a shift; behind the last one, to that one again, mirrored.
+    They go to the next network, whose logits are added after a shift; behind the last network, to it again, mirrored.
     """
 
     margin: int
     bits: int  # width of the margin
-    logit_shift: int | None = None  # how the logits of this network join the next one's; None behind the last
+    logit_shift: int | None = None  # between the logits of this network and the next; None behind the last
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Linear(Step):
-    """Logits: dot products of a whole map and biases. `low` and `high` are their range."""
+    """Logits: dot products of a whole map, plus biases. `low` and `high` are their range."""
 
     op: ClassVar[str] = "linear"
 
-    weights: Weights  # (classes, C, H, W), of a map of 1 x 1 (classes, C)
+    weights: Weights  # (classes, C, H, W); for a map of 1 x 1 (classes, C)
     bias: np.ndarray  # (C,) int64; half: float16
     bias_bits: int
     choice: Choice | None = None
@@ -127,7 +127,7 @@ class Linear(Step):
 
 
 def chosen(step: Step, choice: Choice | None) -> Linear:
-    """The step that ends a network, with another choice."""
+    """The step with another choice."""
     assert isinstance(step, Linear)
     return replace(step, choice=choice)
 

@@ -1,4 +1,4 @@
-"""What the table alone says of the steps: enough to refuse what would take too much before anything is allocated."""
+"""What the table alone says about the steps: enough to refuse excessive ones before anything is allocated."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """What a step makes of what, and what one image takes there; counts are of numbers."""
+    """What a step reads and makes, and what that takes for one image; counts are of numbers."""
 
     shape: Shape
     inputs: tuple[int, ...] = ()  # values that it reads
-    added: int | None = None  # value that is added to its sums
+    added: int | None = None  # value added to its sums
     weights: int = 0
     operations: int = 0
-    columns: int = 0  # inputs of all dot products, each as often as it is read
-    largest: int = 0  # of the maps on the way to its value
-    ends: bool = False  # a network
+    columns: int = 0  # inputs of all dot products, each counted as often as it is read
+    largest: int = 0  # largest intermediate map
+    ends: bool = False  # whether it ends a network
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -43,18 +43,18 @@ class Outline:
 
     @property
     def numbers(self) -> int:
-        """Of the map that it makes."""
+        """Of its map."""
         return math.prod(self.shape)
 
 
 @dataclass
 class Plan:
-    """The steps of a table as far as they are outlined: what the next one may read, and what all of them take."""
+    """The steps of a table that have been outlined: what the next one may read, and what all of them take."""
 
     half: bool  # a file of 16-bit floats
     payload_bytes: int
     outlines: list[Outline] = field(default_factory=list)
-    first: int = 0  # value of the network at hand; a step reads those from it on, and the input
+    first: int = 0  # first value of the current network; a step reads values from there on, and the input
 
     def value(self, index: Any, what: str) -> int:
         """A value that the next step may read."""
@@ -63,7 +63,7 @@ class Plan:
         return checks.whole(index, self.first, len(self.outlines) - 1, what)
 
     def inputs(self, row: dict[str, Any]) -> tuple[int, ...]:
-        """The values that a step reads, one or more."""
+        """The values that a step reads, at least one."""
         return tuple(self.value(index, "from") for index in checks.wholes(row.get("from"), MOST_STEPS, "from"))
 
     def source(self, row: dict[str, Any]) -> tuple[int, Shape]:
@@ -74,7 +74,7 @@ class Plan:
         return indices[0], self.outlines[indices[0]].shape
 
     def add(self, outline: Outline) -> None:
-        """The next step. Raises `PackedFileError` where it takes more than a file may."""
+        """Adds the next step. Raises `PackedFileError` if it takes more than a file may."""
         _at_most(MOST_MAP, max(outline.numbers, outline.largest), "numbers in a map")
         _at_most(MOST_COLUMNS, outline.columns, "inputs of the dot products of an image")
         self.outlines.append(outline)
@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Numbers that one image takes at most at one time, with what a step holds on the way."""
+        """The most numbers held at one time for one image, including a step's intermediate ones."""
         steps = zip(live_numbers(self.outlines), self.outlines, strict=True)
         return max(live + one.columns + one.largest for live, one in steps)
 
@@ -106,14 +106,14 @@ def _at_most(most: int, found: int, what: str) -> None:
 
 
 def last_uses(reads: Sequence[Sequence[int]]) -> dict[int, int]:
-    """The last step that reads each value, of what each step reads; a value that nobody reads is its own."""
+    """The last step that reads each value, given what each step reads; for a value never read, its own step."""
     return {index: index for index in range(len(reads))} | {
         value: index for index, values in enumerate(reads) for value in values
     }
 
 
 def live_numbers(outlines: Sequence[Outline]) -> list[int]:
-    """Numbers of the maps that are held while each step makes its own: those that it or a later one reads, and that."""
+    """Numbers in the maps held while each step makes its own: that map, and those that it or a later step reads."""
     last = last_uses([one.reads for one in outlines])
     live, found = 0, []
     for index, one in enumerate(outlines):

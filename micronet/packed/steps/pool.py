@@ -1,4 +1,4 @@
-"""Pooling by sums, and by maxima."""
+"""Pooling, by sum and by maximum."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from micronet.packed.steps.outline import Outline, Plan, Shape
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Window(Step):
-    """A step over windows of a map, whose places follow one another."""
+    """A step over undilated windows of a map."""
 
     geometry: Geometry
 
@@ -33,12 +33,12 @@ class Window(Step):
 
     @classmethod
     def shape_over(cls, shape: Shape, geometry: Geometry) -> Shape:
-        """(C, H, W) behind windows over a map of this shape."""
+        """(C, H, W) of the windows over a map of this shape."""
         return shape[0], *geometry.size(shape)
 
     @classmethod
     def over(cls, source: Step, index: int, geometry: Geometry, name: str) -> Self:
-        """The windows over value `index`, which `source` makes."""
+        """The windows over value `index`, which `source` computes."""
         raise NotImplementedError
 
     @classmethod
@@ -63,14 +63,14 @@ class Window(Step):
 
 
 def _geometry(row: dict[str, Any]) -> Geometry:
-    """What a row says of its windows."""
+    """The windows according to a row."""
     kernel = read_pair(row, "kernel", 1)
     return Geometry(kernel, read_pair(row, "stride", 1, kernel), read_pair(row, "padding", 0, (0, 0)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pool(Window):
-    """The sum over each window, padding counts as code 0; the division is in the multipliers of what reads it."""
+    """The sum over each window, with padding as code 0; the division is in the multipliers of the steps behind it."""
 
     op: ClassVar[str] = "pool"
 
@@ -79,7 +79,7 @@ class Pool(Window):
 
     @classmethod
     def over(cls, source: Step, index: int, geometry: Geometry, name: str) -> Self:
-        """The pool of value `index`, which `source` makes."""
+        """The pool of value `index`, which `source` computes."""
         low, high = (np.asarray(side, np.int64) * geometry.area for side in (source.low, source.high))
         if reaches(low, high) >= MOST_SUM:
             raise PackedFileError("a pool's sums need more than 32 bits")
@@ -90,12 +90,12 @@ class Pool(Window):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Maximum(Window):
-    """The greatest code of each window; padding is none."""
+    """The greatest code of each window, ignoring padding."""
 
     op: ClassVar[str] = "maximum"
 
     @classmethod
     def over(cls, source: Step, index: int, geometry: Geometry, name: str) -> Self:
-        """The maxima of value `index`, which `source` makes."""
+        """The maxima of value `index`, which `source` computes."""
         shape = cls.shape_over(source.shape, geometry)
         return cls(name=name, inputs=(index,), shape=shape, low=source.low, high=source.high, geometry=geometry)

@@ -19,7 +19,7 @@ from micronet.packed.steps.scaling import Scaling, code_range, outline_residual,
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Product(Step):
-    """The codes of one map (C, H, W) times those of another, of that shape or (C, 1, 1); then scaled."""
+    """The codes of one map (C, H, W) times those of another, of the same shape or (C, 1, 1); then scaled."""
 
     op: ClassVar[str] = "product"
 
@@ -77,7 +77,7 @@ class Product(Step):
 
 
 def products(first: Step, second: Step) -> tuple[np.ndarray, np.ndarray]:
-    """The range of the products of each channel, (C,) int64 each."""
+    """The range of the products in each channel, (C,) int64 each."""
     edges = [
         one.astype(np.int64) * other.astype(np.int64)
         for one in (first.low, first.high)

@@ -1,4 +1,4 @@
-"""How sums become the codes of a step's output: by multiplier, bias and shift, or in 16-bit floats."""
+"""How sums become a step's output codes: by multiplier, bias and shift, or in 16-bit floats."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from micronet.packed.steps.outline import Plan, Shape
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Residual:
-    """A value that is added before the codes are cut off."""
+    """A value that is added before the codes are clamped."""
 
     value: int
     multiplier: int = 1
     bits: int = 0  # width of the multiplier
-    fraction: int = 0  # bits of a product below one output code
+    fraction: int = 0  # fractional bits of a product, below one output code
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,8 +32,8 @@ class Scaling:
     code_bits: int  # of the output; 16 in a file of 16-bit floats
     signed: bool
     relu: bool = False
-    norm: bool = False  # a batch norm of the architecture lies in it
-    ends: tuple[int, int] | None = None  # lowest and highest code where a clamp sets them; None: the width does
+    norm: bool = False  # it includes a batch norm of the architecture
+    ends: tuple[int, int] | None = None  # lowest and highest code if a clamp sets them; None: the width does
     residual: Residual | None = None
 
     @property
@@ -43,7 +43,7 @@ class Scaling:
 
     @property
     def widths(self) -> tuple[int, int, int]:
-        """Bits of a multiplier, an exponent and a bias; 0 of what there is none."""
+        """Bits of a multiplier, an exponent and a bias; 0 for those it does not have."""
         raise NotImplementedError
 
     @property
@@ -57,7 +57,7 @@ class Scaling:
 
     @property
     def since(self) -> int:
-        """The first version of the format that can say it."""
+        """The first format version that can represent it."""
         return PLAIN if self.ends is None else ACTIVATIONS
 
     @property
@@ -66,12 +66,12 @@ class Scaling:
         return () if self.residual is None else (self.residual.value,)
 
     def code_row(self) -> dict[str, Any]:
-        """Its part of the table's row on the output's codes."""
+        """Its part of the table row about the output codes."""
         flags = {key: 1 for key, value in (("relu", self.relu), ("norm", self.norm)) if value}
         return {"out": [self.code_bits, int(self.signed), *(self.ends or ())]} | flags
 
     def width_row(self) -> dict[str, Any]:
-        """Its part of the table's row on what is stored."""
+        """Its part of the table row about stored widths."""
         added = {} if self.residual is None else {"add": [self.residual.value, self.residual.bits]}
         return {"bits": list(self.widths)} | added
 
@@ -85,27 +85,27 @@ class Scaled(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Requantization(Scaling):
-    """(sum * multiplier + bias * 2**t + residual * ...) >> shift, cut off at the codes' range; docs/format.md.
+    """(sum * multiplier + bias * 2**t + residual * ...) >> shift, clamped to the code range; see docs/format.md.
 
-    Vectors: an entry a channel of the output, (C,) int64.
+    Vectors: one entry per output channel, (C,) int64.
     """
 
     multiplier: np.ndarray
     multiplier_bits: int
     shift: np.ndarray
-    exponent_bits: int = 0  # width of what a shift is above the least one
+    exponent_bits: int = 0  # width of a shift's excess over the least shift
     bias: np.ndarray
     bias_bits: int
-    bias_fraction: int = 0  # bits of a bias below one output code
+    bias_fraction: int = 0  # fractional bits of a bias, below one output code
 
     @property
     def scaled_bias(self) -> np.ndarray:
-        """What is added to the product, (C,) int64."""
+        """The term added to the product, (C,) int64."""
         return self.bias << np.maximum(self.shift - self.bias_fraction, 0)
 
     @property
     def residual_factor(self) -> np.ndarray:
-        """What the residual's code is multiplied with, (C,) int64. Only where there is a residual."""
+        """The factor of the residual's code, (C,) int64. Only if there is a residual."""
         assert self.residual is not None
         return self.residual.multiplier << (self.shift - self.residual.fraction)
 
@@ -137,7 +137,7 @@ class Requantization(Scaling):
         return [*found, to_bits(np.array([self.residual.multiplier]), self.residual.bits)]
 
     def check(self, low: np.ndarray, high: np.ndarray, residual: Step | None) -> None:
-        """Checks that it never leaves the integers that float64 holds.
+        """Checks that every result is an integer that float64 represents exactly.
 
         Args:
             low, high: the range of the sums, (C,).
@@ -156,7 +156,7 @@ class Requantization(Scaling):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FloatScaling(Scaling):
-    """sum * multiplier + bias + residual in floats, from constants of 16 bits; a convolution has no multiplier."""
+    """sum * multiplier + bias + residual in floats, from 16-bit constants; a convolution has no multiplier."""
 
     multiplier: np.ndarray | None = None  # (C,) float16
     bias: np.ndarray
@@ -178,7 +178,7 @@ class FloatScaling(Scaling):
 
 
 def in_integers(step: Scaled) -> Requantization:
-    """The scaling of a step in a file of integers."""
+    """A step's scaling, in a file of integers."""
     assert isinstance(step.scaling, Requantization)
     return step.scaling
 
@@ -197,7 +197,7 @@ def read_widths(row: dict[str, Any], place: Place) -> tuple[int, int, int]:
 
 
 def read_floats(key: str, channels: int, bits: int, place: Place) -> np.ndarray | None:
-    """A vector of 16-bit floats, None of no bits."""
+    """A vector of 16-bit floats; None if it has no bits."""
     if not bits:
         return None
     if bits != 16:
@@ -226,7 +226,7 @@ def read_scaling(
 
     Args:
         widths: as `read_widths` gives.
-        sums: the range of what is scaled, (C,) each; None in a file of 16-bit floats.
+        sums: the range of the values to scale, (C,) each; None in a file of 16-bit floats.
     """
     shape, added = place.outline.shape, place.outline.added
     residual, residual_bits = None, 0
@@ -259,7 +259,7 @@ def read_scaling(
 
 
 def _code_range(row: dict[str, Any], half: bool) -> list[int]:
-    """Width and sign of the output's codes, and the lowest and highest one where they are not the width's."""
+    """Width and sign of the output codes, and the lowest and highest one if they differ from the width's."""
     out = row.get("out")
     if half or not isinstance(out, list) or len(out) != 4:
         return checks.pair(out, "out")
@@ -307,7 +307,7 @@ def _read_requantization(
 
 
 def outline_residual(row: dict[str, Any], plan: Plan, shape: Shape) -> int | None:
-    """The value that is added to a map of this shape; None: there is none."""
+    """The value added to a map of this shape; None if there is none."""
     if "add" not in row:
         return None
     value = plan.value(checks.pair(row["add"], "add")[0], "add")

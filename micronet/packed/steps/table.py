@@ -1,4 +1,4 @@
-"""A function of one value, as activation functions are: a table of codes, or its name in a file of 16-bit floats."""
+"""A function of one value, such as an activation: a table of codes, or by name in a file of 16-bit floats."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Table(Step):
 
     op: ClassVar[str] = "table"
 
-    entries: np.ndarray  # (n,) int64: what the codes from `first` on become
+    entries: np.ndarray  # (n,) int64: the outputs for the codes from `first` on
     first: int
     bits: int  # width of an entry
     signed: bool
 
     @classmethod
     def over(cls, source: Step, index: int, entries: np.ndarray, name: str) -> Self:
-        """The table of value `index`, which `source` makes: an entry for each of its codes, from the lowest on."""
+        """The table of value `index`, which `source` computes: one entry per code, from the lowest on."""
         first, last = reach(source)
         assert len(entries) == last - first + 1
         low, high = int(min(entries.min(), 0)), int(max(entries.max(), 0))
@@ -90,7 +90,7 @@ class Table(Step):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Applied(Step):
-    """A function of floats, by its name; its constants are stored in 16 bits."""
+    """A function computed in floats, by name; its constants are stored in 16 bits."""
 
     op: ClassVar[str] = "function"
 
@@ -113,7 +113,7 @@ class Applied(Step):
 
     @classmethod
     def of(cls, source: Step, index: int, function: Function, name: str) -> Self:
-        """The function of value `index`, which `source` makes."""
+        """The function of value `index`, which `source` computes."""
         zero = vector(0, source.shape[0])
         return cls(name=name, inputs=(index,), shape=source.shape, low=zero, high=zero, function=function)
 
@@ -141,5 +141,5 @@ class Applied(Step):
 
 
 def reach(source: Step) -> tuple[int, int]:
-    """The lowest and the highest code of all channels."""
+    """The lowest and highest code over all channels."""
     return int(source.low.min()), int(source.high.max())

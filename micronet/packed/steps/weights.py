@@ -1,4 +1,4 @@
-"""The weight codes of a dot product, as a convolution and a linear layer have them."""
+"""The weight codes of a dot product, in a convolution or linear layer."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Weights:
 
     codes: np.ndarray  # (O, I / groups, k, k) or (O, I), int8; half: float16
     bits: int
-    mask: tuple[int, ...] | None = None  # None: every code is stored; else the non-zero ones behind a mask of blocks
+    mask: tuple[int, ...] | None = None  # None: every code is stored; otherwise the nonzero ones behind a block mask
     groups: int = 1
     accumulator_bits: int = 0
-    factored: bool = False  # sums are of `arithmetic.factors`, not of one product a weight
+    factored: bool = False  # summed as in `arithmetic.factors`, not weight by weight
 
     def __len__(self) -> int:
         """Output channels."""
@@ -43,15 +43,15 @@ class Weights:
 
     @property
     def live(self) -> np.ndarray:
-        """Which output channels have a weight that is not zero, (O,) bool."""
+        """Which output channels have a nonzero weight, (O,) bool."""
         return np.any(self.rows != 0, axis=1)
 
     def sums(self, source: Step) -> Accumulation:
-        """Bounds of the dot products with what `source` makes."""
+        """Bounds of its dot products with the output of `source`."""
         return accumulation(self.codes, self.groups, source.low, source.high)
 
     def row(self) -> dict[str, Any]:
-        """Its part of the table's row."""
+        """Its part of the table row."""
         mask = {} if self.mask is None else {"mask": list(self.mask)}
         sums = {"sum": [self.accumulator_bits, int(self.factored)]}
         return {"shape": list(self.codes.shape), "weight": self.bits} | mask | sums
@@ -62,10 +62,10 @@ class Weights:
 
     @classmethod
     def read(cls, row: dict[str, Any], place: Place, constant_bits: int) -> Self:
-        """The weights of a step, whose shape `outline_weight` has checked.
+        """The weights of a step whose shape `outline_weight` has checked.
 
         Args:
-            constant_bits: of multipliers, exponents and biases together: the payload holds them for every channel.
+            constant_bits: of multiplier, exponent and bias together: the payload holds them for every channel.
         """
         reader, half = place.reader, place.half
         shape, groups = tuple(row["shape"]), row.get("groups", 1)
@@ -84,7 +84,7 @@ class Weights:
         return weights
 
     def checked_sums(self, source: Step) -> Accumulation:
-        """The bounds of the sums, none of which overflows, in the width that is stated."""
+        """The bounds of the sums, checked against overflow and the stated width."""
         sums = self.sums(source)
         if reaches(sums.low, sums.high) >= MOST_SUM:
             raise PackedFileError("an accumulator needs more than 32 bits")
@@ -95,7 +95,7 @@ class Weights:
 
 
 def outline_weight(row: dict[str, Any], plan: Plan, channels: int, dimensions: int) -> tuple[int, ...]:
-    """The shape of the weight of a step that reads so many channels, of so many dimensions."""
+    """The shape of a step's weight of `dimensions` dimensions, on an input of `channels` channels."""
     shape = tuple(checks.wholes(row.get("shape"), 4, "shape"))
     said = checks.shown(row["shape"])
     if len(shape) != dimensions or min(shape) < 1:
