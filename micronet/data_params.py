@@ -1,4 +1,4 @@
-"""The section `data` of `params.yaml`: where the images come from, what they become, how they are split."""
+"""The section `data` of `params.yaml`: where images come from, what they are converted to, how they are split."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ TRAINING_IMAGES = {
     "sample": 1_000,
     "mnist": 60_000,
     "cifar100": 50_000,
-}  # by source; those of the others are CIFAR-10's
+}  # by source; the others have CIFAR-10's
 CLASSES = {"cifar100": 100}
 FOLDERS = {"mnist": "data/mnist", "cifar100": "data/cifar100", "folder": "data/folder"}
-OWN = ("image", "test_share", "most_broken")  # keys of the source folder
-VALIDATION_SHARE = 0.1  # of the source folder
+OWN = ("image", "test_share", "most_broken")  # keys of `source: folder`
+VALIDATION_SHARE = 0.1  # of `source: folder`
 
 
 def _whole(given: Any) -> Any:
-    """A number that is one of some: where those are compared, as Python does, true and 1.0 are 1."""
+    """Refuses true and 1.0 where 1 is allowed, as they are equal in Python."""
     if isinstance(given, bool | float):
         raise PydanticKnownError("int_type")
     return given
 
 
-# of data.folder and data.path
+# of data.folder with data.path
 OVERLAP = (
     "must be apart from the pictures in data.path, not in, around or at their folder; "
     "data/folder and data/pictures would work"
@@ -39,12 +39,12 @@ OVERLAP = (
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether one of two plain paths lies in the other one, or is it."""
+    """Whether two plain paths are the same, or one is inside the other."""
     return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
 
 
 class ImageFormat(Section):
-    """What the pictures of a folder become: all of one size."""
+    """What the pictures of a folder are converted to: one size for all."""
 
     height: Side = Field(description="pixels")
     width: Side = Field(description="pixels")
@@ -107,12 +107,12 @@ class Data(Section):
 
     @property
     def validation_key(self) -> str:
-        """The key that says how much is held out of train."""
+        """The key that says how much of the training set is held out."""
         return "data.validation_size" if self.validation_share is None else "data.validation_share"
 
     @property
     def validation(self) -> int | float:
-        """How much is held out of train: an integer is a number of images, a float a share of each class."""
+        """How much of the training set is held out: an integer is a number of images, a float a share of each class."""
         share = self.validation_share
         return share if share is not None else self.validation_size or 0
 
@@ -158,11 +158,11 @@ class Data(Section):
             raise ValueError(f"folder: {OVERLAP}")
 
     def _check_size(self, size: int) -> None:
-        """Of a validation split whose dataset is known."""
+        """Checks the size of a validation split of a known dataset."""
         available, classes = TRAINING_IMAGES.get(self.source, 50_000), CLASSES.get(self.source, 10)
         if size >= available:
             raise ValueError(f"validation_size: must be below the {available} training images (got {size})")
-        if self.source == "mnist":  # whose classes are uneven
+        if self.source == "mnist":  # its classes differ in size
             if not classes <= size <= available - classes:
                 between = f"{classes} to {available - classes}"
                 raise ValueError(f"validation_size: must be {between}, some of each class on both sides (got {size})")

@@ -1,8 +1,8 @@
-"""The typed form of `params.yaml`: every hyperparameter, its type, its range, its meaning.
+"""The typed form of `params.yaml`: the type, range and meaning of every hyperparameter.
 
 `load(path)` reads the whole file and either returns a frozen `Params` or raises `ParamsError` with one
-line a fault. Types are strict, as they are for DVC: `1e-3` is a number, `yes` is not a boolean, an
-unknown key is a fault. Nothing here depends on torch, so that validating costs no start-up time.
+line per fault. Types are strict, as in DVC: `1e-3` is a number, `yes` is not a boolean, an unknown key
+is a fault. Nothing here depends on torch, so validation costs no start-up time.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from micronet.sections import (
     Views,
 )
 
-MOST_FAULTS = 20  # lines that say what is wrong with a file; a screen of them is enough to begin with
+MOST_FAULTS = 20  # lines about what is wrong with a file; a screenful is enough to begin with
 
 
 class ParamsError(MicronetError):
-    """A file of settings cannot be used: a line a fault, printable and short, of the first `MOST_FAULTS`.
+    """A file of settings cannot be used: one short, printable line for each of the first `MOST_FAULTS` faults.
 
     `faults` holds all of them.
     """
@@ -52,7 +52,7 @@ class ParamsError(MicronetError):
 
 
 def _log_to(given: Any) -> Any:
-    """`none`, a name or a list of names as a list of names, each once. Raises ValueError."""
+    """Converts `none`, a name or a list of names to a list of unique names. Raises ValueError."""
     names = given if isinstance(given, list | tuple) else [] if given == "none" else [given]
     if not all(isinstance(name, str) and name in ("tensorboard", "mlflow") for name in names):
         raise ValueError("must be none, tensorboard or mlflow, or a list of the last two")
@@ -60,7 +60,7 @@ def _log_to(given: Any) -> Any:
 
 
 class Engine(Section):
-    """How the machine is used. On one machine kind, only `threads`, `processes`, `precision` and `compile` change
+    """How the machine is used. On one kind of machine, only `threads`, `processes`, `precision` and `compile` change
     results."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA where torch sees it")
@@ -92,7 +92,7 @@ class Engine(Section):
 
 
 class Augment(Section):
-    """Batched augmentation; every image has a draw of its own."""
+    """Batched augmentation, drawn independently for every image."""
 
     crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(
         default=4, description="pixels padded before the crop (arXiv:1512.03385)"
@@ -151,7 +151,7 @@ class Train(Section):
 
 
 class Teacher(Section):
-    """The large model whose answers the student learns."""
+    """The large model whose answers the student learns from."""
 
     model: AnyModel = Field(description="an architecture of models/ by its name, or a class of a file in networks/")
     start: Start | None = Field(
@@ -163,7 +163,7 @@ class Teacher(Section):
 
 
 class Student(Section):
-    """The small model, trained without a teacher: the baseline, and distillation's start."""
+    """The small model, trained without a teacher: the baseline, and the start of distillation."""
 
     model: AnyModel = Field(description="an architecture of models/ by its name, or a class of a file in networks/")
     start: Start | None = Field(
@@ -181,7 +181,7 @@ class Distillation(Section):
         default=4.0, description="logits are divided by it before the softmax, which shows what a teacher half believes"
     )
     alpha: Fraction = Field(default=0.9, description="weight of the teacher's answers; 0 trains without teacher")
-    # Left out of a digest while it is off, so that what was made before it existed keeps its name.
+    # Left out of a digest while it is off, so that results from before it existed keep their digest.
     views: Views = Field(
         default=0,
         exclude_if=lambda views: views == 0,
@@ -265,14 +265,14 @@ class Prune(Taught):
 
 
 class Retrain(Taught):
-    """Train on under the fixed mask."""
+    """Continue training with the mask fixed."""
 
 
 Bits = Annotated[int, Field(ge=1, le=8)]
 
 
 class Quantize(Taught):
-    """Fewer bits a weight and an activation, trained with the quantizers in place, packed into one file."""
+    """Fewer bits per weight and activation, trained with the quantizers in place, packed into one file."""
 
     method: Literal["half", "fx_int8", "binary_connect", "lsq"] = Field(
         default="lsq",
@@ -348,7 +348,7 @@ class Reference(Section):
 
 
 class Score(Section):
-    """The measurement on the test set."""
+    """Measurement on the test set."""
 
     batch_size: BatchSize = Field(default=500, description="images at once; no result depends on it")
     measure_path: bool = Field(default=True, description="measure every checkpoint of the path, not the last alone")
@@ -361,7 +361,7 @@ class Score(Section):
 
 
 class Params(Section):
-    """All of `params.yaml`: one section a stage, and what they share."""
+    """All of `params.yaml`: one section per stage, and what they share."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         description="of weights, orders and crops; the splits have data.seed"
@@ -394,10 +394,10 @@ class Params(Section):
 
 
 def read_yaml(path: Path | str) -> Any:
-    """The content of a YAML 1.2 file, read as DVC reads it: the same parser, and a key given twice is a fault.
+    """The content of a YAML 1.2 file, read as DVC reads it: with the same parser; a duplicate key is a fault.
 
     Raises:
-        ParamsError: it cannot be read, or is not YAML; one line.
+        ParamsError: it cannot be read, or is not YAML; the message is one line.
     """
     try:
         return reading.read(path)
@@ -420,12 +420,12 @@ def load(path: Path | str = "params.yaml") -> Params:
     """Reads and checks a whole params file.
 
     Raises:
-        ParamsError: one line a fault, e.g. `params.yaml: teacher.train.learning_rate: must be > 0 (got -1)`.
+        ParamsError: one line per fault, e.g. `params.yaml: teacher.train.learning_rate: must be > 0 (got -1)`.
     """
     return parse(read_yaml(Path(path)), path)
 
 
 def digest(*sections: BaseModel | int | str) -> str:
-    """A short sha256 over the content of sections: names what a checkpoint came from."""
+    """A short sha256 of the content of sections: identifies what a checkpoint came from."""
     tree = [section.model_dump(mode="json") if isinstance(section, BaseModel) else section for section in sections]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
