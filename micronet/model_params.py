@@ -17,7 +17,7 @@ class Model(Section):
     """An architecture by name, or by name and settings (`models.build` knows them)."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    name: str = Field(description="a file in models/, or one of the sizes that it names")
+    name: str = Field(description="a file in models/, or one of the sizes named in it")
 
     def spec(self) -> dict[str, Any]:
         """The plain dict that `models.build` takes."""
@@ -54,7 +54,7 @@ class Start(Section):
         "plain state_dict: .safetensors, .pt, .pth"
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
-        description="of the file: params that name another content run again"
+        description="of the file: if the params name different content, the stages run again"
     )
 
     @model_validator(mode="before")

@@ -71,10 +71,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = Parser(name="predict", prog="python -m micronet.predict", description=(main.__doc__ or "").split("\n")[0])
     parser.add_argument("file", metavar="FILE", help="packed model, as stages/quantize.py writes it")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, or a folder of pictures")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="a picture, or a folder of pictures")
     parser.add_argument("--top", type=_count, default=1, metavar="N", help="name the N likeliest classes (default 1)")
-    parser.add_argument("--fit", choices=FITS, help="how a picture comes to the network's size (default: the file's)")
-    parser.add_argument("--json", action="store_true", help="print JSON, an object a picture")
+    parser.add_argument("--fit", choices=FITS, help="how to fit a picture to the network's size (default: the file's)")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per picture")
     return front("predict", partial(_predict, parser.parse_args(argv)))
 
 

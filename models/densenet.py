@@ -51,8 +51,8 @@ class DenseNetSettings(Settings):
     growth_rate: Annotated[int, Field(ge=1, le=128)] = Field(
         description="channels that a dense layer adds (k in the paper)"
     )
-    groups: Groups = Field(default=Groups(), description="of the convolutions, at three places")
-    interleave: Interleaving = Field(default=Interleaving(), description="which channels make a group, at each place")
+    groups: Groups = Field(default=Groups(), description="of the convolutions, in three places")
+    interleave: Interleaving = Field(default=Interleaving(), description="which channels form a group, in each place")
     classes: Classes = Field(default=10, description="number of logits")
 
     @field_validator("blocks")

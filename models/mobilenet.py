@@ -23,12 +23,12 @@ class MobileNetSettings(Settings):
     widths: PerStage[Width] = Field(description="channels of each stage")
     strides: PerStage[Stride] = Field(
         default_factory=lambda given: [1] + [2] * (len(given["blocks"]) - 1),
-        description="of the first block of each stage, the others have 1; by default 1, then 2s",
+        description="stride of the first block of each stage, the others have 1; by default 1, then 2s",
     )
     expansion: PerStage[Expansion] = Field(
         default=3,
         validate_default=True,
-        description="inner channels of a block over its input's, for each stage; a number is for all of them",
+        description="ratio of a block's inner channels to its input's, for each stage; a single number is for all",
     )
     stem: Width = Field(
         default_factory=lambda given: given["widths"][0],

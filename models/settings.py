@@ -63,7 +63,7 @@ class Settings(Section):
     image: Image = Field(
         default=IMAGE,
         exclude_if=lambda image: image == IMAGE,
-        description="channels, height and width of an image; left out of a spec where they are CIFAR-10's",
+        description="channels, height and width of an image; left out of a spec if they are CIFAR-10's",
     )
 
     NAMED: ClassVar[dict[str, dict[str, Any]]] = {}  # the family's well-known sizes, by name

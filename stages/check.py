@@ -67,7 +67,7 @@ def main() -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("files", nargs="*", default=["params.yaml"], metavar="FILE", help="default: params.yaml")
     parser.add_argument("--quiet", action="store_true", help="do not show what the student will cost")
-    parser.add_argument("--renew", action="store_true", help="prepare a changed folder of pictures anew")
+    parser.add_argument("--renew", action="store_true", help="prepare a folder of pictures again if it has changed")
     given = parser.parse_args()
     return max([front("check", partial(check, path, quiet=given.quiet, renew=given.renew)) for path in given.files])
 

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         required=True,
         metavar="X",
-        help="of the images that go on behind each network, the last one's to its mirrored pass: one number a FILE",
+        help="share of images that go on after each network, after the last to its mirrored pass: one number per FILE",
     )
 
 
