@@ -1,6 +1,6 @@
-"""The library that the stages share, in rooms.
+"""The library that the stages share, divided into rooms.
 
-Imports run one way, from the right to the left: errors, files, params < data, models < training < compress < packed <
-scoring < export. Inside of the repository a name is imported from the module where it is defined; the names that users
-import stand in the rooms' `__init__` too, and load their module when they are asked for.
+Imports go in one direction, from right to left: errors, files, params < data, models < training < compress < packed <
+scoring < export. Inside the repository, a name is imported from the module that defines it; public names are also in the rooms'
+`__init__`, and load their module on first use.
 """

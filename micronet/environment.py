@@ -1,6 +1,6 @@
-"""Whether the Python that runs has what the code imports: said in a line, before an import ends in a traceback.
+"""Checks that the running Python has what the code imports: one line, instead of an import that ends in a traceback.
 
-It needs nothing but Python itself, of any version that is not older than its words.
+It needs nothing but Python itself, in any version that can parse this file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 
 OLDEST = (3, 11)
-# What is imported, for what the package index calls it where that differs.
+# Module name -> package name in the index, if they differ.
 PACKAGES = {
     "numpy": "numpy",
     "PIL": "pillow",
@@ -24,19 +24,19 @@ PACKAGES = {
 
 
 def lacking() -> list[str]:
-    """The packages that are not there."""
+    """The missing packages."""
     return [package for module, package in PACKAGES.items() if not _found(module)]
 
 
 def _found(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # its parent is not there either, or it was put there by hand
+    except (ImportError, ValueError):  # its parent is missing too, or it was put there by hand
         return module in sys.modules
 
 
 def fault(root: str) -> str:
-    """What this Python lacks and what to do, in a line; empty where it lacks nothing.
+    """What this Python lacks and what to do, in one line; empty if it lacks nothing.
 
     Args:
         root: of the checkout; the environment that `make env` builds is its `.venv`.
@@ -52,7 +52,7 @@ def fault(root: str) -> str:
 
 
 def require(root: str) -> None:
-    """Ends the process with 1 and the line where something is lacking."""
+    """If something is missing, prints the line and exits with 1."""
     if said := fault(root):
         name = os.path.basename(sys.argv[0] or "python").removesuffix(".py")
         print(f"{name}: {said}", file=sys.stderr)

@@ -1,16 +1,16 @@
-"""The errors whose message is written for the user, and how what a file or a user says is shown in them."""
+"""The errors with messages written for the user, and how text from files or users is shown in them."""
 
 from __future__ import annotations
 
 import re
 
-LONGEST = 300  # characters of a line that names a fault
+LONGEST = 300  # characters of a line that reports a fault
 
 
 class MicronetError(Exception):
-    """The base of them all. A stage script prints the message and ends with `exit_code`, without a traceback.
+    """The base class of them all. A stage script prints the message and exits with `exit_code`, without a traceback.
 
-    `remedy` is what to do about an error of this kind whose message only complains.
+    `remedy` says what to do about an error of this kind if its message does not.
     """
 
     exit_code = 1
@@ -23,7 +23,7 @@ _ADVICE = re.compile(
 
 
 def advised(error: MicronetError) -> str:
-    """An error's message with its kind's remedy behind it, where it does not say itself what to do."""
+    """An error's message, followed by its kind's remedy if the message does not say what to do."""
     said = str(error)
     if error.exit_code != 1 or not said or "\n" in said or _ADVICE.search(said):
         return said
@@ -31,13 +31,13 @@ def advised(error: MicronetError) -> str:
 
 
 def shown(said: object, longest: int = LONGEST) -> str:
-    """Text of foreign origin as one line for a terminal: what is not printable escaped, the middle of a long one cut.
+    """Foreign text as one line for a terminal: unprintable characters escaped, the middle cut out if it is long.
 
-    Control characters, line ends and lone surrogates become `\\x1b`, `\\n`, `\\udc80`: a file can neither move the
-    cursor, nor split the line, nor break the encoding of what it is printed to.
+    Control characters, line ends and lone surrogates become `\\x1b`, `\\n`, `\\udc80`, so a file can neither move the
+    cursor, nor split the line, nor cause an encoding error when printed.
     """
     text = said if isinstance(said, str) else str(said)
-    if len(text) > 2 * longest:  # what is cut anyway need not be looked at
+    if len(text) > 2 * longest:  # skips escaping what will be cut anyway
         text = f"{text[:longest]}…{text[-longest:]}"
     text = "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text

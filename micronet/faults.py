@@ -1,4 +1,4 @@
-"""What is wrong with a section of settings, a line a fault, in the words of this house."""
+"""What is wrong with a section of settings, one line per fault, in this project's wording."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from micronet.errors import shown
 
-UNIONS = ("of a name", "of a file")  # what pydantic puts into a key path for the form that a section has
-LONGEST_VALUE = 60  # characters of a value that a fault repeats, so that the reason beside it stays readable
+UNIONS = ("of a name", "of a file")  # what pydantic adds to a key path for the variant of a section
+LONGEST_VALUE = 60  # characters of a value repeated in a fault, so that the reason beside it stays readable
 
 _REASONS = {
     "missing": "is missing",
@@ -38,10 +38,10 @@ _REASONS = {
 
 
 def said(value: Any) -> str:
-    """A value of a file, short enough to be repeated."""
+    """A value from a file, shortened for a message."""
     try:
         return shown(repr(value), LONGEST_VALUE)
-    except (ValueError, RecursionError):  # a number of more digits than Python writes
+    except (ValueError, RecursionError):  # a number with more digits than Python prints
         return f"a value of type {type(value).__name__}"
 
 
@@ -63,13 +63,13 @@ def _fault(error: Mapping[str, Any]) -> str:
 
 
 def faults(error: ValidationError, *within: str) -> list[str]:
-    """One line a fault of a section, `key.path: reason`, in the words of this house.
+    """One line per fault of a section, `key.path: reason`, in this project's wording.
 
     Args:
         within: the keys of the section that was checked.
     """
-    # A union's members each report: the literal's line says no more than the number's. Nor does a default that could
-    # not be made of a setting say more than that setting's own line.
+    # Each member of a union reports: the literal's line adds nothing to the number's. Nor does a default that could
+    # not be derived from a setting add anything to that setting's own line.
     items = [item for item in error.errors() if item["loc"][-1:] != ("literal['auto']",)]
     items = [item for item in items if item["type"] != "default_factory_not_called"]
     return list(dict.fromkeys(_fault({**item, "loc": (*within, *item["loc"])}) for item in items))

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: the one place where a file is written beside its place and put there at once."""
+"""Files that are complete or absent: the one place that writes a file under a temporary name and then renames it."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class FileError(MicronetError):
 
 
 class NotRegular(OSError):
-    """A folder, pipe or device where a regular file is asked for."""
+    """A folder, pipe or device where a regular file is expected."""
 
 
 class TooLarge(OSError):
-    """A file is larger than what is read."""
+    """A file is larger than the limit for reading."""
 
 
-# How a file of `torch.save` begins: an archive, or a pickle of protocol 2 to 5.
+# How a file written by `torch.save` begins: an archive, or a pickle of protocol 2 to 5.
 PICKLED = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def write_atomically(path: Path | str, content: bytes | str) -> None:
-    """Writes a file under a temporary name beside its place, then renames it. The folder is made; text is UTF-8.
+    """Writes a file under a temporary name beside its place, then renames it. Creates the folder; text is UTF-8.
 
-    What a killed writer of the same file left behind is removed first.
+    Leftovers of a killed writer of the same file are removed first.
 
     Raises:
-        FileError: the disk is full or the place cannot be written; what stood there stays.
+        FileError: the disk is full or the place cannot be written; an existing file stays.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
@@ -62,9 +62,9 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
 
 @contextmanager
 def temporary_folder(place: Path) -> Iterator[Path]:
-    """A new folder beside `place`, for files that are renamed into it; gone afterwards, with what is left in it.
+    """A new folder beside `place`, for files to be renamed to there; deleted afterwards with its remaining content.
 
-    What a killed process left of the same name is removed first. Raises `OSError` when it cannot be made.
+    Leftovers of a killed process with the same name are removed first. Raises `OSError` if it cannot be created.
     """
     with _temporary(place, folder=True) as (temporary, _):
         yield temporary
@@ -72,10 +72,10 @@ def temporary_folder(place: Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(place: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
-    """A file or folder beside `place` and its descriptor; removed when it still stands there at the end.
+    """A file or folder beside `place`, and its descriptor; removed at the end if it is still there.
 
-    It is locked as long as somebody writes it, which tells it from one whose writer was killed: process numbers are
-    used again, and on a shared disk they are those of another machine.
+    It is locked while it is being written, which distinguishes it from one whose writer was killed. Process ids would
+    not: they are reused, and on a shared disk may belong to another machine.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     for abandoned in place.parent.glob(f".{glob.escape(place.name)}.????????.part"):
@@ -96,15 +96,15 @@ def _create_locked(place: Path, folder: bool) -> tuple[Path, int]:
             descriptor = os.open(temporary, os.O_RDONLY)
         else:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        with suppress(OSError):  # without locks on this file system nobody takes it for abandoned either
+        with suppress(OSError):  # a file system without locks: then nobody takes it for abandoned either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, descriptor
-        os.close(descriptor)  # removed by another writer in the moment before it was locked
+        os.close(descriptor)  # another writer removed it just before it was locked
 
 
 def _remove_abandoned(path: Path) -> None:
-    with suppress(OSError):  # locked: somebody writes it; or it is gone
+    with suppress(OSError):  # locked: it is being written; or it is gone
         descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,7 +122,7 @@ def _remove(path: Path) -> None:
 
 
 def check_place(folder: Path) -> None:
-    """Raises `FileError` when no file can be written into a folder, which need not be there yet. Makes nothing."""
+    """Raises `FileError` if no file can be written into a folder, which need not exist yet. Creates nothing."""
     why = in_the_way(folder / "file")
     if not why:
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -132,7 +132,7 @@ def check_place(folder: Path) -> None:
 
 
 def in_the_way(path: Path) -> str | None:
-    """What stands where a folder above `path` should be, or where the file itself should; None when nothing does."""
+    """What blocks the place of a folder above `path`, or of the file itself; None if nothing does."""
     for parent in reversed(path.parents):
         if os.path.lexists(parent) and not parent.is_dir():
             kind = "a link to nothing" if parent.is_symlink() and not parent.exists() else "no folder"
@@ -141,21 +141,21 @@ def in_the_way(path: Path) -> str | None:
 
 
 def write_json(path: Path | str, content: Mapping[str, Any]) -> None:
-    """Writes a JSON object, one key a line, atomically."""
+    """Writes a JSON object atomically, one key per line."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_csv(
     path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, digits: int | None = None
 ) -> None:
-    """Writes a table, a line of names before the rows, atomically.
+    """Writes a table atomically, with a header line of column names.
 
     Args:
-        rows: a value for each column; none, or a column that a row lacks, is an empty field.
-        digits: significant digits of a float; all that it takes to read the same number back when left out.
+        rows: a value for each column; None, or a missing column, gives an empty field.
+        digits: significant digits of a float; by default as many as it takes to read the same number back.
 
     Raises:
-        ValueError: a row has a value for a column that there is not.
+        ValueError: a row has a value for a column that does not exist.
     """
 
     def written(value: Any) -> Any:
@@ -169,7 +169,7 @@ def write_csv(
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """The content of a file. Raises `FileError` when it is missing or cannot be read."""
+    """The content of a file. Raises `FileError` if it is missing or cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -177,13 +177,13 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def regular_bytes(path: Path | str, most: int) -> bytes:
-    """The content of a regular file that may be anybody's: a device may never end, a pipe never begin.
+    """The content of a regular file that may come from anybody: a device might never end, a pipe never begin.
 
     Raises:
-        NotRegular: it is another kind of thing. TooLarge: it has more than `most` bytes.
+        NotRegular: it is not a regular file. TooLarge: it has more than `most` bytes.
         OSError: it is missing or cannot be read. ValueError: no file can have such a name.
     """
-    # Opening a pipe waits for who writes to it unless it is told not to.
+    # O_NONBLOCK, because opening a pipe otherwise waits for a writer.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         state = os.fstat(file.fileno())
         if not stat.S_ISREG(state.st_mode):
@@ -195,7 +195,7 @@ def regular_bytes(path: Path | str, most: int) -> bytes:
 
 
 def read_json(path: Path | str) -> Any:
-    """The content of a JSON file. Raises `FileError` when it is missing, not text or not JSON."""
+    """The content of a JSON file. Raises `FileError` if it is missing, not text or not JSON."""
     try:
         return json.loads(read_bytes(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -203,7 +203,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def read_csv(path: Path | str) -> list[dict[str, str]]:
-    """The rows of a table with a line of names, as text. Raises `FileError` when it is missing or not text."""
+    """The rows of a table with a header line, as text. Raises `FileError` if it is missing or not text."""
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
@@ -212,13 +212,13 @@ def read_csv(path: Path | str) -> list[dict[str, str]]:
 
 
 def checksum(path: Path | str, algorithm: str = "sha256") -> str:
-    """The checksum of a file's bytes in hexadecimal digits: sha256, or another algorithm that `hashlib` has."""
+    """The checksum of a file's bytes in hexadecimal digits: sha256, or another algorithm from `hashlib`."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def reason(error: Exception) -> str:
-    """Why something failed, in words for a line: those of the system where it has some."""
+    """Why something failed, in words for one line: the system's, if it has any."""
     if isinstance(error, RecursionError):
         return "it is nested too deep"
     return (error.strerror if isinstance(error, OSError) else None) or shown(error, 160) or type(error).__name__

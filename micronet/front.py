@@ -1,4 +1,4 @@
-"""How a command ends: whatever it meets, an exit code of 0, 1, 2 or 130, and what went wrong in a line."""
+"""How a command ends: whatever happens, with exit code 0, 1, 2 or 130, and what went wrong in one line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from micronet.errors import LONGEST, MicronetError, advised, shown
 from micronet.files import FileError, write_atomically
 
-OF_MAKE = "INSTEAD_OF_SHELL"  # set where a recipe of the Makefile becomes the command, so that its parent is make
-TRACEBACKS = Path("run")  # where resume state lies too: git and DVC walk past it
+OF_MAKE = "INSTEAD_OF_SHELL"  # set if a Makefile recipe has become the command, whose parent is then make
+TRACEBACKS = Path("run")  # resume state is here too; ignored by git and DVC
 
 
 class ArgumentError(MicronetError):
@@ -27,10 +27,10 @@ class ArgumentError(MicronetError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line, like every other one.
+    """An argument parser with errors of one line, like all other errors.
 
     Args:
-        name: that the line begins with, as in `front`; else the program's, without its ending.
+        name: begins the line, as in `front`; by default the program's, without its suffix.
     """
 
     def __init__(self, *, name: str | None = None, **keywords: Any) -> None:
@@ -46,34 +46,34 @@ def front(name: str, work: Callable[[], int | None]) -> int:
     """Runs a command's work.
 
     Args:
-        name: of the command; it begins each line but those about a file of settings, which begin with the file.
+        name: of the command; begins every line except those about a file of settings, which begin with the file.
 
     Returns:
-        The exit code: what `work` returns, or 0; 2 for faulty settings or arguments, 1 for work that failed, 130 when
-        stopped. What nobody foresaw is a line as well, and its traceback lies in `run/NAME.traceback.txt`.
+        The exit code: what `work` returns, or 0; 2 for invalid settings or arguments, 1 for work that failed, 130 if
+        stopped. An unforeseen error is one line too, with its traceback in `run/NAME.traceback.txt`.
     """
-    of_make = os.environ.pop(OF_MAKE, None)  # this command's alone, not that of those it starts
-    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in the background of a script, where make is it too
+    of_make = os.environ.pop(OF_MAKE, None)  # for this command, not for those it starts
+    deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in the background of a script, where make ignores it too
     code = _ended(name, work)
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read what is said has gone, so there is nobody to tell
+    except BrokenPipeError:  # the reader of the output has gone, so there is nobody to tell
         _discard()
         return code or 1
     except OSError as error:
         _discard()
         return _say(code or 1, f"{name}: cannot be written ({error.strerror or error}); freeing some space would work")
     if code == 130 and of_make and not deaf:
-        # To make that is a fault, which it would say too: it gets the signal as well, and ends with 130 in silence.
+        # make would report exit code 130 as an error: sent the signal too, it ends with 130 silently.
         os.kill(os.getppid(), signal.SIGINT)
-        time.sleep(0.5)  # or make could hear of both at once, and says that it misses a child
+        time.sleep(0.5)  # or make could notice both at once, and report a missing child
         return 0
     return code
 
 
 def _ended(name: str, work: Callable[[], int | None]) -> int:
-    """What `front` gives."""
+    """What `front` returns."""
     try:
         return work() or 0
     except KeyboardInterrupt:
@@ -86,7 +86,7 @@ def _ended(name: str, work: Callable[[], int | None]) -> int:
         if error.exit_code != 2 or isinstance(error, ArgumentError):
             lines[0] = f"{name}: {lines[0]}"
         return _say(error.exit_code, *lines)
-    except SystemExit as error:  # of other people's code: a network's forward, say
+    except SystemExit as error:  # raised by other people's code, such as a network's forward
         return _say(1, f"{name}: was ended by exit({shown(error.code, 50)}) in code that it ran{_keep(name)}")
     except Exception as error:
         if _out_of_memory(error):
@@ -99,7 +99,7 @@ def _ended(name: str, work: Callable[[], int | None]) -> int:
 
 
 def without_prompt() -> None:
-    """Starts this script anew where PYTHONINSPECT would end it in a prompt instead of with its exit code."""
+    """Restarts this script if PYTHONINSPECT would end it in a prompt instead of with its exit code."""
     if sys.flags.inspect and os.environ.pop("PYTHONINSPECT", None) is not None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -115,7 +115,7 @@ def _say(code: int, *lines: str) -> int:
 
 
 def _discard() -> None:
-    """Sends what is still to be written nowhere: Python writes it when it ends, and would complain."""
+    """Discards buffered output: Python would write it on exit, and fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -130,13 +130,13 @@ def _reason(error: BaseException) -> str:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether Python, torch on a CPU, or torch on a GPU found no memory."""
+    """Whether Python, torch on a CPU, or torch on a GPU ran out of memory."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def _keep(name: str) -> str:
-    """Keeps the traceback of what is being handled, where a file can be written; says where."""
+    """Saves the traceback of the exception being handled, if a file can be written; says where."""
     place = TRACEBACKS / f"{name}.traceback.txt"
     try:
         write_atomically(place, traceback.format_exc())

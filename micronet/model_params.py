@@ -1,4 +1,4 @@
-"""The parts of `params.yaml` that say which network trains, and from which weights."""
+"""The parts of `params.yaml` that say which network is trained, and from which weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from micronet.sections import Place, Section
 
 
 class Model(Section):
-    """An architecture by name, or by name and its own settings (`models.build` knows them)."""
+    """An architecture by name, or by name and settings (`models.build` knows them)."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    name: str = Field(description="a file in models/, or one of the sizes that it names")
+    name: str = Field(description="a file in models/, or one of the sizes named in it")
 
     def spec(self) -> dict[str, Any]:
         """The plain dict that `models.build` takes."""
@@ -25,7 +25,7 @@ class Model(Section):
 
 
 class OwnModel(Section):
-    """A network of the user's own: a class in a file of his, in `networks/`."""
+    """The user's own network: a class in a file in `networks/`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, serialize_by_alias=True)
     file: Place = Field(description="such as my_net.py, in networks/")
@@ -38,7 +38,7 @@ class OwnModel(Section):
 
 
 def _form(model: Any) -> str:
-    """Which of the two forms of a model is meant."""
+    """Which of the two forms of a model is given."""
     own = "file" in model if isinstance(model, dict) else isinstance(model, OwnModel)
     return "of a file" if own else "of a name"
 
@@ -47,14 +47,14 @@ AnyModel = Annotated[Annotated[Model, Tag("of a name")] | Annotated[OwnModel, Ta
 
 
 class Start(Section):
-    """A checkpoint, or weights from elsewhere, that training goes on from."""
+    """A checkpoint, or weights from elsewhere, to start training from."""
 
     file: Place = Field(
         description="path from the folder that the stages run in, such as release/NAME.safetensors; a checkpoint, or a "
         "plain state_dict: .safetensors, .pt, .pth"
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
-        description="of the file: params that name another content run again"
+        description="of the file: if the params name different content, the stages run again"
     )
 
     @model_validator(mode="before")

@@ -1,8 +1,8 @@
-"""The typed form of `params.yaml`: every hyperparameter, its type, its range, its meaning.
+"""The typed form of `params.yaml`: the type, range and meaning of every hyperparameter.
 
 `load(path)` reads the whole file and either returns a frozen `Params` or raises `ParamsError` with one
-line a fault. Types are strict, as they are for DVC: `1e-3` is a number, `yes` is not a boolean, an
-unknown key is a fault. Nothing here depends on torch, so that validating costs no start-up time.
+line per fault. Types are strict, as in DVC: `1e-3` is a number, `yes` is not a boolean, an unknown key
+is a fault. Nothing here depends on torch, so validation costs no start-up time.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from micronet.sections import (
     Views,
 )
 
-MOST_FAULTS = 20  # lines that say what is wrong with a file; a screen of them is enough to begin with
+MOST_FAULTS = 20  # lines about what is wrong with a file; a screenful is enough to begin with
 
 
 class ParamsError(MicronetError):
-    """A file of settings cannot be used: a line a fault, printable and short, of the first `MOST_FAULTS`.
+    """A file of settings cannot be used: one short, printable line for each of the first `MOST_FAULTS` faults.
 
     `faults` holds all of them.
     """
@@ -52,7 +52,7 @@ class ParamsError(MicronetError):
 
 
 def _log_to(given: Any) -> Any:
-    """`none`, a name or a list of names as a list of names, each once. Raises ValueError."""
+    """Converts `none`, a name or a list of names to a list of unique names. Raises ValueError."""
     names = given if isinstance(given, list | tuple) else [] if given == "none" else [given]
     if not all(isinstance(name, str) and name in ("tensorboard", "mlflow") for name in names):
         raise ValueError("must be none, tensorboard or mlflow, or a list of the last two")
@@ -60,39 +60,39 @@ def _log_to(given: Any) -> Any:
 
 
 class Engine(Section):
-    """How the machine is used. On one machine kind, only `threads`, `processes`, `precision` and `compile` change
+    """How the machine is used. On one kind of machine, only `threads`, `processes`, `precision` and `compile` change
     results."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA where torch sees it")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA if torch sees it")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
         description="auto: bf16 on CUDA, and on CPUs with AMX or AVX-512 BF16 for networks without depthwise "
-        "convolutions; else fp32",
+        "convolutions; otherwise fp32",
     )
-    threads: Threads = Field(default=2, description="CPU threads of torch, a process; 0 leaves torch's own choice")
+    threads: Threads = Field(default=2, description="CPU threads of torch per process; 0 leaves torch's own choice")
     processes: Processes = Field(
         default=1,
         exclude_if=lambda processes: processes == 1,
-        description="that train together, each on its share of every batch: at most as many as cores, on CUDA as GPUs",
+        description="that train together, each on its share of every batch: at most one per core, on CUDA one per GPU",
     )
-    channels_last: bool = Field(default=True, description="a pixel's channels lie side by side, which is faster")
+    channels_last: bool = Field(default=True, description="store a pixel's channels side by side, which is faster")
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="torch.compile the network in training; auto: long runs without quantizers, on CUDA, and of "
+        description="torch.compile the network in training; auto: in long runs without quantizers, on CUDA, and for "
         "DenseNets with narrow layers on a CPU with g++",
     )
-    evaluation_batch_size: BatchSize = Field(default=500, description="images at once where nothing is trained")
-    save_every_seconds: Seconds = Field(default=60.0, description="least time between two saves of resume state")
+    evaluation_batch_size: BatchSize = Field(default=500, description="images per batch when nothing is trained")
+    save_every_seconds: Seconds = Field(default=60.0, description="minimum time between two saves of resume state")
     log_to: Annotated[list[Literal["tensorboard", "mlflow"]], BeforeValidator(_log_to)] = Field(
         default=[],
         exclude=True,
         description="none, tensorboard or mlflow, or a list: where the numbers of every epoch go besides "
-        "metrics/curves/; it decides no result and is in no digest",
+        "metrics/curves/; affects no result and no digest",
     )
 
 
 class Augment(Section):
-    """Batched augmentation; every image has a draw of its own."""
+    """Batched augmentation, drawn independently for every image."""
 
     crop_padding: Annotated[int, Field(ge=0, le=16)] = Field(
         default=4, description="pixels padded before the crop (arXiv:1512.03385)"
@@ -120,7 +120,7 @@ class Train(Section):
     epochs: Epochs = Field(description="passes over the training split")
     batch_size: BatchSize | Literal["auto"] = Field(
         default=128,
-        description="auto: on CUDA the largest power of two that fits, on CPU 128; one above the split is all of it",
+        description="auto: on CUDA the largest power of two that fits, on a CPU 128; never more than the whole split",
     )
     max_batch_size: BatchSize = Field(default=1024, description="upper limit of batch_size: auto")
     optimizer: Literal["sgd", "adam"] = Field(
@@ -137,39 +137,39 @@ class Train(Section):
         "(arXiv:1708.07120); cosine: a rise, then half a cosine to 0 (arXiv:1608.03983)",
     )
     warmup_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.2, description="share of the steps that rise linearly to the peak (one_cycle, cosine)"
+        default=0.2, description="share of the steps over which the rate rises linearly to the peak (one_cycle, cosine)"
     )
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.0, description="share of a label that is spread evenly over all classes, 0: off (arXiv:1512.00567)"
+        default=0.0, description="share of a label spread evenly over all classes, 0: off (arXiv:1512.00567)"
     )
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0,
-        description="decay a step of the averaged weights that are evaluated and saved, 0: off (arXiv:1703.01780)",
+        description="decay per step of the averaged weights, which are evaluated and saved, 0: off (arXiv:1703.01780)",
     )
-    clip_norm: NonNegative = Field(default=0.0, description="limit of the gradient's norm, 0: off (arXiv:1211.5063)")
+    clip_norm: NonNegative = Field(default=0.0, description="limit on the gradient norm, 0: off (arXiv:1211.5063)")
     augment: Augment = Augment()
 
 
 class Teacher(Section):
-    """The large model whose answers the student learns."""
+    """The large model whose answers the student learns from."""
 
     model: AnyModel = Field(description="an architecture of models/ by its name, or a class of a file in networks/")
     start: Start | None = Field(
         default=None,
         exclude_if=lambda start: start is None,
-        description="weights to go on from; epochs: 0 takes them as they are",
+        description="weights to start from; epochs: 0 uses them unchanged",
     )
     train: Train = Field(description="how long it trains, and how")
 
 
 class Student(Section):
-    """The small model, trained without a teacher: the baseline, and distillation's start."""
+    """The small model, trained without a teacher: the baseline, and the start of distillation."""
 
     model: AnyModel = Field(description="an architecture of models/ by its name, or a class of a file in networks/")
     start: Start | None = Field(
         default=None,
         exclude_if=lambda start: start is None,
-        description="a checkpoint to go on from (`tools/unpack.py` makes one of a packed model); else random weights",
+        description="a checkpoint to start from (`tools/unpack.py` makes one from a packed model); else random weights",
     )
     train: Train = Field(description="how long it trains, and how")
 
@@ -178,20 +178,21 @@ class Distillation(Section):
     """Hinton et al. 2015, arXiv:1503.02531: alpha * T^2 * KL(teacher || student) + (1 - alpha) * CE(labels)."""
 
     temperature: Positive = Field(
-        default=4.0, description="logits are divided by it before the softmax, which shows what a teacher half believes"
+        default=4.0,
+        description="logits are divided by it before the softmax, which brings out what a teacher half believes",
     )
-    alpha: Fraction = Field(default=0.9, description="weight of the teacher's answers; 0 trains without teacher")
-    # Left out of a digest while it is off, so that what was made before it existed keeps its name.
+    alpha: Fraction = Field(default=0.9, description="weight of the teacher's answers; 0 trains without a teacher")
+    # Left out of a digest while it is off, so that results from before it existed keep their digest.
     views: Views = Field(
         default=0,
         exclude_if=lambda views: views == 0,
-        description="fixed crops of each image whose answers are computed once; 0: the teacher answers every crop anew "
+        description="fixed crops per image, with answers computed once; 0: the teacher answers every crop anew "
         "(arXiv:2106.05237)",
     )
     mirror_answers: bool = Field(
         default=False,
         exclude_if=lambda mirror: not mirror,
-        description="the teacher's answer to a crop is the mean of those to it and to its mirror image",
+        description="the teacher's answer to a crop is the mean over the crop and its mirror image",
     )
 
 
@@ -225,7 +226,7 @@ class Distill(Taught):
 
     start_from: Literal["student", "scratch", "teacher"] = Field(
         default="student",
-        description="teacher: the teacher's own weights, or those of its most read channels for a narrower convnet",
+        description="teacher: the teacher's own weights, or those of its most-read channels for a narrower convnet",
     )
 
 
@@ -235,22 +236,22 @@ class Prune(Taught):
     method: Literal["one_shot", "iterative", "gradual", "soft", "feedback"] = Field(
         default="one_shot",
         description="one_shot: at once, then training; iterative: in rounds (arXiv:1506.02626); gradual: cubic in the "
-        "steps (arXiv:1710.01878); soft: zeros may come back (arXiv:1808.06866); feedback: gradual, masked weights go "
-        "on learning (arXiv:2006.07253)",
+        "steps (arXiv:1710.01878); soft: pruned weights may grow back (arXiv:1808.06866); feedback: gradual, masked "
+        "weights keep learning (arXiv:2006.07253)",
     )
     amount: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        description="share of all prunable weights (convolutions and linear) that become zero"
+        description="share of all prunable weights (convolutions and linear layers) that become zero"
     )
     cost_exponent: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.0,
         exclude_if=lambda exponent: exponent == 0,
-        description="magnitudes are divided by this power of what the weight costs, so that dear layers give more",
+        description="magnitudes are divided by this power of the weight's cost, so that expensive layers lose more",
     )
     layer_floor: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        default=0.02, description="least share of weights that every layer keeps, so that none dies"
+        default=0.02, description="minimum share of weights that every layer keeps, so that none is pruned away"
     )
     rounds: Annotated[Epochs, Field(ge=1)] = Field(
-        default=4, description="iterative: prune this many times, at a growing rate"
+        default=4, description="iterative: prune this many times, to a growing amount"
     )
 
     @model_validator(mode="after")
@@ -265,29 +266,29 @@ class Prune(Taught):
 
 
 class Retrain(Taught):
-    """Train on under the fixed mask."""
+    """Continue training with the mask fixed."""
 
 
 Bits = Annotated[int, Field(ge=1, le=8)]
 
 
 class Quantize(Taught):
-    """Fewer bits a weight and an activation, trained with the quantizers in place, packed into one file."""
+    """Fewer bits per weight and activation, trained with the quantizers in place, packed into one file."""
 
     method: Literal["half", "fx_int8", "binary_connect", "lsq"] = Field(
         default="lsq",
-        description="lsq: a learned step a tensor (arXiv:1902.08153); binary_connect: weights of one bit "
+        description="lsq: a learned step per tensor (arXiv:1902.08153); binary_connect: 1-bit weights "
         "(arXiv:1511.00363); fx_int8: torch's FX graph mode; half: 16-bit floats",
     )
     weight_bits: Bits = Field(default=8, description="lsq: 2..8; fx_int8: 8; binary_connect: 1; half ignores it")
     activation_bits: Annotated[int, Field(ge=2, le=8)] = Field(
-        default=8, description="of the maps between layers; fx_int8 takes 8, half ignores it"
+        default=8, description="bits of the maps between layers; fx_int8: 8; half ignores it"
     )
     input_bits: Annotated[int, Field(ge=2, le=8)] = Field(default=8, description="bits kept of every pixel")
     per_channel: bool = Field(
         default=False,
         exclude_if=lambda per_channel: not per_channel,
-        description="lsq: a step for each output channel instead of one for the tensor; not the last layer "
+        description="lsq: one step per output channel instead of one per tensor; not in the last layer "
         "(arXiv:1806.08342)",
     )
     layer_bits: dict[str, Annotated[int, Field(ge=1, le=8)]] = Field(
@@ -299,23 +300,23 @@ class Quantize(Taught):
     )
     factored_sums: bool = Field(
         default=True,
-        description="sum the inputs of equal weights first, then multiply once, where that costs less "
+        description="add up the inputs of equal weights first, then multiply once, where that costs less "
         "(arXiv:1804.06508)",
     )
     trim: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0,
         exclude_if=lambda share: share == 0,
-        description="lsq: share of the weights' price, storage and operations, that further zeros save while training: "
-        "weights, rows and kernels that the loss needs least for their price (arXiv:1801.05787, arXiv:1611.05128)",
+        description="lsq: share of the weights' cost (storage and operations) that further zeros save during training: "
+        "weights, rows and kernels that the loss needs least for their cost (arXiv:1801.05787, arXiv:1611.05128)",
     )
     flip_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0,
         exclude_if=lambda share: share == 0,
-        description="share of the validation images, the least sure ones, that set the margin below which the packed "
-        "model sees an image mirrored too; the test images that take this second pass are charged for it",
+        description="share of the validation images, the least sure ones, that sets the margin below which the packed "
+        "model also sees the mirror image; test images that take this second pass are charged for it",
     )
     calibration_images: BatchSize = Field(
-        default=1000, description="training images that set the first activation steps"
+        default=1000, description="number of training images that set the initial activation steps"
     )
 
     @model_validator(mode="after")
@@ -343,28 +344,28 @@ class Quantize(Taught):
 class Reference(Section):
     """What the scores are relative to."""
 
-    operations: Annotated[float, Field(gt=0.0, le=1e15)] = Field(description="of 32 bits, for one image")
-    parameters: Annotated[float, Field(gt=0.0, le=1e12)] = Field(description="of 32 bits")
+    operations: Annotated[float, Field(gt=0.0, le=1e15)] = Field(description="32-bit operations for one image")
+    parameters: Annotated[float, Field(gt=0.0, le=1e12)] = Field(description="32-bit parameters")
 
 
 class Score(Section):
-    """The measurement on the test set."""
+    """Measurement on the test set."""
 
-    batch_size: BatchSize = Field(default=500, description="images at once; no result depends on it")
-    measure_path: bool = Field(default=True, description="measure every checkpoint of the path, not the last alone")
+    batch_size: BatchSize = Field(default=500, description="images per batch; no result depends on it")
+    measure_path: bool = Field(default=True, description="measure every checkpoint of the path, not only the last")
     reference: Reference | None = Field(
         default=None,
         exclude_if=lambda reference: reference is None,
-        description="what the scores are relative to; by default CIFAR-10's and CIFAR-100's of the challenge, for "
-        "other data the teacher in 16 bits",
+        description="what the scores are relative to; by default the challenge's for CIFAR-10 and CIFAR-100, for other "
+        "data the teacher in 16 bits",
     )
 
 
 class Params(Section):
-    """All of `params.yaml`: one section a stage, and what they share."""
+    """All of `params.yaml`: one section per stage, and what they share."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        description="of weights, orders and crops; the splits have data.seed"
+        description="of initial weights, image order and crops; the splits use data.seed"
     )
     data: Data
     engine: Engine
@@ -394,10 +395,10 @@ class Params(Section):
 
 
 def read_yaml(path: Path | str) -> Any:
-    """The content of a YAML 1.2 file, read as DVC reads it: the same parser, and a key given twice is a fault.
+    """The content of a YAML 1.2 file, read as DVC reads it: with the same parser; a duplicate key is a fault.
 
     Raises:
-        ParamsError: it cannot be read, or is not YAML; one line.
+        ParamsError: it cannot be read, or is not YAML; the message is one line.
     """
     try:
         return reading.read(path)
@@ -420,12 +421,12 @@ def load(path: Path | str = "params.yaml") -> Params:
     """Reads and checks a whole params file.
 
     Raises:
-        ParamsError: one line a fault, e.g. `params.yaml: teacher.train.learning_rate: must be > 0 (got -1)`.
+        ParamsError: one line per fault, e.g. `params.yaml: teacher.train.learning_rate: must be > 0 (got -1)`.
     """
     return parse(read_yaml(Path(path)), path)
 
 
 def digest(*sections: BaseModel | int | str) -> str:
-    """A short sha256 over the content of sections: names what a checkpoint came from."""
+    """A short sha256 of the content of sections: identifies what a checkpoint came from."""
     tree = [section.model_dump(mode="json") if isinstance(section, BaseModel) else section for section in sections]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The stages by their names, in their order: the checkpoint that each leaves, and the params that it came from."""
+"""The stages by name, in order: the checkpoint that each writes, and the params that it came from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHECKPOINT_OF = {
 MADE_BY = {checkpoint: stage for stage, checkpoint in CHECKPOINT_OF.items()}
 TRAINING_STAGES = tuple(CHECKPOINT_OF)
 STAGES = ("prepare_data", *TRAINING_STAGES, "score")
-MADE_OF = {  # the params sections that decide each checkpoint
+MADE_OF = {  # the params sections that determine each checkpoint
     "teacher": ("teacher",),
     "student": ("student",),
     "distilled": ("teacher", "student", "distill"),

@@ -1,4 +1,4 @@
-"""What a packed model sees in pictures, on the command line: from its file alone, without the data it was made of."""
+"""Classifies pictures with a packed model on the command line: from its file alone, without its training data."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from micronet.packed.model import PackedModel
 
 FITS: tuple[Fit, ...] = get_args(Fit)
-TOGETHER = 50  # pictures in memory
+TOGETHER = 50  # pictures in memory at once
 NAME = 100  # characters of a picture's name
 
 
 class PredictError(MicronetError):
-    """A packed model that takes no pictures."""
+    """A packed model does not take pictures."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Candidate:
 
     name: str
     label: int
-    confidence: float | None  # 0 to 1; None: the file does not say what its logits are worth
+    confidence: float | None  # 0 to 1; None: the file does not give the scale of its logits
 
     def as_json(self) -> dict[str, Any]:
         confidence = None if self.confidence is None else round(self.confidence, 6)
@@ -51,7 +51,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a picture is, the likeliest class first, or why it cannot be read."""
+    """What a picture shows, likeliest class first, or why it cannot be read."""
 
     picture: str
     candidates: tuple[Candidate, ...] = ()
@@ -71,10 +71,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = Parser(name="predict", prog="python -m micronet.predict", description=(main.__doc__ or "").split("\n")[0])
     parser.add_argument("file", metavar="FILE", help="packed model, as stages/quantize.py writes it")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, or a folder of pictures")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="a picture, or a folder of pictures")
     parser.add_argument("--top", type=_count, default=1, metavar="N", help="name the N likeliest classes (default 1)")
-    parser.add_argument("--fit", choices=FITS, help="how a picture comes to the network's size (default: the file's)")
-    parser.add_argument("--json", action="store_true", help="print JSON, an object a picture")
+    parser.add_argument("--fit", choices=FITS, help="how to fit a picture to the network's size (default: the file's)")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per picture")
     return front("predict", partial(_predict, parser.parse_args(argv)))
 
 
@@ -85,7 +85,7 @@ def _count(text: str) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    """Answers, and says what cannot be read. Returns the exit code."""
+    """Classifies the pictures, and reports those that cannot be read. Returns the exit code."""
     model = read_packed(arguments.file)
     form = form_of(model, arguments.fit)
     pictures = _pictures(arguments.images)
@@ -109,7 +109,7 @@ def _say(line: str) -> None:
 
 
 def form_of(model: PackedModel, fit: Any) -> PlainFormat:
-    """What pictures must become. Raises `PredictError`: the model is for something else."""
+    """The format that pictures are converted to. Raises `PredictError` if the model is for something else."""
     channels, height, width = model.image
     if channels not in (1, 3):
         raise PredictError(f"the model takes images of {channels} channels; pictures have 1 or 3")
@@ -119,7 +119,7 @@ def form_of(model: PackedModel, fit: Any) -> PlainFormat:
 
 
 def _pictures(given: Sequence[str]) -> list[str]:
-    """The pictures that are meant, those of a folder in the order of their names. Raises `DataError`."""
+    """The pictures to classify, those of a folder sorted by name. Raises `DataError`."""
     found: list[str] = []
     for name in given:
         if not Path(name).is_dir():
@@ -133,7 +133,7 @@ def _pictures(given: Sequence[str]) -> list[str]:
 
 
 def _answers(model: PackedModel, form: PlainFormat, pictures: Sequence[str], top: int) -> Iterator[Answer]:
-    """What the pictures are, in their order."""
+    """The answers to the pictures, in order."""
     images, errors = [], {}
     for index, name in enumerate(pictures):
         try:
@@ -150,7 +150,7 @@ def _answers(model: PackedModel, form: PlainFormat, pictures: Sequence[str], top
 
 
 def _candidates(model: PackedModel, logits: np.ndarray, scaled: bool, top: int) -> Iterator[Candidate]:
-    """The likeliest classes. `logits`: (classes,), in natural units where they are scaled."""
+    """The likeliest classes. `logits`: (classes,), in natural units if `scaled`."""
     shares = np.exp(logits - logits.max()) if scaled else logits
     for label in np.argsort(-logits, kind="stable")[:top].tolist():
         name = model.class_names[label] if model.class_names else f"class {label}"
@@ -158,11 +158,11 @@ def _candidates(model: PackedModel, logits: np.ndarray, scaled: bool, top: int) 
 
 
 def _logits(model: PackedModel, images: np.ndarray) -> tuple[np.ndarray, float | None]:
-    """Logits (N, classes) of pixels (N, C, H, W) uint8, in natural units where the file says what they are worth.
+    """Logits (N, classes) for pixels (N, C, H, W) uint8, in natural units if the file gives their scale.
 
-    The reference computes in numpy: torch would take longer to start than this does for a thousand pictures.
+    Uses the numpy reference: torch would take longer to start than this takes for a thousand pictures.
     """
-    # A cascade's logits have as many scales as there are ways through it.
+    # The logits of a cascade have a different scale for each way through it.
     scale = model.logit_scale if len(model.networks) == 1 else None
     if model.arithmetic == "half":
         logits = _logits_in_floats(model, images)
@@ -185,7 +185,7 @@ def _logits_in_floats(model: PackedModel, images: np.ndarray) -> np.ndarray:
 
 
 def _show(answers: Sequence[Answer], model: PackedModel, file: str) -> None:
-    """The answers as a table, a row a class that is named."""
+    """Prints the answers as a table, one row per named class."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

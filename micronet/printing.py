@@ -1,4 +1,4 @@
-"""What commands print on stdout: tables on terminals of any width, lines that nobody may read any more."""
+"""What commands print on stdout: tables on terminals of any width, and lines whose reader may have gone."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from micronet.files import FileError, reason
 if TYPE_CHECKING:
     from rich.table import Table
 
-NARROW = 60  # columns: a wide table that wraps is hard to read below
+NARROW = 60  # columns: a wide table that wraps is hard to read below this
 
 
 def show(table: Table, *, splits: bool = False) -> None:
-    """Prints a table on stdout, or a line for each of its values where the terminal is too narrow for it.
+    """Prints a table on stdout, or one line per value if the terminal is too narrow for it.
 
-    The width is that of COLUMNS or of the terminal; where stdout is neither, lines are of any length. No column is ever
-    cut.
+    The width is that of COLUMNS or of the terminal; without either, lines may have any length. Columns are never cut.
 
     Args:
-        splits: a table too wide for most terminals is printed as several, one below the other, down to `NARROW`
-            columns, each with the first column and as many others as fit.
+        splits: a table too wide for the terminal is printed as several, one below the other, each with the first
+            column and as many others as fit, on terminals of at least `NARROW` columns.
     """
     there, needed = width(sys.stdout), _needed(table)
     if needed <= there or _endless():
@@ -38,12 +37,12 @@ def show(table: Table, *, splits: bool = False) -> None:
 
 
 def _endless() -> bool:
-    """Whether lines on stdout may be of any length: a program reads them, or a file keeps them."""
+    """Whether lines on stdout may have any length, as they go to a program or a file."""
     return not (live(sys.stdout) or os.environ.get("COLUMNS"))
 
 
 def _needed(table: Table) -> int:
-    """The columns of a terminal that a table takes."""
+    """How many terminal columns a table takes."""
     from rich.measure import Measurement
 
     wide = console(sys.stdout, columns=10_000)
@@ -51,7 +50,7 @@ def _needed(table: Table) -> int:
 
 
 def _parts(table: Table, there: int) -> list[Table]:
-    """A table as several of so many columns of a terminal; none where two of its columns are too wide already."""
+    """Splits a table into several of at most `there` terminal columns; none if any two of its columns are too wide."""
     first, *others = range(len(table.columns))
     groups: list[list[int]] = [[]]
     for index in others:
@@ -77,7 +76,7 @@ def _part(table: Table, indices: Sequence[int]) -> Table:
 
 
 def _drawn(table: Table, columns: int) -> str:
-    """A table as stdout can show it: with colours on a terminal, with letters for its lines where it has no others."""
+    """A table as stdout can show it: with colours on a terminal, with ASCII lines if its encoding has no others."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     page = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace", newline="\n")
     console(sys.stdout, file=page, columns=columns).print(table)
@@ -86,7 +85,7 @@ def _drawn(table: Table, columns: int) -> str:
 
 
 def print_lines(*lines: str) -> None:
-    """Prints on stdout. A reader that has gone away, as `head` does, is no fault.
+    """Prints on stdout. It is not an error if the reader has gone away, as `head` does.
 
     Raises:
         FileError: the disk that stdout goes to is full.
@@ -97,14 +96,14 @@ def print_lines(*lines: str) -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        # what is still buffered would fail again when Python ends
+        # what is still buffered would fail again when Python exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         raise FileError(f"stdout: cannot be written ({reason(error)})") from None
 
 
 def print_wrapped(*lines: str, indent: int = 2) -> None:
-    """Prints lines on stdout, on a terminal broken at words; what goes on below begins `indent` columns in."""
+    """Prints lines on stdout, wrapped at words on a terminal; continuation lines are indented by `indent` columns."""
     if not _endless():
         columns = max(20, width(sys.stdout) - 1)
         below = " " * min(indent, columns // 3)
@@ -114,7 +113,7 @@ def print_wrapped(*lines: str, indent: int = 2) -> None:
 
 
 def _filled(line: str, columns: int, **kept: Any) -> str:
-    """One line as several; what stands before its first word, and between its words, stays."""
+    """One line wrapped into several; its indentation and the spaces between words are kept."""
     if len(line) <= columns:
         return line
     start = line[: len(line) - len(line.lstrip())]
@@ -122,7 +121,7 @@ def _filled(line: str, columns: int, **kept: Any) -> str:
 
 
 def _lines(table: Table) -> list[str]:
-    """The title, then each row as its first cell and a line for each of the others that is not empty."""
+    """The title, then each row as its first cell and a line for each other cell that is not empty."""
     lines = [str(table.title)] if table.title else []
     columns = [(str(column.header), [str(cell) for cell in column.cells]) for column in table.columns]
     for row in range(table.row_count):

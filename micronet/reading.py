@@ -1,7 +1,7 @@
-"""How a file of settings is read: YAML 1.2 as DVC reads it, and never more of it than settings can be.
+"""How a file of settings is read: YAML 1.2 as DVC reads it, within the limits of what settings can be.
 
-The file may be anybody's. Its size, its nesting and what its aliases and merge keys would grow to are limited before a
-value is made of it, so that reading ends within a second and in one line.
+The file may come from anybody. Its size, its nesting and the expansion of its aliases and merge keys are limited before
+any value is built, so that reading ends within a second, and a failure is one line.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from micronet.files import NotRegular, TooLarge, regular_bytes
 MOST_BYTES = 1_000_000
 MOST_VALUES = 10_000
 MOST_LEVELS = 40
-LONGEST_NUMBER = 3_000  # digits of a whole number: Python writes none of more than 4,300
+LONGEST_NUMBER = 3_000  # digits of an integer: Python prints at most 4,300
 TAGS = "tag:yaml.org,2002:"
-LONGEST_REASON = 160  # characters, so that the file's name and the line stand beside it
+LONGEST_REASON = 160  # characters, to leave room for the file name and line number
 
 
 class UnreadableError(MicronetError):
@@ -38,28 +38,28 @@ class UnreadableError(MicronetError):
 
 
 def read(path: Path | str) -> Any:
-    """The content of a YAML file, as the parser of DVC reads it. A key given twice is a fault.
+    """The content of a YAML file, as DVC's parser reads it. A duplicate key is a fault.
 
     Raises:
-        UnreadableError: it is missing, no regular file, too large, not text, not YAML, or refers to itself.
+        UnreadableError: it is missing, not a regular file, too large, not text, not YAML, or refers to itself.
     """
     return copy.deepcopy(_parsed(str(path), _text(path)))
 
 
 def parse(content: bytes, name: str) -> Any:
-    """As `read`, of content that is here already; `name` is what messages call it."""
+    """As `read`, for content already in memory; `name` is what messages call it."""
     if len(content) > MOST_BYTES:
         raise _too_long(name)
     return copy.deepcopy(_parsed(name, _decoded(content, name)))
 
 
-@functools.lru_cache(maxsize=32)  # a command asks several times for the same few files, and the parser is slow
+@functools.lru_cache(maxsize=32)  # a command reads the same few files several times, and the parser is slow
 def _parsed(path: str, text: str) -> Any:
-    """What a text says; `path` is what messages call it."""
+    """The content of a text; `path` is what messages call it."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer, yaml.Constructor = _Composer, _Constructor
     try:
-        with warnings.catch_warnings(action="ignore"):  # an anchor given twice: the later one counts, as for DVC
+        with warnings.catch_warnings(action="ignore"):  # duplicate anchors: the later one counts, as in DVC
             node = yaml.compose(text)
         if node is None:
             return None
@@ -73,7 +73,7 @@ def _parsed(path: str, text: str) -> Any:
         raise _not_yaml(path, str(error)) from None
     except UnreadableError:
         raise
-    except Exception as error:  # the parser fails in many ways on what is damaged enough
+    except Exception as error:  # the parser can fail in many ways on a damaged file
         raise _not_yaml(path, str(error) or type(error).__name__) from None
 
 
@@ -86,7 +86,7 @@ def _too_long(path: Path | str) -> UnreadableError:
 
 
 def _text(path: Path | str) -> str:
-    """The text of a regular file, its line ends as `\\n`. Opening a pipe that nobody writes to does not wait."""
+    """The text of a regular file, with line ends as `\\n`. Does not wait if it is a pipe without a writer."""
     try:
         content = regular_bytes(path, MOST_BYTES)
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def _text(path: Path | str) -> str:
         raise _too_long(path) from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:  # a name with a NUL, or one that has no bytes
+    except ValueError as error:  # a name with a NUL, or one that cannot be encoded
         raise UnreadableError(f"{path}: cannot be read ({error})") from None
     return _decoded(content, path)
 
@@ -112,7 +112,7 @@ def _decoded(content: bytes, path: Path | str) -> str:
 
 
 class _Composer(Composer):
-    """Stops at the first value that is one too many, or too deep, while the text is still being read."""
+    """Stops at the first value beyond the allowed number or depth, while the text is still being read."""
 
     values = levels = 0
 
@@ -132,7 +132,7 @@ class _Composer(Composer):
 
 
 class _Constructor(SafeConstructor):
-    """Says which text is not the value that its tag, or its form, promises: `!!float x`, `2020-13-45`."""
+    """Reports text that does not match its tag or form: `!!float x`, `2020-13-45`."""
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         try:
@@ -147,14 +147,14 @@ class _Constructor(SafeConstructor):
 
 
 class _Expanded:
-    """How many values, on how many levels, a tree becomes when every alias and every merge is written out."""
+    """How many values, on how many levels, a tree has once every alias and merge is expanded."""
 
     def __init__(self, path: Path | str):
         self.path = path
-        self.known: dict[int, tuple[int, int] | None] = {}  # by node; None while it is being measured
+        self.known: dict[int, tuple[int, int] | None] = {}  # by node id; None while it is being measured
 
     def measure(self, node: Node) -> tuple[int, int]:
-        """(values, levels). Raises `UnreadableError` for more of them than settings have, and for a circle."""
+        """(values, levels). Raises `UnreadableError` for more than settings can have, and for a cycle."""
         if id(node) in self.known:
             found = self.known[id(node)]
             if found is None:

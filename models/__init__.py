@@ -1,9 +1,9 @@
-"""The architectures, a family a file, and `build(spec)`.
+"""The architectures, one family per file, and `build(spec)`.
 
-A spec is a name (`"densenet_nano"`) or a dict with a name and settings of its own
-(`{"name": "densenet", "blocks": [6, 12, 24, 16], "growth_rate": 4}`); or it names a file of the user's own, a class in
-it and its settings (`models.own`). A family's file holds its settings, which derive
-from `models.settings.Settings`, and its module behind them. No table lists the families: a new file is a new model.
+A spec is a name (`"densenet_nano"`) or a dict with a name and settings
+(`{"name": "densenet", "blocks": [6, 12, 24, 16], "growth_rate": 4}`); or it names one of the user's own files, a class
+in it and its settings (`models.own`). A family's file holds its settings, derived from `models.settings.Settings`, and
+after them its module. No table lists the families: a new file is a new model.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ def _imports_torch(statement: ast.stmt) -> bool:
 
 
 def _settings_name(statement: ast.stmt) -> str | None:
-    """The name of the class of settings that a statement defines."""
+    """The name of the settings class that a statement defines."""
     if isinstance(statement, ast.ClassDef) and any(ast.unparse(base).endswith("Settings") for base in statement.bases):
         return statement.name
     return None
 
 
 def _settings_in(path: Path) -> type[Settings] | None:
-    """The settings of the family that a file holds; None: it holds none.
+    """The settings of the family in a file; None if there is none.
 
-    Importing the file would load torch, a second or more, for what a faulty params file is to be told at once. So the
-    file is parsed, and only its statements up to the first import of torch are run, where the settings stand. A file
-    that has them further down is imported whole: that is slow, and works.
+    Importing the file would load torch, which takes a second or more, but an invalid params file is to be reported at
+    once. So the file is parsed, and only the statements before its first import of torch, which include the settings,
+    are run. A file that has them further down is imported as a whole, which is slow but works.
     """
     statements = ast.parse(path.read_bytes(), str(path)).body
     found = [(place, name) for place, statement in enumerate(statements) if (name := _settings_name(statement))]
@@ -82,7 +82,7 @@ def _settings_in(path: Path) -> type[Settings] | None:
     if place > torch:
         return getattr(importlib.import_module(f"{__name__}.{path.stem}"), name)
     head = ModuleType(f"{__name__}.{path.stem} up to torch")
-    sys.modules[head.__name__] = head  # where pydantic looks for what an annotation names
+    sys.modules[head.__name__] = head  # where pydantic looks up names in annotations
     try:
         exec(compile(ast.Module(statements[:torch], []), str(path), "exec", dont_inherit=True), vars(head))
         settings: type[Settings] = getattr(head, name)
@@ -105,16 +105,16 @@ def _fault_of(path: Path, error: Exception) -> SpecError:
 
 @cache
 def _files() -> tuple[dict[str, type[Settings]], dict[str, SpecError]]:
-    """The settings of each family, by its file's name; and what is wrong with the files that cannot be read.
+    """The settings of each family, by file name; and what is wrong with the files that cannot be read.
 
-    A broken file is told to who asks for its model, and hinders no other one.
+    A broken file is reported when its model is asked for, and does not affect other models.
     """
     families: dict[str, type[Settings]] = {}
     broken: dict[str, SpecError] = {}
     for path in sorted(Path(__file__).parent.glob("[!_.]*.py")):
         try:
             settings = _settings_in(path)
-        except Exception as error:  # whatever a file of the user's own raises
+        except Exception as error:  # a user's own file can raise anything
             broken[path.stem] = _fault_of(path, error)
         else:
             families |= {} if settings is None else {path.stem: settings}
@@ -122,7 +122,7 @@ def _files() -> tuple[dict[str, type[Settings]], dict[str, SpecError]]:
 
 
 def _named() -> dict[str, dict[str, Any]]:
-    """The families' well-known sizes, by their names. Raises `SpecError` for a name that two files claim."""
+    """The families' well-known sizes, by name. Raises `SpecError` for a name that two files claim."""
     families, _ = _files()
     claimed = {family: family for family in families}
     named: dict[str, dict[str, Any]] = {}
@@ -136,7 +136,7 @@ def _named() -> dict[str, dict[str, Any]]:
 
 
 def families() -> dict[str, type[Settings]]:
-    """The settings of each family whose file can be read, by its name."""
+    """The settings of each family whose file can be read, by name."""
     return dict(_files()[0])
 
 
@@ -147,7 +147,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _read(spec: str | dict[str, Any], facts: Mapping[str, Any] = MappingProxyType({})) -> tuple[str, Settings]:
-    """A spec's family and its checked settings, those of `facts` where it says nothing. Raises `SpecError`."""
+    """A spec's family and its checked settings, completed from `facts`. Raises `SpecError`."""
     if isinstance(spec, str):
         spec = {"name": spec}
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
@@ -170,7 +170,7 @@ def _read(spec: str | dict[str, Any], facts: Mapping[str, Any] = MappingProxyTyp
 
 
 def _with_keys(fault: str, name: str, settings: type[Settings]) -> str:
-    """A fault; that of an unknown key with those that its section takes."""
+    """A fault; for an unknown key, with the keys that its section takes."""
     key, unknown, _ = fault.partition(": no such key")
     *sections, _ = key.split(".")
     keys: dict[str, Any] = {key: field for key, field in settings.model_fields.items() if key != "image"}
@@ -185,10 +185,10 @@ def _spec(family: str, settings: Settings) -> dict[str, Any]:
 
 
 def normalise(spec: str | dict[str, Any]) -> dict[str, Any]:
-    """The full spec, every setting given, plain JSON types, the name that of the family.
+    """The full spec: every setting given, in plain JSON types, with the name of the family.
 
     Raises:
-        SpecError: an unknown name or key, a wrong type, a value out of its range, settings that do not fit together.
+        SpecError: an unknown name or key, a wrong type, a value out of range, settings that do not fit together.
     """
     return own.normalise(spec) if own.is_own(spec) else _spec(*_read(spec))  # type: ignore[arg-type]
 
@@ -196,15 +196,15 @@ def normalise(spec: str | dict[str, Any]) -> dict[str, Any]:
 def suited(
     spec: str | dict[str, Any], *, image: tuple[int, int, int] = IMAGE, classes: int, runs: bool = True
 ) -> dict[str, Any]:
-    """The full spec of a network for these images, (C, H, W), and so many classes, where it says nothing of them.
+    """The full spec of a network, with image shape (C, H, W) and number of classes filled in if it does not give them.
 
-    A network of the user's own is told them where its constructor has arguments `image` and `classes`.
+    A user's own network gets them if its constructor has arguments `image` and `classes`.
 
     Args:
-        runs: whether a file of the user's own may be run for it, with torch, where its text does not tell.
+        runs: whether a user's own file may be run for this, with torch, if its text alone does not tell.
 
     Raises:
-        SpecError: see `normalise`; it says something else; or the images are too small for it.
+        SpecError: see `normalise`; the spec contradicts these values; or the images are too small for it.
     """
     facts = {"image": list(image), "classes": classes}
     if own.is_own(spec):
@@ -229,10 +229,10 @@ def _plain(value: Any) -> Any:
 
 
 def check_known(spec: str | dict[str, Any]) -> None:
-    """Makes sure that a spec that a file of weights names, which anybody may have made, runs no code unasked.
+    """Checks that a spec in a weights file, which may come from anybody, runs no code without the user's consent.
 
     Raises:
-        SpecError: it is of a file of the user's own that neither lies in `networks/` nor was built here before.
+        SpecError: it names a user's own file that is neither in `networks/` nor was built here before.
     """
     if own.is_own(spec) and not own.known(spec):  # type: ignore[arg-type]
         file = shown(spec["file"], 100)  # type: ignore[index]
@@ -240,7 +240,7 @@ def check_known(spec: str | dict[str, Any]) -> None:
 
 
 def check(spec: str | dict[str, Any]) -> None:
-    """Everything that `build` would refuse, without building and without torch; of a user's own file, what shows in it.
+    """Refuses all that `build` would, without building or torch; for a user's own file, as far as its text shows.
 
     Raises:
         SpecError: see `normalise`.
@@ -250,7 +250,7 @@ def check(spec: str | dict[str, Any]) -> None:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Within it a model of more than `MOST_PARAMETERS` is refused while it is being built: `SpecError`."""
+    """Inside, building a model with more than `MOST_PARAMETERS` raises `SpecError`."""
     from torch.nn.modules.module import register_module_parameter_registration_hook
     from torch.nn.parameter import is_lazy
 
@@ -272,13 +272,13 @@ def _limited() -> Iterator[None]:
 
 
 def build(spec: str | dict[str, Any]) -> nn.Module:
-    """A new model with random weights for (N, C, H, W) float images; logits (N, classes).
+    """A new model with random weights, from (N, C, H, W) float images to logits (N, classes).
 
-    `model.spec` is the full spec: `build(model.spec)` makes the same architecture.
+    `model.spec` is the full spec: `build(model.spec)` builds the same architecture.
 
     Raises:
-        SpecError: one line that says what is wrong with the spec or with a file of the user's own, or that the model
-            would have too many parameters.
+        SpecError: one line that says what is wrong with the spec or with a user's own file, or that the model would
+            have too many parameters.
     """
     if own.is_own(spec):
         full = normalise(spec)
@@ -287,7 +287,7 @@ def build(spec: str | dict[str, Any]) -> nn.Module:
         network.spec = full
         return network
     family, settings = _read(spec)
-    # These settings are of the file's head, which knows no module; those of the whole file do.
+    # These settings are from the head of the file, without its module; those of the whole file know it.
     whole = getattr(importlib.import_module(f"{__name__}.{family}"), type(settings).__name__)
     with _limited():
         model: Any = whole.model_validate(settings.model_dump()).build()
@@ -296,17 +296,17 @@ def build(spec: str | dict[str, Any]) -> nn.Module:
 
 
 def fit(model: Any, images: Tensor) -> None:
-    """Sets what an architecture takes from the data before it trains; most take nothing.
+    """Sets the parts of an architecture that are taken from the data before training; most have none.
 
     Args:
-        images: normalised training images, (N, C, H, W) float32; a few thousand are enough.
+        images: normalised training images, (N, C, H, W) float32; a few thousand suffice.
     """
     if hasattr(model, "fit") and not own.is_own(getattr(model, "spec", None)):
         model.fit(images)
 
 
 def narrows(spec: str | dict[str, Any], wider: str | dict[str, Any]) -> bool:
-    """Whether a model of `spec` can be made of a model of `wider`: it is the same, or the family can narrow itself."""
+    """Whether a model of `spec` can be made from one of `wider`: it is the same, or the family can narrow itself."""
     if own.is_own(spec) or own.is_own(wider):
         return normalise(spec) == normalise(wider)
     (family, settings), (wider_family, wider_settings) = _read(spec), _read(wider)
@@ -314,7 +314,7 @@ def narrows(spec: str | dict[str, Any], wider: str | dict[str, Any]) -> bool:
 
 
 def narrowed(model: Any, spec: str | dict[str, Any]) -> nn.Module:
-    """A model of `spec` that starts from the weights of another one: that itself, or its most read channels.
+    """A model of `spec` made from another model: that model itself, or its most-read channels.
 
     Raises:
         SpecError: the model cannot become one of `spec` (see `narrows`).

@@ -1,4 +1,4 @@
-"""The settings of a network of the user's own, held against what its constructor takes and of which types."""
+"""Checks the settings of a user's own network against the arguments of its constructor and their types."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from micronet.errors import shown
 from micronet.faults import LONGEST_VALUE, faults, said
 from models.settings import SpecError
 
-MISSING = inspect.Parameter.empty  # of a default: there is none
-UNKNOWN = object()  # of a default: there is one, and only running the file tells which
+MISSING = inspect.Parameter.empty  # as a default: there is none
+UNKNOWN = object()  # as a default: there is one, but only running the file tells which
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _NAMES = {name: getattr(builtins, name) for name in ("int", "float", "bool", "str", "list", "tuple", "dict", "set")}
 _NAMES |= {name: getattr(typing, name) for name in typing.__all__} | {"typing": typing}
-_NO_SCHEMAS = ("default", "metadata", "serialization", "expected")  # keys of a schema that hold none
+_NO_SCHEMAS = ("default", "metadata", "serialization", "expected")  # keys of a schema that hold no schemas
 _PLAIN = (ast.Name, ast.Attribute, ast.Subscript, ast.Tuple, ast.List, ast.Constant, ast.BinOp, ast.BitOr, ast.Load)
 
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of a constructor that can be given by its name."""
+    """An argument of a constructor that can be given by name."""
 
     name: str
-    annotation: Any = Any  # Any: none, or one that only running the file tells
+    annotation: Any = Any  # Any: there is none, or only running the file tells
     default: Any = MISSING
 
 
@@ -44,7 +44,7 @@ class Signature:
     """What a constructor takes."""
 
     arguments: tuple[Argument, ...] = ()
-    more: bool = False  # it takes arguments of any other name too
+    more: bool = False  # it also takes arguments of any other name
 
 
 def signature_of(kind: type) -> Signature:
@@ -55,7 +55,7 @@ def signature_of(kind: type) -> Signature:
         return Signature()
     try:
         hints = typing.get_type_hints(kind.__init__, include_extras=True)  # type: ignore[misc]
-    except Exception:  # whatever an annotation is that cannot be evaluated
+    except Exception:  # an annotation that cannot be evaluated can raise anything
         hints = {}
     _, *parameters = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -66,7 +66,7 @@ def signature_of(kind: type) -> Signature:
 
 
 def signature_in(tree: ast.Module, name: str) -> Signature | None:
-    """The same from a file's syntax tree; None: only running the file tells.
+    """The same, from a file's syntax tree; None if only running the file tells.
 
     Raises:
         SpecError: the file has no class of that name.
@@ -78,7 +78,7 @@ def signature_in(tree: ast.Module, name: str) -> Signature | None:
         there = f"it has {', '.join(map(shown, classes))}" if classes else "it has none"
         raise SpecError(f"class: no class {shown(name, LONGEST_VALUE)!r} in the file ({shown(there, 150)})")
     node = classes[name]
-    for _ in classes:  # at most so many bases, one of the other
+    for _ in classes:  # at most this many bases in a chain
         if node.decorator_list or node.keywords or len(node.bases) != 1:
             return None
         for statement in node.body:
@@ -94,7 +94,7 @@ def signature_in(tree: ast.Module, name: str) -> Signature | None:
 
 
 def _bound(tree: ast.Module) -> set[str]:
-    """Names that a file may have from elsewhere than a class of its own."""
+    """Names that a file may bind in other ways than by a top-level class."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -115,7 +115,7 @@ def _signature(arguments: ast.arguments) -> Signature:
 
 
 def _type(annotation: ast.expr | None) -> Any:
-    """The type that an annotation of plain names means; Any where it is more than that."""
+    """The type that an annotation of plain names means; Any if it is more complex."""
     try:
         if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
             annotation = ast.parse(annotation.value, mode="eval").body
@@ -123,7 +123,7 @@ def _type(annotation: ast.expr | None) -> Any:
             return Any
         found = eval(ast.unparse(annotation), {"__builtins__": {}}, _NAMES)
         TypeAdapter(found)
-    except Exception:  # whatever an annotation is that means nothing here
+    except Exception:  # an annotation without a meaning here can raise anything
         return Any
     return found
 
@@ -138,12 +138,12 @@ def _value(default: ast.expr | None) -> Any:
 
 
 def validated(signature: Signature, settings: dict[str, Any], kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings as a constructor of class `kind` takes them; and as a spec holds them, with the defaults.
+    """Settings as the constructor of class `kind` takes them; and as a spec holds them, with the defaults.
 
-    Types are strict, as in a params file; a list stands for a tuple.
+    Types are strict, as in a params file; a list is accepted for a tuple.
 
     Raises:
-        SpecError: a line a fault, `settings.NAME: reason`.
+        SpecError: one line per fault, `settings.NAME: reason`.
     """
     arguments = {argument.name: argument for argument in signature.arguments}
     wrong, values, plain = list[str](), dict[str, Any](), dict[str, Any]()
@@ -178,7 +178,7 @@ def _if_plain(name: str, default: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _checked(argument: Argument, given: Any) -> tuple[Any, list[str]]:
-    """The value that a constructor is given for a setting, and what is wrong with that."""
+    """The value that the constructor gets for a setting, and what is wrong with it."""
     key = f"settings.{shown(argument.name, LONGEST_VALUE)}"
     try:
         text = json.dumps(given, allow_nan=False)
@@ -198,7 +198,7 @@ def _checked(argument: Argument, given: Any) -> tuple[Any, list[str]]:
 
 
 def _validator(annotation: Any) -> SchemaValidator:
-    """What holds a value against a type. Raises `PydanticUserError`: of such a type there are no plain values."""
+    """A validator for values of a type. Raises `PydanticUserError` if the type has no plain values."""
     try:
         adapter = TypeAdapter[Any](annotation, config=_STRICT)
     except PydanticUserError as error:
@@ -209,7 +209,7 @@ def _validator(annotation: Any) -> SchemaValidator:
 
 
 def _told(schema: Any) -> Any:
-    """The schema of a type whose unions say one line together, and whose literals take no 1 for true."""
+    """The schema of a type, changed so that a union gives one line and a literal does not accept 1 for true."""
     if isinstance(schema, list | tuple):
         return type(schema)(_told(part) for part in schema)
     if not isinstance(schema, dict):
@@ -230,7 +230,7 @@ def _of_a_literal(expected: list[Any], given: Any) -> Any:
 
 
 def _said_type(schema: Any) -> str:
-    """A type as Python writes it."""
+    """A type in Python's notation."""
     kind = schema["type"]
     if kind == "union":
         members = [choice[0] if isinstance(choice, tuple) else choice for choice in schema["choices"]]

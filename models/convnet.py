@@ -1,9 +1,9 @@
 """A plain convolutional network that is accurate after few epochs. Jordan 2024, arXiv:2404.00498.
 
-The first convolution is set from the data before training and then stays: its filters are the principal directions
+The first convolution is set from the data before training and then frozen: its filters are the principal directions
 of 2 x 2 image patches, scaled to variance 1, and their negatives. Convolutions start as the identity on their first
-channels, norms have no scale, and pooling takes maxima, before the norm, where there is less to normalise. ReLU stands
-where the paper has GELU, which costs a CPU more than it gives here.
+channels, norms have no scale, and max pooling comes before the norm, which leaves less to normalise. ReLU replaces the
+paper's GELU, which costs a CPU more than it gains here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from models.settings import Classes, PerStage, Settings, Width, few_enough
 
 
 class ConvNetSettings(Settings):
-    """What a convnet may be asked for."""
+    """The settings of a convnet."""
 
     widths: PerStage[Width] = Field(description="channels of each block; every block halves the map")
     classes: Classes = Field(default=10, description="number of logits")
@@ -22,7 +22,7 @@ class ConvNetSettings(Settings):
     @field_validator("widths")
     @classmethod
     def _leave_a_map(cls, widths: list[int], info: ValidationInfo) -> list[int]:
-        # Of 32 x 32 pixels the first convolution leaves a 31 x 31 map, the blocks 15, 7, 3 and 1.
+        # From 32 x 32 pixels the first convolution makes a 31 x 31 map, the blocks 15, 7, 3 and 1.
         image = info.data.get("image")
         return few_enough(widths, (min(image[1:]) - 1).bit_length() - 1 if image else 0, image)
 
@@ -30,7 +30,7 @@ class ConvNetSettings(Settings):
         return ConvNet(self)
 
     def narrows(self, wider: ConvNetSettings) -> bool:
-        """For the same images and classes, as many blocks, none of more channels."""
+        """Requires the same images and classes, and as many blocks, none with more channels."""
         if (self.image, self.classes) != (wider.image, wider.classes) or len(self.widths) != len(wider.widths):
             return False
         return all(less <= more for less, more in zip(self.widths, wider.widths, strict=True))
@@ -41,19 +41,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PATCH = 2  # side of the whitened patches
-REGULARISER = 5e-4  # added to each direction's variance: the least ones are noise
+REGULARISER = 5e-4  # added to each direction's variance: the smallest are noise
 LOGIT_SCALE = 1 / 9
 
 
 def norm(width: int) -> nn.BatchNorm2d:
-    """A batch norm whose scale stays 1; its statistics follow quickly, for there are few steps."""
+    """A batch norm with scale fixed at 1; its statistics adapt quickly, as there are few steps."""
     layer = nn.BatchNorm2d(width, momentum=0.4)
     layer.weight.requires_grad_(False)
     return layer
 
 
 def convolution(channels: int, width: int) -> nn.Conv2d:
-    """3x3, "same" padding; output c starts as input c, the outputs beyond the inputs as torch makes them."""
+    """3x3, "same" padding; output c starts as input c, outputs beyond the inputs are initialised by torch."""
     layer = nn.Conv2d(channels, width, 3, padding=1, bias=False)
     nn.init.dirac_(layer.weight[: min(channels, width)])
     return layer
@@ -80,7 +80,7 @@ class ConvNet(nn.Module):
     def __init__(self, settings: ConvNetSettings):
         super().__init__()
         colours = settings.image[0]
-        channels = 2 * colours * PATCH**2  # of three colours: (N, 24, H - 1, W - 1)
+        channels = 2 * colours * PATCH**2  # for three colours: (N, 24, H - 1, W - 1)
         self.whiten = nn.Conv2d(colours, channels, PATCH)  # frozen once `fit` has set it
         self.whiten.requires_grad_(False)
         self.blocks = nn.ModuleList()
@@ -102,14 +102,14 @@ class ConvNet(nn.Module):
 
     @torch.no_grad()
     def narrowed(self, settings: ConvNetSettings) -> ConvNet:
-        """A network of fewer channels, made of those of this one that are read most.
+        """A network with fewer channels, made from those of this one that are read most.
 
-        Every convolution keeps, in their order, the output channels whose weights in the layer behind have the
-        greatest sum of absolute values: what a filter itself weighs says nothing before a norm. Structured pruning,
+        Every convolution keeps, in order, the output channels whose weights in the next layer have the greatest
+        sum of absolute values: the magnitude of a filter itself means nothing before a norm. Structured pruning,
         after Li et al. 2016 (arXiv:1608.08710).
 
         Args:
-            settings: they narrow this network's (`ConvNetSettings.narrows`).
+            settings: must narrow this network's (`ConvNetSettings.narrows`).
         """
         narrow = ConvNet(settings)
         narrow.whiten.load_state_dict(self.whiten.state_dict())

@@ -1,9 +1,9 @@
 """DenseNet-BC for small images. Huang et al. 2017, arXiv:1608.06993.
 
-As in the slide deck that the project starts from: a 3x3 stem with 2k channels and no pooling, bottlenecks of
-4k channels, transitions that halve the channels. Differs from the paper in the grouped convolutions, which
-can stand at three places, and in the order of the concatenation: old maps first, so that a quantizer that takes
-the scale of the first input does not clip (the newest map of a block is its narrowest).
+As in the slide deck that the project started from: a 3x3 stem with 2k channels and no pooling, bottlenecks of
+4k channels, transitions that halve the channels. Differs from the paper in its grouped convolutions, possible
+in three places, and in the order of concatenation: old maps first, so that a quantizer that uses the scale of
+the first input does not clip (the newest map of a block has the narrowest range).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.settings import Classes, Depth, PerStage, Settings, few_enough
 
 
 class Groups(Section):
-    """Groups of the convolutions at each place."""
+    """Number of groups of the convolutions in each place."""
 
     bottleneck: PositiveCount = Field(default=1, description="of the 3x3 convolution of a dense layer")
     transition: PositiveCount = Field(default=1, description="of the 1x1 convolution between two blocks")
@@ -26,7 +26,7 @@ class Groups(Section):
 
 
 class Interleaving(Section):
-    """Whether a group takes every groups-th channel instead of neighbours, at each place."""
+    """Whether a group takes every groups-th channel instead of adjacent ones, in each place."""
 
     bottleneck: bool = Field(default=False, description="of the 3x3 convolution of a dense layer")
     transition: bool = Field(default=False, description="of the 1x1 convolution between two blocks")
@@ -34,7 +34,7 @@ class Interleaving(Section):
 
 
 class DenseNetSettings(Settings):
-    """What a DenseNet may be asked for."""
+    """The settings of a DenseNet."""
 
     NAMED: ClassVar[dict[str, dict[str, Any]]] = {
         "densenet_cifar": {"blocks": [6, 12, 24, 16], "growth_rate": 12},
@@ -51,8 +51,8 @@ class DenseNetSettings(Settings):
     growth_rate: Annotated[int, Field(ge=1, le=128)] = Field(
         description="channels that a dense layer adds (k in the paper)"
     )
-    groups: Groups = Field(default=Groups(), description="of the convolutions, at three places")
-    interleave: Interleaving = Field(default=Interleaving(), description="which channels make a group, at each place")
+    groups: Groups = Field(default=Groups(), description="of the convolutions, in three places")
+    interleave: Interleaving = Field(default=Interleaving(), description="which channels form a group, in each place")
     classes: Classes = Field(default=10, description="number of logits")
 
     @field_validator("blocks")
@@ -64,7 +64,7 @@ class DenseNetSettings(Settings):
 
     @model_validator(mode="after")
     def _groups_fit(self) -> DenseNetSettings:
-        # A grouped convolution needs groups that divide both its channel counts, in every layer of its place.
+        # The number of groups must divide both channel counts of a grouped convolution, in every layer in its place.
         common = {
             "bottleneck": self.growth_rate,
             "transition": math.gcd(*(count for pair in self.transition_channels() for count in pair)),
@@ -85,7 +85,7 @@ class DenseNetSettings(Settings):
         return self
 
     def transition_channels(self) -> list[tuple[int, int]]:
-        """(channels in, channels out) of each transition: out is in halved and rounded down."""
+        """(channels in, channels out) of each transition: out is half of in, rounded down."""
         channels, pairs = 2 * self.growth_rate, []
         for layers in self.blocks[:-1]:
             channels += layers * self.growth_rate
@@ -140,11 +140,11 @@ class Transition(nn.Module):
 
 
 class Stem(nn.Module):
-    """(N, colours, H, W) -> (N, channels, H, W). No norm: the first layer's own one follows."""
+    """(N, colours, H, W) -> (N, channels, H, W). No norm: the first layer begins with one."""
 
     def __init__(self, colours: int, channels: int, groups: int):
         super().__init__()
-        # Three colours allow 3 groups or 1, and with one channel a group interleaved and contiguous are the same.
+        # Three colours allow 3 groups or 1; with one channel per group, interleaved and contiguous are the same.
         self.conv = nn.Conv2d(colours, channels, 3, padding=1, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

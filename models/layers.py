@@ -1,4 +1,4 @@
-"""What several architectures use: grouped convolution with contiguous or interleaved groups, initialisation."""
+"""Parts shared by several architectures: grouped convolution with contiguous or interleaved groups, initialisation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class Interleave(nn.Module):
-    """Orders channels so that a grouped convolution behind it gets interleaved groups.
+    """Reorders channels so that a grouped convolution after it gets interleaved groups.
 
-    (N, C, H, W) in and out: group g of the C / groups channels behind it holds the input channels c with
-    c % groups == g, in rising order. A permutation, so a packer can absorb it into its neighbours' weights.
+    (N, C, H, W) in and out: group g of C / groups output channels holds the input channels c with
+    c % groups == g, in ascending order. A permutation, so packing can absorb it into adjacent layers' weights.
     """
 
     def __init__(self, groups: int):
@@ -24,7 +24,7 @@ class Interleave(nn.Module):
 
 
 def initialise(model: nn.Module) -> None:
-    """Kaiming-normal convolutions by fan-out (He et al. 2015, arXiv:1502.01852); the rest as torch makes it."""
+    """Kaiming-normal convolutions by fan-out (He et al. 2015, arXiv:1502.01852); the rest keeps torch's default."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Models without values: what an architecture consists of, on torch's device meta."""
+"""Models without values: the tensors of an architecture, on torch's meta device."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from models import own
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves a tensor as it is that is to be filled with random numbers: on the device meta there is nothing to fill,
-    and torch loads its compiler for that, which takes seconds."""
+    """Skips filling tensors with random numbers: on the meta device there is nothing to fill, yet torch would load its
+    compiler for it, which takes seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.normal_, Tensor.uniform_):
@@ -23,9 +23,9 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 def build_meta(spec: str | dict[str, Any]) -> nn.Module:
-    """`models.build` with no memory for a value: a spec may be a claim. torch's random numbers stay where they are.
+    """`models.build` without memory for values, as a spec may be a false claim. Leaves torch's random state unchanged.
 
-    A network of the user's own is built first and emptied then: it may need real numbers.
+    A user's own network is built with values first, which it may need, and then emptied.
 
     Raises:
         SpecError: as `models.build` does.

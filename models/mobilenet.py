@@ -1,7 +1,7 @@
 """Inverted residuals for small images: MobileNetV2, Sandler et al. 2018, arXiv:1801.04381.
 
-Few multiply-accumulates for the accuracy: 1x1 convolutions widen the map, a depthwise 3x3 looks around, a 1x1
-convolution without a ReLU narrows it again. Plain ReLU stands where the paper has ReLU6: a quantizer clips anyway.
+Few multiply-accumulates for its accuracy: a 1x1 convolution widens the map, a depthwise 3x3 filters it spatially, and
+a 1x1 convolution without ReLU narrows it again. Plain ReLU replaces the paper's ReLU6, as a quantizer clips anyway.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ Expansion = Annotated[int, Field(ge=1, le=16)]
 
 
 class MobileNetSettings(Settings):
-    """What a MobileNet may be asked for."""
+    """The settings of a MobileNet."""
 
     blocks: PerStage[Depth] = Field(description="inverted residuals of each stage")
     widths: PerStage[Width] = Field(description="channels of each stage")
     strides: PerStage[Stride] = Field(
         default_factory=lambda given: [1] + [2] * (len(given["blocks"]) - 1),
-        description="of the first block of each stage, the others have 1; by default 1, then 2s",
+        description="stride of the first block of each stage, the others have 1; by default 1, then 2s",
     )
     expansion: PerStage[Expansion] = Field(
         default=3,
         validate_default=True,
-        description="inner channels of a block over its input's, for each stage; a number is for all of them",
+        description="ratio of a block's inner channels to its input's, for each stage; a single number is for all",
     )
     stem: Width = Field(
         default_factory=lambda given: given["widths"][0],
@@ -71,7 +71,7 @@ from models.layers import initialise
 
 
 class InvertedResidual(nn.Module):
-    """(N, C, H, W) -> (N, width, H / stride, W / stride); the input is added where the shape stays."""
+    """(N, C, H, W) -> (N, width, H / stride, W / stride); the input is added if the shape stays the same."""
 
     def __init__(self, channels: int, width: int, stride: int, expansion: int):
         super().__init__()

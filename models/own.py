@@ -1,8 +1,8 @@
-"""Networks of the user's own: any `nn.Module` in a file of his; its settings are the arguments of its constructor.
+"""The user's own networks: any `nn.Module` in a file; its settings are the arguments of its constructor.
 
-The spec of one is `{"file": "my_net.py", "class": "MyNet", "settings": {...}}`. A relative file lies in `networks/`.
-It may import its neighbours there by their names, and whatever else Python finds. What its syntax tree tells is known
-without running it: that it has the class, which arguments its constructor takes, of which types.
+A spec is `{"file": "my_net.py", "class": "MyNet", "settings": {...}}`. A relative path is relative to `networks/`.
+The file may import its neighbours there by name, and whatever else Python finds. What its syntax tree shows is known
+without running it: that it has the class, and the arguments of the constructor with their types.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 NETWORKS = Path(__file__).resolve().parents[1] / "networks"
 KEYS = ("file", "class", "settings")
-SPELLINGS = {"classes": ("num_classes", "n_classes", "nb_classes", "num_labels")}  # of facts of the data
-MOST_BYTES = 1_000_000  # of a file: no network takes so many lines
-# They import what no syntax tree tells, so that a change of it would go unnoticed. Of the first only the bare names.
+SPELLINGS = {"classes": ("num_classes", "n_classes", "nb_classes", "num_labels")}  # other names for facts of the data
+MOST_BYTES = 1_000_000  # of a file: no network takes that much
+# They import modules that a syntax tree does not show, so changes would go unnoticed. The first: only as bare names.
 _COMPUTED_NAMES = frozenset(("__import__", "exec", "eval", "compile"))
 _COMPUTED = frozenset(("import_module", "__import__", "spec_from_file_location", "run_path", "SourceFileLoader"))
-_PACKAGE = "micronet_networks"  # the modules of these files are in it: no other module has such a name
-_DIGEST = "__micronet_digest__"  # of the code that a module was made of
-# A neighbour of such a name does not stand in the way of what everybody means by it.
+_PACKAGE = "micronet_networks"  # the package of these files' modules: no other module has such a name
+_DIGEST = "__micronet_digest__"  # of the code that a module was made from
+# A neighbour with such a name does not shadow the module that everybody means by it.
 _NOT_NEIGHBOURS = sys.stdlib_module_names | {"torch", "torchvision", "numpy", "models", "micronet"}
 
 
@@ -51,13 +51,13 @@ class Own:
     """A spec that names a file, read."""
 
     path: Path
-    file: str  # as specs hold it: networks/NAME.py, or an absolute path
+    file: str  # as in specs: networks/NAME.py, or an absolute path
     kind: str  # the class
     settings: dict[str, Any]
 
 
 def read(spec: dict[str, Any]) -> Own:
-    """Reads a spec, not its file. Raises `SpecError` with every key that is not as it must be."""
+    """Reads a spec, not its file. Raises `SpecError` with every invalid key."""
     file, kind, settings = spec["file"], spec.get("class"), spec.get("settings", {})
     wrong = [
         f"{shown(key, LONGEST_VALUE)}: no such key (a network in a file of one's own takes {', '.join(KEYS)})"
@@ -84,10 +84,10 @@ def read(spec: dict[str, Any]) -> Own:
 
 
 def normalise(spec: dict[str, Any]) -> dict[str, Any]:
-    """The full spec: the file's one name, every setting whose value is known. The file is not run.
+    """The full spec: the file's canonical name, and every setting with a known value. The file is not run.
 
     Raises:
-        SpecError: the file cannot be read or is no Python, has no such class, or its class takes no such settings.
+        SpecError: the file cannot be read or is not Python, has no such class, or the class takes no such settings.
     """
     own = read(spec)
     signature = signature_in(_parsed(own.path), own.kind)
@@ -96,13 +96,13 @@ def normalise(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def suited(spec: dict[str, Any], facts: dict[str, Any], *, runs: bool) -> dict[str, Any]:
-    """The full spec with the facts of the data for the arguments that the constructor has of these names.
+    """The full spec, with the facts of the data filled in for constructor arguments of these names.
 
     Args:
-        runs: whether the file may be run where only that tells the arguments.
+        runs: whether the file may be run if only that tells the arguments.
 
     Raises:
-        SpecError: see `normalise`; or a setting says something else than the data.
+        SpecError: see `normalise`; or a setting contradicts the data.
     """
     own = read(spec)
     signature = signature_in(_parsed(own.path), own.kind)
@@ -123,36 +123,36 @@ def suited(spec: dict[str, Any], facts: dict[str, Any], *, runs: bool) -> dict[s
 
 
 def spelled(fact: str, signature: Signature) -> str:
-    """How a constructor calls a fact of the data."""
+    """A constructor's name for a fact of the data."""
     names = {argument.name for argument in signature.arguments}
     return next((name for name in (fact, *SPELLINGS.get(fact, ())) if name in names), fact)
 
 
 def files(spec: dict[str, Any]) -> list[Path]:
-    """The network's file and its neighbours that it imports, directly or not. Raises `SpecError`."""
+    """The network's file and the neighbours that it imports, directly or not. Raises `SpecError`."""
     return list(_sources(read(spec).path))
 
 
 def known(spec: dict[str, Any]) -> bool:
-    """Whether a spec that a file of weights names may be built: the network lies in `networks/`, or ran here before."""
+    """Whether a spec in a weights file may be built: the network is in `networks/`, or has been run here before."""
     own = read(spec)
     return own.path.is_relative_to(NETWORKS) or _name(own.path) in sys.modules
 
 
 def build(spec: dict[str, Any]) -> nn.Module:
-    """The network; its file runs once. Raises `SpecError`, which names the line of the file that is at fault."""
+    """The network; its file is run once. Raises `SpecError`, naming the line of the file that is at fault."""
     own = read(spec)
     kind = _class(own)
     values, _ = validated(signature_of(kind), own.settings, own.kind)
     with told():
         network: nn.Module = kind(**values)
-        network.state_dict()  # there is none without super().__init__()
+        network.state_dict()  # fails without super().__init__()
     _refuse_lazy(network)
     return network
 
 
 def _refuse_lazy(network: nn.Module) -> None:
-    """Raises `SpecError`: a layer makes its weights when it sees an image, so nobody can count or start them before."""
+    """Raises `SpecError` for a lazy layer: until it sees an image, it has no weights to count or to start from."""
     from torch.nn.parameter import is_lazy
 
     for name, parameter in network.named_parameters():
@@ -167,7 +167,7 @@ def _refuse_lazy(network: nn.Module) -> None:
 
 
 def _class(own: Own) -> Any:
-    """The class, which its file makes. Raises `SpecError`."""
+    """The class, from running its file. Raises `SpecError`."""
     from torch import nn
 
     kind = getattr(_module(own.path), own.kind, None)
@@ -178,12 +178,12 @@ def _class(own: Own) -> Any:
     return kind
 
 
-# --- what went wrong, in a line ---
+# --- what went wrong, in one line ---
 
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Makes a `SpecError` of what the code of a network raises within, with the file and the line."""
+    """Turns anything that a network's code raises inside into a `SpecError` with the file and line."""
     try:
         yield
     except (MicronetError, MemoryError):
@@ -193,7 +193,7 @@ def told() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """What was raised, after the last line of a network's file that it came from."""
+    """What was raised, preceded by the last line of a network's file in its traceback."""
     ours = {getattr(module, "__file__", None) for name, module in [*sys.modules.items()] if name.startswith(_PACKAGE)}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in ours]
     place = f"{_shown(Path(frames[-1].filename))}: line {frames[-1].lineno}: " if frames else ""
@@ -237,11 +237,11 @@ class _Source:
     """A file, ready to run."""
 
     tree: ast.Module
-    neighbours: tuple[Path, ...]  # that it imports
+    neighbours: tuple[Path, ...]  # those that it imports
 
 
 def _sources(path: Path) -> dict[Path, _Source]:
-    """A file and its neighbours that it imports, directly or not, the file first."""
+    """A file and the neighbours that it imports, directly or not, the file first."""
     found: dict[Path, _Source] = {}
     waiting = [path]
     while waiting:
@@ -264,14 +264,14 @@ def _name(path: Path) -> str:
 
 
 class _Neighbours(ast.NodeTransformer):
-    """Makes imports of a file's neighbours, however they are written, imports of the modules that we make of them."""
+    """Rewrites imports of a file's neighbours, however written, to import the modules that we make from them."""
 
     def __init__(self, folder: Path):
         self.folder, self.package = folder, _package(folder)
         self.found: set[str] = set()
 
     def _within(self, module: str, level: int) -> str | None:
-        """Which neighbour is meant, "" for the folder of them; None for what is none."""
+        """Which neighbour is meant, "" for their folder; None if it is not a neighbour."""
         if level > 1:
             raise SpecError(
                 f"file: it imports {'.' * level}{module}, which leads out of its folder; a file beside it would work"
@@ -317,7 +317,7 @@ class _Neighbours(ast.NodeTransformer):
 
 
 def _module(path: Path) -> ModuleType:
-    """The module of a file, run when it has not been, or has been changed since. Raises `SpecError`."""
+    """The module of a file, which is run if it has not been, or has changed since. Raises `SpecError`."""
     sources = _sources(path)
     digest = hashlib.sha256("\n".join(ast.dump(source.tree) for source in sources.values()).encode()).hexdigest()
     name, package = _name(path), _package(path.parent)
@@ -329,7 +329,7 @@ def _module(path: Path) -> ModuleType:
     sys.modules.setdefault(package, ModuleType(package)).__dict__.setdefault("__path__", [])
     module = importlib.util.module_from_spec(spec)
     setattr(module, _DIGEST, digest)
-    sys.modules[name] = module  # before it runs: pickle and dataclasses look for it there, and neighbours of each other
+    sys.modules[name] = module  # before it runs: pickle, dataclasses and its neighbours look it up there
     setattr(sys.modules[package], path.stem, module)
     try:
         for neighbour in sources[path].neighbours:

@@ -1,7 +1,7 @@
 """ResNet for small images. He et al. 2016, arXiv:1512.03385.
 
-Basic blocks, a 3x3 stem without pooling. Any widths and depths: [2, 2, 2, 2] with [64, 128, 256, 512] is the
-ResNet-18 that the MicroNet score is relative to. Where a block changes shape, the shortcut is a 1x1 convolution
+Basic blocks and a 3x3 stem without pooling, of any width and depth: [2, 2, 2, 2] with [64, 128, 256, 512] is the
+ResNet-18 that the MicroNet score is relative to. If a block changes shape, its shortcut is a 1x1 convolution
 with a batch norm (the paper's option B).
 """
 
@@ -15,7 +15,7 @@ from models.settings import Classes, Depth, PerStage, Settings, Width, as_many, 
 
 
 class ResNetSettings(Settings):
-    """What a ResNet may be asked for."""
+    """The settings of a ResNet."""
 
     NAMED: ClassVar[dict[str, dict[str, Any]]] = {
         "resnet18": {"blocks": [2, 2, 2, 2], "widths": [64, 128, 256, 512]},

@@ -1,4 +1,4 @@
-"""What the settings of every architecture have in common. Free of torch, as is all that checks a params file."""
+"""What the settings of all architectures have in common. Without torch, like everything that checks params files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 Setting = TypeVar("Setting")
 
-# The limits lie far above every known network: they keep a damaged spec from asking for terabytes.
+# The limits are far above every known network: they keep a damaged spec from asking for terabytes.
 Width = Annotated[int, Field(ge=1, le=2048)]
 Depth = Annotated[int, Field(ge=1, le=64)]
 Classes = Annotated[int, Field(ge=1, le=10_000)]
 
-# A map of 256 x 256, the largest, can be halved eight times; `few_enough` holds the stages against the image.
+# A map of 256 x 256, the largest, can be halved eight times; `few_enough` checks the stages against the image.
 PerStage = Annotated[
     list[Setting],
     BeforeValidator(lambda given: list(given) if isinstance(given, tuple) else given),
@@ -36,7 +36,7 @@ def _colours(channels: int) -> int:
     return channels
 
 
-IMAGE: tuple[int, int, int] = (3, 32, 32)  # that of CIFAR-10
+IMAGE: tuple[int, int, int] = (3, 32, 32)  # CIFAR-10's
 Image = Annotated[
     tuple[Annotated[int, AfterValidator(_colours)], Side, Side],
     BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),
@@ -44,7 +44,7 @@ Image = Annotated[
 
 
 class SpecError(MicronetError, ValueError):
-    """A spec that no model can be built from, in one line. `faults` holds a line a fault, `key.path: reason`."""
+    """No model can be built from a spec; the message is one line. `faults` has one per fault, `key.path: reason`."""
 
     def __init__(self, *faults: str):
         self.faults = [shown(fault) for fault in faults]
@@ -52,36 +52,36 @@ class SpecError(MicronetError, ValueError):
 
 
 class Settings(Section):
-    """What an architecture may be asked for: a family's file derives its own from it, above its imports of torch.
+    """The settings of an architecture: a family's file derives its own class from this, above its imports of torch.
 
-    That class is the only one of the file whose base's name ends in `Settings`: by that the file is a family.
+    That class must be the only one in the file with a base whose name ends in `Settings`: this makes the file a family.
     A spec is the file's name and these settings: `{"name": "resnet", "blocks": [1], "widths": [8], "classes": 10}`.
-    `classes` must be one of them; with `image` it comes from the data (`models.suited`). A validator's
-    `ValueError("key: reason")` is a fault of that key.
+    `classes` must be one of them; like `image`, it is filled in from the data (`models.suited`). A validator's
+    `ValueError("key: reason")` becomes a fault of that key.
     """
 
     image: Image = Field(
         default=IMAGE,
         exclude_if=lambda image: image == IMAGE,
-        description="channels, height and width of an image; left out of a spec where they are CIFAR-10's",
+        description="channels, height and width of an image; left out of a spec if they are CIFAR-10's",
     )
 
-    NAMED: ClassVar[dict[str, dict[str, Any]]] = {}  # the family's well-known sizes, by names of their own
+    NAMED: ClassVar[dict[str, dict[str, Any]]] = {}  # the family's well-known sizes, by name
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """A new model of these settings with random weights: images (N, *image) float32 -> logits (N, classes)."""
+        """A new model with these settings and random weights: images (N, *image) float32 -> logits (N, classes)."""
 
     def narrows(self, wider: Self) -> bool:
-        """Whether `narrowed(settings)` of a `wider` model, of the same family, makes one of these settings of it."""
+        """Whether `narrowed` of a `wider` model of the same family can make a model with these settings."""
         return False
 
 
 def few_enough(stages: list[Any], most: int, image: tuple[int, int, int] | None) -> list[Any]:
-    """The values of each stage. Raises ValueError where there are more stages than the image leaves room for, `most`.
+    """The values of each stage. Raises ValueError if there are more stages than `most`, which the image has room for.
 
     Args:
-        image: None where it is at fault itself.
+        image: None if it is itself invalid.
     """
     if image is not None and len(stages) > most:
         images = "" if image == IMAGE else f" on images of {image[1]} x {image[2]}"
@@ -90,12 +90,12 @@ def few_enough(stages: list[Any], most: int, image: tuple[int, int, int] | None)
 
 
 def halvings(image: tuple[int, int, int] | None) -> int:
-    """How often a convolution of stride 2 finds more than one pixel on the longer side, rounding up."""
+    """How often a stride-2 convolution can halve the longer side, rounding up, until one pixel is left."""
     _, height, width = image or IMAGE
     return math.ceil(math.log2(max(height, width)))
 
 
 def as_many(key: str, values: list[Any], blocks: list[int]) -> None:
-    """Raises ValueError, a fault of `key`, when there is not one value for each stage."""
+    """Raises ValueError, a fault of `key`, unless there is one value for each stage."""
     if len(values) != len(blocks):
         raise ValueError(f"{key}: must be {len(blocks)} numbers, as many as blocks (got {len(values)})")

@@ -1,6 +1,6 @@
-"""A network to start your own from: copy this file, rename the class, change what is in it (docs/your-network.md).
+"""A template for your own network: copy this file, rename the class, change its content (docs/your-network.md).
 
-params.yaml asks for it with `model: {file: template.py, class: Template, settings: {widths: [16, 32]}}`.
+In params.yaml: `model: {file: template.py, class: Template, settings: {widths: [16, 32]}}`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Template(nn.Module):
     """Normalised images (N, *image) -> logits (N, classes).
 
-    The arguments of the constructor are the settings, with the types that they have here. `image` (channels, height,
-    width) and `classes` are filled in from the data.
+    The arguments of the constructor, with their types, are the settings. `image` (channels, height, width) and
+    `classes` are filled in from the data.
     """
 
     def __init__(

@@ -1,18 +1,18 @@
-"""Checks params files whole, without running anything: exit code 2 and one line a fault.
+"""Checks whole params files without running anything: exit code 2 and one line per fault.
 
-First what needs no torch. Then the networks are built, untrained, and held against the data, the quantizer, the
-prices and this machine, so that no stage finds out after hours what could be known at once. Last, the student is packed
-untrained, and what it will cost is shown; not with --quiet, nor with --renew.
+First come the checks that need no torch. Then the networks are built, untrained, and checked against the data, the
+quantizer, the prices and this machine, so that no stage fails after hours over what could be known at once. Last, the
+untrained student is packed and its cost is shown; not with --quiet, nor with --renew.
 
-With --renew a folder of pictures (data.source: folder) that has changed since it was prepared is prepared anew. DVC
-cannot see such a folder: what it sees is data/manifest.json, which another content changes.
+With --renew, a folder of pictures (data.source: folder) that has changed since it was prepared is prepared again. DVC
+does not track such a folder; it tracks data/manifest.json, which changes with the content.
 """
 
 from __future__ import annotations
 
 import sys
 
-sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
+sys.path.insert(0, __file__.rpartition("/")[0])  # with PYTHONSAFEPATH, a script cannot see its neighbours
 
 from functools import partial
 
@@ -28,13 +28,13 @@ def say(line: str) -> None:
 
 
 def check(path: str, *, quiet: bool = False, renew: bool = False) -> None:
-    """Says what the student will cost. Raises `ParamsError` with every fault, `DataError` for pictures at fault."""
+    """Shows what the student will cost. Raises `ParamsError` with every fault, `DataError` for faulty pictures."""
     loaded = validate(path)
     from micronet.data.datasets import pictures, standing_in
 
     if line := standing_in(loaded.data):
         say(line)
-    if pictures(loaded.data) and not renew:  # which prepares them and says the same
+    if pictures(loaded.data) and not renew:  # `renew` prepares them and reports the same
         from micronet.data.folder import check as check_folder
 
         check_folder(loaded.data)
@@ -67,7 +67,7 @@ def main() -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("files", nargs="*", default=["params.yaml"], metavar="FILE", help="default: params.yaml")
     parser.add_argument("--quiet", action="store_true", help="do not show what the student will cost")
-    parser.add_argument("--renew", action="store_true", help="prepare a changed folder of pictures anew")
+    parser.add_argument("--renew", action="store_true", help="prepare a folder of pictures again if it has changed")
     given = parser.parse_args()
     return max([front("check", partial(check, path, quiet=given.quiet, renew=given.renew)) for path in given.files])
 

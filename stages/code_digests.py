@@ -1,7 +1,7 @@
-"""Writes which code decides each stage's result: code/STAGE.json, a digest of each file that the stage imports.
+"""Writes which code determines each stage's result: code/STAGE.json, a digest of each file that the stage imports.
 
-The stage is named `code`, its script is not: Python finds a script's neighbours first, and its own debugger, which
-torch loads, imports a module `code`. With --cascade it is about the stages that join packed models into one file.
+The stage is named `code`, but its script is not: Python looks for modules beside a script first, and its own debugger,
+which torch loads, imports a module `code`. With --cascade, for the stages that join packed models into one file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
+sys.path.insert(0, __file__.rpartition("/")[0])  # with PYTHONSAFEPATH, a script cannot see its neighbours
 
 from dependencies import ARCHITECTURES, OF_A_CASCADE, stage_digests
 from job import Job

@@ -1,8 +1,8 @@
-"""What all stage scripts share and no result depends on: where things lie, arguments, exit codes, the commit.
+"""What all stage scripts share and no result depends on: paths, arguments, exit codes, the commit.
 
 `job.py` opens the data and writes the results. A script imports one of the two first: that puts the repository on
 `sys.path`, so that `python stages/NAME.py` runs from anywhere, without an installation and without DVC. Library
-imports stand inside functions, so that `--help` and a faulty params file are answered before torch is loaded.
+imports are inside functions, so that `--help` and an invalid params file are answered before torch is loaded.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 MANIFEST = Path("data/manifest.json")
 CHECKPOINTS = Path("checkpoints")
 METRICS = Path("metrics")
-CODE = ("stages", "models", "networks", "micronet")  # the folders that decide what a stage computes, from the root
+CODE = ("stages", "models", "networks", "micronet")  # the folders that determine what a stage computes
 
 
 def _reporter(stage: str, params: parameters.Params, place: str = "") -> Reporter:
-    """Who is told about progress: the terminal, and what `engine.log_to` names. `place`: of the stage among all."""
+    """Who is told about progress: the terminal, and what `engine.log_to` names. `place`: the stage's position."""
     from micronet.training.terminal import TerminalReporter
 
     terminal = TerminalReporter(stage, place)
@@ -60,12 +60,12 @@ def run(
     """The front of a stage script: `--params`, `--help`, validation, one-line errors.
 
     Args:
-        work: is given the params, the switches, and who is told about progress.
+        work: is given the params, the switches, and the reporter.
         flags: further switches, `{"--check": "what it does"}`.
-        more: adds arguments that are no switches.
+        more: adds arguments that are not switches.
 
     Returns:
-        The exit code: 2 for faulty params, 1 for work that failed, 130 when stopped, else what `work` returns or 0.
+        The exit code: 2 for invalid params, 1 for work that failed, 130 if stopped, else what `work` returns or 0.
     """
     parser = Parser(description=description)
     parser.add_argument("--params", default="params.yaml", metavar="PATH", help="params file (default: %(default)s)")
@@ -90,7 +90,7 @@ def run(
 
 
 def _place(stage: str, switches: argparse.Namespace) -> str:
-    """`stage 3 of 8`; empty for what is no stage of the pipeline, and in pipelines/, whose models have other ones."""
+    """`stage 3 of 8`; empty outside the main pipeline's stages, and in pipelines/, whose models have different ones."""
     from dependencies import ARCHITECTURES
 
     if stage not in ARCHITECTURES or getattr(switches, "check", False) or "@" in os.environ.get("DVC_STAGE", ""):
@@ -99,10 +99,10 @@ def _place(stage: str, switches: argparse.Namespace) -> str:
 
 
 def commit() -> str | None:
-    """The commit of the code, with `-dirty` when code or params differ from it; None outside git.
+    """The commit of the code, with `-dirty` if code or params differ from it; None outside git.
 
-    What a run writes itself, `dvc.lock`, `code/` and `metrics/`, makes no checkout dirty, and neither does
-    `make use`: params that are a recipe of this commit are.
+    Files that a run writes itself, `dvc.lock`, `code/` and `metrics/`, do not make a checkout dirty, and neither does
+    `make use`: params that equal a recipe of this commit count as committed.
     """
 
     def git(*words: str) -> str | None:
@@ -121,7 +121,7 @@ def commit() -> str | None:
 
 
 def _is_a_recipe(path: Path, git: Callable[..., str | None]) -> bool:
-    """Whether a params file is a copy of a recipe that is committed as it stands."""
+    """Whether a params file is a copy of a recipe as committed."""
     asked = path.read_bytes() if path.is_file() else None
     same = [recipe for recipe in (ROOT / "recipes").glob("*.yaml") if recipe.read_bytes() == asked]
     return any(git("ls-files", str(recipe)) and not git("status", "--porcelain", "--", str(recipe)) for recipe in same)

@@ -1,6 +1,6 @@
-"""What a valid params file asks for that no stage could do: found by building its networks.
+"""Finds what a valid params file asks for that no stage could do, by building its networks.
 
-`check.py` alone imports this: no stage's result depends on it.
+Only `check.py` imports this: no stage's result depends on it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ TRAINED = MADE_OF["quantized"]  # sections that have `train`
 
 
 def inconsistencies(params: Params) -> list[str]:
-    """A line a fault, `key.path: reason`; none for params that every stage can work with.
+    """One line per fault, `key.path: reason`; none for params that every stage can work with.
 
     Raises:
-        DataError: the folder of images that they name cannot be read.
+        DataError: the folder of images that the params name cannot be read.
     """
     data = described(params.data)
     faults: list[str] = []
@@ -65,7 +65,7 @@ def inconsistencies(params: Params) -> list[str]:
 
 @contextmanager
 def _told(key: str, faults: list[str], data: Description) -> Iterator[None]:
-    """Makes what goes wrong within a fault of that key. A network of the user's own can raise whatever it likes."""
+    """Turns errors raised inside into faults of that key. A user's own network can raise anything."""
     try:
         yield
     except models.SpecError as error:
@@ -81,9 +81,9 @@ def _told(key: str, faults: list[str], data: Description) -> Iterator[None]:
 
 
 def _network(section: Teacher | Student, data: Description) -> Any:
-    """The network, with zeros for weights: a quantizer finds its step for those at once. It runs and has a price.
+    """The network with all weights zero, for which a quantizer finds its step at once. It can be run and priced.
 
-    Not on the meta device, where torch loads its compiler, for two seconds, before it runs a ReLU.
+    Not on the meta device, where torch loads its compiler, which takes two seconds, before it runs a ReLU.
     """
     classes = len(data.classes)
     network: Any = models.build(models.suited(section.model.spec(), image=data.shape, classes=classes)).eval()
@@ -106,7 +106,7 @@ def _network(section: Teacher | Student, data: Description) -> Any:
 
 _SIZES: dict[
     type[nn.Module], tuple[str, int]
-] = {  # of what a layer takes: the argument, and the axis of an image's values
+] = {  # by layer: its argument for the input size, and the axis of the input that must match
     nn.Linear: ("in_features", -1),
     nn.Conv2d: ("in_channels", 1),
     nn.BatchNorm2d: ("num_features", 1),
@@ -116,7 +116,7 @@ _SIZES: dict[
 
 @contextmanager
 def _sizes_told(network: nn.Module) -> Iterator[None]:
-    """Within it a layer that takes another size than what comes to it says which would work: `SpecError`."""
+    """Inside, a layer given an input of another size than it takes raises `SpecError`, which says what would work."""
 
     def look(layer: nn.Module, given: tuple[Any, ...], *, name: str, argument: str, axis: int) -> None:
         comes = given[0].shape[axis] if given and isinstance(given[0], torch.Tensor) and given[0].dim() > 1 else None
@@ -142,14 +142,14 @@ def _sizes_told(network: nn.Module) -> Iterator[None]:
 
 
 def _learns(network: nn.Module, data: Description) -> None:
-    """Makes sure that a network can take a step of training. Raises `TrainingError`, `WeightsError`."""
+    """Checks that a network can do a training step. Raises `TrainingError`, `WeightsError`."""
     check_network(network)
     images = torch.zeros(2, *data.shape, dtype=torch.uint8)
     class_count(network, images, Machine(torch.device("cpu"), autocast=False, channels_last=False), batch_size=2)
 
 
 def _batches_of_one(params: Params, networks: dict[str, nn.Module], data: Description) -> Iterator[str]:
-    """Faults of sections that train a network on one image at a time which cannot: a norm has one value to average."""
+    """Faults of sections that train on single images a network that cannot, as a norm would average only one value."""
     for section in TRAINED:
         train, name = getattr(params, section).train, "teacher" if section == "teacher" else "student"
         size, ranks = train.batch_size, params.engine.processes
@@ -161,7 +161,7 @@ def _batches_of_one(params: Params, networks: dict[str, nn.Module], data: Descri
 
 
 def _trains_on_one(network: nn.Module, data: Description) -> bool:
-    """Whether a batch of one image can be normalised everywhere."""
+    """Whether every norm of a network works on a batch of one image."""
     network.train()
     try:
         with torch.no_grad():

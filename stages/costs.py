@@ -1,6 +1,6 @@
-"""What a student will cost before anybody trains it: packed untrained, as it would be quantized.
+"""What a student will cost, before it is trained: packed untrained, as it would be quantized.
 
-`check.py` alone imports this: no stage's result depends on it.
+Only `check.py` imports this: no stage's result depends on it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ ASKS_MODE = (
 
 
 def costs(params: Params) -> tuple[list[dict[str, Any]], References, list[str]]:
-    """Rows for `scoring.tables.cost_table`, what their scores are relative to, and what else is to be known.
+    """Rows for `scoring.tables.cost_table`, what their scores are relative to, and notes for the user.
 
-    The packed row is an estimate (`packed.estimate`). torch's own generators stay as they are.
+    The packed row is an estimate (`packed.estimate`). The state of torch's global generators is left unchanged.
 
     Raises:
         MicronetError: the student cannot be built, priced or packed.
@@ -54,7 +54,7 @@ def costs(params: Params) -> tuple[list[dict[str, Any]], References, list[str]]:
 
 @contextmanager
 def _said_when_slow() -> Iterator[None]:
-    """Says a line when what is done within takes longer than somebody waits without wondering."""
+    """Prints a line if the work inside takes so long that a user would wonder."""
     line = (
         "check: packing the student untrained to price it; a large one takes minutes (stages/check.py --quiet skips it)"
     )

@@ -1,7 +1,7 @@
-"""Which files of this repository decide what a script computes, and digests of what they do.
+"""Which files of this repository determine what a script computes, and digests of what they do.
 
-A digest is that of the syntax tree that runs: comments, layout, docstrings and imports for type checkers are left out
-of it. DVC compares digests through the stage `code`; the saved state of an interrupted run is found by them.
+A digest is of the syntax tree that runs: it leaves out comments, layout, docstrings and imports for type checkers. DVC
+compares digests through the stage `code`; the saved state of an interrupted run is found by them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The stages in order, and the params sections whose architectures they build.
+# The stages in order, with the params sections whose architectures they build.
 ARCHITECTURES = {
     "prepare_data": (),
     "train_teacher": ("teacher",),
@@ -30,10 +30,10 @@ ARCHITECTURES = {
     "score": ("teacher", "student"),
 }
 
-# The stages of a cascade: those before made its networks.
+# The stages of a cascade: its networks come from other pipelines.
 OF_A_CASCADE = ("prepare_data", "join", "score")
 
-# Decide nothing about a result: what is asked, said and shown, and this file, which only names the code.
+# These do not affect results: they handle input, messages and display. This file only identifies the code.
 PRESENTATION = {
     "micronet/console.py",
     "micronet/data/progress.py",
@@ -50,24 +50,24 @@ PRESENTATION = {
 
 
 def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: Path | None = None) -> dict[str, str]:
-    """A digest of each file that decides what some files compute: of those and of what they import, directly or not.
+    """A digest of each file that determines what some files compute: of these and of their imports, direct or not.
 
-    An import inside a function counts as well. What a module imports by a computed name is not seen: the families of
-    `models`, which `families` names, and what a package's `__init__` hands on to users, which nothing in here uses.
+    Imports inside functions count too. Imports by a computed name are not seen: the families of `models`, which
+    `families` names, and the public names in a package's `__init__`, which nothing in the repository uses.
 
     Args:
-        starts: absolute paths, or relative to the root.
-        without: paths from the root that neither count nor are followed.
-        root: this repository's where it is left out.
+        starts: paths, absolute or relative to the root.
+        without: paths relative to the root that neither count nor are followed.
+        root: by default this repository's.
 
     Returns:
         `{path from the root: digest}`, sorted.
 
     Raises:
-        MicronetError: a file that is no Python, its name and line.
+        MicronetError: a file is not valid Python; with its name and line.
     """
     root = root or ROOT
-    ours = {path.stem for base in _bases(root) for path in base.iterdir()}  # most imports are of packages elsewhere
+    ours = {path.stem for base in _bases(root) for path in base.iterdir()}  # most imports are of external packages
     found: dict[str, str] = {}
     followed: set[str] = set()
     waiting = [root / start for start in starts]
@@ -89,13 +89,13 @@ def digests(*starts: str | Path, without: Collection[str] = PRESENTATION, root: 
 
 
 def stage_digests(stage: str, params: Params) -> dict[str, str]:
-    """The digests of the code that decides a stage's result under these params."""
+    """The digests of the code that determines a stage's result under these params."""
     specs = [getattr(params, section).model.spec() for section in ARCHITECTURES.get(stage, ())]
     return digests(f"stages/{stage}.py", *families(*specs))
 
 
 def families(*specs: dict[str, Any]) -> list[str]:
-    """The files of the architectures that these specs are of, each once; of a network of the user's own its own files.
+    """The files of these specs' architectures, each once; for a user's own network, its files.
 
     Raises:
         SpecError: as `models.normalise` does.
@@ -113,7 +113,7 @@ def families(*specs: dict[str, Any]) -> list[str]:
 
 
 def digest(source: str) -> str:
-    """A short sha256 of what Python code does, the same in every version of Python that can read it."""
+    """A short sha256 of what Python code does, the same in every version of Python that can parse it."""
     return _read(source)[0]
 
 
@@ -128,14 +128,14 @@ def _read(source: str) -> tuple[str, tuple[str, ...]]:
 
 @functools.cache
 def _fields(kind: Any) -> list[str]:
-    """The names of what a kind of node holds."""
+    """The field names of a node class."""
     return sorted(kind._fields)
 
 
 def _tell(value: Any, words: list[str], modules: list[str]) -> None:
-    """Adds a syntax tree to the words that tell it, and what it imports to the modules.
+    """Appends a syntax tree to `words` as text, and its imports to `modules`.
 
-    What is empty is left out: newer versions of Python have fields that older ones lack.
+    Empty fields are left out: newer versions of Python have fields that older ones lack.
     """
     if isinstance(value, list):
         words.append("[")
@@ -159,7 +159,7 @@ def _tell(value: Any, words: list[str], modules: list[str]) -> None:
 
 
 def _running(nodes: Iterable[Any]) -> Iterator[Any]:
-    """Nodes without what never runs, imports for type checkers, and what computes nothing, docstrings."""
+    """Nodes without those that never run (imports for type checkers) or compute nothing (docstrings)."""
     for node in nodes:
         if isinstance(node, ast.If) and _for_type_checkers(node.test):
             yield from _running(node.orelse)
@@ -175,7 +175,7 @@ def _for_type_checkers(test: ast.expr) -> bool:
 
 
 def _joined(values: Iterable[ast.expr]) -> list[ast.expr]:
-    """The parts of an f-string, without the cuts in its text, which some versions make at other places."""
+    """The parts of an f-string with adjacent text merged, as Python versions split it in different places."""
     parts: list[ast.expr] = []
     for value in values:
         last = parts[-1] if parts else None
@@ -191,17 +191,17 @@ def _modules(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-        if node.level == 0:  # tests/test_house.py refuses others here; in networks/ `families` follows them
+        if node.level == 0:  # tests/test_house.py refuses relative ones; in networks/ `families` follows them
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _bases(root: Path) -> Iterator[Path]:
-    """The folders that imports are looked for in: stage scripts import those beside them."""
+    """The folders where imports are looked up: stage scripts also import their neighbours."""
     yield from (folder for folder in (root, root / "stages") if folder.is_dir())
 
 
 def _files(module: str, root: Path) -> Iterator[Path]:
-    """The files that run when a module is imported, its packages' too."""
+    """The files that run when a module is imported, including its packages'."""
     parts = module.split(".")
     for base in _bases(root):
         for length in range(1, len(parts) + 1):

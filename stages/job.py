@@ -30,17 +30,17 @@ class Job:
     flags: argparse.Namespace
     reporter: Reporter
     began: float = field(default_factory=time.monotonic)
-    commit: str | None = field(default_factory=commit)  # at the start: what is committed meanwhile has no part in it
-    opened: dict[str, Split] = field(default_factory=dict)  # splits, by name
-    trains: ClassVar[bool] = False  # and says, when it begins to, which stage of how many it is
+    commit: str | None = field(default_factory=commit)  # at the start: later commits have no part in the run
+    opened: dict[str, Split] = field(default_factory=dict)  # splits by name
+    trains: ClassVar[bool] = False  # a training stage reports its position itself, when training begins
 
     @property
     def stage(self) -> str:
-        """The stage's name is its script's."""
+        """The stage's name: that of its script."""
         return self.script.stem
 
     def split(self, name: SplitName) -> Split:
-        """`train`, `validation` or `test`, verified; rebuilt first when it is missing or damaged."""
+        """`train`, `validation` or `test`, verified; rebuilt first if it is missing or damaged."""
         from micronet.data.store import open_split
 
         if name not in self.opened:
@@ -62,15 +62,15 @@ class Job:
         write_json(METRICS / f"{self.stage}.json", values)
 
     def params_digest(self, *sections: str) -> str:
-        """Names the params sections that a result came from."""
+        """A digest of the params sections that a result came from."""
         return parameters.digest(self.params.seed, *(getattr(self.params, section) for section in sections))
 
     def digest_of(self, checkpoint: str) -> str:
-        """Names the params that a checkpoint of the path comes from, where these made it."""
+        """The digest of the params that a checkpoint of the path has if it was made with the current ones."""
         return self.params_digest(*MADE_OF[checkpoint])
 
     def record_run(self, *, params_digest: str, **facts: Any) -> None:
-        """Writes `metrics/runs/STAGE.json`: what differs from run to run."""
+        """Writes `metrics/runs/STAGE.json`, which differs from run to run."""
         import resource
 
         from micronet.data.store import source_of
@@ -86,7 +86,7 @@ class Job:
         write_json(METRICS / "runs" / f"{self.stage}.json", record | facts)
 
     def perform(self, work: Callable[[Self], int | None]) -> int | None:
-        """Does the stage's work. Returns what `work` gives."""
+        """Does the stage's work. Returns what `work` returns."""
         return work(self)
 
     @classmethod
@@ -98,7 +98,7 @@ class Job:
         flags: dict[str, str] | None = None,
         more: Callable[[argparse.ArgumentParser], None] | None = None,
     ) -> int:
-        """Runs a stage script as `common.run` says, `work` with a job. Returns the exit code."""
+        """Runs a stage script as `common.run` does, giving `work` a job. Returns the exit code."""
 
         def started(params: parameters.Params, switches: argparse.Namespace, reporter: Reporter) -> int | None:
             from micronet.data.datasets import standing_in
@@ -107,7 +107,7 @@ class Job:
             if line := standing_in(params.data):
                 reporter.say(line)
             for folder in (METRICS / "curves", METRICS / "runs", CHECKPOINTS):
-                check_place(folder)  # before hours of work, not after them
+                check_place(folder)  # before hours of work, not after
             if reporter.place and not cls.trains:
                 reporter.say(reporter.place)
             return cls(Path(script), params, switches, reporter).perform(work)

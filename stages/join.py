@@ -1,7 +1,7 @@
-"""Joins packed models into one file: the first sees every image, each other one those that it is unsure of.
+"""Joins packed models into one file: the first sees every image, each other those that the one before is unsure of.
 
-Files are named from the smallest network to the largest. The margins are set on validation images, for the given shares
-of them; `tools/cascade.py` says what others would cost and give. The test set is not read.
+Files are given from the smallest network to the largest. The margins are set on validation images, for the given
+shares of them; `tools/cascade.py` shows the cost and accuracy of others. The test set is not read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
+sys.path.insert(0, __file__.rpartition("/")[0])  # with PYTHONSAFEPATH, a script cannot see its neighbours
 
 from common import CHECKPOINTS
 from job import Job
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         required=True,
         metavar="X",
-        help="of the images that go on behind each network, the last one's to its mirrored pass: one number a FILE",
+        help="share of images that go on after each network, after the last to its mirrored pass: one number per FILE",
     )
 
 

@@ -1,14 +1,14 @@
-"""Fetches or reads the images, checks them, splits and stores them, and writes the manifest.
+"""Fetches or reads the images, checks, splits and stores them, and writes the manifest.
 
-Of a folder of pictures whose content has changed since, they are prepared anew. DVC cannot see such a folder: `make
-repro` and its like ask `stages/check.py --renew` first, which does the same.
+A folder of pictures that has changed since it was prepared is prepared again. DVC does not track such a folder: `make
+repro` and similar targets run `stages/check.py --renew` first, which does the same.
 """
 
 from __future__ import annotations
 
 import sys
 
-sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
+sys.path.insert(0, __file__.rpartition("/")[0])  # with PYTHONSAFEPATH, a script cannot see its neighbours
 
 from common import MANIFEST
 from job import Job

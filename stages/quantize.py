@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
+sys.path.insert(0, __file__.rpartition("/")[0])  # with PYTHONSAFEPATH, a script cannot see its neighbours
 
 from common import CHECKPOINTS
 from taught import TaughtJob
@@ -18,7 +18,7 @@ def work(job: TaughtJob) -> None:
 
     section, path = job.params.quantize, CHECKPOINTS / "quantized.safetensors"
     image = job.params.data.image
-    fit = {FIT: image.fit} if image else {}  # micronet.predict brings pictures to their size in the same way
+    fit = {FIT: image.fit} if image else {}  # so that micronet.predict fits pictures in the same way
     with job.resumable("quantize", inputs=("teacher", "retrained")) as state:
         found = quantize(
             job.load("retrained").model(),

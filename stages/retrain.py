@@ -1,10 +1,10 @@
-"""Trains the pruned student on under its mask: what is zero stays zero."""
+"""Trains the pruned student further under its mask: zeros stay zero."""
 
 from __future__ import annotations
 
 import sys
 
-sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
+sys.path.insert(0, __file__.rpartition("/")[0])  # with PYTHONSAFEPATH, a script cannot see its neighbours
 
 from taught import TaughtJob
 

@@ -1,7 +1,7 @@
-"""Measures the packed model on the test set, prices it under each rule book; no other stage reads the test set.
+"""Measures the packed model on the test set and prices it under each rule book; no other stage reads the test set.
 
-With --check it measures again and compares with score.json, predictions.csv and summary.json of metrics/ instead of
-writing: exit code 1 when they differ. With --packed there is the packed model alone, as of a cascade, without a path.
+With --check it measures again and compares with score.json, predictions.csv and summary.json in metrics/ instead of
+writing them: exit code 1 if they differ. With --packed it handles the packed model alone, such as a cascade.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
+sys.path.insert(0, __file__.rpartition("/")[0])  # with PYTHONSAFEPATH, a script cannot see its neighbours
 
 from common import CHECKPOINTS, METRICS
 from job import Job
@@ -27,7 +27,7 @@ MAKE = "python stages/score.py"
 
 
 def strangers_of(job: Job, model: PackedModule) -> dict[str, list[str]]:
-    """The checkpoints that are not of one run with the active params, by what is wrong with them; says a line each."""
+    """The checkpoints that are not from one run with the active params, by what is wrong; prints a line for each."""
     from micronet.pipeline import MADE_BY
     from micronet.scoring import path
 
@@ -57,7 +57,7 @@ def measured(job: Job, model: PackedModule, test: Split, references: References)
 
 
 def float_rows(job: Job, test: Split, references: References) -> list[dict[str, Any]]:
-    """The path up to the packed model."""
+    """Rows for the checkpoints of the path, up to the packed model."""
     from micronet.scoring import path
     from micronet.training.checkpoint import load
     from micronet.training.evaluation import evaluate

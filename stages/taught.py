@@ -1,4 +1,4 @@
-"""What the stages that learn from the teacher share: it answers every crop anew, or a few crops once and for all."""
+"""What the stages that learn from the teacher share: it answers every crop anew, or a few crops once for all."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from micronet.training.sampling import Sampler
     from micronet.training.state import ResumeState
 
-ANSWERS = STATE / "answers"  # a folder for each teacher with views; the stages of one pipeline share them
-KEPT = 2  # folders of other teachers or views that stay
+ANSWERS = STATE / "answers"  # a folder for each combination of teacher and views; the stages of a pipeline share them
+KEPT = 2  # how many folders of other teachers or views are kept
 
 
 class TaughtJob(TrainingJob):
@@ -46,7 +46,7 @@ class TaughtJob(TrainingJob):
         state: ResumeState | None,
         constraint: Constraint | None = None,
     ) -> TrainResult:
-        """Trains the model as the section says."""
+        """Trains the model as the params section says."""
         from micronet.training.distillation import distilled
 
         config = section.train
@@ -55,7 +55,7 @@ class TaughtJob(TrainingJob):
         return self.train(model, config, state=state, loss=loss, sampler=sampler, constraint=constraint)
 
     def _sampler(self, model: nn.Module, section: parameters.Taught) -> Sampler:
-        """Draws the batches from fixed views, whose answers are read from `ANSWERS` or computed and written there."""
+        """A sampler for fixed views, with answers read from `ANSWERS`, or computed and written there."""
         import torch
 
         from micronet.training.distillation import (
@@ -94,7 +94,7 @@ class TaughtJob(TrainingJob):
         return known_answers(views, stacked, self.machine)
 
     def _answers_digest(self, views: Views) -> str:
-        """Names all that decides the answers: teacher, views, data, engine, code."""
+        """A digest of everything that determines the answers: teacher, views, data, engine, code."""
         code = digests("stages/taught.py", *families(self.params.teacher.model.spec()))
         inputs = [path for path in (MANIFEST, CHECKPOINTS / "teacher.safetensors") if path.is_file()]
         parts = [json.dumps(code), *(checksum(path) for path in inputs)]
@@ -105,10 +105,10 @@ class TaughtJob(TrainingJob):
 
 
 class Answers:
-    """The answers of a teacher to fixed views, a file a view: a run that is stopped loses one at most.
+    """A teacher's answers to fixed views, one file per view: a run that is stopped loses at most one view.
 
     Args:
-        digest: names all that decides them. alone: whether no other process uses those of other teachers now.
+        digest: of everything that determines them. alone: whether no other process is using other teachers' answers.
     """
 
     def __init__(self, digest: str, *, alone: bool):
@@ -118,7 +118,7 @@ class Answers:
             shutil.rmtree(other, ignore_errors=True)
 
     def read(self, views: int) -> list[Tensor]:
-        """The answers to the first views, (M, classes) each, up to the first one that is missing or damaged."""
+        """The answers to the first views, (M, classes) each, up to the first missing or damaged one."""
         import safetensors
 
         found: list[Tensor] = []

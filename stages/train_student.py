@@ -1,13 +1,13 @@
-"""Trains the student without a teacher: the baseline, and where distillation starts from.
+"""Trains the student without a teacher: the baseline, and the start of distillation.
 
-With `student.start` it goes on from given weights instead of from random ones.
+With `student.start` it starts from given weights instead of random ones.
 """
 
 from __future__ import annotations
 
 import sys
 
-sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
+sys.path.insert(0, __file__.rpartition("/")[0])  # with PYTHONSAFEPATH, a script cannot see its neighbours
 
 from trainer import TrainingJob
 

@@ -1,13 +1,13 @@
-"""Trains the teacher, the large model whose answers the student learns.
+"""Trains the teacher, the large model whose answers the student learns from.
 
-With `teacher.start` it goes on from given weights instead of from random ones; `epochs: 0` takes them as they are.
+With `teacher.start` it starts from given weights instead of random ones; `epochs: 0` uses them unchanged.
 """
 
 from __future__ import annotations
 
 import sys
 
-sys.path.insert(0, __file__.rpartition("/")[0])  # where PYTHONSAFEPATH hides what stands beside a script
+sys.path.insert(0, __file__.rpartition("/")[0])  # with PYTHONSAFEPATH, a script cannot see its neighbours
 
 from trainer import TrainingJob
 

@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 
 Network = Literal["teacher", "student"]
 STATE = Path("run")
-FIT_IMAGES = 5000  # training images that a model may set itself from before it trains
-FIT_PIXELS = FIT_IMAGES * 32 * 32  # fewer images where they are larger
-DECIDE_NOTHING = {"evaluation_batch_size", "save_every_seconds"}  # of `engine`
+FIT_IMAGES = 5000  # training images from which a model may set weights before training
+FIT_PIXELS = FIT_IMAGES * 32 * 32  # so fewer images if they are larger
+DECIDE_NOTHING = {"evaluation_batch_size", "save_every_seconds"}  # keys of `engine` that affect no result
 
 
 @dataclass
 class TrainingJob(Job):
-    """A run of a stage that trains, or one of the processes that train together."""
+    """A run of a training stage, or one of the processes that train together."""
 
     member: Member = field(default_factory=Member)
-    made_of: dict[str, str] = field(default_factory=dict)  # files that decide the result, and their SHA-256
+    made_of: dict[str, str] = field(default_factory=dict)  # files that determine the result, with their SHA-256
     trains: ClassVar[bool] = True
 
     def perform(self, work: Callable[[Self], int | None]) -> int | None:
@@ -57,7 +57,7 @@ class TrainingJob(Job):
             job = replace(self, member=member, reporter=self.reporter if member.first else Reporter())
             if processes > 1:
                 with self._told():
-                    _ = job.machine  # which says whether it has GPUs for so many
+                    _ = job.machine  # raises if there are too few GPUs
             return work(job)
 
         if processes > 1:
@@ -67,7 +67,7 @@ class TrainingJob(Job):
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Lets faults of the params begin with their file."""
+        """Makes params faults raised inside begin with the name of their file."""
         try:
             yield
         except parameters.ParamsError as error:
@@ -81,15 +81,15 @@ class TrainingJob(Job):
 
     @property
     def seed(self) -> int:
-        """A seed of this stage's own, so that two stages do not see the images in the same order."""
+        """A seed specific to this stage, so that two stages do not see the images in the same order."""
         return zlib.crc32(f"{self.params.seed} {self.stage}".encode())
 
     def model(self, name: Network) -> nn.Module:
-        """The teacher or the student before it trains: with random weights, or those of its start.
+        """The teacher or the student before training: with random weights, or those of its start.
 
         Raises:
             ParamsError: it cannot be built.
-            StartError: the weights of its start are not there or do not fit.
+            StartError: the weights of its start are missing or do not fit.
         """
         import models
         from micronet.training.starts import started
@@ -102,7 +102,7 @@ class TrainingJob(Job):
             raise parameters.ParamsError(model_faults(name, error)) from None
 
     def new_model(self, spec: dict[str, Any]) -> nn.Module:
-        """A model with random weights, the same for the same seed."""
+        """A model with random weights, identical for the same seed."""
         import torch
 
         import models
@@ -123,10 +123,10 @@ class TrainingJob(Job):
 
     @contextmanager
     def resumable(self, section: str, inputs: tuple[str, ...] = ()) -> Iterator[ResumeState | None]:
-        """State of an earlier, interrupted run of the same work; removed when the block succeeds.
+        """The state of an earlier, interrupted run of the same work; removed if the block succeeds.
 
-        It is found again only when all that decides the result is the same: params, code, input checkpoints, data. Of
-        several processes the first one alone has it.
+        It is found only if everything that determines the result is the same: params, code, input checkpoints, data. Of
+        several processes, only the first has it.
         """
         from micronet.training.state import ResumeState
 
@@ -135,7 +135,7 @@ class TrainingJob(Job):
             return
         paths = [CHECKPOINTS / f"{name}.safetensors" for name in inputs]
         for path in paths:
-            self.load(path.stem)  # a missing or foreign input is named before anything is written
+            self.load(path.stem)  # a missing or foreign input is reported before anything is written
         self.made_of = {path.as_posix(): checksum(path) for path in (MANIFEST, *paths) if path.is_file()}
         engine = self.params.engine.model_dump_json(exclude=DECIDE_NOTHING)
         parts = [parameters.digest(self.params.seed, engine, getattr(self.params, section))]
@@ -155,8 +155,8 @@ class TrainingJob(Job):
         sampler: Sampler | None = None,
         constraint: Constraint | None = None,
     ) -> TrainResult:
-        """`micronet.training.train` on this stage's data, machine, seed and places. Of several processes the first one
-        returns from it, alone."""
+        """`micronet.training.train` on this stage's data, machine, seed and paths. Of several processes, only the first
+        returns."""
         from micronet.training.loop import train
         from micronet.training.ranks import joined
 
@@ -185,11 +185,11 @@ class TrainingJob(Job):
     def save(self, name: str, model: nn.Module, result: TrainResult, *, zeros: int | None = None) -> None:
         """Writes the checkpoint, `metrics/STAGE.json` and `metrics/runs/STAGE.json`.
 
-        The validation accuracy is that of the weights as they are stored.
+        The validation accuracy is that of the weights as stored.
 
         Args:
             name: of the checkpoint.
-            zeros: the prunable weights claimed to be zero; a checkpoint with fewer is refused.
+            zeros: how many prunable weights are claimed to be zero; a checkpoint with fewer is refused.
         """
         from micronet.training.checkpoint import save, stored
         from micronet.training.evaluation import evaluate
@@ -198,7 +198,7 @@ class TrainingJob(Job):
 
         size = self.params.engine.evaluation_batch_size
         kept = count_zeros(stored(model))[0]
-        if zeros is not None:  # 16-bit storage, or zeros of the start that no mask holds, may only add some
+        if zeros is not None:  # 16-bit storage, or zeros of the start outside the mask, can only add some
             zeros = max(zeros, kept)
         machine = machine_for(model, self.machine)
         _, accuracy = evaluate(model, self.split("validation"), machine, size, self.reporter.watch)
@@ -227,8 +227,8 @@ class TrainingJob(Job):
         self.reporter.say(f"{accuracy:.2f} % on validation, {path}")
 
     def record_training(self, name: str, result: TrainResult) -> None:
-        """Writes `metrics/runs/STAGE.json`, after the checkpoint of this name; seconds and speed count interrupted
-        parts of the run too."""
+        """Writes `metrics/runs/STAGE.json`, after the checkpoint of this name; seconds and speed include interrupted
+        parts of the run."""
         import torch
 
         from micronet.training.hardware import device_name

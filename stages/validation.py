@@ -1,7 +1,7 @@
-"""Checks a params file whole, the models' specs too: every fault in one go, a line each.
+"""Checks a whole params file, including the models' specs: all faults at once, one line each.
 
-No result depends on it. It is imported after `common`, which makes the library importable, and loads the models when
-they are needed, so that a faulty file is answered before torch is there.
+No result depends on it. It is imported after `common`, which makes the library importable, and loads the models only
+when needed, so that an invalid file is reported before torch is loaded.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from micronet.data.arrays import Description
     from models.settings import SpecError
 
-_KEY = r"[a-z_][a-z0-9_.]*: "  # how a fault begins that is one of a key
-_MODEL_KEY = re.compile(r"(?<= )(?:teacher|student)\.model(?:\.[^: ]+)*(?=: )")  # in a fault of a model
+_KEY = r"[a-z_][a-z0-9_.]*: "  # how a fault of a key begins
+_MODEL_KEY = re.compile(r"(?<= )(?:teacher|student)\.model(?:\.[^: ]+)*(?=: )")  # the key in a fault of a model
 _UNKNOWN = "no such key"
 
 
 def validate(path: str | Path) -> parameters.Params:
-    """Reads a params file and checks it whole, the models' specs too. Raises `ParamsError`, a line a fault.
+    """Reads a params file and checks all of it, including the models' specs. Raises `ParamsError`, one line per fault.
 
-    What only a folder of images that is not here could tell is not asked for: `check.py` does.
+    Leaves out what only a folder of images that is not here could tell: `check.py` checks that.
     """
     return validated(parameters.read_yaml(path), path)
 
 
 def validated(tree: Any, path: str | Path) -> parameters.Params:
-    """Checks the content of a params file whole. Raises `ParamsError`, a line a fault, which begins with the path."""
+    """Checks the whole content of a params file. Raises `ParamsError`: one line per fault, beginning with the path."""
     faults: list[str] = []
     loaded = None
     try:
@@ -49,7 +49,7 @@ def validated(tree: Any, path: str | Path) -> parameters.Params:
 
 
 def _description(tree: Any) -> Description | None:
-    """The data that a tree of params names; None where it names none, or where that cannot be read."""
+    """The data that a tree of params names; None if it names none, or they cannot be read."""
     from pydantic import ValidationError
 
     from micronet.data.datasets import DataError, described
@@ -62,7 +62,7 @@ def _description(tree: Any) -> Description | None:
 
 
 def full_spec(spec: dict[str, Any], data: Description | None) -> dict[str, Any]:
-    """The full spec of a model for the data, as far as that is known. Raises `SpecError`."""
+    """The full spec of a model for the data, as far as they are known. Raises `SpecError`."""
     import models
 
     if data is None:
@@ -71,12 +71,12 @@ def full_spec(spec: dict[str, Any], data: Description | None) -> dict[str, Any]:
 
 
 def model_faults(section: str, error: SpecError) -> list[str]:
-    """The faults of a section's model, each with its whole key."""
+    """The faults of a section's model, each with its full key."""
     return [f"{section}.model{'.' if re.match(_KEY, fault) else ': '}{fault}" for fault in error.faults]
 
 
 def _model_faults(tree: Any, data: Description | None) -> Iterator[str]:
-    """What is wrong with the models' specs, whatever else is."""
+    """What is wrong with the models' specs, regardless of other faults."""
     import models
 
     for section in ("teacher", "student"):
@@ -97,9 +97,9 @@ def _model_faults(tree: Any, data: Description | None) -> Iterator[str]:
 
 
 def _one_a_key(form: list[str], models: list[str]) -> list[str]:
-    """The faults of a file's form and those of its models, of which both see some: one line of a key.
+    """Merges the faults of a file's form and of its models, which partly overlap: one line per key.
 
-    What the form says is nearer to what was typed; of an unknown key the model says which ones there are.
+    The form's lines are closer to what was typed; for an unknown key, the model's line lists the known ones.
     """
 
     def key(fault: str) -> str:
@@ -117,7 +117,7 @@ def _one_a_key(form: list[str], models: list[str]) -> list[str]:
 
 
 def _start_faults(params: parameters.Params, data: Description | None) -> Iterator[str]:
-    """Why distillation cannot start as it is asked to."""
+    """Why distillation cannot start as requested."""
     import models
 
     if params.distill.start_from == "teacher":
@@ -128,7 +128,7 @@ def _start_faults(params: parameters.Params, data: Description | None) -> Iterat
 
 
 def _log_faults(params: parameters.Params) -> Iterator[str]:
-    """Which packages are missing that `engine.log_to` asks for: said before DVC removes any output."""
+    """Packages needed by `engine.log_to` that are missing: reported before DVC removes any output."""
     if params.engine.log_to:
         from micronet.training.trackers import missing
 

@@ -1,4 +1,4 @@
-"""A whole dataset in memory or mapped from disk, what a network must know of it, and the error of this room."""
+"""A whole dataset in memory or mapped from disk, what a network must know about it, and this room's error."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from micronet.errors import MicronetError
 
 
 class DataError(MicronetError):
-    """The data cannot be had or cannot be trusted; one line with the way out."""
+    """The data cannot be obtained or cannot be trusted; the message is one line with the way out."""
 
     remedy = "docs/your-images.md says what would work, `make doctor` what is wrong"
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a network for a dataset must know of it."""
+    """What a network must know about its dataset."""
 
     name: str
     shape: tuple[int, int, int]  # (C, H, W) of an image
@@ -27,7 +27,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Arrays:
-    """A whole dataset in its order: images (N, C*H*W) uint8 in CHW order, labels (N,) integers."""
+    """A whole dataset in its original order: images (N, C*H*W) uint8 in CHW order, labels (N,) integers."""
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -36,5 +36,5 @@ class Arrays:
 
 
 def sha256(array: np.ndarray) -> str:
-    """The checksum of an array's values in their order, in hexadecimal digits."""
+    """The checksum of an array's values in order, in hexadecimal digits."""
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -1,6 +1,6 @@
-"""What was downloaded, kept once a user: a second clone, or a task of a sweep, fetches nothing.
+"""A per-user cache of downloads, so that a second clone or a task of a sweep fetches nothing.
 
-It lies in `$XDG_CACHE_HOME/micronet`, in `~/.cache/micronet` where that is not set. A file is compared with its
+It is in `$XDG_CACHE_HOME/micronet`, or in `~/.cache/micronet` if that is not set. A file is compared with its
 official md5 sum before it is kept and whenever it is used.
 """
 
@@ -20,10 +20,10 @@ from micronet.files import checksum, reason, temporary_folder
 
 
 def cache_folder() -> Path | None:
-    """Where downloads are kept; None for somebody who has no home. It need not be there yet."""
+    """Where downloads are kept; None for a user without a home folder. It need not exist yet."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"  # a relative one is to be ignored
+        base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"  # relative paths are to be ignored
     except RuntimeError:
         return None
     return base / "micronet"
@@ -33,11 +33,11 @@ def cache_folder() -> Path | None:
 def kept(
     files: Mapping[str, str], download: Callable[[Path], None], timeout: float, report: Report
 ) -> Iterator[dict[str, Path]]:
-    """The paths of some files: those in the cache, or else of a download, which goes there when it is official.
+    """Yields the paths of files from the cache, or else from a download, which is cached if it is the official one.
 
     Args:
-        files: the md5 sum of each by its name. download: puts them into a folder or those below it. timeout: in
-            seconds, how long to wait for another process that downloads the same.
+        files: `{name: md5 sum}`. download: puts them into a folder or its subfolders. timeout: how many seconds to
+            wait for another process that is downloading the same files.
 
     Raises:
         DataError: the download failed or left a file out.
@@ -56,13 +56,13 @@ def kept(
             report(f"{folder or 'the cache'}: cannot be written ({reason(error)}); what is downloaded is not kept")
             folder = None
             temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="micronet-")))
-        if folder and (found := _whole(folder, files, report)):  # another process was faster
+        if folder and (found := _whole(folder, files, report)):  # another process has just fetched them
             yield found
             return
         download(temporary)
         found = {name: _find(temporary, name) for name in files}
         if folder and all(checksum(path, "md5") == files[name] for name, path in found.items()):
-            with suppress(OSError):  # it is used where it is, then
+            with suppress(OSError):  # then they are used where they are
                 for name, path in found.items():
                     os.replace(path, folder / name)
                     found[name] = folder / name
@@ -70,23 +70,23 @@ def kept(
 
 
 def cache_size() -> int:
-    """The bytes of all files that are kept."""
+    """The total size of the cached files, in bytes."""
     folder, total = cache_folder(), 0
     for place, _, names in os.walk(folder) if folder else ():
         for name in names:
-            with suppress(OSError):  # gone between listing and looking
+            with suppress(OSError):  # removed since it was listed
                 total += os.lstat(os.path.join(place, name)).st_size
     return total
 
 
 def is_kept(files: Iterable[str]) -> bool:
-    """Whether files of these names are in the cache; nothing is compared."""
+    """Whether files of these names are in the cache; their checksums are not compared."""
     folder = cache_folder()
     return folder is not None and all((folder / name).is_file() for name in files)
 
 
 def _whole(folder: Path, files: Mapping[str, str], report: Report) -> dict[str, Path] | None:
-    """The files in a folder when all are there; one that is damaged is thrown away."""
+    """The files in a folder if all are there and intact, else None; damaged ones are deleted."""
     found = {name: folder / name for name in files}
     try:
         if not all(path.is_file() for path in found.values()):
@@ -111,7 +111,7 @@ def _find(folder: Path, name: str) -> Path:
 
 @contextmanager
 def _turn(lock: Path, timeout: float, report: Report) -> Iterator[None]:
-    """Waits until no other process downloads the same; who waited too long goes on, and fetches it a second time.
+    """Waits until no other process is downloading the same; after too long a wait, goes on and fetches it again.
 
     Raises:
         OSError: the lock cannot be written.

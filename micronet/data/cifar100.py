@@ -1,4 +1,4 @@
-"""CIFAR-100's python version: two pickles, `train` and `test`, with fine and coarse labels; the fine ones count."""
+"""CIFAR-100's python version: two pickles, `train` and `test`, with fine and coarse labels; the fine ones are used."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def is_wanted(name: str) -> bool:
 
 
 def read_files(files: Files, dataset: Dataset, where: str, report: Report) -> Arrays:
-    """Both pickles, each with its official md5, which is compared before it is unpickled.
+    """Reads both pickles, after comparing each with its official md5.
 
     Raises:
-        DataError: one is missing, or a sum differs. Undecodable: one does not decode.
+        DataError: one is missing, or a checksum differs. Undecodable: one cannot be decoded.
     """
     missing = [name for name in NAMES if name not in files]
     if missing:

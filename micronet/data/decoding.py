@@ -1,4 +1,4 @@
-"""Many pictures at once, over all cores, into a file of pixels: what is decoded never lies in memory as a whole."""
+"""Decodes many pictures on all cores into a file of pixels, which are never all in memory at once."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ import numpy as np
 
 from micronet.data.pictures import Format, PlainFormat, Unreadable, read
 
-TOGETHER = 16  # pictures of a task
-FEW, FEW_BYTES = 1000, 1 << 24  # are decoded before other processes have started
+TOGETHER = 16  # pictures per task
+FEW, FEW_BYTES = 1000, 1 << 24  # up to here, decoding is done before other processes would have started
 DIGEST_BYTES = 16
 
 
 class _Task(NamedTuple):
     folder: str
-    names: Sequence[str]  # in the folder
-    file: str  # that takes the pixels
-    row: int  # of the first one's
+    names: Sequence[str]  # paths in the folder
+    file: str  # receives the pixels
+    row: int  # of the first picture
     form: PlainFormat
 
 
 def decode(
     folder: Path, names: Sequence[str], file: Path, image: Format, *, size: int, update: Callable[[int], None]
 ) -> list[bytes | str]:
-    """Writes the pixels of pictures into a file, a row of C * H * W bytes each; zeros for what cannot be read.
+    """Writes the pixels of pictures into a file, C * H * W bytes each; zeros for those that cannot be read.
 
     Args:
         names: paths in the folder.
-        size: bytes of all of them together. update: is told how many are done.
+        size: total bytes of the pictures. update: is told how many are done.
 
     Returns:
-        Of each picture a digest of its pixels, or, as text, why it cannot be read.
+        For each picture a digest of its pixels or, as text, the reason why it cannot be read.
 
     Raises:
         OSError: the file cannot be written.
-        BrokenProcessPool: a process was killed, which happens where memory is short.
+        BrokenProcessPool: a process was killed, as happens when memory is short.
     """
     form = PlainFormat(image.height, image.width, image.channels, image.fit)
     file.touch()
@@ -62,8 +62,8 @@ def decode(
 
 
 def _spread(tasks: Iterator[_Task], processes: int) -> Iterator[list[bytes | str]]:
-    """The results of tasks in their order, worked on by several processes."""
-    # A forked process would hold locks of threads that it does not have.
+    """The results of tasks, in order, computed by several processes."""
+    # A forked process would inherit locks held by threads that it does not have.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _begin) as pool:
         try:
@@ -82,7 +82,7 @@ def _in_order(tasks: Iterator[_Task], pool: Executor, ahead: int) -> Iterator[li
 
 
 def _submit(pool: Executor, tasks: Iterable[_Task], waiting: deque[Future[list[bytes | str]]]) -> None:
-    """Adds tasks. Processes that start meanwhile never hear of a Ctrl-C, which is for this one: it ends them."""
+    """Adds tasks. Processes started here never see a Ctrl-C, which is for this process: it ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         waiting.extend(pool.submit(_decode, task) for task in tasks)
@@ -91,7 +91,7 @@ def _submit(pool: Executor, tasks: Iterable[_Task], waiting: deque[Future[list[b
 
 
 def _begin() -> None:
-    """What a process does first: it sees to it that it ends with the one that started it, even if that is killed."""
+    """The first thing a process does: makes sure that it ends with its parent, even if that is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
@@ -119,5 +119,5 @@ def _decode(task: _Task) -> list[bytes | str]:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Downloads by other programs, in processes of their own so that a time limit is real."""
+"""Downloads by other programs, in separate processes so that a time limit can be enforced."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from micronet.data.progress import Report, progress_bar
 def download(
     command: list[str], folder: Path, title: str, megabytes: int, timeout: float, report: Report, **environment: str
 ) -> None:
-    """Runs a program that downloads into `folder`; it is ended, with its children, when the time is over.
+    """Runs a program that downloads into `folder`; after the time limit it is ended, with its children.
 
     Args:
-        megabytes: how much it is, for the progress bar. timeout: in seconds. environment: variables on top of ours.
+        megabytes: the size of the download, for the progress bar. timeout: in seconds. environment: variables added
+            to ours.
 
     Raises:
-        DataError: it failed or took too long, with the last line it said.
+        DataError: it failed or took too long; the message has its last line of output.
     """
     log = folder / "log.txt"
     report(f"{title} ({megabytes} MB, at most {timeout:g} s)")
@@ -58,6 +59,6 @@ def _size_on_disk(folder: Path) -> int:
         for name in names:
             try:
                 total += os.stat(os.path.join(place, name)).st_size
-            except OSError:  # renamed between listing and looking
+            except OSError:  # renamed since it was listed
                 pass
     return total

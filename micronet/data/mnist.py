@@ -1,4 +1,4 @@
-"""MNIST's four files in the idx form, plain or gzipped: a header of big-endian integers, then bytes."""
+"""MNIST's four files in idx format, plain or gzipped: a header of big-endian integers, then bytes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from micronet.data.progress import Report
 from micronet.files import reason
 
 NAMES = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-MOST_BYTES = 2**26  # of an unpacked file: images are 47 MB
+MOST_BYTES = 2**26  # of an unpacked file: the images are 47 MB
 
 
 def plain_name(name: str) -> str:
-    """The official name of a file that may be gzipped, or have a dot for the second hyphen as some copies do."""
+    """The official name of a file that may be gzipped, or, as in some copies, have a dot for the second hyphen."""
     return name.removesuffix(".gz").replace(".idx", "-idx")
 
 
@@ -29,7 +29,7 @@ def is_wanted(name: str) -> bool:
 
 
 def from_idx(content: bytes) -> np.ndarray:
-    """The array of an idx file of bytes, in the shape that it says. Raises `Undecodable`."""
+    """The array in an idx file of bytes, in the shape given by its header. Raises `Undecodable`."""
     dimensions = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
     start = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:start], dtype=">u4").tolist()) if len(content) >= start else ()
@@ -50,12 +50,12 @@ def _unpacked(content: bytes) -> bytes:
 
 
 def read_files(files: Files, dataset: Dataset, where: str, report: Report) -> Arrays:
-    """The four files, each with its official md5 unpacked.
+    """Reads the four files and compares each, unpacked, with its official md5.
 
     Raises:
-        DataError: one is missing, or a sum differs. Undecodable: one does not decode.
+        DataError: one is missing, or a checksum differs. Undecodable: one cannot be decoded.
     """
-    there = {plain_name(name): name for name in sorted(files, reverse=True)}  # of both forms the plain one
+    there = {plain_name(name): name for name in sorted(files, reverse=True)}  # prefers a plain file to a gzipped one
     missing = [name for name in NAMES if name not in there]
     if missing:
         lacks = "holds no" if len(missing) == len(NAMES) else "lacks files of"

@@ -1,14 +1,14 @@
-"""Pictures in whatever file as pixels of one size: read with Pillow, of which nothing is shown but a reason in a line.
+"""Reads picture files of many formats, with Pillow, into pixels of one size; errors are a reason of one line.
 
-What a picture becomes does not depend on the machine, only on the version of Pillow:
+The result does not depend on the machine, only on the version of Pillow:
 
 - the first frame or page, turned as its EXIF orientation says;
 - 16-bit values by their upper byte, 12-bit ones by their upper eight bits, floats in 0..1 as shares of white; colour
-  profiles are not applied; what has a sign has no black and no white, and is not read;
-- what is transparent lies on white, as a page shows it;
-- grey by ITU-R 601 luma, where one channel is asked for;
-- resampled by a triangle as wide as a pixel of the result, as torchvision does to what networks train on: nothing is
-  skipped, and an edge gets no halo as with a Lanczos filter, which clips there.
+  profiles are not applied; signed values define neither black nor white and are refused;
+- transparent pixels are put on white, as on a page;
+- grey by ITU-R 601 luma, if one channel is asked for;
+- resampled with a triangle filter as wide as a pixel of the result, as torchvision does for training images: no pixel
+  is skipped, and edges get no halo, unlike with a Lanczos filter, which clips there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from micronet.files import NotRegular, TooLarge, regular_bytes
 
 TIFF = TiffImagePlugin.TiffImageFile.format
 PNG = PngImagePlugin.PngImageFile.format
-FORMATS = (  # Pillow knows more, some of which start other programs
+FORMATS = (  # Pillow knows more formats, some of which start other programs
     PNG,
     JpegImagePlugin.JpegImageFile.format,
     WebPImagePlugin.WebPImageFile.format,
@@ -51,11 +51,11 @@ FORMATS = (  # Pillow knows more, some of which start other programs
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff")
 )  # in lower case
-MOST_PIXELS = 100_000_000  # 12 times a large photo; less than a gigabyte while it is decoded
+MOST_PIXELS = 100_000_000  # 12 times a large photo; less than a gigabyte while decoding
 MOST_BYTES = 1 << 28
-GAP = 3.0  # a picture may be reduced by whole numbers before it is resampled, to so many times its size: not visible
+GAP = 3.0  # a picture may be reduced by whole factors before resampling, to this many times its size: not visible
 WHITE = (255, 255, 255, 255)
-TURNS = {  # by EXIF orientation, to what it should look like
+TURNS = {  # by EXIF orientation: how to turn the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -64,23 +64,23 @@ TURNS = {  # by EXIF orientation, to what it should look like
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-Fit = Literal["stretch", "crop", "pad"]  # how another shape comes to the one that is asked for
+Fit = Literal["stretch", "crop", "pad"]  # how a picture of another shape is fitted to the wanted one
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 ORIENTATION = 0x0112  # a tag of EXIF
 BITS, PHOTOMETRIC, PALETTE, SAMPLE_FORMAT, SUBSAMPLING = 258, 262, 320, 339, 530  # tags of TIFF 6.0
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WHITE_IS_ZERO, SIGNED = 0, 2
-KEY_SCALES = {"L;2": 85, "L;4": 17}  # by how a PNG packs its grey: what Pillow multiplies the pixels by, not the key
-# How Pillow calls 16-bit colours of which it keeps the upper bytes; read in the other order the lower ones are kept.
+KEY_SCALES = {"L;2": 85, "L;4": 17}  # by how a PNG packs its grey: Pillow scales the pixels by this, but not the key
+# Pillow's name for 16-bit colours, of which it keeps the upper bytes; in the other order it keeps the lower ones.
 UPPER, LOWER = "RGB;16B", "RGB;16L"
 
 
 class Unreadable(MicronetError):
-    """A file is no picture that can be read; why, in a few words."""
+    """A file is not a readable picture; the message says why, in a few words."""
 
 
 class Format(Protocol):
-    """What pictures become, as `params.ImageFormat` says it."""
+    """The format that pictures are converted to; see `params.ImageFormat`."""
 
     @property
     def height(self) -> int: ...
@@ -93,7 +93,7 @@ class Format(Protocol):
 
 
 class PlainFormat(NamedTuple):
-    """A format without the params around it."""
+    """A format without params."""
 
     height: int
     width: int
@@ -106,24 +106,24 @@ def read(file: Path | str | bytes, image: Format) -> np.ndarray:
 
     Args:
         file: a path, or the content of a file.
-        image: `fit` says how another shape comes to this one: `stretch` changes its proportions, `crop` keeps the
-            largest part of its middle that has the right ones, `pad` keeps all and adds black on two sides.
+        image: `fit` says how a picture of another shape is fitted: `stretch` changes its proportions, `crop` keeps the
+            largest central part with the right proportions, `pad` keeps all of it and adds black on two sides.
 
     Raises:
-        Unreadable: it is no picture, damaged, or larger than `MOST_PIXELS` or `MOST_BYTES`.
+        Unreadable: it is not a picture, is damaged, or is larger than `MOST_PIXELS` or `MOST_BYTES`.
     """
     content = file if isinstance(file, bytes) else _content(file)
     if not content:
         raise Unreadable("is empty")
     try:
-        with _quiet(), Image.open(io.BytesIO(content), formats=FORMATS) as opened:  # the header alone
+        with _quiet(), Image.open(io.BytesIO(content), formats=FORMATS) as opened:  # reads only the header
             width, height = opened.size
             if width * height > MOST_PIXELS:
                 raise Unreadable(f"has {width} x {height} pixels, {MOST_PIXELS:,} are the most")
             if opened.format == TIFF:
                 _check_tiff(opened)
             reduced = _skip_detail(opened, image)
-            packing = opened.tile[0].args if opened.format == PNG and opened.tile else None  # loading forgets it
+            packing = opened.tile[0].args if opened.format == PNG and opened.tile else None  # lost after loading
             with _mute() if opened.format == TIFF else nullcontext():
                 opened.load()
             turned = _turned(_keyed(opened, packing, content))
@@ -136,12 +136,12 @@ def read(file: Path | str | bytes, image: Format) -> np.ndarray:
         raise Unreadable("is no picture in PNG, JPEG, WebP, BMP, GIF or TIFF") from None
     except Image.DecompressionBombError:
         raise Unreadable(f"has too many pixels, {MOST_PIXELS:,} are the most") from None
-    except Exception as error:  # whatever a damaged picture makes Pillow raise
+    except Exception as error:  # a damaged picture can make Pillow raise anything
         raise Unreadable(f"is damaged ({shown(error, 80) or type(error).__name__})") from None
 
 
 def _content(path: Path | str) -> bytes:
-    """The bytes of a file. Raises `Unreadable`: missing, too large, a pipe, a device."""
+    """The bytes of a file. Raises `Unreadable` if it is missing, too large, a pipe or a device."""
     try:
         return regular_bytes(path, MOST_BYTES)
     except (NotRegular, TooLarge) as error:
@@ -152,7 +152,7 @@ def _content(path: Path | str) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what Pillow warns of and logs from the terminal: a file must not write there."""
+    """Keeps Pillow's warnings and logs off the terminal: a file must not be able to write there."""
     logger = logging.getLogger("PIL")
     before = logger.propagate
     nobody = logging.NullHandler()
@@ -168,10 +168,10 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _mute() -> Iterator[None]:
-    """Keeps from the terminal what libtiff says of a file: it writes to the process's stderr, past Python."""
+    """Keeps libtiff's messages off the terminal: it writes to the process's stderr, bypassing Python."""
     try:
         kept = os.dup(2)
-    except OSError:  # closed: there is nowhere to write
+    except OSError:  # stderr is closed: there is nowhere to write
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -185,30 +185,30 @@ def _mute() -> Iterator[None]:
 
 
 def _skip_detail(opened: Image.Image, image: Format) -> float:
-    """Lets a JPEG decode to a half, a quarter or an eighth of its size where that is `GAP` times the result still.
+    """Lets a JPEG decode at half, a quarter or an eighth of its size if that is still `GAP` times the result.
 
     Returns:
         How many times smaller the picture is now.
     """
     width, height = opened.size
-    side = max(image.width, image.height)  # it may be turned later
+    side = max(image.width, image.height)  # it may still be turned
     reduction = int(min(width, height) / (side * GAP))
     if reduction > 1:
-        opened.draft(None, (width // reduction, height // reduction))  # other formats do nothing
+        opened.draft(None, (width // reduction, height // reduction))  # does nothing for other formats
     return width / opened.size[0]
 
 
 def _turned(opened: Image.Image) -> Image.Image:
-    """The picture as it is meant to be seen. What of EXIF is damaged says nothing."""
+    """The picture in its intended orientation. Damaged EXIF data are ignored."""
     try:
         turn = TURNS.get(opened.getexif().get(ORIENTATION, 1))
-    except Exception:  # whatever damaged EXIF makes Pillow raise; the pixels are there
+    except Exception:  # damaged EXIF can make Pillow raise anything; the pixels are intact
         turn = None
     return opened if turn is None else opened.transpose(turn)
 
 
 def _check_tiff(opened: Image.Image) -> None:
-    """Raises `Unreadable`: a TIFF whose values Pillow would take for other ones."""
+    """Raises `Unreadable` for a TIFF whose values Pillow would misinterpret."""
     tags = _tags(opened)
     if SIGNED in tags.get(SAMPLE_FORMAT, ()) and max(tags.get(BITS, (1,))) <= 16:
         raise Unreadable("holds numbers with a sign; without one, in 8 or 16 bits, it can be read")
@@ -219,27 +219,27 @@ def _check_tiff(opened: Image.Image) -> None:
 
 
 def _tags(opened: Image.Image) -> Mapping[int, Any]:
-    """Of a TIFF; none of other formats."""
+    """The tags of a TIFF; none for other formats."""
     return getattr(opened, "tag_v2", {})
 
 
 def _keyed(opened: Image.Image, packing: object, content: bytes) -> Image.Image:
-    """The picture, with the transparent colour of a PNG on the scale of its pixels.
+    """The picture, with the transparent colour of a PNG scaled as its pixels are.
 
     Args:
-        packing: how the file packs its pixels, as Pillow calls it.
+        packing: Pillow's name for how the file packs its pixels.
     """
     key = opened.info.get("transparency")
     if isinstance(key, int) and packing in KEY_SCALES:
         scale = KEY_SCALES[str(packing)]
-        opened.info["transparency"] = key * scale & 0xFF  # bits above the depth count for nothing
+        opened.info["transparency"] = key * scale & 0xFF  # bits above the depth are ignored
     elif isinstance(key, tuple) and packing == UPPER:
         return _keyed_16_bits(opened, key, content)
     return opened
 
 
 def _keyed_16_bits(opened: Image.Image, key: tuple[int, ...], content: bytes) -> Image.Image:
-    """The picture as RGBA, transparent where both bytes of every colour are those of the key."""
+    """The picture as RGBA, transparent where both bytes of every colour match the key."""
     with Image.open(io.BytesIO(content), formats=[PNG]) as lower:
         lower.tile = [tile._replace(args=LOWER) for tile in lower.tile]
         lower.load()
@@ -252,9 +252,9 @@ def _keyed_16_bits(opened: Image.Image, key: tuple[int, ...], content: bytes) ->
 
 
 def _plain(picture: Image.Image, channels: int) -> Image.Image:
-    """The picture in 8 bits, grey or RGB, nothing of it transparent."""
+    """The picture in 8 bits, grey or RGB, without transparency."""
     mode = "L" if channels == 1 else "RGB"
-    if picture.mode == "La":  # premultiplied: Pillow makes nothing else of it
+    if picture.mode == "La":  # premultiplied: Pillow converts it to nothing else
         picture = picture.convert("LA")
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = Image.fromarray(_eight_bits(picture))
@@ -270,7 +270,7 @@ def _plain(picture: Image.Image, channels: int) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> np.ndarray:
-    """Grey of 16 or more bits a pixel as (H, W) uint8. Pillow's own conversion clips it. Raises `Unreadable`."""
+    """Grey of 16 or more bits per pixel as (H, W) uint8; Pillow's own conversion would clip it. Raises `Unreadable`."""
     values, tags = np.asarray(picture), _tags(picture)
     inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
     if picture.mode == "F":
@@ -279,7 +279,7 @@ def _eight_bits(picture: Image.Image) -> np.ndarray:
         return np.rint((1.0 - values if inverted else values) * 255.0).astype(np.uint8)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise Unreadable("holds whole numbers outside of 0 to 65,535; in 8 or 16 bits it can be read")
-    # The upper byte, as Pillow takes it of 16-bit colours.
+    # The upper byte, as Pillow does for 16-bit colours.
     grey = (values >> (4 if tags.get(BITS) == (12,) else 8)).astype(np.uint8)
     if inverted:
         grey = 255 - grey
@@ -306,9 +306,9 @@ def _fitted(picture: Image.Image, image: Format, reduced: float) -> np.ndarray:
 
 
 def _middle(size: tuple[int, int], wanted: tuple[int, int], reduced: float) -> Box:
-    """The largest box in the middle of a picture that has the wanted proportions.
+    """The largest central box of a picture with the wanted proportions.
 
-    Its edges are whole pixels, which blurs none, of the picture before it was reduced so many times.
+    Its edges lie on whole pixels of the picture before it was reduced by `reduced`, so that no pixel is blurred.
     """
     whole = [round(side * reduced) for side in size]
     scale = min(whole[0] / wanted[0], whole[1] / wanted[1])

@@ -1,4 +1,4 @@
-"""Images that need not fit into memory: written, compared and put together again in pieces."""
+"""Images that need not fit into memory: written, compared and rejoined in pieces."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ PIECE = 1 << 23  # bytes
 
 
 class Rows(Protocol):
-    """Images (N, C*H*W) uint8 that are read a slice at a time."""
+    """Images (N, C*H*W) uint8, read one slice at a time."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: slice, /) -> np.ndarray:
-        """Those of a slice without a step."""
+        """The images of a slice without a step."""
 
 
 def label_type(classes: int) -> str:
-    """The type that a stored label has, as numpy spells it."""
+    """The numpy name of the type in which labels are stored."""
     return "u1" if classes <= 256 else "<u2"
 
 
 def pixels_of(shape: Sequence[int]) -> int:
-    """Bytes an image of shape (C, H, W)."""
+    """Bytes of an image of shape (C, H, W)."""
     return math.prod(shape)
 
 
 def slices(count: int, pixels: int) -> Iterator[slice]:
-    """`count` images in pieces of equal size."""
+    """Slices that cover `count` images in pieces of equal size."""
     step = max(1, PIECE // max(1, pixels))
     yield from (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 class Joined:
-    """The images of two splits in the order of before they were split."""
+    """The images of two splits, in their order before the split."""
 
     def __init__(self, kept: np.ndarray, held_out: np.ndarray, mask: np.ndarray):
         """Args: kept: (K, P) and held_out: (M, P), uint8. mask: (K + M,) bool, true where an image is held out.
 
         Raises:
-            ValueError: the mask does not fit to the numbers of images.
+            ValueError: the mask does not match the numbers of images.
         """
         if (np.count_nonzero(~mask), np.count_nonzero(mask)) != (len(kept), len(held_out)):
             raise ValueError("the images that are held out are not as many as the marker says")
@@ -69,7 +69,7 @@ class Joined:
         return piece
 
     def sha256(self) -> str:
-        """The checksum of all images in their order."""
+        """The checksum of all images, in order."""
         digest = hashlib.sha256()
         for rows in slices(len(self), self._kept.shape[1]):
             digest.update(self[rows].data)
@@ -83,14 +83,14 @@ def image_digests(images: Rows, pixels: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Written:
-    """What was seen while images were written."""
+    """What was measured while images were written."""
 
-    whole: dict[str, Any]  # number and checksums of all of them, in their order
-    splits: dict[str, dict[str, Any]]  # the same of each split
+    whole: dict[str, Any]  # number and checksums of all images, in order
+    splits: dict[str, dict[str, Any]]  # the same for each split
     histogram: np.ndarray  # (C, 256) int64: how many pixels have each value
 
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel over all pixels, in 0..1; of integer counts: exact anywhere."""
+        """Mean and standard deviation per channel over all pixels, in 0..1; from integer counts, so exact anywhere."""
         means, deviations = [], []
         for counts in self.histogram.tolist():
             total = sum(counts)
@@ -109,13 +109,13 @@ def write_splits(
     masks: Mapping[str, np.ndarray],
     report: Report,
 ) -> Written:
-    """Writes SPLIT_images.bin and SPLIT_labels.bin of some splits in one pass.
+    """Writes SPLIT_images.bin and SPLIT_labels.bin of several splits in one pass.
 
     Args:
-        images: (N, C*H*W) uint8. labels: (N,). masks: (N,) bool of each split by its name.
+        images: (N, C*H*W) uint8. labels: (N,). masks: (N,) bool for each split, by name.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: they cannot be written.
     """
     channels, *_ = description.shape
     classes = len(description.classes)
@@ -145,7 +145,7 @@ def write_splits(
 
 
 def _facts(images_sha256: str, labels: np.ndarray, classes: int) -> dict[str, Any]:
-    """What a manifest says of some images; how many each class has where they are uneven."""
+    """What a manifest says about images, with the number of each class if those differ."""
     sizes = np.bincount(labels, minlength=classes).tolist()
     uneven = {"class_images": sizes} if len(set(sizes)) > 1 else {}
     digest = hashlib.sha256(labels.tobytes()).hexdigest()

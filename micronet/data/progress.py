@@ -1,6 +1,7 @@
-"""What is shown and said while data are read, and while anything else is worked on that can be counted.
+"""Progress shown while data are read, or during any other work that can be counted.
 
-What works takes a `Watch` and tells what it is given how much is done; it neither prints nor knows who looks.
+The working code takes a `Watch` and tells the function it yields how much is done; it neither prints nor knows who
+is watching.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from micronet.console import Sparingly, console, duration, live
 from micronet.errors import shown
 
 Report = Callable[[str], None]  # takes one line at a time
-Advance = Callable[[int], None]  # takes how much is done of all
-Watch = Callable[[str, int, str], AbstractContextManager[Advance]]  # title, how much there is, of what
+Advance = Callable[[int], None]  # takes how much of the total is done
+Watch = Callable[[str, int, str], AbstractContextManager[Advance]]  # title, total, unit
 
-REDRAWN = 0.2  # seconds between two looks of a bar
-UNSEEN = 0.5  # seconds of work that needs no bar
-WIDEST_TITLE = 36  # characters, so that title, bar, counts and time are one line of 80 columns
+REDRAWN = 0.2  # seconds between two redraws of a bar
+UNSEEN = 0.5  # seconds: shorter work gets no bar
+WIDEST_TITLE = 36  # characters, so that title, bar, counts and time fit in 80 columns
 
 
 def silent(line: str) -> None:
@@ -29,13 +30,13 @@ def silent(line: str) -> None:
 
 @contextmanager
 def unwatched(title: str, total: int, unit: str) -> Iterator[Advance]:
-    """A `Watch` of which nothing is seen."""
+    """A `Watch` that shows nothing."""
     yield lambda done: None
 
 
 @contextmanager
 def progress_bar(title: str, total: int, unit: str, report: Report) -> Iterator[Advance]:
-    """Gives a function that takes how much of `total` is done: a bar on a terminal, else a line now and then."""
+    """Yields a function to be told how much of `total` is done; shows a bar on a terminal, else an occasional line."""
     meter = Meter(title, total, unit, report)
     try:
         yield meter.show
@@ -44,7 +45,7 @@ def progress_bar(title: str, total: int, unit: str, report: Report) -> Iterator[
 
 
 def counted(parts: Iterable[Sized], told: Advance) -> Iterator[Any]:
-    """The same parts; tells how much of all they have been, when the next one is asked for."""
+    """Yields the same parts; when the next one is asked for, tells how much has been handled so far."""
     done = 0
     for part in parts:
         yield part
@@ -53,7 +54,7 @@ def counted(parts: Iterable[Sized], told: Advance) -> Iterator[Any]:
 
 
 class Meter:
-    """How far one work is and how long the rest takes, as the part so far went."""
+    """How far a piece of work is, and how long the rest will take at the pace so far."""
 
     def __init__(self, title: str, total: int, unit: str, report: Report):
         self.title, self.total, self.unit, self.report = shown(title, 100), total, unit, report

@@ -1,4 +1,4 @@
-"""Images of any network's shape, for what needs some at once: a speed, an export, an emulated board."""
+"""Images of any network's shape, for uses that need some right away: timing, exports, an emulated board."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from micronet.data.sources import fetch
 
 
 def images_for(shape: tuple[int, int, int], count: int = 500) -> np.ndarray:
-    """(count, C, H, W) uint8, count <= 500: a corner of the sample's test images, or noise where that is too small."""
+    """(count, C, H, W) uint8, count <= 500: a corner of the sample's test images, or noise if those are too small."""
     channels, height, width = shape
     if channels > 3 or height > 32 or width > 32:
         return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)

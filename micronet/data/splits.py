@@ -1,8 +1,8 @@
 """Which images are held out: a part of each class, the same images on every machine.
 
-Of each class those whose sha256 of "SEED:NAME" is lowest: no random number generator whose stream could change between
-versions. The name of an image is its index, which official datasets have for ever; pictures of one's own have a name of
-another kind, so that one that is added or taken away moves hardly any other.
+In each class, those with the lowest sha256 of "SEED:NAME": no random number generator, as its stream could change
+between versions. The name of an image is its index, which never changes in official datasets; the user's own pictures
+have names of another kind, so that adding or removing one moves hardly any other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from micronet.data.arrays import DataError
 from micronet.errors import shown
 
-MOST_NAMED = 5  # classes in a message
+MOST_NAMED = 5  # classes named in a message
 
 
 def chosen(
@@ -27,12 +27,12 @@ def chosen(
     key: str = "data.validation_size",
     names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """The indices of the images that are held out, sorted; of every class some are, and some are not.
+    """The indices of the images to hold out, sorted; every class keeps at least one image on each side.
 
     Args:
-        labels: (N,) integers. amount: a float is a share of each class, rounded; an integer a number of images, which
-            the classes share by their sizes, the largest remainders rounded up. classes: names in the order of the
-            labels. key: of the params, for what is said. names: of the images; their indices when None.
+        labels: (N,) integers. amount: a float is a share of each class, rounded; an integer is a number of images,
+            divided among the classes by size, the largest remainders rounded up. classes: names in label order.
+            key: the params key, for messages. names: of the images; None: their indices.
 
     Returns:
         (M,) int64.
@@ -61,7 +61,7 @@ def chosen(
 
 
 def _by_number(sizes: list[int], number: int, classes: Sequence[str], key: str) -> list[int]:
-    """How many of each class, `number` in all: at least one, never all of a class. Raises `DataError`."""
+    """How many of each class, `number` in total: at least one, never all of a class. Raises `DataError`."""
     total = sum(sizes)
     if number > total - len(sizes):
         least = min(range(len(sizes)), key=sizes.__getitem__)
@@ -71,7 +71,7 @@ def _by_number(sizes: list[int], number: int, classes: Sequence[str], key: str) 
         )
     if number < len(sizes):
         raise DataError(f"{key}: {number} is less than one of each class; {len(sizes)} or more would do")
-    # in exact integers: what a class is due times `total`, and what it has more or less than that
+    # in exact integers: what a class is due, times `total`, and how far it is above or below that
     due = np.array([number * size for size in sizes], dtype=np.int64)
     most = np.array(sizes, dtype=np.int64) - 1
     counts = np.clip(due // total, 1, most)

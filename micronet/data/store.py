@@ -1,7 +1,7 @@
-"""A dataset as it lies on disk: split, stored once as raw files, verified, mapped into memory.
+"""A dataset on disk: split, stored once as raw files, verified, mapped into memory.
 
 `data/manifest.json` states what the files must hold, and nothing about the machine or the source. Images are written
-and compared in pieces, so that a set larger than the memory is no other case.
+and compared in pieces, so a dataset may be larger than memory.
 
     DATA.FOLDER/{train,validation,test}_{images,labels}.bin   uint8: (N, C, H, W) and (N,), uint16 above 256 classes
     DATA.FOLDER/complete.json                                 written last: the folder is whole
@@ -46,15 +46,15 @@ DECIDED = (
     "image_format",
     "test_share",
 )
-OF_PICTURES = ("scan", "path", "place", "most_broken", "facts")  # keys of the marker that no new split changes
+OF_PICTURES = ("scan", "path", "place", "most_broken", "facts")  # keys of the marker that a new split does not change
 CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 MOST_CLASSES = 1 << 16
-# of mmap(2); Python before 3.13 does not name it, Linux on x86 and ARM has this value
+# of mmap(2); Python before 3.13 lacks the name; this is its value on Linux for x86 and ARM
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 def identity(config: params.Data) -> dict[str, Any]:
-    """What the params decide of the manifest, of the keys `DECIDED`."""
+    """The part of the manifest that the params decide: the keys `DECIDED`."""
     own = config.source == "folder"
     decided = {
         "dataset": FOLDER if own else dataset_of(config.source).name,
@@ -69,7 +69,7 @@ def identity(config: params.Data) -> dict[str, Any]:
 
 
 class Whole:
-    """A dataset in its order, from a source or from a prepared folder."""
+    """A dataset in its original order, from a source or from a prepared folder."""
 
     def __init__(self, description: Description, train: tuple[Rows, np.ndarray], test: tuple[Rows, np.ndarray]):
         self.description = description
@@ -78,7 +78,7 @@ class Whole:
 
     @classmethod
     def held(cls, folder: Path, marker: dict[str, Any]) -> Whole:
-        """Back from the splits of a folder.
+        """Rejoins it from the splits of a folder.
 
         Raises:
             LookupError, OSError, ValueError: the folder is not what the marker says.
@@ -97,9 +97,9 @@ class Whole:
 
 
 def _build(config: params.Data, source: str, whole: Whole, more: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Splits, describes and stores a dataset; the marker with `more`. Returns the marker."""
+    """Splits, describes and stores a dataset; adds `more` to the marker. Returns the marker."""
     description, folder = whole.description, Path(config.folder)
-    own = config.source == "folder"  # by their pixels: neither a new name nor other pictures move one
+    own = config.source == "folder"  # split by their pixels: neither renaming nor other pictures move one
     names = image_digests(whole.train_images, pixels_of(description.shape)) if own else None
     split: dict[str, Any] = {"classes": description.classes, "key": config.validation_key, "names": names}
     held_out = chosen(whole.train_labels, config.validation, config.seed, **split)
@@ -125,7 +125,7 @@ def _build(config: params.Data, source: str, whole: Whole, more: dict[str, Any],
 
 
 def _manifest(description: Description, train: Written, test: Written) -> dict[str, Any]:
-    """What the manifest says of the images."""
+    """What the manifest says about the images."""
     mean, deviation = train.statistics()
     return {
         "classes": list(description.classes),
@@ -139,8 +139,8 @@ def _manifest(description: Description, train: Written, test: Written) -> dict[s
 
 def _put_in_place(folder: Path, temporary: Path) -> None:
     """Moves the files of all splits into the folder. Raises `OSError`."""
-    # file by file, the marker taken away first and put back last: a folder without it counts as damaged,
-    # and what else the user keeps in the folder stays
+    # file by file, with the marker removed first and put back last: a folder without it counts as damaged, and
+    # anything else the user keeps in the folder stays
     folder.mkdir(exist_ok=True)
     (folder / MARKER).unlink(missing_ok=True)
     for path in sorted(temporary.iterdir(), key=lambda path: path.name == MARKER):
@@ -148,7 +148,7 @@ def _put_in_place(folder: Path, temporary: Path) -> None:
 
 
 def _fault(folder: Path, manifest: dict[str, Any], verified: tuple[SplitName, ...]) -> str | None:
-    """Why the folder is not what the manifest says, or None. Reads whole files of the `verified` splits only."""
+    """How the folder differs from the manifest, or None. Reads files in full only for the `verified` splits."""
     if not folder.is_dir():
         return "is missing"
     marker = read_marker(folder / MARKER)
@@ -175,7 +175,7 @@ def _fault(folder: Path, manifest: dict[str, Any], verified: tuple[SplitName, ..
 
 
 def _check_whole(config: params.Data, whole: Whole, manifest: dict[str, Any]) -> None:
-    """Raises `ValueError` when a folder that agrees with itself does not hold the dataset in its order."""
+    """Raises `ValueError` if a folder that is consistent in itself does not hold the dataset in its order."""
     dataset = None if config.source == "folder" else dataset_of(config.source)
     for split in ("train", "test"):
         for kind in ("images", "labels"):
@@ -189,10 +189,10 @@ def _check_whole(config: params.Data, whole: Whole, manifest: dict[str, Any]) ->
 
 
 def _scan(config: params.Data) -> str | None:
-    """What the pictures of source folder are known by; None for other sources, and where they are not here.
+    """The digest of the pictures of `source: folder`; None for other sources, and if they are not on this machine.
 
     Raises:
-        DataError: the folder cannot be read, or is not here and another one than that of what was prepared.
+        DataError: the folder cannot be read, or is not here and is not the one that was prepared.
     """
     if pictures(config) is None:
         stand_in(config)
@@ -203,12 +203,12 @@ def _scan(config: params.Data) -> str | None:
 
 
 def changed(config: params.Data) -> bool:
-    """Whether the pictures of source folder have changed since they were prepared; False where either is not here.
+    """Whether the pictures of `source: folder` have changed since they were prepared; False if either is not here.
 
-    Quick: names, sizes and times are looked at, no content.
+    Quick: only names, sizes and times are compared, not the content.
 
     Raises:
-        DataError: the folder of pictures cannot be read, or is not here and another one than was prepared.
+        DataError: the folder of pictures cannot be read, or is not here and is not the one that was prepared.
     """
     if config.source != "folder" or (marker := read_marker(Path(config.folder) / MARKER)) is None:
         return False
@@ -217,7 +217,7 @@ def changed(config: params.Data) -> bool:
 
 
 def _outdated(config: params.Data, marker: dict[str, Any], scan: str | None) -> str | None:
-    """Why a folder that is whole must be made of the pictures again, or None: a new split can be made of itself."""
+    """Why an intact folder must be made again from the pictures; None if any new split can be made from the folder."""
     held, wanted = marker["manifest"], identity(config)
     if config.source != "folder":
         return None
@@ -232,13 +232,13 @@ def _outdated(config: params.Data, marker: dict[str, Any], scan: str | None) -> 
 
 
 def _ready(config: params.Data, report: Report) -> dict[str, Any]:
-    """Makes the folder hold what the params ask for, from what it holds already or from a source; the marker."""
+    """Makes the folder match the params, from its own content or from a source. Returns the marker."""
     folder, wanted = Path(config.folder), identity(config)
     marker, scan = read_marker(folder / MARKER), _scan(config)
     if marker is not None:
         try:
             held = marker["manifest"]
-            if held["dataset"] != wanted["dataset"]:  # not damage: never overwrite the whole with the sample
+            if held["dataset"] != wanted["dataset"]:  # not damage: never overwrite the full dataset with the sample
                 name = shown(held["dataset"], 40)
                 raise DataError(f"{folder}: holds {name}, set data.folder to another one for {wanted['dataset']}")
             fault = _fault(folder, held, SPLITS)
@@ -262,17 +262,17 @@ def _ready(config: params.Data, report: Report) -> dict[str, Any]:
 
 
 def _moved(config: params.Data, marker: dict[str, Any], scan: str | None) -> dict[str, Any]:
-    """The marker of a folder that is right, which names the place where the same pictures were found now."""
+    """The marker of a correct folder, updated to name the place where the same pictures are now."""
     if scan is None or marker.items() >= origin(config).items():
         return marker
     marker = marker | origin(config)
-    with suppress(FileError):  # a disk that takes nothing: the images are right all the same
+    with suppress(FileError):  # a read-only disk: the images are correct all the same
         write_atomically(Path(config.folder) / MARKER, json.dumps(marker))
     return marker
 
 
 def _from_source(config: params.Data, scan: str | None, report: Report) -> dict[str, Any]:
-    """Fills the folder from where the params say. Returns the marker."""
+    """Fills the folder from the source in the params. Returns the marker."""
     folder = Path(config.folder)
     if config.source == "folder":
         marker = _from_pictures(config, scan, report)
@@ -297,7 +297,7 @@ def _from_pictures(config: params.Data, scan: str | None, report: Report) -> dic
                 raise DataError(f"{shown(config.path, 120)}: has {count} classes; 2 to {MOST_CLASSES:,} would work")
             train = (arrays.train_images, arrays.train_labels)
             whole = Whole(description, train, (arrays.test_images, arrays.test_labels))
-            # looked at before it was read: a picture that came in between is noticed the next time
+            # scanned before reading, so that a picture added in between is noticed next time
             more = {"scan": scan, "most_broken": config.most_broken, "facts": facts, **origin(config)}
             return _build(config, "folder", whole, more, report)
     except OSError as error:
@@ -314,17 +314,17 @@ def _held_out(config: params.Data) -> str:
 
 
 def prepare(config: params.Data, manifest_path: Path | str = MANIFEST, report: Report = silent) -> dict[str, Any]:
-    """Makes the data folder and the manifest. A folder that is already right is verified in full and kept.
+    """Makes the data folder and the manifest. A folder that is already correct is verified in full and kept.
 
     Args:
-        report: takes one line at a time on what happens.
+        report: takes one line at a time about what happens.
 
     Returns:
         Flat metrics: the size of each split, mean and standard deviation of the training pixels, and what was found
         in a folder of pictures.
 
     Raises:
-        DataError: no source works, the given one is damaged, or the folder holds another dataset.
+        DataError: no source works, the given one is damaged, or the folder holds a different dataset.
     """
     marker = _ready(config, report)
     manifest = marker["manifest"]
@@ -337,27 +337,27 @@ def prepare(config: params.Data, manifest_path: Path | str = MANIFEST, report: R
 
 
 def folder_fault(config: params.Data, manifest: dict[str, Any]) -> str | None:
-    """Why the prepared folder is not what a manifest says, by the sizes of its files; None when it is."""
+    """How the prepared folder differs from a manifest, judged by file sizes; None if it does not."""
     return _fault(Path(config.folder), manifest, ())
 
 
 def facts(config: params.Data) -> dict[str, Any]:
-    """What was found in the folder of pictures when it was prepared; nothing for other sources."""
+    """What was found in the folder of pictures during preparation; empty for other sources."""
     marker = read_marker(Path(config.folder) / MARKER)
     return marker.get("facts", {}) if marker else {}
 
 
 def source_of(config: params.Data) -> str | None:
-    """Which source served the prepared folder (`path`, `npm`, `sample`, ...), None before it is there."""
+    """The source of the prepared folder (`path`, `npm`, `sample`, ...); None before it exists."""
     marker = read_marker(Path(config.folder) / MARKER)
     return marker["source"] if marker else None
 
 
 def check_manifest(config: params.Data, manifest_path: Path | str = MANIFEST) -> dict[str, Any]:
-    """The manifest of these params.
+    """The manifest for these params.
 
     Raises:
-        DataError: it is missing, damaged, or of other params.
+        DataError: it is missing, damaged, or for other params.
     """
     manifest_path = Path(manifest_path)
     if not manifest_path.exists():
@@ -380,12 +380,12 @@ def open_split(
 ) -> Split:
     """Opens one split, verified by its checksums and mapped into memory.
 
-    The folder is rebuilt when it is missing or damaged. Of a folder of pictures that is not on this machine any more
-    the prepared images count, as `datasets.standing_in` says.
+    The folder is rebuilt if it is missing or damaged. If a folder of pictures is no longer on this machine, the
+    prepared images stand in for it, as `datasets.standing_in` says.
 
     Raises:
-        DataError: the manifest is damaged or of other params, the pictures have changed since they were prepared, are
-            not here and other ones than were prepared, or the data cannot be had.
+        DataError: the manifest is damaged or for other params, the pictures have changed since they were prepared, are
+            not here and differ from those that were prepared, or the data cannot be obtained.
     """
     import torch
 
@@ -410,10 +410,10 @@ def open_split(
 
 
 def _mapped(path: Path, dtype: Any) -> Tensor:
-    """The bytes of a file as a tensor; what a caller writes into it never reaches the file. Raises `OSError`."""
+    """The bytes of a file as a tensor; writing to it never changes the file. Raises `OSError`."""
     import torch
 
-    # no memory is set aside for what could be written: the file may be larger than the machine's
+    # reserves no memory for possible writes: the file may be larger than the machine's memory
     flags = mmap.MAP_PRIVATE | NO_RESERVE
     with path.open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)

@@ -1,4 +1,4 @@
-"""The training loop and what goes into it: batches, augmentation, distillation, schedules, checkpoints."""
+"""The training loop and its parts: batches, augmentation, distillation, schedules, checkpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A name that users import, from the module that defines it, which is loaded now."""
+    """Imports a public name from the module that defines it, on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,10 +1,10 @@
-"""Batched augmentation: crop, mirror, cutout, mixup, CutMix, with a draw of its own for every image.
+"""Batched augmentation: crop, mirror, cutout, mixup, CutMix, drawn independently for every image.
 
-A batch goes through as tensors, without a loop over images, and leaves normalised and channels-last. Every
-random number comes from the generator that is passed in, so saving its state is enough to resume a run.
+A batch is processed as tensors, without a loop over images, and comes out normalised and channels-last. All
+random numbers come from the generator that is passed in, so saving its state is enough to resume a run.
 
 Cutout: DeVries & Taylor 2017, arXiv:1708.04552. Mixup: Zhang et al. 2018, arXiv:1710.09412.
-CutMix: Yun et al. 2019, arXiv:1905.04899; unlike there, box and lambda are drawn for each image, not for each batch.
+CutMix: Yun et al. 2019, arXiv:1905.04899; unlike in the paper, box and lambda are drawn per image, not per batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WHOLE = slice(None)
 
 
 def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, mirrored: Tensor, padding: int) -> Tensor:
-    """Pads every image with mid grey, cuts one window of the old size out of each, mirrors some.
+    """Pads every image with mid grey, cuts a window of the original size out of each, and mirrors some.
 
     Args:
         images: (N, C, H, W) uint8.
@@ -36,13 +36,13 @@ def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, mirrored: Tenso
     y = rows[:, None] + torch.arange(height, device=images.device)
     x = torch.arange(width, device=images.device).expand(count, -1)
     x = columns[:, None] + torch.where(mirrored[:, None], width - 1 - x, x)
-    # one flat gather a plane: on a CPU four times as fast as indexing by image, row and column
+    # one flat gather per plane: on a CPU four times as fast as indexing by image, row and column
     places = (y[:, :, None] * padded.shape[3] + x[:, None, :]).reshape(count, 1, -1).expand(-1, channels, -1)
     return padded.reshape(count, channels, -1).gather(2, places).view(images.shape)
 
 
 def box_masks(top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor, size: tuple[int, int]) -> Tensor:
-    """True inside one box an image: (N, 1, H, W) bool, from (N,) int64 corners and sides, cut off at the borders."""
+    """True inside one box per image: (N, 1, H, W) bool, from (N,) int64 corners and sides, clipped at the borders."""
     y = torch.arange(size[0], device=top.device)
     x = torch.arange(size[1], device=top.device)
     rows = (y >= top[:, None]) & (y < (top + box_height)[:, None])
@@ -53,8 +53,8 @@ def box_masks(top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor, 
 def sample_beta(alpha: float, count: int, generator: torch.Generator) -> Tensor:
     """(count,) float64 draws from Beta(alpha, alpha), on the generator's device.
 
-    A Beta draw is the share of one Gamma draw in two. `torch.distributions` draws from the global generator and
-    takes no other; the sampler below it does. In float64, so that a small alpha does not underflow.
+    A Beta draw is the share of one Gamma draw in the sum of two. `torch.distributions` accepts no generator and
+    draws from the global one; the sampler underneath it accepts one. float64 keeps a small alpha from underflowing.
     """
     shape = torch.full((2, count), alpha, dtype=torch.float64, device=generator.device)
     first, second = torch._standard_gamma(shape, generator=generator).clamp_min(torch.finfo(torch.float64).tiny)
@@ -91,18 +91,19 @@ def augment(
     Args:
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
-        config: what is switched on.
+        config: which augmentations are on.
         generator: the only source of random numbers, on the CPU or on the images' device.
-        classes: how many the network tells apart; only mixed targets need it.
-        part: of the batch that is wanted. All of the batch is drawn for, so that a part is the same in any division.
+        classes: number of classes; only mixed targets need it.
+        part: the part of the batch to return. Random numbers are drawn for the whole batch, so a part does not depend
+            on how the batch is divided.
 
     Returns:
-        Of the part: images, (N, C, H, W) float32, normalised, channels-last; and targets: the labels as they are, or,
-        when mixup or CutMix is on, (N, classes) float32 of which every row sums to 1.
+        For the part: images, (N, C, H, W) float32, normalised, channels-last; and targets: the labels unchanged, or,
+        when mixup or CutMix is on, (N, classes) float32 whose rows each sum to 1.
     """
     count, device, size = len(images), images.device, (images.shape[2], images.shape[3])
     mixes = config.cutmix_alpha > 0 or config.mixup_alpha > 0
-    near = WHOLE if mixes else part  # an image is mixed with any other one
+    near = WHOLE if mixes else part  # an image may be mixed with any other
     images = images[near]
     if config.crop_padding or config.flip:
         rows, columns = (_integers(2 * config.crop_padding + 1, count, generator).to(device) for _ in range(2))
@@ -121,9 +122,9 @@ def augment(
     # one uniform draw decides between CutMix, mixup and neither, so that no image gets both
     choice = _uniform(count, generator)
     partner = torch.randperm(count, generator=generator, device=generator.device).to(device)[part]
-    others = images[partner]  # taken before any box is pasted, so that a partner's label is the whole truth
+    others = images[partner]  # taken before any box is pasted, so a partner shows only what its label says
     images = images[part]
-    kept = torch.ones(len(images), device=device)  # the share of its own label that an image keeps
+    kept = torch.ones(len(images), device=device)  # how much of its own label each image keeps
     if config.cutmix_alpha > 0:
         masks = _cutmix_masks(count, size, config.cutmix_alpha, generator)
         masks = (masks & (choice < cutmix_share)[:, None, None, None])[part].to(device)

@@ -1,4 +1,4 @@
-"""The batch size of a run, where the machine decides it."""
+"""The batch size of a run that leaves it to the machine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import nn
 from micronet.params import Train
 from micronet.training.hardware import Machine
 
-AUTO_BATCH_SIZE = 128  # what `batch_size: auto` is on a CPU, where a larger one is no faster; its rate is the given one
+AUTO_BATCH_SIZE = 128  # `batch_size: auto` on a CPU, where larger is no faster; the given rate is for this size
 
 
 def find_batch_size(model: nn.Module, config: Train, machine: Machine, images: Sequence[int]) -> tuple[int, float]:
-    """The batch size and the peak learning rate of a run; no batch is larger than all images together.
+    """The batch size and the peak learning rate of a run; a batch is never larger than the training set.
 
     For `batch_size: auto` on CUDA: the largest power of two up to `max_batch_size` whose training step fits in
-    memory, with the rate scaled linearly from 128 (arXiv:1706.02677). On CPU: 128, or `max_batch_size` if less.
+    memory, with the rate scaled linearly from 128 (arXiv:1706.02677). On a CPU: 128, or `max_batch_size` if smaller.
 
     Args:
         images: shape of the training images, (N, C, H, W).

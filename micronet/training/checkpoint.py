@@ -1,8 +1,8 @@
-"""Checkpoints: weights under plain names, and what they are.
+"""Checkpoints: weights under plain names, and a description of them.
 
-A checkpoint is a safetensors file with one metadata entry `micronet`, a JSON object (safetensors keeps its metadata in
-an unordered map, so several entries would change the bytes from run to run). Nothing in it depends on time, commit or
-machine. No pickle is ever read from a checkpoint.
+A checkpoint is a safetensors file with a single metadata entry `micronet`, a JSON object (safetensors keeps metadata
+in an unordered map, so with several entries the bytes would vary from run to run). Nothing in it depends on time,
+commit or machine. A checkpoint is never read as a pickle.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Header(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds."""
+    """The content of a checkpoint file."""
 
     stage: str
     spec: dict[str, Any]
@@ -82,7 +82,7 @@ class Checkpoint:
 
 
 def _kind(spec: dict[str, Any]) -> str:
-    """What a model is called in a message."""
+    """What messages call a model."""
     return shown(spec["name"] if "name" in spec else f"{spec.get('class')} of {spec.get('file')}", 60)
 
 
@@ -91,7 +91,7 @@ def _line(error: Exception) -> str:
 
 
 def _shapes(spec: dict[str, Any]) -> dict[str, Tensor] | None:
-    """What a model of a spec consists of, without its values or the memory for them; None: only building it tells.
+    """The tensors of a spec's model, without values or memory for them; None if only building it would tell.
 
     Raises:
         SpecError: see `models.build`.
@@ -100,12 +100,12 @@ def _shapes(spec: dict[str, Any]) -> dict[str, Tensor] | None:
         return build_meta(spec).state_dict()
     except models.SpecError:
         raise
-    except Exception:  # an architecture that somebody has added, which needs real numbers to be built
+    except Exception:  # an added architecture that needs real values to be built
         return None
 
 
 def _differences(weights: Mapping[str, Tensor], shapes: Mapping[str, Tensor]) -> str | None:
-    """The first thing in which weights are not those that an architecture has, in one line; None: they are."""
+    """The first difference between weights and those that an architecture has, in one line; None if there is none."""
     for name in shapes:
         if name not in weights:
             return f"{shown(name, 80)} is missing"
@@ -125,7 +125,7 @@ def _in_half(model: nn.Module) -> bool:
 
 
 def stored(model: nn.Module) -> nn.Module:
-    """Rounds a large model's weights, in place, to the 16 bits they are stored in. Small ones stay."""
+    """Rounds a large model's weights in place to the 16 bits they are stored in. Small models stay as they are."""
     if _in_half(model):
         with torch.no_grad():
             for tensor in model.state_dict().values():
@@ -144,13 +144,13 @@ def save(
     params_digest: str,
     zeros: int | None = None,
 ) -> None:
-    """Saves a model that `models.build` made.
+    """Saves a model built by `models.build`.
 
     Args:
-        zeros: how many prunable weights are claimed to be zero; checked against the weights.
+        zeros: how many prunable weights the checkpoint claims are zero; checked against the weights.
 
     Raises:
-        CheckpointError: the claimed sparsity is not there, a value is not finite, or it could not be loaded again.
+        CheckpointError: the zeros are not as many as claimed, a value is not finite, or it could not be loaded again.
         WeightsError: the weights are not plain (see `plain_weights`).
         FileError: the disk is full.
     """
@@ -183,7 +183,7 @@ def save(
 
 
 def _stored_weights(path: Path | str, model: nn.Module) -> dict[str, Tensor]:
-    """The weights as they are stored: each on the CPU, with memory of its own. Raises `CheckpointError`."""
+    """The weights as they are stored: on the CPU, none sharing memory. Raises `CheckpointError`."""
     half, places, weights = _in_half(model), set(), {}
     for name, tensor in model.state_dict().items():
         if tensor.is_meta or tensor.dtype in (torch.float64, torch.complex64, torch.complex128):
@@ -204,7 +204,7 @@ def load(path: Path | str) -> Checkpoint:
 
     Raises:
         CheckpointError: it is missing (names the stage that makes it), truncated, a pickle, packed, or foreign, or
-            holds what is not finite.
+            holds values that are not finite.
     """
     path = Path(path)
     made_by = MADE_BY.get(path.stem)

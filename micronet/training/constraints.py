@@ -1,4 +1,4 @@
-"""What a training run holds its weights to: the interface that masks and trimming have."""
+"""Constraints on the weights during training: the interface of masks and trimming."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-MASK = "mask "  # begins the name of a layer's mask in the state of a constraint: a layer may be called as another entry
+MASK = "mask "  # prefix of mask names in a constraint's state: a layer may have the name of another entry
 
 
 class Constraint(Protocol):
-    """What holds for the weights: a mask, a schedule of masks, a clip."""
+    """What the weights must satisfy: a mask, a schedule of masks, a clip."""
 
     def gradients(self) -> list[Tensor]:
-        """What it has seen of this step's gradients. Where ranks share a batch they are added up, in place."""
+        """What it has recorded of this step's gradients. If ranks share a batch, these are summed in place."""
 
     def before_step(self, model: nn.Module) -> None:
         """Called between the backward pass and the optimizer's step."""
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:
-        """Called after optimizer step `step` of `steps` (1 is the first); also on the averaged weights."""
+        """Called after optimizer step `step` of `steps`, counted from 1; also on the averaged weights."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs; a layer's mask under `MASK` and its name."""
+        """What a resumed run needs; a layer's mask under `MASK` + its name."""
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state` gave."""
+        """Restores what `state` returned."""
 
 
 class Unconstrained:

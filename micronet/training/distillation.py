@@ -1,7 +1,7 @@
 """Knowledge distillation: Hinton et al. 2015, arXiv:1503.02531.
 
-The teacher answers every crop that the student sees, or a few fixed crops of every image once and for all
-(`fixed_views`), which costs as many passes of the teacher as there are crops, however long the student trains.
+The teacher answers every crop that the student sees, or a few fixed crops of every image once for all
+(`fixed_views`), which costs one pass of the teacher per crop, however long the student trains.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from micronet.training.trial import TrainingError
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 * KL(softmax(teacher / T) || softmax(student / T)), the mean over the batch.
 
-    Both sides go through a log-softmax: `kl_div` takes log-probabilities, and fed with probabilities it computes
-    something else without complaint. T^2 keeps the gradient's size when T changes.
+    Both sides go through a log-softmax: `kl_div` expects log-probabilities and, given probabilities, silently
+    computes something else. T^2 keeps the size of the gradient when T changes.
 
     Args:
         student, teacher: logits (N, classes).
@@ -46,11 +46,11 @@ def distilled(
 ) -> Loss:
     """alpha * distillation_loss + (1 - alpha) * cross entropy with the labels.
 
-    The teacher stands in eval mode, without gradients, and sees the very crop that the student sees ("a good
-    teacher is patient and consistent", arXiv:2106.05237); on mixed images its answer is that to the mixed image.
+    The teacher is in eval mode, without gradients, and sees exactly the same crop as the student ("a good
+    teacher is patient and consistent", arXiv:2106.05237); with mixup or CutMix it answers the mixed image.
 
     Args:
-        teacher: gives the teacher; not called with alpha 0, where only the labels count, nor with `views`, where
+        teacher: returns the teacher; not called when alpha is 0, as only the labels count, nor with `views`, as
             every batch brings its answers along.
     """
     labels_loss = cross_entropy(label_smoothing)
@@ -69,17 +69,17 @@ def distilled(
 
 
 def check_same_classes(teacher: int, student: int) -> None:
-    """Raises `TrainingError` where teacher and student tell different numbers of classes apart."""
+    """Raises `TrainingError` if teacher and student have different numbers of classes."""
     if teacher != student:
         raise TrainingError(f"the teacher tells {teacher} classes apart, the student {student}; they must be as many")
 
 
 def check_answers(answers: Tensor, classes: int) -> None:
-    """Makes sure that a teacher's answers, (N, classes), teach a student of so many classes.
+    """Checks that a teacher's answers, (N, classes), suit a student with `classes` classes.
 
     Raises:
-        TrainingError: the teacher tells other classes apart, or an answer is not finite, which is looked for on the CPU
-            alone: a GPU would have to wait for it in every step.
+        TrainingError: the teacher has another number of classes, or an answer is not finite, which is checked on the
+            CPU only: a GPU would have to wait for the check in every step.
     """
     check_same_classes(answers.shape[1], classes)
     if answers.device.type == "cpu" and not answers.isfinite().all():
@@ -90,7 +90,7 @@ def answering(teacher: nn.Module, machine: Machine, *, mirror: bool = False) -> 
     """The teacher on this machine as a function of normalised images: in eval mode, without gradients.
 
     Args:
-        mirror: answer with the mean of the logits for an image and for its mirror image.
+        mirror: answer with the mean of the logits for an image and its mirror image.
     """
     machine = machine_for(teacher, machine)
     model = machine.place(teacher).eval().requires_grad_(False)
@@ -107,7 +107,7 @@ def answering(teacher: nn.Module, machine: Machine, *, mirror: bool = False) -> 
 
 @dataclass(frozen=True)
 class Views:
-    """Which fixed crops the images have: V of each of M images. Tensors of (V, M)."""
+    """The fixed crops of the images: V of each of M images. Tensors of (V, M)."""
 
     rows: Tensor  # uint8, top left corner of the crop in the padded image
     columns: Tensor
@@ -121,23 +121,23 @@ class Views:
         return Views(self.rows.to(device), self.columns.to(device), self.mirrored.to(device), self.padding)
 
     def show(self, images: Tensor, view: Tensor | int, indices: Tensor | slice) -> Tensor:
-        """(N, C, H, W) float32, normalised: a view of each of images (N, C, H, W) uint8, which are `indices`."""
+        """One view of each image, (N, C, H, W) float32, normalised; `images`, (N, C, H, W) uint8, are at `indices`."""
         rows, columns = self.rows[view, indices].long(), self.columns[view, indices].long()
         return normalise(crop_and_flip(images, rows, columns, self.mirrored[view, indices], self.padding))
 
 
 def views_memory(images: int, classes: int) -> int:
-    """Bytes of memory that a fixed view takes at most: the crop of every image while it is drawn, and its answers
-    as they are known, stacked, averaged and written."""
+    """The most bytes that a fixed view takes: the crop of every image while it is drawn, and the answers while they
+    are held, stacked, averaged and written."""
     return images * (16 + 4 * 4 * classes)
 
 
 def check_memory(count: int, images: int, classes: int, machine: Machine, processes: int = 1) -> None:
-    """Raises `NoMemory` where so many fixed views, which each process holds, do not fit; it says how many would."""
+    """Raises `NoMemory` if `count` fixed views, which each process holds, do not fit; says how many would."""
     free, need = available_memory(), views_memory(images, classes) * processes
     if machine.device.type == "cuda":
         on_device = images * (3 + 4 * classes)  # crops and answers
-        free = min(free, torch.cuda.mem_get_info(machine.device)[0] * need / on_device)  # a GPU is of one process
+        free = min(free, torch.cuda.mem_get_info(machine.device)[0] * need / on_device)  # each process has its own GPU
     if count * need > free:
         raise NoMemory(
             f"views: {count} views of {images} images take {count * need / 1e9:.1f} GB of memory, "
@@ -146,13 +146,13 @@ def check_memory(count: int, images: int, classes: int, machine: Machine, proces
 
 
 def fixed_views(count: int, images: int, config: Augment, seed: int, *, pairs: bool = False) -> Views:
-    """Draws `count` views of each of so many images, as `augment` draws its crops; the same for the same seed.
+    """Draws `count` views of each image, as `augment` draws its crops; the same for the same seed.
 
     Args:
-        pairs: draw half as many; view v + count / 2 is the mirror image of view v.
+        pairs: draw only half of them; view v + count / 2 is the mirror image of view v.
 
     Raises:
-        ValueError: the augmentation is more than crop and flip, or `pairs` of an odd number.
+        ValueError: the augmentation is more than crop and flip, or `pairs` with an odd `count`.
     """
     if pairs and count % 2:
         raise ValueError(f"{count} views are no pairs")
@@ -191,14 +191,14 @@ def answers_to_view(
 
 
 def mean_of_pairs(answers: Tensor) -> Tensor:
-    """The mean over each view and its mirror image, at both. `answers`: (V, M, classes) for views in `pairs`."""
+    """The mean over each view and its mirror image, for both. `answers`: (V, M, classes) for views drawn in `pairs`."""
     first, second = answers.chunk(2)
     mean = (first + second) / 2
     return torch.cat([mean, mean])
 
 
 def known_answers(views: Views, answers: Tensor, machine: Machine) -> Sampler:
-    """Draws for every image of a batch one of its views, with the teacher's answer to it.
+    """Draws one of its views for every image of a batch, with the teacher's answer to it.
 
     Args:
         answers: (V, M, classes) float32.

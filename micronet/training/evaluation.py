@@ -21,13 +21,13 @@ def evaluate(
     watch: Watch = unwatched,
     title: str = "measuring",
 ) -> tuple[float, float]:
-    """Mean cross entropy and accuracy in percent, in eval mode; the model's mode is given back.
+    """Mean cross entropy and accuracy in percent, in eval mode; the model's mode is restored.
 
     Args:
-        watch: shows how many images are done, under `title`.
+        watch: shows how many images are done, with `title`.
 
     Raises:
-        TrainingError: the split is none, or has labels that are no classes of the model.
+        TrainingError: the split is malformed, or has labels that are not classes of the model.
     """
     check_split(split, "measured")
     training = model.training

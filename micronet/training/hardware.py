@@ -16,9 +16,9 @@ from micronet.params import Engine, ParamsError
 from micronet.training.openmp import ThreadsError, settle
 from micronet.training.processes import check_cores
 
-COMPILE_STEPS = 5_000  # on CUDA a run this long earns back the minute or so that compiling takes
-COMPILE_IMAGES = 1_000_000  # on a CPU: densenet_nano's 300 s of compiling are earned back after a quarter of them
-# At most so many weights of convolutions a normalised channel has a DenseNet with narrow layers. On a CPU a compiled
+COMPILE_STEPS = 5_000  # on CUDA, a run this long makes up for the minute or so that compiling takes
+COMPILE_IMAGES = 1_000_000  # on a CPU: densenet_nano makes up for its 300 s of compiling after a quarter of this
+# A DenseNet with narrow layers has at most this many convolution weights per normalised channel. On a CPU a compiled
 # step was 1.5 times as fast at growth rate 4, with 21 of them, and no faster at growth rate 12, with 62.
 THIN = 24
 
@@ -31,29 +31,29 @@ class Machine:
     autocast: bool
     channels_last: bool
     compile: str = "off"  # engine.compile
-    any_precision: bool = False  # engine.precision is auto: a model may run in another one where that is faster
+    any_precision: bool = False  # engine.precision is auto: a model may run in another precision if that is faster
 
     @property
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The model on this device and in this memory format; it is moved, not copied."""
+        """Moves the model, without a copy, to this device and memory format."""
         return model.to(self.device).to(memory_format=self.memory_format)
 
     def exact(self) -> Machine:
-        """This machine without autocast, for integers held in float32."""
+        """This machine without autocast, for integers stored as float32."""
         return replace(self, autocast=False)
 
 
 def machine(engine: Engine, rank: int = 0) -> Machine:
     """Chooses the device and precision, sets threads and deterministic kernels.
 
-    Each of several ranks has a GPU of its own. Raises `ThreadsError` for settings of OpenMP with which torch, which has
-    read them by now, would hang, and `ParamsError` for more `engine.processes` than cores or GPUs.
+    Each of several ranks has its own GPU. Raises `ThreadsError` for OpenMP settings that would make torch, which has
+    already read them, hang, and `ParamsError` for more `engine.processes` than cores or GPUs.
 
-    `precision: auto` is bf16 on CUDA and on CPUs that multiply it, with AMX or AVX-512 BF16, where it is two to three
-    times as fast; elsewhere bf16 is emulated and ten times slower, so it is fp32.
+    `precision: auto` is bf16 on CUDA and on CPUs that multiply bf16 (AMX or AVX-512 BF16), where it is two to three
+    times as fast, and fp32 elsewhere, where bf16 is emulated and ten times slower.
     """
     if ignored := settle(dict(os.environ), engine.threads):
         raise ThreadsError(f"{ignored[0]}; torch is loaded already, so unset it before")
@@ -65,7 +65,7 @@ def machine(engine: Engine, rank: int = 0) -> Machine:
     if cuda and engine.processes > 1:
         device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # needed for a deterministic cuBLAS
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would load the compiler, for two seconds
     bf16 = engine.precision == "bf16" or (engine.precision == "auto" and (cuda or multiplies_bf16()))
     free = engine.precision == "auto"
@@ -77,7 +77,7 @@ def _on_cuda(engine: Engine) -> bool:
 
 
 def check_processes(engine: Engine) -> None:
-    """Raises `ParamsError` where there are fewer GPUs, or cores, than `engine.processes`."""
+    """Raises `ParamsError` if there are fewer GPUs, or cores, than `engine.processes`."""
     if engine.processes == 1:
         return
     check_cores(engine.processes)
@@ -87,14 +87,14 @@ def check_processes(engine: Engine) -> None:
 
 
 def machine_for(model: nn.Module, machine: Machine) -> Machine:
-    """The machine as this network is trained on it.
+    """The machine as this network is trained on it, which may differ in precision or memory format.
 
-    In fp32 where the precision is free and depthwise convolutions meet a CPU: its kernels for them in bf16 made
-    inverted residuals of 1 to 4 M multiply-accumulates two to three times slower than in fp32, with AMX.
+    fp32 for depthwise convolutions on a CPU, if `precision` is auto: bf16 kernels made inverted residuals of 1 to 4 M
+    multiply-accumulates two to three times slower than fp32, with AMX.
 
-    In NCHW where training in channels-last would corrupt memory: torch 2.15's CPU backward of a channels-last 1x1
-    convolution with a stride and fewer than 8 input channels writes where it must not: the process ends with "double
-    free" sooner or later.
+    NCHW where training in channels-last would corrupt memory: torch 2.15's CPU backward pass of a channels-last 1x1
+    convolution with a stride and fewer than 8 input channels writes out of bounds, and sooner or later the process
+    dies with "double free".
     """
     if machine.device.type != "cpu":
         return machine
@@ -112,7 +112,7 @@ def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
 
 
 def device_name(machine: Machine) -> str:
-    """The GPU's name, or the processor's with the number of cores and its vector instructions."""
+    """The GPU's name, or the processor's with its number of cores and vector instructions."""
     if machine.device.type == "cuda":
         return torch.cuda.get_device_name(machine.device)
     model = "CPU"
@@ -126,17 +126,17 @@ def device_name(machine: Machine) -> str:
 
 def multiplies_bf16() -> bool:
     """Whether the processor has instructions that multiply bf16: AMX or AVX-512 BF16."""
-    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private to torch: one that is gone says no
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private to torch: a missing one counts as no
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 def compiled(model: nn.Module, machine: Machine, steps: int, batch_size: int) -> Callable[[Tensor], Tensor]:
-    """What a run of so many steps calls: the model, or a `torch.compile` of it, which shares its weights.
+    """What a run of `steps` steps calls: the model, or a `torch.compile` of it, which shares its weights.
 
-    `compile: auto` compiles where a run is long enough to earn it back: on CUDA any network, on a CPU those that spend
+    `compile: auto` compiles if a run is long enough to make up for it: on CUDA any network, on a CPU those that spend
     their time on norms and copies, which the compiler fuses (`bench/variants.py`). A network with quantizers took more
-    than three minutes on an H200 before its second step, so `auto` leaves it as it is. What cannot be compiled runs as
-    it is. Compiled kernels add in another order than eager ones, and always in the same.
+    than three minutes on an H200 before its second step, so `auto` does not compile it. What cannot be compiled runs
+    uncompiled. Compiled kernels add in a different order from eager ones, but always in the same order.
 
     Raises:
         ParamsError: `compile: on`, on a CPU without a C++ compiler.
@@ -145,14 +145,14 @@ def compiled(model: nn.Module, machine: Machine, steps: int, batch_size: int) ->
         raise ParamsError(["engine.compile: on needs a C++ compiler; g++, or auto, which compiles where it pays"])
     if machine.compile == "off" or (machine.compile == "auto" and not _worth_it(model, machine, steps, batch_size)):
         return model
-    torch.use_deterministic_algorithms(True)  # now for the compiler too
+    torch.use_deterministic_algorithms(True)  # from now on for the compiler too
     torch._dynamo.config.suppress_errors = True
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA's compiler without a GPU is no news
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # hides that CUDA's compiler found no GPU
     return torch.compile(model)
 
 
 def _worth_it(model: nn.Module, machine: Machine, steps: int, batch_size: int) -> bool:
-    """Whether a run earns back what compiling takes."""
+    """Whether a run is long enough to make up for the time that compiling takes."""
     if isinstance(model, fx.GraphModule):
         return False
     if machine.device.type == "cuda":
@@ -163,7 +163,7 @@ def _worth_it(model: nn.Module, machine: Machine, steps: int, batch_size: int) -
 def is_thin(model: nn.Module) -> bool:
     """Whether norms and copies, not products, take most of a CPU's time: a DenseNet with narrow layers.
 
-    It normalises every map again and again, so it has twice as many channels in norms as convolutions make, or more.
+    It normalises every map again and again: its norms have at least twice as many channels as its convolutions output.
     """
     convolutions = _convolutions(model)
     made = sum(module.out_channels for module in convolutions)
@@ -173,5 +173,5 @@ def is_thin(model: nn.Module) -> bool:
 
 
 def compiler() -> str | None:
-    """The C++ compiler that torch.compile takes on a CPU: $CXX, else g++; None where there is none."""
+    """The C++ compiler that torch.compile uses on a CPU: $CXX, else g++; None if there is none."""
     return shutil.which(os.environ.get("CXX") or "g++")

@@ -1,4 +1,4 @@
-"""How a run is stopped: Ctrl-C, SIGTERM, SIGHUP, or the death of the DVC process that started it."""
+"""What stops a run: Ctrl-C, SIGTERM, SIGHUP, or the death of the DVC process that started it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from micronet.errors import MicronetError
 
 
 class Interrupted(MicronetError):
-    """Ctrl-C, SIGTERM, SIGHUP or the death of the DVC process that started this one; says how to go on."""
+    """Ctrl-C, SIGTERM, SIGHUP or the death of the DVC process that started this one; the message says how to resume."""
 
     exit_code = 130
 
 
 def orphan_watch() -> Callable[[], bool]:
-    """Tells whether the DVC process that started this one has gone since; outside of DVC it never has."""
+    """Returns a function that says whether the DVC process that started this one has died; False outside DVC."""
     parent, watched = os.getppid(), "DVC_STAGE" in os.environ
     return lambda: watched and os.getppid() != parent
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT, SIGTERM and SIGHUP instead of dying in the middle of a step; a second one kills at once.
+    """Collects SIGINT, SIGTERM and SIGHUP instead of dying in the middle of a step; a second signal kills at once.
 
-    A SIGHUP that is ignored, as nohup does, stays so: the run shall outlive its terminal.
+    A SIGHUP ignored by nohup stays ignored: the run is meant to outlive its terminal.
     """
     received: list[int] = []
 
@@ -40,7 +40,7 @@ def stop_signals() -> Iterator[list[int]]:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
         before = {number: signal.signal(number, note) for number in numbers}
-    except ValueError:  # not in the main thread: signals are not ours to take
+    except ValueError:  # not the main thread, which alone may handle signals
         yield received
         return
     try:

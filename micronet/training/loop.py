@@ -1,8 +1,8 @@
 """The one training loop: every stage that trains calls `train()` with its own loss, constraint and model.
 
-The dataset lies in memory as one uint8 tensor; a batch is gathered, augmented and normalised in batched
-tensor code, without worker processes. A run that was killed goes on from its last saved state and ends
-with the same bytes as one that was not.
+The dataset is in memory as one uint8 tensor; a batch is gathered, augmented and normalised in batched
+tensor code, without worker processes. A run that was killed resumes from its last saved state and produces
+the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from micronet.training.sampling import Sampler
 from micronet.training.state import ResumeState
 from micronet.training.trial import check_labels, check_split
 
-# On a GPU the loss is read this often, and at an epoch's end: reading it waits for all that the GPU has still to do.
+# On a GPU the loss is read only this often and at the end of an epoch: reading it waits for all pending GPU work.
 STEPS_A_LOOK = 50
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run did. `seconds` and `images_per_second` count all of it, over interruptions too."""
+    """What a run did. `seconds` and `images_per_second` cover the whole run, across interruptions."""
 
     rows: list[EpochRow]
     batch_size: int
@@ -48,14 +48,14 @@ class TrainResult:
 
 
 class Saves:
-    """Where a run is saved, and when it was. Without a state nothing is."""
+    """Where a run is saved, and when it last was. Without a state nothing is saved."""
 
     def __init__(self, state: ResumeState | None, every_seconds: float):
         self.state, self.every_seconds = state, every_seconds
         self.last = time.monotonic()
 
     def restore(self, run: Run, reporter: Reporter) -> bool:
-        """Puts the run where an earlier one was saved; tells whether there was one."""
+        """Restores the run from the saved state of an earlier one; returns whether there was one."""
         saved, remark = self.state.load(run.restore) if self.state else (None, None)
         if remark:
             reporter.say(remark)
@@ -70,7 +70,7 @@ class Saves:
             self.last = time.monotonic()
 
     def save_when_due(self, run: Run) -> None:
-        """Saves the run in the middle of an epoch when it has not been for long; an epoch's end is saved anyway."""
+        """Saves the run within an epoch if the last save was long enough ago; the end of an epoch is always saved."""
         if time.monotonic() - self.last > self.every_seconds and run.step_in_epoch < run.steps_an_epoch:
             self.save(run)
 
@@ -97,20 +97,21 @@ def train(
     """Trains `model` in place; with `ema_decay` it holds the averaged weights afterwards.
 
     Args:
-        loss: from logits and the batch that gave them; cross entropy by default.
-        sampler: draws the batches; what `config.augment` says by default.
+        loss: of logits and the batch they came from; cross entropy by default.
+        sampler: draws the batches; by default as `config.augment` says.
         constraint: applied after every optimizer step, and to the averaged weights before they are used.
-        ranks: the processes that train together, which all call this; the first one's state, reporter and curve count.
-        state: where the run is saved and from where it goes on; None: nowhere.
-        curve: CSV, a row an epoch.
-        save_every_seconds: least time between two saves within an epoch; each epoch's end is saved too.
+        ranks: the processes that train together, all of which call this; only the first one's state, reporter and
+            curve are used.
+        state: where the run is saved and resumed from; None: nowhere.
+        curve: path of a CSV, one row per epoch.
+        save_every_seconds: minimum time between two saves within an epoch; the end of each epoch is saved too.
 
     Raises:
         TrainingDiverged: the loss is not finite, or a hundred times that of an untrained model.
-        Interrupted: Ctrl-C, SIGTERM, or DVC died; after the current step, with the state saved.
-        WeightsError, TrainingError: network, images, labels and params do not go together. Nothing was trained.
+        Interrupted: Ctrl-C, SIGTERM, or DVC died; raised after the current step, with the state saved.
+        WeightsError, TrainingError: network, images, labels and params do not fit together. Nothing was trained.
         NoMemory: a batch does not fit into memory.
-        RanksError: a process that trains along is gone.
+        RanksError: one of the other processes has died.
     """
     reporter, ranks = reporter or Reporter(), ranks or Ranks()
     check_split(validation, "validation")
@@ -154,7 +155,7 @@ def train(
 
 
 def _begin(run: Run, reporter: Reporter) -> None:
-    """Says how much there is to do, and how much of it is done."""
+    """Reports how much there is to do, and how much of it is done."""
     if run.compiled and run.epoch < run.config.epochs:
         reporter.say("compiling the training step: some minutes, or seconds where it was compiled before")
     images, done = (steps * run.batch_size for steps in (run.steps_an_epoch, run.step_in_epoch))
@@ -162,7 +163,7 @@ def _begin(run: Run, reporter: Reporter) -> None:
 
 
 def _train_epoch(run: Run, saves: Saves, reporter: Reporter, stopped: Callable[[], bool]) -> None:
-    """Trains the steps that are left of the epoch. Raises `Interrupted` after the step that `stopped` is true at."""
+    """Trains the remaining steps of the epoch. Raises `Interrupted` after a step at which `stopped` is true."""
     for indices in run.remaining_batches():
         loss = run.train_step(indices)
         last = run.step_in_epoch == run.steps_an_epoch

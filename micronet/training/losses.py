@@ -1,4 +1,4 @@
-"""What a loss is to the training loop, and the plain one."""
+"""What the training loop takes as a loss, and the plain one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from micronet.training.sampling import Batch
 
-Loss = Callable[[Tensor, Batch], Tensor]  # logits (N, classes), the batch that gave them -> scalar
+Loss = Callable[[Tensor, Batch], Tensor]  # logits (N, classes), the batch they came from -> scalar
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Loss:

@@ -1,4 +1,4 @@
-"""How much memory there is, and one line for a run that needs more."""
+"""How much memory is available, and a one-line error for a run that needs more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from micronet.errors import MicronetError
 
-# What a control group may use and what it uses: of version 2, of version 1.
+# The limit and the usage of a control group: version 2, version 1.
 CONTROL_GROUPS = (
     ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
     ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -19,11 +19,11 @@ CONTROL_GROUPS = (
 
 
 class NoMemory(MicronetError):
-    """Something does not fit into memory; the message says what takes less."""
+    """Something does not fit into memory; the message says what would take less."""
 
 
 def available_memory(root: Path = Path("/")) -> float:
-    """Bytes that this process can still take on the host; infinite where the system does not say.
+    """Bytes of host memory that this process can still use; infinite if the system does not say.
 
     Args:
         root: where `proc` and `sys` are.
@@ -38,7 +38,7 @@ def available_memory(root: Path = Path("/")) -> float:
     for limit, used in CONTROL_GROUPS:
         try:
             allowed, taken = ((root / name).read_text(encoding="ascii").strip() for name in (limit, used))
-            free = min(free, float(allowed) - float(taken))  # "max" is no number: there is no limit
+            free = min(free, float(allowed) - float(taken))  # "max" is not a number: no limit
         except (OSError, ValueError):
             pass
     return free
@@ -46,7 +46,7 @@ def available_memory(root: Path = Path("/")) -> float:
 
 @contextmanager
 def memory_faults(way: str) -> Iterator[None]:
-    """Raises `NoMemory` with the `way` out where torch finds no memory, on a GPU or on the host."""
+    """Turns an out-of-memory error, on a GPU or on the host, into `NoMemory` with the `way` out."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

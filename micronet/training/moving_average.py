@@ -1,4 +1,4 @@
-"""The moving average of a network's weights while it is trained."""
+"""The moving average of a network's weights during training."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from micronet.training.weights import plain_weights
 class MovingAverage:
     """Exponential moving average of weights and batch norm statistics (arXiv:1703.01780, section 3).
 
-    The decay rises as (1 + t) / (10 + t), so that the start is forgotten early. Raises `WeightsError` for weights that
-    are not plain (see `plain_weights`).
+    The decay rises as (1 + t) / (10 + t), so that the initial weights are soon forgotten. Raises `WeightsError` for
+    weights that are not plain (see `plain_weights`).
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -28,13 +28,13 @@ class MovingAverage:
         return {"model": self.model.state_dict(), "steps": self.steps}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave."""
+        """Restores what `state` returned."""
         self.model.load_state_dict(state["model"])
         self.steps = state["steps"]
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Moves the average towards the model, after a step of it."""
+        """Moves the average towards the model, after each of its steps."""
         self.steps += 1
         weight = 1.0 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         pairs = zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)

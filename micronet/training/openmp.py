@@ -1,8 +1,8 @@
-"""Settings of OpenMP in the environment with which torch never ends, found before torch is loaded.
+"""Finds OpenMP settings in the environment that would make torch hang, before torch is loaded.
 
-torch asks for so many threads and waits until all of them have come. With OMP_DYNAMIC, a limit below that number or no
-parallel level at all, libgomp gives fewer, and training hangs for good (torch 2.15, x86). Clusters and containers set
-these. Nothing here loads torch: it reads the environment once, when it is loaded.
+torch requests a number of threads and waits until all of them are there. With OMP_DYNAMIC, a limit below that number
+or no parallel level at all, libgomp starts fewer, and training hangs forever (torch 2.15, x86). Clusters and containers
+set these. Nothing here loads torch, which reads the environment once, when it is loaded.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import MutableMapping
 
 from micronet.errors import MicronetError
 
-# Other values, wrong ones too, are libgomp's to answer.
+# Other values, even invalid ones, are left to libgomp.
 OVERRULED = {"OMP_DYNAMIC": "true", "OMP_MAX_ACTIVE_LEVELS": "0"}
 LIMIT = "OMP_THREAD_LIMIT"
 
 
 class ThreadsError(MicronetError):
-    """The environment allows fewer threads than the params ask for; one line."""
+    """The environment allows fewer threads than the params ask for; the message is one line."""
 
 
 def settle(environment: MutableMapping[str, str], threads: int) -> list[str]:
-    """Removes the settings that torch would hang with. Returns a line for each.
+    """Removes the settings that would make torch hang. Returns a line for each.
 
     Args:
         environment: `os.environ`, before torch is loaded.
-        threads: `engine.threads`; 0 leaves it to torch, which is held to the limit then.
+        threads: `engine.threads`; 0 leaves it to torch, which is then held to the limit.
 
     Raises:
-        ThreadsError: a limit is below `threads`: it is not ours to exceed, and the number of threads decides results.
+        ThreadsError: a limit is below `threads`: it must not be exceeded, and the number of threads affects results.
     """
     if threads == 1:
         return []
@@ -51,7 +51,7 @@ def settle(environment: MutableMapping[str, str], threads: int) -> list[str]:
 
 
 def _number(text: str) -> int:
-    """A whole number as C reads it; 0 for what is none."""
+    """A whole number as C reads it; 0 if it is not one."""
     try:
         return int(text.strip())
     except ValueError:

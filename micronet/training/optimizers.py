@@ -1,4 +1,4 @@
-"""Optimizers, and which parameters decay."""
+"""Optimizers, and which parameters get weight decay."""
 
 from __future__ import annotations
 

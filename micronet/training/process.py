@@ -1,4 +1,4 @@
-"""What a stage settles of its own process before it works: streams, signals, threads. Loads no torch."""
+"""What a stage sets up in its own process before it works: streams, signals, threads. Does not load torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def settled(threads: int, say: Callable[[str], None]) -> Iterator[None]:
     """SIGTERM and SIGHUP raise `KeyboardInterrupt` inside, as Ctrl-C does; a SIGHUP that nohup ignores stays ignored.
 
     Args:
-        threads: `engine.threads`. say: is told what of the environment is put right.
+        threads: `engine.threads`. say: is told which settings of the environment were corrected.
 
     Raises:
         ThreadsError: the environment allows fewer threads.
@@ -35,7 +35,7 @@ def settled(threads: int, say: Callable[[str], None]) -> Iterator[None]:
         for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, stop)
-    except ValueError:  # not in the main thread: signals are not ours to take
+    except ValueError:  # not the main thread, which alone may handle signals
         pass
     try:
         yield
@@ -45,9 +45,9 @@ def settled(threads: int, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def open_streams() -> None:
-    """Opens what of stdin, stdout and stderr was closed on nothing.
+    """Opens /dev/null in place of whichever of stdin, stdout and stderr is closed.
 
-    Else the next file that is opened, a checkpoint, gets the number, and what C code says to stderr goes into it.
+    Otherwise the next file opened, say a checkpoint, would get that descriptor, and stderr of C code would go into it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

@@ -1,9 +1,9 @@
-"""The processes of one stage, its ranks: how they start, wait for the first, and end together. Loads no torch.
+"""The processes of one stage, its ranks: how they start, wait for the first, and end together. Does not load torch.
 
 Rank 0 is the process that was started. The others are forked from it before anything is computed, as neither OpenMP nor
-CUDA survives a fork, and wait until it has done what is to be done once: read, prepare, refuse. Then each runs the same
-work. Who dies takes the others along: a further rank ends as soon as the first is gone, whatever it waits for, and the
-first ends with a line when it misses one.
+CUDA survives a fork, and wait until it has done what is done only once: reading, preparing, refusing. Then each runs
+the same work. If one dies, all end: a further rank ends as soon as the first is gone, whatever it is waiting for, and
+the first ends with a message when another one is gone.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ from micronet.errors import MicronetError, shown
 from micronet.front import front
 from micronet.params import ParamsError
 
-GRACE = 10.0  # seconds in which a rank ends by itself after another one has died; then it is ended
+GRACE = 10.0  # seconds that a rank has to end by itself after another has died, before it is killed
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SAID = 4096  # bytes of a last word, fewer than a pipe holds
+SAID = 4096  # bytes of a rank's last words, fewer than a pipe holds
 
 
 def check_cores(processes: int) -> None:
-    """Raises `ParamsError` for more processes than cores, which none could be of use to, on a GPU neither."""
-    affinity = getattr(os, "sched_getaffinity", None)  # which cores this process may use; Linux alone has it
+    """Raises `ParamsError` for more processes than cores, which is of no use, even on a GPU."""
+    affinity = getattr(os, "sched_getaffinity", None)  # the cores this process may use; Linux only
     most = len(affinity(0)) if affinity else os.cpu_count() or 1
     if processes > most:
         raise ParamsError([f"engine.processes: must be <= {most}, the cores of this machine (got {processes})"])
 
 
 class RanksError(MicronetError):
-    """A rank is gone; says why, and that the run goes on from its saved state."""
+    """A rank is gone; the message says why, and that the run can resume from its saved state."""
 
 
 class Member:
-    """A process as one of its stage. This one is the only one, and none of what is called here does anything."""
+    """One process of a stage. In this class it is the only one, so these methods do nothing."""
 
     rank, size = 0, 1
-    store = Path()  # where the ranks find each other
+    store = Path()  # file through which the ranks find each other
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes, reports and evaluates."""
+        """Whether this is the process that writes, reports and evaluates."""
         return self.rank == 0
 
     def begin(self) -> None:
-        """All is prepared: the others may begin."""
+        """Everything is prepared: the others may begin."""
 
     def leave(self) -> None:
-        """The work that is shared is done. A further rank ends here."""
+        """The shared work is done. A further rank ends here."""
 
     def lost(self, reason: str) -> MicronetError | SystemExit:
-        """What to raise when the others cannot be reached any more."""
+        """What to raise when the others can no longer be reached."""
         return RanksError(shown(reason))
 
 
@@ -68,13 +68,13 @@ class _First(Member):
 
     def __init__(self, name: str, size: int, store: Path, gate: int):
         self.name, self.size, self.store, self.gate = name, size, store, gate
-        self.over = threading.Event()  # the work that is shared; who ends after it is not missed
+        self.over = threading.Event()  # whether the shared work is done; a rank that ends later is not missed
         self.missed: str | None = None
         self.noticed = threading.Event()
-        self.watches: dict[int, threading.Thread] = {}  # by process
+        self.watches: dict[int, threading.Thread] = {}  # by process id
 
     def watch(self, rank: int, process: int, voice: int) -> None:
-        """Notices how a rank ends.
+        """Starts a thread that notices how a rank ends.
 
         Args:
             voice: a pipe with its last words.
@@ -90,9 +90,9 @@ class _First(Member):
             return
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"has ended with {said or f'code {code}'}"
         said = f"rank {rank} of {self.size} {shown(how, 180)}; the same command goes on from what was saved"
-        self.missed = self.missed or said  # the others end because of the first one
+        self.missed = self.missed or said  # later ones ended because of this one
         self.noticed.set()
-        if not self.over.wait(GRACE):  # on a GPU a rank waits for the others for good
+        if not self.over.wait(GRACE):  # on a GPU a rank would wait for the others forever
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 print(f"{self.name}: {self.missed}", file=sys.stderr, flush=True)
             os._exit(1)
@@ -108,7 +108,7 @@ class _First(Member):
         return RanksError(self.missed or f"the ranks lost each other: {shown(reason, 150)}; the same command goes on")
 
     def end(self) -> None:
-        """Waits until the others are gone, who know already that this one is."""
+        """Waits until the others, which know that this one is done, have ended."""
         self.leave()
         for process, watch in self.watches.items():
             watch.join(GRACE / 2)
@@ -128,17 +128,17 @@ class _Further(Member):
         raise SystemExit(0)
 
     def lost(self, reason: str) -> MicronetError | SystemExit:
-        return SystemExit(0)  # the first knows more, and says it
+        return SystemExit(0)  # the first rank knows more, and reports it
 
 
 def together(count: int, name: str, work: Callable[[Member], int | None]) -> int | None:
-    """Runs `work` in so many processes, this one among them. Returns what it gave here.
+    """Runs `work` in `count` processes, this one among them. Returns its result in this one.
 
-    To be called before torch has computed anything, in a process without threads.
+    Call it before torch has computed anything, in a process without threads.
 
     Args:
         name: begins the line that is printed when a rank is gone.
-        work: is given the process's place; calls its `begin`, shares work, and calls its `leave`.
+        work: is given the process as a `Member`; calls its `begin`, shares the work, and calls its `leave`.
     """
     if count == 1:
         return work(Member())
@@ -150,13 +150,13 @@ def together(count: int, name: str, work: Callable[[Member], int | None]) -> int
                 heard, voice = os.pipe()
                 process = os.fork()
                 if process == 0:
-                    for end in (life, opener, heard):  # whose other ends tell that the first is gone
+                    for end in (life, opener, heard):  # held by the first alone: their closing tells that it is gone
                         os.close(end)
                     further = _Further(rank, count, first.store)
                     _run(further, f"{name}.rank{rank}", work, alive=alive, gate=gate, voice=voice)
                 os.close(voice)
                 forked.append((rank, process, heard))
-            for each in forked:  # all are there: a thread would not survive a fork
+            for each in forked:  # only after all forks: a thread would not survive one
                 first.watch(*each)
             return work(first)
         finally:
@@ -168,9 +168,9 @@ def together(count: int, name: str, work: Callable[[Member], int | None]) -> int
 def _run(
     member: Member, name: str, work: Callable[[Member], int | None], *, alive: int, gate: int, voice: int
 ) -> NoReturn:
-    """Does a further rank's work once the gate opens, and ends its process, at the latest when the first is gone.
+    """Does a further rank's work once the gate opens, then ends its process, at the latest when the first is gone.
 
-    Signals that stop a run are the first rank's, though a terminal sends them to all.
+    Only the first rank handles signals that stop a run, though a terminal sends them to all.
     """
     code = 1
     try:
@@ -187,19 +187,19 @@ def _run(
 
 
 def _worked(work: Callable[[Member], int | None], member: Member) -> int | None:
-    """A further rank's work, which `leave` and `lost` end in the middle."""
+    """A further rank's work, which `leave` and `lost` end part-way."""
     try:
         return work(member)
     except SystemExit as end:
         if end.code:
-            raise  # of other people's code
+            raise  # raised by other people's code
         return 0
 
 
 def _end_without(alive: int) -> None:
-    """Ends this process when nobody holds the other end of a pipe any more."""
+    """Ends this process when no process holds the other end of a pipe any more."""
     ended = select.poll()
-    ended.register(alive, 0)  # a hang-up is told in any case
+    ended.register(alive, 0)  # a hang-up is reported even for an event mask of 0
     while not ended.poll():
         pass
     os._exit(1)

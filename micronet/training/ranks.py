@@ -1,8 +1,8 @@
-"""One training run in several processes, the ranks: each computes the gradient of its share of every batch.
+"""One training run in several processes (ranks): each computes the gradient of its share of every batch.
 
-Data parallelism with one sum a step, over gloo on CPUs and NCCL on GPUs (Li et al. 2020, arXiv:2006.15704). Not torch's
-DistributedDataParallel: it sorts its buckets anew after the first step, so that three ranks would sum in another order
-in a run that was resumed. Every rank holds the same weights, batch norm statistics and masks after every step.
+Data parallelism with one sum per step, over gloo on CPUs and NCCL on GPUs (Li et al. 2020, arXiv:2006.15704). Not
+torch's DistributedDataParallel: it reorders its buckets after the first step, so three ranks would sum in a different
+order in a resumed run. After every step, all ranks hold the same weights, batch norm statistics and masks.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from torch import Tensor, nn
 from micronet.training.hardware import Machine
 from micronet.training.processes import Member
 
-LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # a name that resolves to another address, or none, is of no matter then
-PATIENCE = timedelta(days=1)  # for an evaluation by the first rank; a rank that has died is noticed otherwise
+LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # works even if the host name resolves to another address, or none
+PATIENCE = timedelta(days=1)  # long enough for the first rank to evaluate; a dead rank is noticed in another way
 
 T = TypeVar("T")
 
 
 class Ranks:
-    """The ranks of a run, as one of them sees them. Here it is the only one, and what it computes is the whole."""
+    """The ranks of a run, as seen by one of them. In this class it is the only one and computes everything."""
 
     size = 1
 
     def of_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives on the first rank; it is called on no other."""
+        """What `make` returns on the first rank; it is not called on the others."""
         return make()
 
     def same(self, give: Callable[[], dict[str, Any]], take: Callable[[dict[str, Any]], Any]) -> None:
-        """Lets every other rank take what the first gives: tensors, numbers and containers of them."""
+        """Passes what the first rank gives to `take` on every other: tensors, numbers and containers of them."""
 
     def begin(self, model: nn.Module, seed: int) -> None:
-        """Begins a step. `seed` names the step: what a dropout draws is decided by it and the rank, whatever was drawn
-        before, so that a run which was resumed draws the same."""
+        """Begins a step. Dropout draws depend only on `seed`, which identifies the step, and the rank, not on what was
+        drawn before, so a resumed run draws the same."""
         torch.manual_seed(seed % 2**63)
 
     def share(self, count: int) -> slice:
-        """This rank's part of a batch of so many images."""
+        """This rank's part of a batch of `count` images."""
         return slice(None)
 
     def backward(self, loss: Tensor, part: int, count: int) -> None:
-        """Computes the gradients of the mean loss of `count` images, as far as `part` of them have a part in it."""
+        """Computes what `part` of the images contribute to the gradients of the mean loss of all `count`."""
         loss.backward()
 
     def sum(self, model: nn.Module, others: Sequence[Tensor]) -> None:
-        """Makes the gradients those of the whole batch, and the buffers, batch norm statistics, the ranks' mean.
+        """Sums the gradients over the ranks, and averages the buffers (batch norm statistics) over them.
 
         Args:
-            others: float32 tensors, which become the sums over all ranks too.
+            others: float32 tensors, which are summed over the ranks too.
         """
 
 
@@ -66,13 +66,13 @@ class _Several(Ranks):
 
     def __init__(self, member: Member):
         self.member, self.rank, self.size = member, member.rank, member.size
-        self.before: list[Tensor] = []  # the buffers at the beginning of the step
+        self.before: list[Tensor] = []  # the buffers at the start of the step
 
     def _reach(self, collective: Callable[[], Any]) -> None:
-        """Calls a collective operation. Raises what tells that a rank is gone."""
+        """Calls a collective operation. Raises an error that says so if a rank is gone."""
         try:
             collective()
-        except RuntimeError as error:  # torch has no finer one
+        except RuntimeError as error:  # torch raises nothing more specific
             raise self.member.lost(" ".join(str(error).split())) from None
 
     def of_first(self, make: Callable[[], T]) -> T:
@@ -100,10 +100,10 @@ class _Several(Ranks):
     @torch.no_grad()
     def sum(self, model: nn.Module, others: Sequence[Tensor]) -> None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        absent = [index for index, each in enumerate(trained) if each.grad is None]  # the network has not used them
+        absent = [index for index, each in enumerate(trained) if each.grad is None]  # not used by the network
         gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in trained]
         buffers = _float_buffers(model)
-        # Of a buffer its change is averaged: a constant stays what it is to the bit.
+        # The change of a buffer is averaged, not its value, so a constant stays the same to the bit.
         changes = [(buffer - before) / self.size for buffer, before in zip(buffers, self.before, strict=True)]
         used = torch.ones(len(trained), device=gradients[0].device)
         used[absent] = 0
@@ -121,7 +121,7 @@ class _Several(Ranks):
 
 @contextmanager
 def joined(member: Member, machine: Machine) -> Iterator[Ranks]:
-    """The ranks of a stage, from the moment when all of them have come here."""
+    """The ranks of a stage, once all of them have arrived here."""
     if member.size == 1:
         yield Ranks()
         return

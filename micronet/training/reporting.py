@@ -1,7 +1,7 @@
-"""The record of a run: one row an epoch, as CSV; and who is told about progress.
+"""The record of a run, a CSV with one row per epoch; and who is told about progress.
 
-`Reporter` is what a training loop talks to. What a terminal shows is passed in (`micronet/training/terminal.py`), so
-changing it changes no result.
+The training loop talks to a `Reporter`. What a terminal shows is passed in (`micronet/training/terminal.py`), so
+changing it does not affect results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from micronet.files import write_csv
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch; accuracies in percent, losses in nats. Without validation the last two are NaN."""
+    """One epoch; accuracies in percent, losses in nats. Without validation, the last two are NaN."""
 
     epoch: int
     learning_rate: float
@@ -28,23 +28,23 @@ class EpochRow:
 
 
 class Reporter:
-    """Told about progress; this one stays silent."""
+    """Is told about progress; this one stays silent."""
 
-    place = ""  # of what reports in its pipeline
+    place = ""  # of the reporting stage in its pipeline
 
     def say(self, line: str) -> None:
         """A sentence for the user."""
 
     @contextmanager
     def watch(self, title: str, total: int, unit: str) -> Iterator[Advance]:
-        """Work beside the steps, of `total` units: gives a function that takes how many are done."""
+        """Work outside the training steps, of `total` units: yields a function to be told how many are done."""
         yield lambda done: None
 
     def start(self, *, epochs: int, images: int, epoch: int, done: int = 0) -> None:
-        """A run of `epochs` epochs of `images` images begins, or goes on after `epoch` of them and `done` images."""
+        """A run of `epochs` epochs of `images` images begins, or resumes after `epoch` epochs and `done` images."""
 
     def step(self, *, epoch: int, images: int, loss: float) -> None:
-        """So many images of this epoch are done."""
+        """`images` images of this epoch are done."""
 
     def epoch(self, row: EpochRow, seconds: float) -> None:
         """An epoch ended."""
@@ -54,6 +54,6 @@ class Reporter:
 
 
 def write_curve(path: Path | str, rows: list[EpochRow]) -> None:
-    """Writes the curve of a run so far: the whole file, so a resumed run neither skips nor doubles a row."""
+    """Writes the curve of a run so far: always the whole file, so a resumed run neither skips nor repeats a row."""
     columns = [field.name for field in fields(EpochRow)]
     write_csv(path, columns, map(asdict, rows), digits=6)

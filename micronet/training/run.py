@@ -1,4 +1,4 @@
-"""A training run: all that changes from step to step, how a step changes it, and how it goes on from what was saved."""
+"""A training run: everything that changes from step to step, how a step changes it, and how a saved run resumes."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from micronet.training.schedules import learning_rate
 from micronet.training.snapshots import check_snapshot
 from micronet.training.trial import check_labels, check_network, check_shares, check_split, class_count
 
-EXPLODED = 100.0  # times the loss of a network that has not learned its classes, at least ten, yet
+EXPLODED = 100.0  # times the loss of an untrained network, counting at least ten classes
 
 
 class TrainingDiverged(MicronetError):
-    """The loss is NaN or exploded; says where, and that the last good state is kept."""
+    """The loss is NaN or exploded; the message says where, and that the last good state is kept."""
 
 
 class Run:
-    """A run after some steps of some epochs. It trains `model` in place.
+    """A run at some step of some epoch. It trains `model` in place.
 
-    A run that was restored from another one's `snapshot` ends with the same bytes as that one. Before its first step a
-    copy of the network sees two images, so that what does not go together is refused by a line.
+    A run restored from the `snapshot` of another produces the same bytes. Before the first step, a copy of the network
+    sees two images, so that a network, images and params that do not fit together are refused in one line.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class Run:
         self.generator = torch.Generator(self.machine.device)
         self.forward = compiled(model, self.machine, self.steps, self.batch_size)
         self.rows: list[EpochRow] = []
-        self.epoch = 0  # how many are done
-        self.step_in_epoch = 0  # how many are done of the epoch that is going on
+        self.epoch = 0  # epochs done
+        self.step_in_epoch = 0  # steps done in the current epoch
         self.images_seen = 0
         self.totals = torch.zeros(2, device=self.machine.device, dtype=torch.float64)  # sum of losses, correct answers
         self.seconds_before, self.began = 0.0, time.monotonic()
 
     def _take_batches(self, size: int, peak: float) -> None:
-        """Makes the batches of this size, and the greatest learning rate this one."""
+        """Sets the batch size and the peak learning rate."""
         self.batch_size, self.peak = size, peak
         self.steps_an_epoch = self._steps_with(size)
         self.steps = self.steps_an_epoch * self.config.epochs
@@ -97,12 +97,12 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, over interruptions too."""
+        """How long the run has taken, across interruptions."""
         return self.seconds_before + time.monotonic() - self.began
 
     @property
     def compiled(self) -> bool:
-        """Whether its steps are of `torch.compile`."""
+        """Whether its steps run through `torch.compile`."""
         return self.forward is not self.model
 
     @property
@@ -111,7 +111,7 @@ class Run:
         return min(self.steps_an_epoch * self.batch_size, len(self.labels))
 
     def snapshot(self) -> dict[str, Any]:
-        """All that a run needs to go on from here, as tensors, numbers and containers of them."""
+        """Everything that a run needs to resume from here, as tensors, numbers and containers of them."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -129,9 +129,9 @@ class Run:
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Goes back, or on, to where a run with the same arguments gave this snapshot.
+        """Goes to the point where a run with the same arguments took this snapshot.
 
-        Raises `Misfit` when it is of another run, with nothing changed.
+        Raises `Misfit`, with nothing changed, if the snapshot is of a different run.
         """
         check_snapshot(
             snapshot,
@@ -156,12 +156,12 @@ class Run:
         self.seconds_before, self.began = snapshot["seconds"], time.monotonic()
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted over all epochs; 0 is the first."""
+        """The learning rate of a step, counted from 0 over all epochs."""
         warmup = self.config.warmup_fraction
         return learning_rate(self.config.schedule, step, self.steps, peak=self.peak, warmup_fraction=warmup)
 
     def remaining_batches(self) -> list[Tensor]:
-        """The indices of the images that each step of this epoch still has to see; begins the epoch when it is new."""
+        """The image indices for each remaining step of this epoch; begins the epoch if it is new."""
         seed = (self.seed * 1_000_003 + self.epoch) % 2**63
         if self.step_in_epoch == 0:
             self.generator.manual_seed(seed)
@@ -169,7 +169,7 @@ class Run:
         return batches(len(self.labels), self.batch_size, seed, self.machine.device)[self.step_in_epoch :]
 
     def train_step(self, indices: Tensor) -> Tensor:
-        """One step on the images of these indices, (N,) int64. Returns the loss before it, a scalar on the device."""
+        """One step on the images at these indices, (N,) int64. Returns the loss before it, a scalar on the device."""
         step = self.epoch * self.steps_an_epoch + self.step_in_epoch
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
@@ -198,14 +198,14 @@ class Run:
 
     @torch.no_grad()
     def _figures(self, loss: Tensor, logits: Tensor, batch: Batch, count: int) -> Tensor:
-        """(3,) float32: the sum of the losses, the number of correct answers, and of the mean loss of all `count`
-        images of the batch what these ones add."""
+        """(3,) float32: the sum of the losses, the number of correct answers, and what these images contribute to the
+        mean loss of all `count` images of the batch."""
         labels = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
         loss, correct = loss.detach().float(), (logits.argmax(1) == labels).sum().float()
         return torch.stack([loss * len(logits), correct, loss * (len(logits) / count)])
 
     def check(self, loss: float) -> None:
-        """Raises `TrainingDiverged` for the loss of the last step when nothing good can come of it."""
+        """Raises `TrainingDiverged` if the loss of the last step shows that the run is beyond recovery."""
         if math.isfinite(loss) and loss <= EXPLODED * math.log(max(10, self.classes)):
             return
         kept = f"the state of epoch {self.rows[-1].epoch} is kept" if self.rows else "no state was saved yet"
@@ -216,7 +216,7 @@ class Run:
         )
 
     def end_epoch(self, validation: Split, batch_size: int, watch: Watch = unwatched) -> EpochRow:
-        """Measures what an epoch whose steps are all done has come to, and turns to the next one."""
+        """Evaluates after the last step of an epoch, and moves on to the next one."""
         rate = self.rate((self.epoch + 1) * self.steps_an_epoch - 1)
         self.epoch += 1
         self.step_in_epoch = 0
@@ -229,14 +229,14 @@ class Run:
         return self.rows[-1]
 
     def kept_model(self) -> nn.Module:
-        """The model whose weights are evaluated and kept: the average where there is one, under the constraint."""
+        """The model whose weights are evaluated and kept: the average if there is one, with the constraint applied."""
         if not self.average:
             return self.model
         self.constraint.after_step(self.average.model, self.epoch * self.steps_an_epoch, self.steps)
         return self.average.model
 
     def finish(self) -> None:
-        """Puts the weights that are kept into the model, which is in eval mode then."""
+        """Puts the weights to keep into the model, and leaves it in eval mode."""
         if self.average:
             self.model.load_state_dict(self.kept_model().state_dict())
         else:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-# Step (0 is the first), steps, peak, share of the steps that warm up -> rate.
+# Step (counted from 0), steps, peak, fraction of the steps that warm up -> rate.
 Schedule = Callable[[int, int, float, float], float]
 
 
 def constant(step: int, steps: int, peak: float, warmup_fraction: float) -> float:
-    """The peak."""
+    """Always the peak."""
     return peak
 
 
 def thirds(step: int, steps: int, peak: float, warmup_fraction: float) -> float:
-    """The peak, a tenth, a hundredth, a third of the steps each (the deck)."""
+    """The peak, a tenth and a hundredth of it, for a third of the steps each (the deck)."""
     return peak * 0.1 ** min(2, 3 * step // max(1, steps))
 
 
 def _after_warmup(fall: Callable[[float, float], float]) -> Schedule:
-    """A linear rise to the peak, then `fall(peak, fraction)` of the steps after it, from fraction 0 to 1."""
+    """A linear rise to the peak, then `fall(peak, fraction)`, with fraction from 0 to 1 over the remaining steps."""
 
     def rate(step: int, steps: int, peak: float, warmup_fraction: float) -> float:
         rise = warmup_fraction * steps
@@ -41,5 +41,5 @@ SCHEDULES: dict[str, Schedule] = {"constant": constant, "step": thirds, "one_cyc
 
 
 def learning_rate(schedule: str, step: int, steps: int, *, peak: float, warmup_fraction: float = 0.0) -> float:
-    """The rate of optimizer step `step` (0 is the first) of `steps`, by the name of a schedule."""
+    """The rate of optimizer step `step` (counted from 0) of `steps`, under a schedule given by name."""
     return SCHEDULES[schedule](step, steps, peak, warmup_fraction)

@@ -1,7 +1,7 @@
-"""Whether a saved run fits the one that is to go on from it: keys, types, shapes, ranges.
+"""Whether a saved run fits the one that is to resume from it: keys, types, shapes, ranges.
 
-A state whose bytes are whole may still hold something else: torch restores an optimizer's buffers of any shape, and a
-model's weights one by one until one does not fit.
+A state with intact bytes may still hold the wrong content: torch restores an optimizer's buffers of any shape, and
+a model's weights one by one until one does not fit.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def check_snapshot(
     steps_with: Callable[[int], int],
     sizes: Sequence[int],
 ) -> None:
-    """Raises `Misfit` when a run that gives `own` as its snapshot cannot go on from `saved`.
+    """Raises `Misfit` if a run whose snapshot is `own` cannot resume from `saved`.
 
     Args:
         optimizer, model: of that run; neither is changed.
-        epochs: how far a snapshot can be. steps_with: the steps of an epoch with batches of a size.
-        sizes: that batches can have.
+        epochs: the last epoch that a snapshot can be at. steps_with: steps of an epoch, given the batch size.
+        sizes: the possible batch sizes.
     """
     if set(saved) != set(own):
         odd = sorted(map(str, set(saved) ^ set(own)))
@@ -65,7 +65,7 @@ def check_snapshot(
 
 
 def _same_form(saved: Any, own: Any, name: str) -> None:
-    """Raises `Misfit` unless both are built alike, of tensors of the same shapes and types; numbers may differ."""
+    """Raises `Misfit` unless both have the same structure, with the same tensor shapes and types; values may differ."""
     if isinstance(own, Tensor):
         if not isinstance(saved, Tensor) or (saved.shape, saved.dtype) != (own.shape, own.dtype):
             raise Misfit(f"its {shown(name, 80)} is not {own.dtype} of shape {tuple(own.shape)}")
@@ -94,7 +94,7 @@ def _check_rows(rows: Any, epoch: int) -> None:
 
 
 def _check_constraint(saved: Any, own: Mapping[str, Tensor], model: nn.Module) -> None:
-    """A constraint may have got masks since it began: one for a layer, as large as its weight."""
+    """A constraint may have gained masks since it began: one per layer, of the shape of its weight."""
     if not isinstance(saved, Mapping) or not set(own) <= set(saved):
         raise Misfit("its constraint lacks entries")
     weights = ((name, getattr(module, "weight", None)) for name, module in model.named_modules())
@@ -118,19 +118,19 @@ def _check_optimizer(saved: Any, own: Mapping[str, Any], optimizer: torch.optim.
     state = saved["state"]
     if not isinstance(state, Mapping) or not set(state) <= set(wanted) or bool(state) != bool(wanted):
         raise Misfit("its optimizer has the state of other parameters")
-    for index, entries in state.items():  # a parameter that the network does not use has none
+    for index, entries in state.items():  # a parameter that the network does not use has no state
         _same_form(entries, wanted[index], f"optimizer {index}")
 
 
 def _state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[int, Any]:
-    """What an optimizer of this kind keeps of each parameter, found by letting another one take a step of zeros."""
+    """What such an optimizer keeps for each parameter, found by letting a copy take a step with zero gradients."""
     groups = []
     for group in optimizer.param_groups:
         others = [torch.zeros(each.shape, dtype=each.dtype, requires_grad=True) for each in group["params"]]
         for other in others:
             other.grad = torch.zeros_like(other)
         groups.append({**group, "params": others})
-    same_kind: Any = type(optimizer)  # whose groups hold all of its settings
+    same_kind: Any = type(optimizer)  # the groups hold all of its settings
     stepped = same_kind(groups)
     stepped.step()
     return stepped.state_dict()["state"]

@@ -1,7 +1,7 @@
-"""Weights to go on from: a checkpoint of an earlier run, or a plain `state_dict` from elsewhere.
+"""Weights to start from: a checkpoint of an earlier run, or a plain `state_dict` from elsewhere.
 
-A file from elsewhere is a safetensors file, or one that `torch.save` wrote, which is read without running anything in
-it (`weights_only=True`).
+A file from elsewhere is a safetensors file, or one written by `torch.save`, which is read without running anything
+in it (`weights_only=True`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from micronet.files import PICKLED
 from micronet.model_params import Start
 from micronet.training.checkpoint import CheckpointError, load
 
-INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "weights")  # under which a training keeps them
-WRAPPED = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "weights")  # keys that trainings save them under
+WRAPPED = ("module.", "_orig_mod.")  # prefixes that DataParallel and torch.compile add to every name
 MOST_FAULTS = 20
 
 
 class StartError(CheckpointError):
-    """Weights that cannot be gone on from. `faults` holds a line a fault, each of them with the file."""
+    """Weights that cannot be started from. `faults` holds one line per fault, each naming the file."""
 
     def __init__(self, *faults: str):
         self.faults = [shown(fault) for fault in faults]
@@ -38,14 +38,14 @@ class StartError(CheckpointError):
 
 
 def started(start: Start, spec: dict[str, Any], of: str = "student") -> nn.Module:
-    """A model of the spec with the weights of a start, in eval mode, float32.
+    """A model built from the spec with the weights of a start, in eval mode, float32.
 
     Args:
         of: the params section, for messages.
 
     Raises:
-        StartError: the file is missing, damaged or has another sha256; or its weights are not those of the spec, with a
-            line for each that is missing, that there is one too many of, or that has another shape.
+        StartError: the file is missing, damaged or has a different sha256; or its weights do not match the spec, with a
+            line for each that is missing, unexpected, or of another shape.
         SpecError: see `models.build`.
     """
     path, where = Path(start.file), shown(start.file, 120)
@@ -84,14 +84,14 @@ def _of_checkpoint(path: Path, spec: dict[str, Any], of: str) -> nn.Module:
 
 
 def _state(content: bytes, path: Path, where: str) -> dict[str, Tensor]:
-    """The weights in a file, by plain names. Raises `StartError`."""
+    """The weights in a file, under plain names. Raises `StartError`."""
     try:
         if content[:2] in PICKLED:
-            with warnings.catch_warnings(action="ignore"):  # of a pickle that is newer than torch's own
+            with warnings.catch_warnings(action="ignore"):  # warns of pickles newer than torch's own
                 found: Any = torch.load(path, map_location="cpu", weights_only=True)
         else:
             found = safetensors.torch.load(content)
-    except Exception as error:  # whatever a damaged file makes either of them raise
+    except Exception as error:  # a damaged file can make either of them raise anything
         if type(error).__name__ == "UnpicklingError":
             way = "torch.save(model.state_dict(), ...) writes one that would work"
             raise StartError(f"{where}: is a pickle of more than weights, which is never loaded; {way}") from None
@@ -109,9 +109,9 @@ def _state(content: bytes, path: Path, where: str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _take(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Puts weights into a model. Raises `StartError` with every one that does not fit."""
+    """Puts weights into a model. Raises `StartError` listing all that do not fit."""
     own, wrong = model.state_dict(), []
-    # Older versions of torch counted no batches, and nothing here reads the count.
+    # Older versions of torch did not count batches, and nothing here reads the count.
     counts = {name for name in own if name.endswith("num_batches_tracked")}
     for name in own:
         if name not in weights and name not in counts:
@@ -141,18 +141,18 @@ def _take(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
 def fold_normalisation(
     weights: Mapping[str, Tensor], first: str, mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, Tensor]:
-    """The weights of a network that was trained on (pixel / 255 - mean) / std, for images of (pixel - 128) / 64.
+    """Converts weights trained on (pixel / 255 - mean) / std to work on images of (pixel - 128) / 64.
 
-    Exact where the first layer, a convolution, has no padding: padding is 0 in either form, and means another grey.
+    Exact if the first layer, a convolution, has no padding: padding is 0 in both forms but stands for different greys.
 
     Args:
         weights: a state_dict.
         first: the first convolution's name in it; it gets a bias, which the network's class must have.
-        mean, std: of each channel, of pixels from 0 to 1.
+        mean, std: per channel, for pixels from 0 to 1.
 
     Raises:
-        StartError: there is no such convolution, it has another number of channels, or these are no means and
-            deviations of pixels from 0 to 1.
+        StartError: there is no such convolution, it has another number of channels, or these cannot be means and
+            standard deviations of pixels from 0 to 1.
     """
     for key, values, least in (("mean", mean, 0.0), ("std", std, 1e-6)):
         if not isinstance(values, Sequence) or not all(isinstance(each, int | float) for each in values):

@@ -1,4 +1,4 @@
-"""What a killed run needs to go on."""
+"""What a killed run needs to resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from micronet.errors import MicronetError, shown
 from micronet.files import in_the_way, reason, write_atomically
 
-KEPT = 3  # states of other params or code that stay where a run begins
+KEPT = 3  # how many states of other params or code are kept when a run begins
 
 
 class StateError(MicronetError):
@@ -26,8 +26,8 @@ class StateError(MicronetError):
 class ResumeState:
     """The state of a run, in `FOLDER/DIGEST/state`; a lock on FOLDER keeps a second trainer out.
 
-    The file is a sha256 over what follows, then the length, then `torch.save` bytes that are read back with
-    `weights_only=True`. Anything else is put aside as `state.refused` and named, never loaded.
+    The file is a sha256 of what follows, then the length, then `torch.save` bytes that are read back with
+    `weights_only=True`. Anything else is set aside as `state.refused` and reported, never loaded.
     """
 
     MAGIC = b"micronet-state-1"
@@ -58,7 +58,7 @@ class ResumeState:
                 f"{self.folder}/lock: cannot be locked ({reason(error)}); `run` needs a disk with locks"
             ) from None
         others = [other for other in self.folder.iterdir() if other.is_dir() and other.name != self.digest]
-        # Of other params or code: those of the newest ones are kept, for who goes back to them.
+        # States of other params or code: the newest ones are kept, for users who go back to them.
         for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
             shutil.rmtree(other, ignore_errors=True)
         return self
@@ -68,7 +68,7 @@ class ResumeState:
             self._lock.close()
 
     def save(self, content: dict[str, Any]) -> None:
-        """Replaces the saved state. Raises `FileError` when it cannot be written; the old one stays."""
+        """Replaces the saved state. Raises `FileError` if it cannot be written; the old one stays."""
         buffer = io.BytesIO()
         torch.save(content | {"digest": self.digest}, buffer)
         data = buffer.getvalue()
@@ -76,13 +76,13 @@ class ResumeState:
         write_atomically(self.path, head + data)
 
     def load(self, take: Callable[[dict[str, Any]], None] | None = None) -> tuple[dict[str, Any] | None, str | None]:
-        """The saved state, or None; and a sentence when a file was put aside.
+        """The saved state, or None; and a sentence if a file was set aside.
 
         Args:
-            take: is given the content; a state that it raises for is put aside too. It must have changed nothing then.
+            take: is given the content; if it raises, which must leave everything unchanged, the file is set aside too.
 
         Raises:
-            StateError: a damaged state cannot be put aside.
+            StateError: a damaged state cannot be set aside.
         """
         if not self.path.exists():
             return None, None
@@ -91,7 +91,7 @@ class ResumeState:
             if take:
                 take(content)
             return content, None
-        except Exception as error:  # whatever a damaged file makes torch raise
+        except Exception as error:  # a damaged file can make torch raise anything
             aside = self.path.with_name("state.refused")
             try:
                 self.path.rename(aside)
@@ -100,7 +100,7 @@ class ResumeState:
             return None, f"{aside}: resume state put aside, {shown(reason(error), 120)}; starting anew"
 
     def _read(self) -> dict[str, Any]:
-        """The content of the file. Raises `ValueError`, and what `torch.load` does, when it is damaged or foreign."""
+        """The content of the file. Raises `ValueError`, or what `torch.load` raises, if it is damaged or foreign."""
         data = self.path.read_bytes()
         head = len(self.MAGIC) + 40
         if data[: len(self.MAGIC)] != self.MAGIC:

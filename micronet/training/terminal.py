@@ -1,6 +1,6 @@
-"""What a person sees of a run: the epoch table of the deck, and one refreshing line on a terminal.
+"""What the user sees of a run: the epoch table of the deck, and one refreshing line on a terminal.
 
-It decides no result, so it is no dependency of any stage.
+It does not affect results, so no stage depends on it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from micronet.training.reporting import EpochRow, Reporter
 
 HEADER = f"{'epoch':>9}  {'lr':>8}  {'train loss':>10}  {'train acc.':>10}  {'valid acc.':>10}  {'seconds':>7}"
 STEPS_COMPARED = 20
-COMPILED = 5.0  # seconds of a first step that is said to have compiled, where the second takes a tenth of it
-LONG = 30.0  # seconds of a run from which on it is said how long it will take
-SLOWER = 5  # times: other programs on the cores made steps on two threads 5 to 80 times slower, on one thread twice
+COMPILED = 5.0  # a first step this long (seconds) counts as compiling if the second takes a tenth of it
+LONG = 30.0  # seconds of a run above which its expected duration is reported
+SLOWER = 5  # times: other programs on the cores made steps 5 to 80 times slower on two threads, twice on one
 
 
 class TerminalReporter(Reporter):
-    """Prints to stderr: a line an epoch, how long all will take; on a terminal also progress, images a second and time
-    left, elsewhere that as a line now and then.
+    """Prints to stderr: a line per epoch and how long the run will take; also progress, images per second and time
+    left, continuously on a terminal, elsewhere as an occasional line.
 
-    A stderr that nobody reads any more stops no run.
+    A stderr that nobody reads any more does not stop the run.
 
     Args:
-        place: of the stage in its pipeline, as in `stage 3 of 8`; it is said when training begins.
+        place: the stage's position in its pipeline, such as `stage 3 of 8`; printed when training begins.
     """
 
     def __init__(self, title: str, place: str = ""):
@@ -39,7 +39,7 @@ class TerminalReporter(Reporter):
         self.epochs = self.images = self.first = self.before = 0
         self.began = self.shown = 0.0
         self.pace, self.lines = Pace(), Sparingly(0.0)
-        self.steps = 0  # of this run
+        self.steps = 0  # in this run
         self.second = 0.0, 0  # when the second step began, and after how many images
 
     @contextmanager
@@ -72,7 +72,7 @@ class TerminalReporter(Reporter):
         if self.steps == 1:
             self.second = now, images
         elif self.steps == 2 and self.second[0] - self.began > max(COMPILED, 10 * (now - self.second[0])):
-            self.began, self.before = self.second  # the first one compiled, which says nothing of the others
+            self.began, self.before = self.second  # the first step compiled, so its time says nothing about the others
         if self.live and now - self.shown < 0.2 and self.steps != STEPS_COMPARED:
             return
         total = (epoch - 1 - self.first) * self.images + images - self.before
@@ -86,7 +86,7 @@ class TerminalReporter(Reporter):
         )
         if self.live:
             self.shown = now
-            line = f"{self.title}: {line}"[: max(1, width() - 1)]  # what wraps could not be taken back
+            line = f"{self.title}: {line}"[: max(1, width() - 1)]  # a line that wraps could not be erased
             self._print(f"\r\x1b[2K{line}", end="")
         elif self.lines.due(now):
             self.say(line)
@@ -122,7 +122,7 @@ class TerminalReporter(Reporter):
 
 
 class Pace:
-    """Notices when steps become much slower than they were: a processor that other programs use too."""
+    """Notices when steps become much slower, which means that other programs use the processor too."""
 
     def __init__(self) -> None:
         self.last: float | None = None
@@ -131,18 +131,18 @@ class Pace:
         self.said = False
 
     def pause(self) -> None:
-        """What comes before the next step is no step: an evaluation, a save."""
+        """The time until the next step is not part of a step: an evaluation, a save."""
         self.last = None
 
     def slower(self, now: float) -> float | None:
-        """How many times slower the last steps were than the fastest before, once, when that is `SLOWER` or more."""
+        """How many times slower the last steps were than the fastest earlier ones, if `SLOWER` or more; only once."""
         before, self.last = self.last, now
         if self.said or before is None:
             return None
         self.recent.append(now - before)
         if len(self.recent) < STEPS_COMPARED:
             return None
-        typical = max(1e-9, statistics.median_low(self.recent))  # one slow step, for a save, is none
+        typical = max(1e-9, statistics.median_low(self.recent))  # ignores a single slow step, such as a save
         self.best = min(self.best, typical)
         if typical < SLOWER * self.best or not _threaded():
             return None
@@ -151,5 +151,5 @@ class Pace:
 
 
 def _threaded() -> bool:
-    torch = sys.modules.get("torch")  # which a run has loaded
+    torch = sys.modules.get("torch")  # loaded by now if this is a run
     return torch is not None and torch.get_num_threads() > 1

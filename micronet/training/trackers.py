@@ -1,6 +1,6 @@
-"""The epochs of a run to TensorBoard or MLflow, for people who look at runs there: `engine.log_to`.
+"""Logs the epochs of a run to TensorBoard or MLflow: `engine.log_to`.
 
-It decides no result, so it is no dependency of any stage. Neither package is needed or loaded unless it is asked for.
+It does not affect results, so no stage depends on it. Neither package is needed or loaded unless requested.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from micronet.data.progress import Advance
 from micronet.errors import shown
 from micronet.training.reporting import EpochRow, Reporter
 
-LOGS = Path("logs")  # git and DVC walk past it
-LONGEST_SETTING = 250  # characters of a value that MLflow keeps
+LOGS = Path("logs")  # ignored by git and DVC
+LONGEST_SETTING = 250  # characters of a value that are kept for MLflow
 
 
 class Tracker(Protocol):
-    """A place that numbers of one run go to."""
+    """A place where the numbers of one run go."""
 
     def numbers(self, values: Mapping[str, float], epoch: int) -> None:
-        """Keeps the numbers of an epoch."""
+        """Logs the numbers of an epoch."""
 
     def close(self) -> None:
         """The run is over."""
@@ -81,7 +81,7 @@ TRACKERS: dict[str, type[TensorBoard] | type[MLflow]] = {"tensorboard": TensorBo
 
 
 def missing(names: Sequence[str]) -> Iterator[str]:
-    """A fault for each of `TRACKERS` whose package is not installed: how it would be."""
+    """A fault for each of `TRACKERS` whose package is not installed, with how to install it."""
     for name in names:
         package = TRACKERS[name].package
         if find_spec(package) is None:
@@ -90,7 +90,7 @@ def missing(names: Sequence[str]) -> Iterator[str]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested settings by their dotted keys."""
+    """The leaves of nested settings, by dotted key."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -98,14 +98,14 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class Tracked(Reporter):
-    """Tells another reporter all it is told, and trackers of the epochs.
+    """Passes everything on to another reporter, and the epochs to trackers.
 
-    A tracker that fails, for a full disk or a server that is gone, is said once and left alone: no training ends by it.
+    A tracker that fails, because of a full disk or a lost server, is reported once and then dropped; training goes on.
 
     Args:
-        told: who else is told, and who says what failed.
+        told: the other reporter, which also reports failures.
         names: of `TRACKERS`.
-        settings: what the run is made with, nested.
+        settings: the run's settings, nested.
     """
 
     def __init__(self, told: Reporter, stage: str, names: Sequence[str], settings: Mapping[str, Any]):
@@ -142,7 +142,7 @@ class Tracked(Reporter):
         self.told.stop()
 
     def stop_trackers(self) -> None:
-        """Ends the runs that are open."""
+        """Closes the open runs."""
         for name in list(self.trackers):
             self._try(name, self.trackers.pop(name).close)
 

@@ -1,4 +1,4 @@
-"""What is asked of a network and its images before a run, so that no run fails in its midst for what shows at once."""
+"""Checks a network and its images before a run, so that a fault visible at once does not end it half-way."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from micronet.training.weights import plain_weights
 
 
 class TrainingError(MicronetError):
-    """A network, images and params that do not go together; the message says what would work."""
+    """A network, images and params do not fit together; the message says what would work."""
 
 
 def check_split(split: Split, name: str) -> None:
-    """Makes sure that a split is one: images (N, C, H, W) uint8 with a label each, (N,) whole numbers.
+    """Checks the form of a split: images (N, C, H, W) uint8 with a label each, (N,) integers.
 
     Args:
         name: what a message calls it, `training` or `validation`.
@@ -38,7 +38,7 @@ def check_split(split: Split, name: str) -> None:
 
 
 def check_labels(labels: Tensor, classes: int, name: str) -> None:
-    """Raises `TrainingError` for a label, of (N,), that is none of the classes that the network tells apart."""
+    """Raises `TrainingError` if a label, of (N,), is not one of the network's classes."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         wrong = low if low < 0 else high
@@ -47,7 +47,7 @@ def check_labels(labels: Tensor, classes: int, name: str) -> None:
 
 
 def check_network(model: nn.Module) -> None:
-    """Makes sure that a network has weights that can be moved to a device and trained.
+    """Checks that a network has weights that can be moved to a device and trained.
 
     Raises:
         WeightsError: they are not plain (see `plain_weights`).
@@ -62,7 +62,7 @@ def check_network(model: nn.Module) -> None:
 
 
 def check_shares(batch_size: int, ranks: int) -> int:
-    """How many images of a batch a rank sees at least. Raises `TrainingError` where it would see none."""
+    """The smallest number of images of a batch that a rank sees. Raises `TrainingError` if that is 0."""
     if batch_size < ranks:
         raise TrainingError(
             f"a batch of {batch_size} has no image for each of {ranks} ranks; engine.processes: {batch_size} would work"
@@ -73,12 +73,12 @@ def check_shares(batch_size: int, ranks: int) -> int:
 def class_count(
     model: nn.Module, images: Tensor, machine: Machine, *, batch_size: int, trains: bool = True, ranks: int = 1
 ) -> int:
-    """How many classes a network tells apart. A copy of it sees one image or two, as it would in a step.
+    """The number of classes of a network, found by showing a copy of it one or two images, as in a step.
 
     Args:
         images: (N, C, H, W) uint8.
-        batch_size: of a step on one rank: 1 is tried as 1.
-        trains: whether it is to be trained, or measured alone.
+        batch_size: of a step on one rank; 1 is tried with one image.
+        trains: whether it is to be trained, or only measured.
 
     Raises:
         TrainingError: the network does not take these images, gives no logits, or has nothing to train.
@@ -93,7 +93,7 @@ def class_count(
                 logits = trial(batch.contiguous(memory_format=machine.memory_format))
     except MicronetError:
         raise
-    except Exception as error:  # whatever a network of the user's own raises
+    except Exception as error:  # a user's own network can raise anything
         raise TrainingError(_why(error, model, batch, ranks)) from None
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(batch) or not logits.shape[1]:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -104,7 +104,7 @@ def class_count(
 
 
 def _why(error: Exception, model: nn.Module, batch: Tensor, ranks: int) -> str:
-    """One line for what a network raised at its first images."""
+    """One line about what a network raised on its first images."""
     if len(batch) == 1 and "more than 1 value per channel" in str(error):
         return (
             "a batch norm behind a map of 1 x 1 sees one value a channel of a batch of one image, which has no "

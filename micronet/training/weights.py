@@ -1,4 +1,4 @@
-"""Which parameters of a network are weights that may be pruned or quantized, how many are zero, and their use."""
+"""Which parameters of a network may be pruned or quantized, how many are zero, and how often each is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from micronet.errors import MicronetError, shown
 
-# What computes a tensor from others before every forward pass: where its hook is defined, what makes the tensor plain.
+# What computes a tensor from others before every forward pass: where its hook is defined, and how to remove it.
 _HOOKS = {
     "torch.nn.utils.prune": "torch.nn.utils.prune.remove",
     "torch.nn.utils.weight_norm": "torch.nn.utils.remove_weight_norm",
@@ -21,11 +21,11 @@ _HOOKS = {
 
 
 class WeightsError(MicronetError):
-    """A network whose weights are made of other tensors, or are not there yet; says how they become plain."""
+    """A network's weights are computed from other tensors, or not there yet; says how to make them plain."""
 
 
 def _not_plain(module: nn.Module) -> str | None:
-    """What keeps a module's own tensors from being plain, and the way out; None: they are plain."""
+    """What keeps a module's own tensors from being plain, and the way out; None if they are plain."""
     own = [*module._parameters.values(), *module._buffers.values()]
     if any(is_lazy(tensor) for tensor in own if tensor is not None):
         return "is lazy and has no weights yet; run a batch of images through the network first"
@@ -44,13 +44,13 @@ def _not_plain(module: nn.Module) -> str | None:
 
 
 def plain_weights(model: nn.Module) -> None:
-    """Makes sure that what a network computes with are its own parameters and buffers, under their plain names.
+    """Checks that a network computes with its own parameters and buffers, under their plain names.
 
     A weight that is computed from others before every forward pass (`torch.nn.utils.prune`, `weight_norm`,
-    `spectral_norm`, `parametrize`) takes neither a mask nor a quantizer: the next pass would undo either.
+    `spectral_norm`, `parametrize`) can be neither masked nor quantized: the next pass would undo it.
 
     Raises:
-        WeightsError: names the first module at fault, what is on it, and what takes it off.
+        WeightsError: names the first module at fault, what is applied to it, and how to remove that.
     """
     faults = [(name, fault) for name, module in model.named_modules() if (fault := _not_plain(module))]
     if faults:
@@ -64,9 +64,9 @@ def _layers(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear]]:
 
 
 def prunable(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear]]:
-    """Convolutions and linear layers by name, in the order of the network; their `weight` is prunable.
+    """Convolutions and linear layers by name, in network order; their `weight` is prunable.
 
-    Batch norms and biases are left alone. Of layers that share one weight the first stands for all of them.
+    Batch norms and biases are left alone. If layers share one weight, the first represents all of them.
 
     Raises:
         WeightsError: one of these weights is not plain (see `plain_weights`).
@@ -81,22 +81,22 @@ def prunable(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear]]:
 
 
 def count_zeros(model: nn.Module) -> tuple[int, int]:
-    """Zeros among the prunable weights, and how many prunable weights there are."""
+    """The number of zeros among the prunable weights, and the number of prunable weights."""
     layers = [module.weight for _, module in prunable(model)]
     return sum(int((weight == 0).sum()) for weight in layers), sum(weight.numel() for weight in layers)
 
 
 def count_nonzero(model: nn.Module) -> int:
-    """Parameters of any kind that are not zero. Raises `WeightsError` where they are not plain."""
+    """The number of nonzero parameters of any kind. Raises `WeightsError` if they are not plain."""
     plain_weights(model)
     return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
 
 
 def positions(model: nn.Module, image: tuple[int, int, int] = (3, 32, 32)) -> dict[str, int]:
-    """How often one image, (C, H, W), uses a weight of each prunable layer: the height times the width of its output.
+    """How often one image, (C, H, W), uses each weight of each prunable layer: height times width of its output.
 
-    Weights of a linear layer are used once; those of a layer that is called twice, or shares them, as often as all
-    calls together. Nothing is computed, and the model stays as it is.
+    Weights of a linear layer are used once; if a layer is called several times, or shares its weights, all calls
+    count. Nothing is computed, and the model is unchanged.
 
     Raises:
         WeightsError: see `plain_weights`.
@@ -109,7 +109,7 @@ def positions(model: nn.Module, image: tuple[int, int, int] = (3, 32, 32)) -> di
     def count(name: str, output: Tensor) -> None:
         found[name] = found.get(name, 0) + math.prod(output.shape[2:])
 
-    # Weights that are shared are no longer on the device meta, so the model says which layers share one.
+    # On the device meta, shared weights are no longer shared, so the model says which layers share one.
     for (_, module), (_, layer) in zip(_layers(shadow), _layers(model), strict=True):
         name = first[id(layer.weight)]
         module.register_forward_hook(lambda _module, _inputs, output, name=name: count(name, output))
