@@ -1,4 +1,4 @@
-# The commands that people type; `make` lists them. Everything runs with the interpreter in $(VENV), which the
+# The user commands; `make` lists them. Everything runs with the interpreter in $(VENV), which the
 # first command that needs it builds from requirements.lock. Once it is built, nothing here needs the network.
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ BUDGET ?=
 TO ?= all
 OUT ?= build/export
 N ?= 3
-# What `make` alone shows first: the first six of these that are there.
+# What `make` alone shows first: the first six of these that exist.
 START := demo score use repro report doctor test
 A ?= HEAD
 B ?= HEAD
@@ -25,15 +25,15 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 
-# Bytecode in site-packages halves the start-up time of DVC: a shell that forbids it does not forbid it here.
+# Bytecode in site-packages halves DVC's start-up time, so it is written even if the shell forbids it.
 unexport PYTHONDONTWRITEBYTECODE
-# Code is imported from this checkout, never from what a shell happens to point at, and a script ends without a prompt.
+# Code is imported from this checkout, never from where a shell happens to point, and a script ends without a prompt.
 unexport PYTHONPATH PYTHONSAFEPATH PYTHONINSPECT
 export DVC_NO_ANALYTICS := 1
 export RECIPE FILE NAME SPEC BUDGET A B AGAINST N TO OUT
-# What Ctrl-C stopped has said so: make ends with it, in silence.
+# A command stopped by Ctrl-C has said so: make ends with it, silently.
 export BASH_ENV := $(abspath tools/stopped.bash)
-# Unpacked from an archive there is no repository, and DVC needs to be told.
+# A tree unpacked from an archive is no repository, and DVC needs to be told.
 ifeq ($(wildcard .git),)
 export DVC_SYSTEM_CONFIG_DIR := $(abspath tools/without_git)
 endif
@@ -43,7 +43,7 @@ PY := $(BIN)/python
 # DVC runs `python stages/NAME.py`: the PATH makes that python this one.
 DVC := PATH="$(BIN):$$PATH" "$(PY)" -m dvc
 REPRODUCE := PATH="$(BIN):$$PATH" "$(PY)" $(abspath tools/repro.py)
-# Small networks on one thread, one test beside the other: twice as fast on two cores as two threads a test.
+# Small networks on one thread, tests in parallel: twice as fast on two cores as two threads per test.
 PYTEST := OMP_NUM_THREADS=1 "$(PY)" -m pytest -q
 
 # --- environment ---
@@ -52,9 +52,9 @@ PYTEST := OMP_NUM_THREADS=1 "$(PY)" -m pytest -q
 help: ## list these commands
 	@awk -v start="$(START)" -f tools/help.awk Makefile
 
-# The copy of the lock is written last: a half-built environment has none, one of another lock has a different one.
+# The copy of the lock is written last: a half-built environment has none, one from another lock a different one.
 .PHONY: env
-env: ## build .venv from requirements.lock (the others do it when it is needed)
+env: ## build .venv from requirements.lock (other targets do so when needed)
 	@if [ -x "$(PY)" ] && cmp -s requirements.lock "$(VENV)/installed.lock"; then exit 0; fi
 	if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
 		echo "make: $(PYTHON) is not Python 3.11 or newer; name one that is, as in: make env PYTHON=python3.11" >&2
@@ -68,16 +68,16 @@ env: ## build .venv from requirements.lock (the others do it when it is needed)
 	install -m 755 tools/dvc.sh "$(BIN)/dvc"
 	cp requirements.lock "$(VENV)/installed.lock"
 
-# Registry settings of whoever runs this must not leave a trace in the lock.
+# The user's registry settings must not leave a trace in the lock.
 .PHONY: lock
-lock: env ## resolve pyproject.toml into requirements.lock again, at the newest versions it allows
+lock: env ## resolve pyproject.toml into requirements.lock again, with the newest versions it allows
 	@env -u PIP_FIND_LINKS -u UV_FIND_LINKS "$(BIN)/uv" pip compile pyproject.toml --group dev --quiet --upgrade \
 		--universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 		--output-file requirements.lock
 
-# It looks at the environment too, so it makes none: any Python will do.
+# It checks the environment too, so it builds none: any Python will do.
 .PHONY: doctor
-doctor: ## what is wrong here, each with the command that mends it
+doctor: ## find what is wrong here, and the command that fixes it
 	@if [ -x "$(PY)" ] && "$(PY)" -c '' 2>/dev/null; then python="$(PY)"; else python="$(PYTHON)"; fi
 	if ! command -v "$$python" >/dev/null; then
 		echo "make doctor: there is no $$python; name one, as in: make doctor PYTHON=python3.11" >&2
@@ -87,7 +87,7 @@ doctor: ## what is wrong here, each with the command that mends it
 
 # --- pipeline ---
 
-# DVC whose Python is taken away ends with a traceback, or as if all were well.
+# DVC whose Python disappears ends with a traceback, or as if all were well.
 define REPRO
 $(REPRODUCE) $(1) && code=0 || code=$$?
 if [ ! -x "$(PY)" ]; then echo "make: $(VENV) was taken away in the middle; the same command builds it and goes on" >&2; exit 1; fi
@@ -95,7 +95,7 @@ if [ ! -x "$(PY)" ]; then echo "make: $(VENV) was taken away in the middle; the 
 endef
 
 .PHONY: score
-score: fresh unlock ## bring all up to date, measure on the real test set, show it
+score: fresh unlock ## update everything, measure on the real test set, show it
 	@"$(PY)" tools/restored.py
 	$(DVC) pull --remote release dvc.yaml >/dev/null 2>&1 </dev/null || $(DVC) pull dvc.yaml >/dev/null 2>&1 </dev/null \
 		|| echo "make: release/cache lacks some results of these params; the pipeline makes them (make pull says which)"
@@ -112,20 +112,20 @@ repro: fresh unlock ## run the stages whose code, inputs or params changed
 		echo "      '.venv/bin/python -m micronet.predict checkpoints/quantized.safetensors IMAGE' names a picture"
 	fi
 
-# DVC's table of all that differs is three screens wide: without other models' params, checksums of files and the like.
+# DVC's full table is three screens wide, so other models' params, file checksums and the like are left out.
 UNSEEN := pipelines/|checkpoints/|code/|data/|(stages|micronet|models|networks|params\.yaml)$$|
 UNSEEN := $(UNSEEN)(deck|strict|course)_score|validation_|Created|Executor
 .PHONY: experiments
-experiments: env unlock ## compare the experiments of `dvc exp run` in what differs: docs/experiments.md
+experiments: env unlock ## compare what differs between the experiments of `dvc exp run`: docs/experiments.md
 	@$(DVC) exp show --only-changed --drop '$(UNSEEN)' $(ARGS)
 
-# For a change of the code that changes no result, such as a renamed function: DVC would run hours again for it.
+# For code changes that change no result, such as a renamed function: DVC would rerun hours of work.
 .PHONY: accept
-accept: check unlock ## take the results that are there for those of today's code, without running anything (dvc commit)
+accept: check unlock ## accept the existing results as those of the current code, without running anything (dvc commit)
 	@PATH="$(BIN):$$PATH" "$(PY)" tools/accept.py
 
 .PHONY: demo
-demo: env ## every stage from nothing on a small sample, in build/demo
+demo: env ## run every stage from scratch on a sample, in build/demo
 	@rm -rf build/demo
 	mkdir -p build/demo/data
 	cp -R .dvcignore dvc.yaml stages models networks micronet build/demo/
@@ -139,7 +139,7 @@ demo: env ## every stage from nothing on a small sample, in build/demo
 	cat ../../tools/next.txt
 
 .PHONY: check
-check: env ## validate params.yaml, build its networks: every fault in one line, nothing touched
+check: env ## validate params.yaml and build its networks: one line per error, nothing touched
 	@"$(PY)" stages/check.py
 
 .PHONY: use
@@ -169,27 +169,27 @@ pictures: env ## write a folder of pictures to try recipes/folder.yaml with: dat
 
 # --- sweeps ---
 
-# A run that fails is a row with its reason, so that the others go on; it is tried again the next time. A sweep takes
-# the shell's place: a signal that ends make reaches it then, and it ends what it started. So what comes after a sweep
-# is a target of its own.
+# A failed run is a row with its reason, so that the others continue; it is retried next time. A sweep replaces the
+# shell, so that a signal that ends make reaches it and it can end what it started. So what comes after a sweep is a
+# target of its own.
 .PHONY: _studies _seeds
 .PHONY: sweep
-sweep: env ## many variants of the pipeline, here or on a Ray cluster: make sweep SPEC=sweeps/demo.yaml BRANCH=1
+sweep: env ## run many variants of the pipeline, here or on a Ray cluster: make sweep SPEC=sweeps/demo.yaml BRANCH=1
 	@INSTEAD_OF_SHELL=1 exec "$(PY)" sweeps/run.py $(if $(BRANCH),--branch) $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- "$${SPEC:-}"
 
 .PHONY: studies
-studies: _studies ## the sweeps that ask the slides' questions, then docs/studies.md: make studies BUDGET=small
+studies: _studies ## run the sweeps that ask the slides' questions, write docs/studies.md: make studies BUDGET=small
 	@exec "$(PY)" tools/studies.py --fail-with-rows
 
 _studies: env
 	@INSTEAD_OF_SHELL=1 exec "$(PY)" sweeps/run.py --rows-may-fail $(if $(BUDGET),--budget "$$BUDGET") $(ARGS) -- $$(grep -l '^question:' sweeps/*.yaml)
 
 .PHONY: compare
-compare: env ## what differs in params and metrics, and a page of both: make compare A=main B=sweep/demo/gradual,weight_bits=4-0
+compare: env ## show what differs in params and metrics, write a page: make compare A=main B=sweep/demo/gradual,weight_bits=4-0
 	@"$(PY)" tools/compare.py -- "$${A:-HEAD}" "$${B:-HEAD}"
 
 .PHONY: seeds
-seeds: _seeds ## the active recipe with N seeds, mean and spread into metrics/seeds.json: make seeds N=3
+seeds: _seeds ## run the active recipe with N seeds, mean and spread to metrics/seeds.json: make seeds N=3
 	@exec "$(PY)" tools/seeds.py
 
 _seeds: env
@@ -202,7 +202,7 @@ _seeds: env
 # --- looking at results ---
 
 .PHONY: report
-report: env ## all results of a run on one page: build/report.html
+report: env ## write all results of a run on one page: build/report.html
 	@"$(PY)" tools/page.py $(ARGS) --name="$$NAME" --against="$$AGAINST"
 
 # --- published results ---
@@ -212,17 +212,17 @@ pull: env unlock ## fetch the published checkpoints from release/cache
 	@$(DVC) pull --remote release $(ARGS)
 
 .PHONY: push
-push: env unlock ## publish the current checkpoints into release/cache
+push: env unlock ## publish the current checkpoints to release/cache
 	@$(DVC) push --remote release $(ARGS)
 
 .PHONY: verify
-verify: env ## measure a packed model from its file alone, compare with its claims: make verify NAME=cascade, or FILE=path
+verify: env ## check a packed model's claims by measuring its file alone: make verify NAME=cascade, or FILE=path
 	@"$(PY)" tools/verify.py $(ARGS) $(if $(NAME),--name "$$NAME") -- "$$FILE"
 
-# The remote is filled anew: what only older versions of dvc.lock name is superseded, and git keeps its history.
-# What is published is what dvc.lock names, so the workspace that is verified must be that. What sweeps make is not published.
-# Git holds the same files in DVC's cache, where it stores them once: `dvc pull` in a clone needs no remote, and so there is
-# no default one that `dvc push` and `dvc exp push` would write to.
+# The remote is refilled: what only older versions of dvc.lock name is superseded, and git keeps the history.
+# What dvc.lock names is published, so the verified workspace must match it. Results of sweeps are not published.
+# Git holds the same files in DVC's cache, where it stores them once: `dvc pull` in a clone needs no remote, so there is no
+# default remote that `dvc push` and `dvc exp push` would write to.
 .PHONY: release
 release: env unlock ## verify, write release/MODEL_CARD.md, leave exactly the current checkpoints in release/cache
 	@if ! $(DVC) status --quiet dvc.yaml; then
@@ -245,14 +245,14 @@ release: env unlock ## verify, write release/MODEL_CARD.md, leave exactly the cu
 	fi
 
 .PHONY: plots
-plots: env ## draw what metrics/ holds into docs/plots: curves, path, peers, what each method did
+plots: env ## draw metrics/ to docs/plots: curves, path, peers, what each method did
 	@"$(PY)" tools/released.py
 	"$(PY)" tools/plots.py $(ARGS)
 	"$(PY)" tools/peers.py $(ARGS)
 	"$(PY)" tools/methods.py
 
 .PHONY: docs
-docs: env ## write what metrics/ says into README.md and docs/{trust,record,performance,studies,export,...}.md
+docs: env ## write the numbers of metrics/ to README.md and docs/{trust,record,performance,studies,export,...}.md
 	@"$(PY)" tools/released.py
 	"$(PY)" tools/results.py
 	"$(PY)" tools/record.py
@@ -261,30 +261,30 @@ docs: env ## write what metrics/ says into README.md and docs/{trust,record,perf
 	"$(PY)" tools/studies.py
 	"$(PY)" tools/export_docs.py
 
-# The notice is about the maker's next program. A link or a page that leads nowhere ends it.
+# The suppressed notice is about the authors' next program. A broken link or a missing page fails the build.
 .PHONY: site
-site: env ## build the documentation as a site that needs no network: build/site/index.html
+site: env ## build the documentation as a website that works offline: build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 "$(PY)" -m mkdocs build --strict --quiet --clean
 	echo "build/site/index.html: open it in a browser"
 
 # --- export ---
 
 .PHONY: export
-export: env ## a packed model as C, ONNX, a web page: make export TO=c FILE=path OUT=build/export ARGS="--optimize speed"
+export: env ## export a packed model as C, ONNX, a web page: make export TO=c FILE=path OUT=build/export ARGS="--optimize speed"
 	@"$(PY)" tools/export.py --to "$${TO:-all}" --out "$${OUT:-build/export}" $(ARGS) -- "$$FILE"
 
 .PHONY: mcu
-mcu: env ## the C on emulated Cortex-M4 and M55 boards: same logits, flash, RAM, instructions: make mcu FILE=path
+mcu: env ## run the C on emulated Cortex-M4 and M55 boards: same logits, flash, RAM, instructions: make mcu FILE=path
 	@"$(PY)" tools/mcu.py $(ARGS) -- "$$FILE"
 
 .PHONY: exports
-exports: env ## all published models: ONNX on their test images, C on emulated boards; `make docs` says what came out
+exports: env ## test all published models: ONNX on their test images, C on emulated boards; `make docs` writes the results
 	@"$(PY)" tools/exports.py $(ARGS)
 
-# --- measurements: speeds are only true when nothing else runs ---
+# --- measurements: speeds are valid only when nothing else runs ---
 
 .PHONY: bench
-bench: env ## our training loop against the one everybody copies, and all exports side by side: speed, memory
+bench: env ## compare our training loop with the one everybody copies, and all exports: speed, memory
 	@"$(PY)" bench/run.py
 	"$(PY)" bench/accuracy.py
 	"$(PY)" bench/startup.py
@@ -293,20 +293,20 @@ bench: env ## our training loop against the one everybody copies, and all export
 	"$(PY)" bench/steps.py
 
 .PHONY: profile
-profile: env ## where the time of a training step goes, and what was tried on DenseNets
+profile: env ## measure where the time of a training step goes, and what was tried on DenseNets
 	@"$(PY)" bench/shares.py
 	"$(PY)" bench/variants.py
 
 .PHONY: choices
-choices: env ## what two settings of the compression were chosen by, on validation images
+choices: env ## measure what two compression settings were chosen by, on validation images
 	@"$(PY)" bench/choices.py
 
 .PHONY: reliability
-reliability: env ## try it with thousands of damaged params, packed files, odd networks and kills: half an hour
+reliability: env ## try thousands of damaged params, packed files, odd networks, and kills: half an hour
 	@"$(PY)" bench/reliability.py $(ARGS)
 
 .PHONY: gpu-check
-gpu-check: env ## on a machine with a GPU: the tests marked gpu, then images a second and where the time goes
+gpu-check: env ## on a machine with a GPU: run the tests marked gpu, measure images per second and where the time goes
 	@if ! "$(PY)" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
 		echo "make gpu-check: torch sees no CUDA device here" >&2
 		exit 1
@@ -337,21 +337,21 @@ format: env ## fix style and formatting
 	"$(PY)" -m ruff format .
 
 .PHONY: clean
-clean: ## delete scratch folders and caches (not .venv, data, checkpoints, nor the state that runs resume from)
+clean: ## delete scratch folders and caches (but not .venv, data, checkpoints or the state that runs resume from)
 	@rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -path "./$(VENV)" -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
-# --- what others call ---
+# --- called by other targets ---
 
 .PHONY: unlock
-unlock: env ## clear away locks that a killed DVC left in .dvc/tmp
+unlock: env ## clear locks that a killed DVC left in .dvc/tmp
 	@"$(PY)" tools/dvc_locks.py
 
-# A folder of pictures is no dependency that DVC could watch, so what runs DVC looks first whether it has changed.
+# DVC cannot track a folder of pictures as a dependency, so targets that run DVC first check whether it has changed.
 .PHONY: fresh
-fresh: env ## check, and prepare a changed folder of pictures anew
+fresh: env ## check params, and prepare a changed folder of pictures anew
 	@"$(PY)" stages/check.py --renew
 
-# What nobody has written a rule for.
+# Any target without a rule.
 .DEFAULT:
 	$(error there is no target '$@'; `make` alone lists those there are)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the import path, the cases, images without a download, what machine this is."""
+"""What the benchmarks share: the import path, the cases, images without a download, a description of the machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 128
 IMAGES = 50_000  # both loops hold as many images as CIFAR-10 has
-CIFAR10_EPOCH = 45_000, 5_000  # images trained on and validated on in an epoch of the laptop recipe
+CIFAR10_EPOCH = 45_000, 5_000  # training and validation images in an epoch of the laptop recipe
 TRAIN = {"batch_size": BATCH_SIZE, "learning_rate": 0.1, "weight_decay": 5e-4}
 
 _LAPTOP = parameters.load(ROOT / "recipes/laptop.yaml")
@@ -55,14 +55,14 @@ CASES = {
     "laptop student, taught by the laptop teacher": Case(STUDENT, TEACHER, 20),
 }
 WARM_STEPS = 1
-WIDEST = 140  # columns of a table in a file
-CUDA_STEPS = 400  # of every case: there, progress is told every 50 steps
+WIDEST = 140  # columns of a table written to a file
+CUDA_STEPS = 400  # for every case: on a GPU, progress is reported every 50 steps
 
 
 def images(count: int = IMAGES) -> tuple[np.ndarray, np.ndarray]:
-    """(count, 3, 32, 32) uint8 and (count,) labels: the sample in this repository, as often as needed.
+    """(count, 3, 32, 32) uint8 and (count,) labels: the sample in this repository, repeated as needed.
 
-    What the pixels are decides no speed, so no download stands before a benchmark.
+    Pixel values do not affect speed, so no benchmark needs a download.
     """
     import numpy as np
 
@@ -75,7 +75,7 @@ def images(count: int = IMAGES) -> tuple[np.ndarray, np.ndarray]:
 
 
 def engine(device: str) -> parameters.Engine:
-    """The laptop recipe's, on this device."""
+    """The laptop recipe's engine section, on this device."""
     return _LAPTOP.engine.model_copy(update={"device": device})
 
 
@@ -98,7 +98,7 @@ def arguments(doc: str, output: str, *, cpu_alone: bool = False, **switches: str
     """The arguments of a benchmark that writes a JSON file.
 
     Args:
-        cpu_alone: it measures nothing on a GPU. switches: further ones, name and what it does.
+        cpu_alone: it measures nothing on a GPU. switches: further flags, name and description.
     """
     parser = Parser(description=doc)
     if not cpu_alone:
@@ -110,7 +110,7 @@ def arguments(doc: str, output: str, *, cpu_alone: bool = False, **switches: str
 
 
 def others_wait() -> None:
-    """Gives all threads of this process, and those that they start, the processors before any other program."""
+    """Gives all threads of this process, and those they start, priority over any other program."""
     import torch._dynamo  # noqa: F401 - an optimizer would load it now, for seconds
 
     for thread in os.listdir("/proc/self/task"):
@@ -118,7 +118,7 @@ def others_wait() -> None:
 
 
 def measure(script: str, *words: str) -> dict[str, Any]:
-    """Runs a script of this folder in a process of its own, so that its peak memory is its own; gives its JSON."""
+    """Runs a script of this folder in its own process, so that peak memory is its own; returns its JSON."""
     command = [sys.executable, str(ROOT / "bench" / script), *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -127,35 +127,35 @@ def measure(script: str, *words: str) -> dict[str, Any]:
 
 
 def median(values: list[dict[str, Any]], key: str) -> float:
-    """The median of one measurement over runs."""
+    """The median of one measurement over several runs."""
     return statistics.median(value[key] for value in values)
 
 
 def write(path: str, content: dict[str, Any]) -> None:
-    """Writes a result, rounded to what was measured.
+    """Writes a result, rounded to its precision.
 
-    What was measured before on processors of other kinds stays in the file, below `other_processors`.
+    Earlier measurements on other kinds of processors stay in the file, under `other_processors`.
     """
     kept = beside(_read(path), content)
     write_json(path, rounded(content | ({"other_processors": kept} if kept else {})))
 
 
 def _read(path: str) -> dict[str, Any]:
-    """What is in the file, nothing where there is none."""
+    """The content of the file; empty if there is none."""
     file = Path(path)
     return read_json(file) if file.is_file() else {}
 
 
 def processor(content: dict[str, Any]) -> tuple[str, str]:
-    """The processor and the precision of a measurement: results of two such kinds are never compared."""
+    """The processor and precision of a measurement: results that differ in these are never compared."""
     return content["machine"]["device"], content["machine"]["precision"]
 
 
 def beside(before: dict[str, Any], content: dict[str, Any]) -> list[dict[str, Any]]:
-    """The results of other processors that a new result leaves in the file, the newest of them first.
+    """The results of other processors that a new result leaves in the file, newest first.
 
     Args:
-        before: what the file held, {} where there was none.
+        before: the previous content, {} if there was no file.
     """
     if "machine" not in before or "machine" not in content:
         return []
@@ -165,7 +165,7 @@ def beside(before: dict[str, Any], content: dict[str, Any]) -> list[dict[str, An
 
 
 def rounded(value: Any) -> Any:
-    """To four digits; dicts and lists with all that is in them."""
+    """Rounds to four digits, through dicts and lists."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
@@ -174,10 +174,10 @@ def rounded(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table, the first column to the left and the others to the right.
+    """Prints a table, the first column left-aligned, the others right-aligned.
 
     Args:
-        columns: their headings. rows: as many cells each.
+        columns: their headings. rows: one cell per column.
     """
     from rich.table import Table
 
@@ -192,4 +192,4 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 Clock = Callable[[int], None]
-"""Told after each step how many images are done."""
+"""Called after each step with the number of images done."""

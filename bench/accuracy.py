@@ -1,4 +1,4 @@
-"""Both loops to the same number of epochs on the same 10,000 images, three seeds: is the faster one as accurate?
+"""Both loops for the same number of epochs on the same 10,000 images, three seeds: is the faster one as accurate?
 
 Trains the laptop student without a teacher and measures on validation images. Writes metrics/bench_accuracy.json.
 """

@@ -1,8 +1,8 @@
 """What two settings of the compression were chosen by, on validation images: `mirror_answers` and `cost_exponent`.
 
-How accurate the teacher is alone and with the mean over mirror images; how accurate the distilled student stays when
-it is pruned at once, without training, with the ranking of each exponent, at what price. Batch norm statistics are
-estimated anew before each measurement. Writes metrics/bench_choices.json; docs/record.md shows it.
+The teacher's accuracy alone and averaged over mirror images; the distilled student's accuracy and price when pruned in
+one shot, without training, ranked with each exponent. Batch norm statistics are re-estimated before each measurement.
+Writes metrics/bench_choices.json, shown in docs/record.md.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from _bench import arguments, describe, engine, write
 
 EXPONENTS, AMOUNTS = (0.0, 0.25, 0.5), (0.5, 0.65, 0.75, 0.8, 0.85)
-NORM_IMAGES = 2_000  # training images that the statistics come from
-BITS, ACCUMULATOR_BITS = 4, 14  # what a weight, an activation and a sum are priced at
+NORM_IMAGES = 2_000  # training images for the statistics
+BITS, ACCUMULATOR_BITS = 4, 14  # the price of a weight, an activation and a sum
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
     validation = open_split(everything.data, "validation")
 
     class Mirrored(nn.Module):
-        """The teacher as `mirror_answers` asks it."""
+        """The teacher as `mirror_answers` queries it."""
 
         def __init__(self, teacher: nn.Module):
             super().__init__()

@@ -1,7 +1,7 @@
 """Every way to run a packed model, side by side: one image, a batch of 500, memory; on one core.
 
-Each is a process of its own; a case is measured in turns, and the fastest of each counts. Writes
-metrics/bench_export.json and prints a table. `make bench` runs it; the numbers count when nothing else runs beside.
+Each runs in its own process; cases are measured in turns, and the fastest of each counts. Writes
+metrics/bench_export.json and prints a table. `make bench` runs it; the numbers are valid only on an idle machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One loop on one case, in this process: prints images a second and peak memory as JSON. Started by `run.py`."""
+"""One loop on one case, in this process: prints images per second and peak memory as JSON. Started by `run.py`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from micronet.training.reporting import Reporter
 
 
 class Done(Exception):
-    """Enough was measured."""
+    """Enough has been measured."""
 
 
 class Stopwatch(Reporter):

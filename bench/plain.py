@@ -1,7 +1,7 @@
-"""The training loop that everybody copies: what our own is measured against.
+"""The training loop that everybody copies: the baseline for our own.
 
-A dataset of PIL images, torchvision's transforms, a DataLoader with two workers, float32 in NCHW, SGD, a loss value
-read every step. On CUDA, the model and the batches are moved there, and nothing else changes.
+A dataset of PIL images, torchvision's transforms, a DataLoader with two workers, float32 in NCHW, SGD, the loss value
+read at every step. On CUDA, the model and the batches are moved there; nothing else changes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def train(
     device: str = "cpu",
     clock: Clock = lambda images: None,
 ) -> None:
-    """Trains in place. `rate`: the learning rate of a step of so many; `clock` may end it by an exception."""
+    """Trains in place. `rate(step, steps)`: a step's learning rate; `clock` may end it with an exception."""
     loader = DataLoader(
         Images(pixels, labels, TRAINING), batch_size=BATCH_SIZE, shuffle=True, num_workers=2, drop_last=True
     )
@@ -82,7 +82,7 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, pixels: np.ndarray, labels: np.ndarray) -> float:
-    """In percent, on unchanged images."""
+    """In percent, on images without augmentation."""
     model.eval()
     loader = DataLoader(Images(pixels, labels, VALIDATION), batch_size=100, num_workers=2)
     correct = sum(int((model(inputs).argmax(1) == targets).sum()) for inputs, targets in loader)

@@ -1,9 +1,9 @@
 """Two processes of one thread against one process of two threads: the same batches, trained in turn on one machine.
 
-Each run is one of its own, started as a stage starts it, and times every step after the first ones, data and sums over
-processes included; evaluation is not. Of all steps of all turns the median counts, and the fastest beside it: on a
-machine with other work that says what the processors can do. With --alone, as root, other programs wait during the
-steps. Writes metrics/bench_processes.json and prints a table.
+Each run is separate, started as by a stage, and times every step after the first ones, including data and sums over
+processes, but not evaluation. The median over all steps of all turns counts, with the fastest beside it: on a busy
+machine that shows what the processors can do. With --alone, as root, other programs wait during the steps. Writes
+metrics/bench_processes.json and prints a table.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def step_seconds(case: Case, threads: int, member: Member, alone: bool) -> list[
 
 
 def one_run(name: str, processes: int, threads: int, *, alone: bool) -> None:
-    """Prints the seconds of the steps of one run as JSON."""
+    """Prints the step times of one run as JSON, in seconds."""
     from micronet.training.processes import together
 
     def work(member: Member) -> int:
@@ -94,7 +94,7 @@ def one_run(name: str, processes: int, threads: int, *, alone: bool) -> None:
 
 
 def compared(name: str, *switches: str) -> dict[str, Any]:
-    """What the settings take in turn."""
+    """The times of the settings, measured in turn."""
     seconds: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
     for _ in range(TURNS):
         for setting, (processes, threads) in SETTINGS.items():

@@ -1,8 +1,8 @@
-"""How often the pipeline was tried with what nobody should give it, and what came of it: metrics/reliability.json.
+"""How often the pipeline was tried with inputs nobody should give it, and the outcomes: metrics/reliability.json.
 
-Params files, packed files and networks come from the seeded generators of the tests (tests/support), which `make test`
-runs on fewer; a stage is killed at random moments and must end with the bytes of one that was not. docs/reliability.md
-shows it.
+Params files, packed files and networks come from the seeded generators of the tests (tests/support), of which
+`make test` runs fewer; a stage is killed at random moments and must end with the same bytes as one that was not.
+Shown in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from micronet import params
 from micronet.errors import LONGEST
 from micronet.front import Parser
 
-PACKED = ("quantized", "cascade", "dense", "refined", "glance")  # released files that hostile ones are made of
+PACKED = ("quantized", "cascade", "dense", "refined", "glance")  # released files that hostile ones are made from
 KILLS, STAGED = 25, 40
-MOST_EPOCHS = 1  # of params that the stages are run with
-OUTCOMES = {  # what may become of each kind; all else is a fault
+MOST_EPOCHS = 1  # in the params that the stages are run with
+OUTCOMES = {  # the acceptable outcomes of each kind; anything else is a fault
     "params": ("refused", "inconsistent", "passed"),
     "packed": ("refused", "run in integers", "run in floats"),
     "networks": ("refused", "packed in integers", "packed in floats"),
@@ -76,7 +76,7 @@ def staged(count: int) -> dict[str, int]:
             except params.ParamsError:
                 continue
             tree = params.read_yaml(folder / "params.yaml")
-            for section in ("teacher", "student"):  # it is about what they meet, not how often
+            for section in ("teacher", "student"):  # the point is what they meet, not how often
                 train = tree[section]["train"]
                 train["epochs"] = min(train["epochs"], MOST_EPOCHS)
             pipeline.write_params(folder, tree)
@@ -91,7 +91,7 @@ def staged(count: int) -> dict[str, int]:
 
 
 def summary(became: Counter[str], kind: str) -> dict[str, Any]:
-    """What became of the tries of one kind, with the faults under their own name."""
+    """The outcomes of one kind of try, with the faults under their own name."""
     usual = {outcome: became.get(outcome, 0) for outcome in OUTCOMES[kind]}
     return {"tried": became.total(), **usual, "faults": became.total() - sum(usual.values())}
 

@@ -1,8 +1,8 @@
 """Our training loop against the one everybody copies (bench/plain.py), in turn, on the same machine in one run.
 
-Same model, batch size, augmentation and optimizer. Images a second count steps alone, data included; each run is a
-process of its own, and a case's ratio is that of the medians. Peak memory is that of the training process; the plain
-loop's two workers come on top of its own. Writes metrics/bench.json and prints a table.
+Same model, batch size, augmentation and optimizer. Images per second count steps only, including data; each run is its
+own process, and a case's ratio is that of the medians. Peak memory is the training process's; the plain loop's two
+workers come on top. Writes metrics/bench.json and prints a table.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One way to run a packed model, in a process of its own: milliseconds an image, and the memory that it takes.
+"""One way to run a packed model, in its own process: milliseconds per image, and memory.
 
-`python bench/runners.py RUNNER FILE` prints a JSON object. Everything runs on one core. Memory is what the process
-holds more after one image than before it loaded the model; what it shares with other processes is left out.
+`python bench/runners.py RUNNER FILE` prints a JSON object. Everything runs on one core. Memory is the growth of the
+process from before it loaded the model to after one image; memory shared with other processes is left out.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from _bench import ROOT  # noqa: E402
 from micronet.data.sample import images_for  # noqa: E402
 
 ONE, BATCH = 200, 500  # images one by one, and together
-TURNS = 5  # batches, of which the fastest counts: what is beside it on a machine makes it slower, never faster
+TURNS = 5  # batches, of which the fastest counts: other work on the machine can only slow one down
 Run = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) uint8 -> logits (N, classes)
-Load = Callable[[], Run]  # what takes memory
+Load = Callable[[], Run]  # the part that takes memory
 
 
 def torch_float(data: bytes, folder: Path) -> Load:
-    """The architecture in floats, with weights by chance: how fast it is does not depend on them."""
+    """The architecture in floats, with random weights: its speed does not depend on them."""
 
     def load() -> Run:
         import torch
@@ -65,7 +65,7 @@ def _float_network(data: bytes) -> Any:
 
 
 def torch_packed(data: bytes, folder: Path) -> Load:
-    """The packed model as a module of PyTorch on one thread, with the file's own weights and logits."""
+    """The packed model as a PyTorch module on one thread, with the file's own weights and logits."""
 
     def load() -> Run:
         import torch
@@ -82,7 +82,7 @@ def torch_packed(data: bytes, folder: Path) -> Load:
 
 
 def onnx_float(data: bytes, folder: Path) -> Load:
-    """One graph for each number of images: what a network asks about its input's shape becomes a constant."""
+    """One graph per batch size: what a network reads from its input's shape becomes a constant."""
     import torch
 
     from micronet.data.images import normalise
@@ -179,17 +179,17 @@ RUNNERS: dict[str, Callable[[bytes, Path], Load]] = {
     "C for speed, -O3 -march=native": _of_c("speed", "-O3", "-march=native"),
 }
 JAVASCRIPT = "JavaScript (node)"
-NEEDS = {"C ": "cc", "JavaScript": "node"}  # a program, by the word with which the names of its runners begin
+NEEDS = {"C ": "cc", "JavaScript": "node"}  # a program, by the first word of its runners' names
 
 
 def available() -> list[str]:
-    """The runners whose program is on this machine."""
+    """The runners whose program is installed."""
     missing = tuple(word for word, program in NEEDS.items() if not shutil.which(program))
     return [name for name in (*RUNNERS, JAVASCRIPT) if not name.startswith(missing)]
 
 
 def javascript(data: bytes, folder: Path, images: np.ndarray) -> dict[str, Any]:
-    """Measured inside of node, whose clock and memory they are."""
+    """Measured inside node, with its clock and memory."""
     _exported("web", data, folder)
     (folder / "model").write_bytes(data)
     (folder / "images").write_bytes(images.tobytes())
@@ -199,7 +199,7 @@ def javascript(data: bytes, folder: Path, images: np.ndarray) -> dict[str, Any]:
 
 
 def measured(run: Run, images: np.ndarray) -> dict[str, Any]:
-    """Milliseconds an image: the median of `ONE` images one by one, and the fastest of `TURNS` batches of all.
+    """Milliseconds per image: the median of `ONE` single images, and the fastest of `TURNS` batches of all.
 
     Args:
         images: (N, C, H, W) uint8, N >= `ONE`.
@@ -240,7 +240,7 @@ def main(name: str, file: str) -> None:
 
 
 def _held() -> int:
-    """Bytes that this process holds, in memory of its own."""
+    """Bytes this process holds in memory of its own."""
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()
     return (int(pages[1]) - int(pages[2])) * resource.getpagesize()
 

@@ -1,9 +1,9 @@
-"""What sweeps cost and gain: two Ray nodes of one core against one, one of them killed, and tasks a second.
+"""Cost and gain of sweeps: two Ray nodes of one core against one, one of them killed, and tasks per second.
 
-Everything is on loopback and the stages are real: 12 variants of the recipe `demo`, cut short, with two seeds. In the
+Everything is on loopback and the stages are real: 12 variants of the recipe `demo`, shortened, with two seeds. In the
 part `killed` the second node is killed after a third of the rows. Writes metrics/bench_scale.json, part by part:
-without --part those run that it lacks or that are of another commit, so that what was stopped goes on. About twenty
-minutes on two cores that do nothing else; --part tasks, a minute. `--variants 2 --output FILE` only tries it.
+without --part, those that are missing or from another commit, so a stopped run continues. About twenty minutes on two
+otherwise idle cores; --part tasks, a minute. `--variants 2 --output FILE` is a trial run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sweeps.sweep import Sweep  # noqa: E402
 
 OUTPUT = ROOT / "metrics/bench_scale.json"
 EMPTY = 1000
-# What all variants of a seed share is five of the six stages: 24 rows cost 24 clones and 34 trainings of seconds.
+# The variants of a seed share five of the six stages: 24 rows cost 24 clones and 34 trainings of seconds.
 SPEC: dict[str, Any] = {
     "base": "demo",
     "patch": {"engine": {"threads": 1}, "data.training_images": 400},
@@ -44,7 +44,7 @@ PARTS = {"one": (1, False), "two": (2, False), "killed": (2, True)}  # nodes, an
 
 
 def empty_tasks(ray: Any) -> float:
-    """Tasks a second that the driver sends, runs and takes back, nothing being done in them."""
+    """Empty tasks per second that the driver sends, runs and takes back."""
     nothing = ray.remote(num_cpus=1)(lambda: None)
     ray.get([nothing.remote() for _ in range(20)])
     began = time.monotonic()
@@ -54,10 +54,10 @@ def empty_tasks(ray: Any) -> float:
 
 @contextmanager
 def connected(nodes: int) -> Iterator[tuple[Any, Any]]:
-    """A cluster of so many nodes of one core each, which RAY_ADDRESS names, and its last node but for the head.
+    """A cluster of so many one-core nodes, named by RAY_ADDRESS, and its last node other than the head.
 
-    A process has the cores of the one that started it, so no node computes on more than its own; the driver shares that
-    of the head. Otherwise a single node would have DVC, Ray and the kernel work for it on the core that it lacks.
+    A process inherits its parent's cores, so no node computes on more than its own; the driver shares the head's.
+    Otherwise DVC, Ray and the kernel would work for a single node on the core it is not meant to have.
     """
     from ray.cluster_utils import Cluster
 
@@ -79,7 +79,7 @@ def connected(nodes: int) -> Iterator[tuple[Any, Any]]:
 
 
 def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]:
-    """Seconds and rows of the sweep on so many nodes of one core, from nothing, in a clone of its own."""
+    """Seconds and rows of the sweep on so many one-core nodes, from scratch, in its own clone."""
     from micronet.console import console
 
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
@@ -89,7 +89,7 @@ def swept(folder: Path, variants: int, nodes: int, kill: bool) -> dict[str, Any]
     made = Sweep.of("bench", chosen, planned, repository.head(folder))
     board = Board("bench", "validation_accuracy_percent", len(planned), [], console(sys.stderr))
     ended: Callable[..., None] = board.ended
-    came: Counter[tuple[str, int]] = Counter()  # how often a row of each key came, also one that replaces another
+    came: Counter[tuple[str, int]] = Counter()  # how often each key's row came, replacements included
 
     with connected(nodes) as (cluster, second):
 

@@ -1,8 +1,8 @@
-"""Where the time of training goes, and what share of the machine's own limits it reaches.
+"""Where training time goes, and what share of the machine's own limits it reaches.
 
-Splits a step into data, forward (a teacher's apart), backward and optimizer, and an epoch into steps and evaluation.
-The limits are measured here too: a matrix product in the precision of training, and a copy of a large array. The
-traffic is the least that unfused operations need: every map read and written once forward, twice backward, in float32.
+Splits a step into data, forward (the teacher's separately), backward and optimizer, and an epoch into steps and
+evaluation. The limits are measured here too: a matrix product in the training precision, and a copy of a large array.
+Traffic is the minimum for unfused operations: every map read and written once forward, twice backward, in float32.
 Writes metrics/profile.json and prints a table.
 """
 
@@ -30,7 +30,7 @@ from _bench import (
 )
 
 PARTS = ("data", "forward", "teacher", "backward", "optimizer")
-GROUPS = {  # operators by what they are, the first that fits
+GROUPS = {  # operators by kind, the first that matches
     "convolution": ("conv", "mkldnn"),
     "batch norm": ("batch_norm",),
     "concatenation and copies": ("cat", "copy", "slice", "contiguous", "clone", "narrow"),
@@ -39,7 +39,7 @@ GROUPS = {  # operators by what they are, the first that fits
 
 
 def synchronise(device: Any) -> None:
-    """Waits until a GPU has done what it was given, so that a clock beside it tells the truth; a CPU has."""
+    """Waits until a GPU has finished its work, so that timing is correct; a CPU already has."""
     import torch
 
     if device.type == "cuda":
@@ -47,7 +47,7 @@ def synchronise(device: Any) -> None:
 
 
 def seconds_of(work: Callable[[], Any], device: Any, times: int = 5) -> float:
-    """The median time of one call, after one that warms up."""
+    """The median time of one call, after a warm-up call."""
     work()
     taken = []
     for _ in range(times):
@@ -85,7 +85,7 @@ def traffic(model: Any) -> int:
 
 
 def operator_shares(work: Callable[[], Any], device: Any) -> dict[str, float]:
-    """The percent of one call's time that each group of operators takes, without what they call in turn."""
+    """Each operator group's percentage of one call's time, without the operators it calls."""
     import torch
 
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -105,7 +105,7 @@ def operator_shares(work: Callable[[], Any], device: Any) -> dict[str, float]:
 
 
 def work_of(model: Any, teacher: Any) -> tuple[int, int]:
-    """Operations and least bytes moved in a step, an image; of two modules, the teacher may be None."""
+    """Operations and minimum bytes moved per image in a step, of two modules; the teacher may be None."""
     from micronet.scoring.counting import operations
     from micronet.scoring.records import macs
 
@@ -116,11 +116,11 @@ def work_of(model: Any, teacher: Any) -> tuple[int, int]:
 def result(
     spent: dict[str, float], steps: int, evaluation: float, operators: dict[str, float], work: tuple[int, int]
 ) -> dict[str, Any]:
-    """What is written of a case.
+    """What is written about a case.
 
     Args:
         spent: seconds of each part in so many steps.
-        evaluation: seconds an image.
+        evaluation: seconds per image.
         work: see `work_of`.
     """
     a_step, (trained, validated) = sum(spent.values()) / steps, CIFAR10_EPOCH
@@ -138,7 +138,7 @@ def result(
 
 
 def profile(case: Case, machine: Any) -> dict[str, Any]:
-    """Trains a case for its `steps`, after one that warms up, and says where the time went: see `result`."""
+    """Trains a case for its `steps`, after a warm-up step, and says where the time went: see `result`."""
     import torch
 
     import models

@@ -1,6 +1,6 @@
-"""How long a person waits before anything happens: `stages/score.py --help`, and `make score` with nothing to do.
+"""How long a user waits before anything happens: `stages/score.py --help`, and `make score` with nothing to do.
 
-Writes metrics/bench_startup.json. The second counts only where the pipeline is up to date; else it is refused.
+Writes metrics/bench_startup.json. The second is refused unless the pipeline is up to date.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TURNS = 5
 
 
 def seconds(*command: str) -> float:
-    """Wall time of a command that succeeds."""
+    """Wall time of a successful command."""
     began = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:

@@ -1,8 +1,8 @@
-"""Steps that prune, quantize and trim against plain steps of the same network, the released one's, in turn in one run.
+"""Pruning, quantizing and trimming steps against plain steps of the same, released network, in turn in one run.
 
-Every kind trains as its stage does, on the same images in batches of the same size; the teacher is left out. Ratios are
-those of the median step, of the fastest, and of the mean, in which one of eight steps looks which weights go. With
---alone, as root, other programs wait meanwhile. Writes metrics/bench_steps.json and prints a table.
+Each kind trains as its stage does, on the same images and batch size; the teacher is left out. Ratios are those of the
+median step, of the fastest, and of the mean, where one step in eight checks which weights to trim. With --alone, as
+root, other programs wait meanwhile. Writes metrics/bench_steps.json and prints a table.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 BATCH_SIZE, WARM_STEPS, STEPS = 256, 2, 8
 TRIM = 0.3
-STEPS_OF_A_RUN = 1000  # trimming looks at the weights after every hundredth of them
+STEPS_OF_A_RUN = 1000  # trimming checks the weights after every hundredth of them
 
 
 def runs(machine: Machine) -> dict[str, Run]:
-    """A run of each kind, all of the same network."""
+    """A run of each kind, all with the same network."""
     import torch
 
     import models

@@ -1,7 +1,7 @@
 """What was tried to make a DenseNet's training step faster, each variant measured in turn in one process.
 
 A DenseNet's cost is batch norm and concatenation. Every layer normalises the same earlier maps again, with other gains
-and biases but the same statistics. `shared statistics` computes these once a map and gives every later norm the
+and biases but the same statistics. `shared statistics` computes these once per map and gives every later norm the
 concatenated vectors; norm and ReLU become one differentiable function. Writes metrics/bench_variants.json.
 """
 
@@ -25,7 +25,7 @@ USED, COMPILED = "channels-last (what is used)", "channels-last, torch.compile"
 
 
 class NormRelu(torch.autograd.Function):
-    """relu(gain * (x - mean) / sqrt(variance + eps) + bias) for statistics that are given, (C,) each."""
+    """relu(gain * (x - mean) / sqrt(variance + eps) + bias) for given statistics, (C,) each."""
 
     @staticmethod
     def forward(ctx, x: Tensor, gain: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
@@ -46,7 +46,7 @@ class NormRelu(torch.autograd.Function):
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance a channel, those of bf16 maps in fp32."""
+    """Mean and biased variance per channel, in fp32 for bf16 maps."""
     if x.dtype == torch.bfloat16:
         x = x.float()
     mean = x.mean((0, 2, 3))
@@ -54,7 +54,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def shared(norm: nn.BatchNorm2d, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """`relu(norm(x))` in training mode, with the batch's statistics given; the running ones follow."""
+    """`relu(norm(x))` in training mode, given the batch's statistics; the running ones are updated."""
     with torch.no_grad():
         count = x.numel() // x.shape[1]
         norm.running_mean.lerp_(mean, norm.momentum)
@@ -84,7 +84,7 @@ def shared_forward(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def same(model: nn.Module, images: Tensor) -> float:
-    """The largest difference of logits and gradients between both forward passes, relative to the largest value."""
+    """The largest difference in logits and gradients between both forward passes, relative to the largest value."""
     found = []
     for forward in (model, lambda x: shared_forward(model, x)):
         model.zero_grad()
@@ -109,7 +109,7 @@ def main() -> int:
     strided = images.contiguous(memory_format=torch.channels_last)
 
     def step(forward: Callable, batch: Tensor) -> float:
-        """Seconds of a forward and backward pass, in the precision that training takes here."""
+        """Seconds of a forward and backward pass, in the precision used for training here."""
         began = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=here.autocast):
             logits = forward(batch)

@@ -1,1 +1,1 @@
-"""The pages of `make report` and `make compare`: what is gathered, drawn, filled in. Words are in templates/."""
+"""The pages of `make report` and `make compare`: gathering, drawing, filling in. The words are in templates/."""

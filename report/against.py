@@ -14,7 +14,7 @@ from report.tables import Column, Figure, Table, number
 
 PATH, RELEASES, MODELS = "its path", "releases", "other models"
 SWEEPS, PEERS = "sweeps (validation)", "others' results"
-COURSE_LINE = 90.0  # percent: what the course of the slides asks for
+COURSE_LINE = 90.0  # percent: what the slides' course requires
 LOOKS = {
     THIS: charts.Look(charts.MAIN, 190, "diamond", named=True),
     PATH: charts.Look(charts.SECOND, 70, "circle", named=True),
@@ -26,7 +26,7 @@ LOOKS = {
 
 
 def accuracy_against_score(run: Run, context: Context) -> dict[str, Any] | None:
-    """This model, its path, releases, sweeps, other models, what others published: accuracy over score."""
+    """Accuracy over score of this model, its path, releases, sweeps, other models and others' published results."""
     points: list[dict[str, Any]] = []
     left_out: list[str] = []
 
@@ -83,7 +83,7 @@ def accuracy_against_score(run: Run, context: Context) -> dict[str, Any] | None:
         "figure": Figure("against", spec, Table.of(columns, points)),
         "line": line,
         "sweeps": any(point["series"] == SWEEPS for point in points),
-        # No row of them says of which data it is, so one's own cannot be told from the studies of CIFAR-10.
+        # No row says which data it is for, so the user's own cannot be told from the CIFAR-10 studies.
         "of_other_data": [
             what for what, rows in (("releases", run.releases), ("sweeps", run.sweeps)) if rows and not of_cifar10
         ],

@@ -1,4 +1,4 @@
-"""What the packed model says of the test images, from `metrics/predictions.csv`: confusions, calibration, mistakes."""
+"""The packed model's answers to the test images, from `metrics/predictions.csv`: confusions, calibration, mistakes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from report.tables import number
 
 BINS = 10
 ROUNDED = 0.00501  # percent: a score has two decimals
-SHOWN = 12  # pictures of a kind
+SHOWN = 12  # pictures of each kind
 COLUMNS = ("image", "actual", "predicted", "confidence_percent")
-Z = 1.959964  # a normal variable lies within so many deviations 95 times in 100
+Z = 1.959964  # a normal variable lies within so many standard deviations 95 times in 100
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Of a test image: its number, its class, what the model says, and how sure it is, where that is known."""
+    """The answer to a test image: its number, its class, the predicted class, and the confidence, if known."""
 
     image: int
     actual: str
@@ -46,7 +46,7 @@ class Answer:
 
 
 def answers(rows: Sequence[Row]) -> list[Answer]:
-    """The rows of the file. Raises `KeyError`, `ValueError`: they have another form."""
+    """The rows of the file. Raises `KeyError`, `ValueError`: they have an unexpected form."""
     found = []
     for row in rows:
         image, actual, predicted, _ = (row[name] for name in COLUMNS)
@@ -58,9 +58,9 @@ def of(run: Run) -> list[Answer]:
     """The answers of a run.
 
     Raises:
-        ReportError: they contradict the other results of the run: another number of images, other classes, another
-            accuracy than that of its score.
-        KeyError, ValueError: they have another form.
+        ReportError: they contradict the run's other results: a different number of images, other classes, or another
+            accuracy than its score's.
+        KeyError, ValueError: they have an unexpected form.
     """
     found, place = answers(run.predictions), f"{run.places.metrics}/predictions.csv"
     if not found:
@@ -87,7 +87,7 @@ def interval(correct: float, images: int) -> tuple[float, float]:
     Wilson 1927, "Probable inference, the law of succession, and statistical inference".
 
     Args:
-        correct: percent of the images. images: how many the accuracy is of.
+        correct: percent of the images. images: their number.
     """
     share = correct / 100
     center = (share + Z**2 / (2 * images)) / (1 + Z**2 / images)
@@ -96,7 +96,7 @@ def interval(correct: float, images: int) -> tuple[float, float]:
 
 
 def confusions(found: Sequence[Answer]) -> list[dict[str, Any]]:
-    """Counts of (actual, predicted), and their part of the images of the actual class in percent."""
+    """Counts of (actual, predicted), and their share of the actual class's images in percent."""
     counts = Counter((answer.actual, answer.predicted) for answer in found)
     of_class = Counter(answer.actual for answer in found)
     return [
@@ -112,9 +112,9 @@ def confusions(found: Sequence[Answer]) -> list[dict[str, Any]]:
 
 
 def worst_class(found: Sequence[Answer]) -> tuple[str, float]:
-    """The class of whose images the smallest part is found, and that part in percent."""
+    """The class with the lowest accuracy, and that accuracy in percent."""
     total = Counter(answer.actual for answer in found)
-    # A class without a right answer has no row among the right ones, so all classes are asked.
+    # A class without a right answer has no row among the right ones, so all classes are tried.
     right = Counter(answer.actual for answer in found if answer.right)
     shares = {name: 100 * right[name] / total[name] for name in sorted(total)}
     worst = min(shares, key=lambda name: shares[name])
@@ -122,7 +122,7 @@ def worst_class(found: Sequence[Answer]) -> tuple[str, float]:
 
 
 def calibration(found: Sequence[Answer]) -> tuple[list[dict[str, Any]], float] | None:
-    """Images by their confidence in bins of equal width, and the expected calibration error in percent.
+    """Images by confidence in bins of equal width, and the expected calibration error in percent.
 
     Naeini et al. 2015, AAAI; Guo et al. 2017, arXiv:1706.04599. None: no confidence is known.
     """
@@ -131,7 +131,7 @@ def calibration(found: Sequence[Answer]) -> tuple[list[dict[str, Any]], float] |
         return None
     rows, error = [], 0.0
     for place in range(BINS):
-        # A bin holds its upper end, as in Guo et al.
+        # A bin includes its upper end, as in Guo et al.
         low, high = 100 * place / BINS, 100 * (place + 1) / BINS
         inside = [one for one in known if low < one[0] <= high or (place == 0 and one[0] == 0)]
         if not inside:
@@ -144,12 +144,12 @@ def calibration(found: Sequence[Answer]) -> tuple[list[dict[str, Any]], float] |
 
 
 def most_confident_mistakes(found: Sequence[Answer]) -> list[Answer]:
-    """Up to `SHOWN` wrong answers, the surest first; none whose confidence is not known."""
+    """Up to `SHOWN` wrong answers, most confident first; none with unknown confidence."""
     return _ranked([answer for answer in found if not answer.right], descending=True)
 
 
 def least_sure_right_ones(found: Sequence[Answer]) -> list[Answer]:
-    """Up to `SHOWN` right answers, the least sure first; none whose confidence is not known."""
+    """Up to `SHOWN` right answers, least confident first; none with unknown confidence."""
     return _ranked([answer for answer in found if answer.right], descending=False)
 
 
@@ -160,10 +160,10 @@ def _ranked(found: list[Answer], *, descending: bool) -> list[Answer]:
 
 
 class Pictures:
-    """The test images of a run as PNG in data URIs, out of its prepared folder. Nothing is prepared or fetched for it.
+    """A run's test images as PNG data URIs, from its prepared folder. Nothing is prepared or fetched for this.
 
     Attributes:
-        others: whether that folder holds other images than those that were answered, so that none is given.
+        others: whether that folder holds other images than those answered, so that none is given.
     """
 
     def __init__(self, root: Path, run: Run) -> None:
@@ -176,7 +176,7 @@ class Pictures:
             return
 
     def _open(self, root: Path, run: Run) -> None:
-        """Maps (N, C, H, W) uint8, and reads the class of each; nothing where the folder is not what the run says."""
+        """Maps (N, C, H, W) uint8, and reads the class of each; nothing if the folder does not match the run."""
         config = Data.model_validate((run.params or {})["data"])
         folder = root / run.places.home / config.folder
         manifest = Manifest.model_validate(run.manifest).model_dump(exclude_none=True)
@@ -192,7 +192,7 @@ class Pictures:
         self._names = [classes[label] for label in labels.tolist()]
 
     def uri(self, image: int, actual: str) -> str | None:
-        """A picture of the class `actual`; None where it is not there, is of another class, or is no picture."""
+        """A picture of the class `actual`; None if it is missing, of another class, or not a picture."""
         if self._pixels is None or not 0 <= image < len(self._names) or self._names[image] != actual:
             return None
         if self._pixels.shape[1] not in (1, 3):
@@ -204,10 +204,10 @@ class Pictures:
 
 
 def _answered_another_manifest(run: Run) -> bool:
-    """Whether the packed file that answered was made of data that have been prepared anew since then.
+    """Whether the packed file that answered was made from data that has been prepared anew since.
 
-    What is prepared overwrites the manifest beside the answers, so the record of the stage that made the file is
-    asked; one of another file says nothing.
+    Preparing data overwrites the manifest beside the answers, so the record of the stage that made the file is
+    consulted; a record of another file says nothing.
     """
     record = run.records.get("quantize", {})
     known = group(record, "made_of").get(store.MANIFEST.as_posix())

@@ -1,6 +1,6 @@
-"""The charts, as Vega-Lite without data: the page takes their numbers from the table that each of them has.
+"""The charts, as Vega-Lite without data: the page takes the numbers from each chart's table.
 
-Colours are variables of the style sheet, so that a chart follows the page from light to dark and onto paper.
+Colours are style sheet variables, so that a chart follows the page from light to dark and onto paper.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from report.labels import Place, places
 INK, QUIET, GRID = "var(--ink)", "var(--quiet)", "var(--grid)"
 MAIN, SECOND, THIRD, FOURTH = "var(--main)", "var(--second)", "var(--third)", "var(--fourth)"
 ROW = 26  # pixels of a row of names
-MOST_NUMBERS_IN_A_MATRIX = 12  # classes: of more the cells have no room for their counts
+MOST_NUMBERS_IN_A_MATRIX = 12  # classes: with more, the cells have no room for their counts
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 CONFIG: dict[str, Any] = {
     "background": "transparent",
@@ -61,12 +61,12 @@ CONFIG: dict[str, Any] = {
     "point": {"filled": True, "size": 70, "opacity": 1, "strokeWidth": 0},
 }
 
-# An error has room on a logarithmic axis where an accuracy has none: 99 and 99.9 % are as far apart as 90 and 99.
+# On a logarithmic axis, errors have room where accuracies have none: 99 and 99.9 % are as far apart as 90 and 99.
 _ERROR = "max(100 - datum.accuracy, 0.01)"
 _LEAST_ERROR = 0.01
 _ERRORS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70]
 _FEW_ERRORS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]
-_NARROW = 3  # times between the ends of an axis, below which ticks stand at equal steps
+_NARROW = 3  # ratio of an axis's ends below which its ticks are evenly spaced
 _SCORES = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
 _STEPS = [digit * 10**power for power in range(5) for digit in (1, 2, 5)]
 _COUNTS = [digit * 10**power for power in range(10) for digit in (1, 2, 5)]
@@ -74,7 +74,7 @@ _PERCENT = "datum.value + ' %'"
 
 
 def error_ticks(accuracies: Iterable[float], *, few: bool = False) -> tuple[list[float], list[float]]:
-    """The two ends of an axis that holds some accuracies, in percent that are missing to 100, and its ticks."""
+    """The two ends of an axis covering some accuracies, as error (100 minus percent), and its ticks."""
     errors = [max(100 - accuracy, _LEAST_ERROR) for accuracy in accuracies]
     low, high = min(errors, default=1.0) / 1.04, max(errors, default=100.0) * 1.04
     if high / low > _NARROW:
@@ -117,7 +117,7 @@ def _chart(height: int | None = None) -> alt.Chart:
 
 
 def _spec(chart: alt.TopLevelMixin, description: str) -> dict[str, Any]:
-    """The specification of a chart, without what all of them share."""
+    """The specification of a chart, without the parts shared by all."""
     spec = {**chart.to_dict(), "description": description}
     for shared in ("$schema", "config", "data"):
         spec.pop(shared, None)
@@ -125,7 +125,7 @@ def _spec(chart: alt.TopLevelMixin, description: str) -> dict[str, Any]:
 
 
 def scores(description: str, books: Sequence[str], series: dict[str, str]) -> dict[str, Any]:
-    """A row a rule book: this model's score, and those of others that it has been asked for.
+    """One row per rule book: this model's score, and those of others, where available.
 
     Args:
         series: the colour of each kind of mark, this model's first.
@@ -148,7 +148,7 @@ def scores(description: str, books: Sequence[str], series: dict[str, str]) -> di
 
 @dataclass(frozen=True)
 class Look:
-    """How the points of a kind look, and whether they are named."""
+    """The appearance of a kind of point, and whether its points are labelled."""
 
     colour: str
     area: float
@@ -165,11 +165,11 @@ def accuracy_against_score(
     line: float | None,
     heading: str,
 ) -> dict[str, Any]:
-    """Points of accuracy over a score on logarithmic axes; a control chooses the rule book.
+    """Points of accuracy over a score on logarithmic axes; a control selects the rule book.
 
     Args:
-        looks: of each kind of point, `series`, those on top first.
-        points: what of the table is drawn; the axes are as long as they need.
+        looks: for each kind of point, `series`, topmost first.
+        points: what is drawn of the table; the axes are as long as they need.
         line: an accuracy in percent to draw across.
         heading: of the control.
     """
@@ -218,7 +218,7 @@ def accuracy_against_score(
     stand = (
         f"({json.dumps({rules: _places(points, rules, named, line) for rules in options})}[book] || {{}})[datum.label]"
     )
-    # What several points are called stands at the first of them.
+    # The shared name of several points is at the first of them.
     names = (
         base.transform_filter(alt.FieldOneOfPredicate(field="series", oneOf=named))
         .transform_joinaggregate(first="min(x)", groupby=["series", "label"])
@@ -246,7 +246,7 @@ def _has(points: Sequence[Mapping[str, Any]], series: str, rules: str) -> bool:
 def _places(
     points: Sequence[Mapping[str, Any]], rules: str, named: Sequence[str], line: float | None
 ) -> dict[str, Place]:
-    """Where names stand under a rule book; all points are kept free."""
+    """Where names go under a rule book; all points are kept clear."""
     here = sorted((point for point in points if (point.get(rules) or 0) > 0), key=lambda point: float(point[rules]))
     found = [
         (point[rules], max(100 - point["accuracy"], _LEAST_ERROR), point["label"] * (point["series"] in named))
@@ -258,7 +258,7 @@ def _places(
 def path_accuracy(
     description: str, stages: Sequence[str], series: dict[str, str], accuracies: Iterable[float]
 ) -> dict[str, Any]:
-    """A row a block of the pipeline: its accuracy on test and validation images."""
+    """One row per block of the pipeline: its accuracy on test and validation images."""
     domain: list[Any] = list(series)
     chart = (
         _chart(len(stages) * ROW + 10)
@@ -277,7 +277,7 @@ def path_accuracy(
 
 
 def path_size(description: str, stages: Sequence[str], series: dict[str, str]) -> dict[str, Any]:
-    """A row a block of the pipeline: its parameters, and those that are not zero, joined by a line."""
+    """One row per block of the pipeline: its parameters, and the nonzero ones, joined by a line."""
     domain: list[Any] = list(series)
     y = alt.Y("stage:N", sort=list(stages), title=None, axis=alt.Axis(grid=True, labelColor=INK))
     x = alt.Scale(type="log", nice=False, padding=14)
@@ -308,10 +308,10 @@ def path_size(description: str, stages: Sequence[str], series: dict[str, str]) -
 
 
 def curve(description: str, series: dict[str, str], epochs: int, accuracies: Iterable[float]) -> dict[str, Any]:
-    """Accuracy of a stage by epoch, on the axis that all stages share.
+    """A stage's accuracy by epoch, on the axis that all stages share.
 
     Args:
-        accuracies: in percent, those that the axis has to hold.
+        accuracies: in percent, those the axis must cover.
     """
     domain: list[Any] = list(series)
     base = _chart(160).transform_fold(domain, as_=["series", "accuracy"]).transform_filter("isValid(datum.accuracy)")
@@ -338,7 +338,7 @@ def curve(description: str, series: dict[str, str], epochs: int, accuracies: Ite
 def layer_shares(
     description: str, books: Sequence[str], chosen: str, layers: Sequence[str], heading: str
 ) -> dict[str, Any]:
-    """A bar a layer: its part of the score by storage and operations; a control chooses the rule book."""
+    """One bar per layer: its part of the score by storage and operations; a control selects the rule book."""
     book = alt.param(
         name="shown", value=chosen, bind=alt.binding_radio(options=list(books), labels=list(books), name=heading)
     )
@@ -359,7 +359,7 @@ def layer_shares(
 
 
 def sparsity(description: str, layers: Sequence[str]) -> dict[str, Any]:
-    """A bar a layer: how many of its weights are not zero; beside it the bits of each."""
+    """One bar per layer: its share of nonzero weights; beside it their bits."""
     base = _chart(max(4, len(layers)) * 22 + 10).encode(
         y=alt.Y("layer:N", sort=list(layers), title=None, axis=alt.Axis(grid=False, labelColor=INK))
     )
@@ -375,7 +375,7 @@ def sparsity(description: str, layers: Sequence[str]) -> dict[str, Any]:
 
 
 def codes(description: str, layers: Sequence[str], first: str, every: str, heading: str) -> dict[str, Any]:
-    """How often each weight code stands in the layer that a control names, `first` before anybody does, or in all."""
+    """How often each weight code occurs in the layer that a control selects, initially `first`, or in all."""
     options = [*layers, every]
     chosen = alt.param(name="chosen", value=first, bind=alt.binding_select(options=options, name=heading))
     chart = (
@@ -397,7 +397,7 @@ def codes(description: str, layers: Sequence[str], first: str, every: str, headi
 
 
 def confusion(description: str, classes: Sequence[str]) -> dict[str, Any]:
-    """A square a pair of classes; the right ones are quiet, so that confusions stand out."""
+    """One square per pair of classes; right answers are muted, so that confusions stand out."""
     side = max(ROW, min(34, 900 // len(classes)))
     axis: dict[str, Any] = {"grid": False, "labelColor": INK, "labelLimit": 84}
     base = _chart(side * len(classes)).encode(
@@ -419,7 +419,7 @@ def confusion(description: str, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def calibration(description: str) -> dict[str, Any]:
-    """The accuracy of images by the confidence in them, beside what a calibrated model would have."""
+    """Accuracy by confidence, beside that of a calibrated model."""
     x = alt.Scale(domain=[0, 100], nice=False)
     bars = (
         _chart(300)
@@ -446,7 +446,7 @@ def calibration(description: str) -> dict[str, Any]:
 
 
 def seeds(description: str) -> dict[str, Any]:
-    """A point a seed: accuracy over score."""
+    """One point per seed: accuracy over score."""
     chart = (
         _chart(220)
         .mark_point(size=100, fill=MAIN)
@@ -468,7 +468,7 @@ def seeds(description: str) -> dict[str, Any]:
 
 
 def seconds(description: str, stages: Sequence[str]) -> dict[str, Any]:
-    """A bar a stage: the minutes it took."""
+    """One bar per stage: the minutes it took."""
     chart = (
         _chart(len(stages) * ROW + 10)
         .transform_calculate(minutes="datum.seconds / 60")

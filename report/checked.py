@@ -1,4 +1,4 @@
-"""Values of result files, checked before a template is given them: a faulty one is a line, no traceback."""
+"""Values of result files, checked before a template gets them: a faulty one is a line, not a traceback."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from micronet.errors import shown
 from report.errors import ReportError
 
-MOST = 1e30  # beyond that no count, score or second is one, and floats lose it
+MOST = 1e30  # no count, score or second exceeds this, and floats lose precision beyond it
 _LONGEST = 40  # characters of a value in a line
 
 
 def group(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """What stands under a key, nothing where it is not there. Raises `ReportError`: it is no group of values."""
+    """The group under a key, empty if missing. Raises `ReportError`: it is not a group of values."""
     found = content.get(key, {})
     if not isinstance(found, Mapping):
         raise ReportError(f"{key} is {_said(found)}, no group of values")
@@ -22,10 +22,10 @@ def group(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def value(content: Mapping[str, Any], path: str, most: float = MOST) -> float:
-    """The number under a key, or under `group.key`, as it stands in the file.
+    """The number under a key, or under `group.key`, as in the file.
 
     Raises:
-        ReportError: it is not there, is no number, is below 0 or above `most`.
+        ReportError: it is missing, not a number, below 0 or above `most`.
     """
     name, _, key = path.rpartition(".")
     inside = group(content, name) if name else content
@@ -40,19 +40,19 @@ def value(content: Mapping[str, Any], path: str, most: float = MOST) -> float:
 
 
 def value_if_there(content: Mapping[str, Any], path: str, most: float = MOST) -> float | None:
-    """As `value`; None where the key is not there, and where it has no value."""
+    """As `value`; None if the key is missing or has no value."""
     name, _, key = path.rpartition(".")
     inside = group(content, name) if name else content
     return None if inside.get(key) is None else value(content, path, most)
 
 
 def percent(content: Mapping[str, Any], path: str) -> float:
-    """As `value`, of a part of a hundred."""
+    """As `value`, for a percentage."""
     return value(content, path, 100.0)
 
 
 def text(content: Mapping[str, Any], path: str) -> str:
-    """The text under a key, empty where it is not there. Raises `ReportError`: it is none."""
+    """The text under a key, empty if missing. Raises `ReportError`: it is not a text."""
     name, _, key = path.rpartition(".")
     found = (group(content, name) if name else content).get(key, "")
     if not isinstance(found, str):

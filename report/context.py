@@ -1,4 +1,4 @@
-"""What the sections of a page know beside their run."""
+"""What a page's sections know besides their run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ THIS = "this model"
 
 @dataclass(frozen=True)
 class Context:
-    """What the parts of a page know beside their run."""
+    """What the parts of a page know besides their run."""
 
-    runs: Sequence[Run]  # all that the page shows, so that their axes can be the same
-    peers: Sequence[tuple[float, float, str]]  # deck score, accuracy, name of what others published
+    runs: Sequence[Run]  # all runs on the page, so that their axes can match
+    peers: Sequence[tuple[float, float, str]]  # deck score, accuracy, name of others' published results
     root: Path
-    texts: Mapping[str, str]  # what charts are called for who hears them, and their controls
+    texts: Mapping[str, str]  # chart descriptions for screen readers, and labels of controls
 
 
 Builder = Callable[[Run, Context], dict[str, Any] | None]
@@ -32,7 +32,7 @@ Builder = Callable[[Run, Context], dict[str, Any] | None]
 
 def is_of_cifar10(run: Run) -> bool:
     """Whether scores and accuracy can be compared with those of the slides."""
-    if run.score is None:  # then the params say what will be measured; those of other data have a folder of their own
+    if run.score is None:  # then the params say what will be measured; models of other data have their own folder
         data = (run.params or {}).get("data")
         source = data.get("source") if isinstance(data, dict) else None
         return not (isinstance(source, str) and source in FOLDERS)
@@ -40,5 +40,5 @@ def is_of_cifar10(run: Run) -> bool:
 
 
 def prices(score: Mapping[str, Any]) -> dict[str, float]:
-    """The score under each rule book that is there. Raises `ReportError`: one is no number."""
+    """The score under each rule book present. Raises `ReportError`: one is not a number."""
     return {name: value(score, f"{name}.score") for name in NAMES if name in score}

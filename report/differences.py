@@ -1,4 +1,4 @@
-"""Which settings two params files have, where they differ, and whether they are the same recipe."""
+"""The settings of two params files, where they differ, and whether they are the same recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST = 60  # characters of a value
 
 @dataclass(frozen=True)
 class Setting:
-    """A key with its value here and in what it is compared with."""
+    """A key with its value here and in the params compared with."""
 
     name: str
     here: str
@@ -33,20 +33,20 @@ def leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differ(one: Any, other: Any) -> bool:
-    """Whether two values are not the same; 1 and true, and 1 and 1.0, are not."""
+    """Whether two values differ; 1 and true, or 1 and 1.0, count as different."""
     return bool(one != other) or type(one) is not type(other)
 
 
 def said(value: Any) -> str:
-    """A value as a row shows it: a float in six digits at most, all cut to `LONGEST` printable characters."""
+    """A value as shown in a row: floats with at most six digits, all cut to `LONGEST` printable characters."""
     return shown(f"{value:g}" if isinstance(value, float) else str(value), LONGEST)
 
 
 def settings(here: dict[str, Any] | None, there: dict[str, Any] | None) -> list[Setting]:
-    """All settings of both trees: those of the first in its order, then what the other alone has.
+    """All settings of both trees: those of the first in its order, then those only in the other.
 
     Args:
-        there: None where there is nothing to compare with; then nothing differs.
+        there: None if there is nothing to compare with; then nothing differs.
     """
     mine, other = dict(leaves(here or {})), dict(leaves(there or {}))
     mine.pop("", None)
@@ -59,6 +59,6 @@ def settings(here: dict[str, Any] | None, there: dict[str, Any] | None) -> list[
 
 
 def recipe_digest(params: parameters.Params) -> str:
-    """What names a recipe whatever its seed and machine: all that decides its packed model otherwise."""
+    """An id of a recipe regardless of seed and machine: of everything else that decides its packed model."""
     sections = [name for name in type(params).model_fields if name not in ("seed", "engine", "score")]
     return parameters.digest(*(getattr(params, name) for name in sections))

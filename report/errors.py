@@ -1,4 +1,4 @@
-"""The error of this room."""
+"""The errors of this package."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from micronet.front import ArgumentError
 
 
 class ReportError(MicronetError):
-    """A page cannot be made: one line."""
+    """A page cannot be made."""
 
 
 class UnknownName(ArgumentError, ReportError):
-    """There are no results of that name: one line."""
+    """There are no results of that name."""

@@ -1,4 +1,4 @@
-"""What is known of a run: every file of results that is there, and a line for each that cannot be read."""
+"""What is known about a run: every available results file, and a line for each that cannot be read."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from micronet.pipeline import STAGES
 from report.errors import ReportError, UnknownName
 from report.sources import Source
 
-OF_A_RUN = ("runs", "curves", "sweeps")  # folders of metrics/ that are no model's
-ROOT_MODEL = "record"  # what the model at the root is called beside the others
+OF_A_RUN = ("runs", "curves", "sweeps")  # folders of metrics/ that belong to no model
+ROOT_MODEL = "record"  # the root model's name among the others
 MOST_IMAGES = 1_000_000_000
 PACKED = "checkpoints/quantized.safetensors"
 Content = TypeVar("Content")
@@ -31,32 +31,32 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Places:
-    """Where the files of a model lie, from the repository's root; the first that is there counts."""
+    """Where a model's files are, from the repository's root; the first that exists counts."""
 
     metrics: str
     params: str
     packed: tuple[str, ...]
     is_root: bool = False
-    pipeline: str = ""  # what it is called in pipelines/dvc.yaml, if it is there
-    recipe: str = ""  # in recipes/, if there is one of that name
+    pipeline: str = ""  # its name in pipelines/dvc.yaml, if it is there
+    recipe: str = ""  # in recipes/, if one has that name
 
     @property
     def home(self) -> str:
-        """The folder, from the repository's root, that its stages run in: paths in its params start there."""
+        """The folder its stages run in, from the repository's root: paths in its params start there."""
         parts = Path(self.params).parts
         return "/".join(parts[:2]) if parts[0] == "pipelines" else "."
 
     @classmethod
     def of(cls, name: str, source: Source) -> Places:
-        """Those of a model by name, empty for the one at the root.
+        """The places of a model by name, empty for the one at the root.
 
         Raises:
-            ReportError: there is no such model; some that there are.
+            ReportError: there is no such model; names some that exist.
         """
         if not name:
             return cls("metrics", "params.yaml", (PACKED,), is_root=True)
         kept = (f"release/{name}.safetensors", f"pipelines/{name}/{PACKED}")
-        is_name = re.fullmatch(r"[\w-]+", name) and name not in OF_A_RUN  # and no path to somewhere else
+        is_name = re.fullmatch(r"[\w-]+", name) and name not in OF_A_RUN  # and not a path to elsewhere
         for folder in (f"pipelines/{name}/metrics", f"metrics/{name}") if is_name else ():
             there = source.names(folder)
             if "score.json" in there:
@@ -71,7 +71,7 @@ class Places:
 
 
 def models_in(source: Source, folder: str, inner: str = "") -> Iterator[str]:
-    """The names below a folder whose `score.json` is there."""
+    """The names below a folder that have a `score.json`."""
     for name in source.names(folder):
         if name not in OF_A_RUN and "." not in name and "score.json" in source.names(f"{folder}/{name}{inner}"):
             yield name
@@ -79,9 +79,9 @@ def models_in(source: Source, folder: str, inner: str = "") -> Iterator[str]:
 
 @dataclass
 class Run:
-    """The results of a model, each None or empty where its file is not there or cannot be read."""
+    """The results of a model, each None or empty if its file is missing or cannot be read."""
 
-    name: str  # of a revision, or what it is called
+    name: str  # of a revision, or of the model
     commit: str | None
     places: Places
     faults: list[str] = field(default_factory=list)
@@ -92,15 +92,15 @@ class Run:
     records: dict[str, dict[str, Any]] = field(default_factory=dict)  # metrics/runs
     params: dict[str, Any] | None = None
     manifest: dict[str, Any] | None = None
-    manifest_sha256: str = ""  # of its file; empty where there is none
+    manifest_sha256: str = ""  # of its file; empty if there is none
     seeds: dict[str, Any] | None = None
-    others: dict[str, dict[str, Any]] = field(default_factory=dict)  # the scores of the models beside this one
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)  # the scores of the other models
     releases: list[Row] = field(default_factory=list)
     sweeps: dict[str, list[Row]] = field(default_factory=dict)
     predictions: list[Row] = field(default_factory=list)
     model: PackedModel | None = None
     packed: bytes = b""
-    packed_path: str = PACKED  # empty: the released one, out of DVC's cache
+    packed_path: str = PACKED  # empty: the released one, from DVC's cache
 
     @property
     def test_images(self) -> int | None:
@@ -109,7 +109,7 @@ class Run:
 
     @property
     def counted_images(self) -> int | None:
-        """How many test images the data has, where that is known."""
+        """How many test images the data has, if known."""
         counted = self.stages.get("prepare_data", {}).get("test_images")
         if counted is None and self._is_of_the_data:
             counted = ((self.manifest or {}).get("splits", {}).get("test") or {}).get("images")
@@ -118,22 +118,22 @@ class Run:
 
     @property
     def _is_of_the_data(self) -> bool:
-        """Whether the manifest can be that of this model: what is prepared may be another's data."""
+        """Whether the manifest can be this model's: the prepared data may be another's."""
         return self.model is None or (self.manifest or {}).get("classes") == list(self.model.class_names)
 
     @property
     def reference(self) -> str | None:
-        """What the scores are relative to; None: what each rule book takes for CIFAR-10."""
+        """What the scores are relative to; None: each rule book's CIFAR-10 reference."""
         named = (self.score or {}).get("reference")
         return named.get("name") if isinstance(named, dict) else None
 
 
 def gather(source: Source, name: str, commit: str | None = None, model: str = "") -> Run:
-    """Reads all that is there of a run.
+    """Reads all available results of a run.
 
     Args:
-        name: what the page calls it.
-        model: one of those beside the root's own.
+        name: its name on the page.
+        model: a model other than the root's own.
 
     Raises:
         ReportError: there is no such model.
@@ -173,7 +173,7 @@ def gather(source: Source, name: str, commit: str | None = None, model: str = ""
 
 
 def params_of(source: Source, model: str = "") -> dict[str, Any] | None:
-    """The params of a model; None where there are none that can be read."""
+    """The params of a model; None if none can be read."""
     try:
         return _Reader(source, []).yaml(Places.of(model, source).params)
     except ReportError:
@@ -181,7 +181,7 @@ def params_of(source: Source, model: str = "") -> dict[str, Any] | None:
 
 
 def _scores(source: Source) -> Iterator[tuple[str, str]]:
-    """The models of a checkout and where the score of each is: of a pipeline that has run, its own."""
+    """A checkout's models and where their scores are: in its pipeline's folder, if that has run."""
     kept = {name: f"metrics/{name}/score.json" for name in models_in(source, "metrics")}
     made = {name: f"pipelines/{name}/metrics/score.json" for name in models_in(source, "pipelines", "/metrics")}
     root = {ROOT_MODEL: "metrics/score.json"} if "score.json" in source.names("metrics") else {}
@@ -189,11 +189,11 @@ def _scores(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def _read_packed(run: Run, reader: _Reader) -> None:
-    """The packed file that `score.json` speaks of: where it lies, or in the published cache."""
+    """The packed file of `score.json`: from its place, or from the published cache."""
     packed = (run.score or {}).get("packed")
     claimed = packed.get("sha256") if isinstance(packed, dict) else None
     other = ""
-    cache = reader.published(PACKED) if run.places.is_root else []  # dvc.lock speaks of the root's file alone
+    cache = reader.published(PACKED) if run.places.is_root else []  # dvc.lock only lists the root's file
     for path in (*run.places.packed, *cache):
         data = reader.content(path)
         if data is None:
@@ -212,12 +212,12 @@ def _read_packed(run: Run, reader: _Reader) -> None:
 
 
 def _named(path: str, cache: list[str]) -> str:
-    """What a packed file is called: a place in the cache says nothing to a reader."""
+    """A packed file's display name: a path in the cache says nothing to a reader."""
     return "the released file" if path in cache else path
 
 
 class _Reader:
-    """Reads files of a source, and notes a line for each that is damaged."""
+    """Reads files of a source, and records a line for each damaged one."""
 
     def __init__(self, source: Source, faults: list[str]) -> None:
         self._source, self._faults = source, faults
@@ -247,7 +247,7 @@ class _Reader:
         return self._noted(path, settings)
 
     def published(self, path: str) -> list[str]:
-        """Where the cache in the repository holds an output of the pipeline, as `dvc.lock` says."""
+        """Where the cache in the repository holds a pipeline output, according to `dvc.lock`."""
         try:
             lock = settings(self._source.content("dvc.lock") or b"{}")
             outs = [out for stage in lock.get("stages", {}).values() for out in stage.get("outs", [])]

@@ -1,4 +1,4 @@
-"""The few numbers that two runs are compared by, side by side."""
+"""The few numbers by which two runs are compared, side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from report.gathered import Run
 
 @dataclass(frozen=True)
 class Compared:
-    """A number of two runs as texts, empty where a run does not have it, and its change."""
+    """A number of two runs as texts, empty for a run without it, and its change."""
 
     name: str
     here: str
@@ -22,7 +22,7 @@ class Compared:
 
 
 def relative_to_another(runs: Sequence[Run]) -> bool:
-    """Whether both of two runs have scores, and these are relative to different networks."""
+    """Whether both runs have scores and these are relative to different networks."""
     scores = [run.score for run in runs if run.score is not None]
     return len(scores) == 2 and scores[0].get("reference") != scores[1].get("reference")
 
@@ -30,7 +30,7 @@ def relative_to_another(runs: Sequence[Run]) -> bool:
 def glance(runs: Sequence[Run]) -> list[Compared]:
     """Accuracy, scores, bytes and sparsity of two runs; what neither has is left out.
 
-    A score relative to one network cannot be taken from one relative to another: those have no change.
+    Scores relative to different networks cannot be subtracted, so those have no change.
     """
     here, there = runs
     measures: list[tuple[str, str, Callable[[Run], float]]] = [
@@ -60,7 +60,7 @@ def _score_of(name: str) -> Callable[[Run], float]:
 
 
 def _sparsity(run: Run) -> float:
-    """Percent, of the packed file or as its stage counted. Raises `LookupError`, `ReportError`: neither is known."""
+    """Percent, from the packed file or its stage's count. Raises `LookupError`, `ReportError`: neither is known."""
     if run.model is None or not run.model.weights:
         counted = run.stages["quantize"]
         return 100 * value(counted, "zero_weights") / max(1, value(counted, "prunable_weights"))
@@ -70,5 +70,5 @@ def _sparsity(run: Run) -> float:
 def _known(measure: Callable[[Run], float], run: Run) -> float | None:
     try:
         return measure(run)
-    except (MicronetError, LookupError):  # the run's own section says what is wrong with it
+    except (MicronetError, LookupError):  # the run's own section reports the error
         return None

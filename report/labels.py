@@ -1,32 +1,32 @@
-"""Where the names of points stand, beside their point, so that none covers another name or point."""
+"""Where points' names go, beside their point, so that none covers another name or point."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
-WIDTH, HEIGHT = 800.0, 380.0  # pixels that a chart has, about
+WIDTH, HEIGHT = 800.0, 380.0  # approximate size of a chart in pixels
 LETTER, LINE = 6.5, 13.0  # of a name
 DOT = 5.0  # half a point's width
 GAP = 9  # pixels from a point to its name
 BESIDE, NEAR, FAR = 4, 10, 16  # of its baseline below the point, or above
-LEFT, RIGHT = "right", "left"  # a name left of its point ends there
+LEFT, RIGHT = "right", "left"  # a name to the left of its point ends there
 PLACES = tuple(
     (GAP if side == RIGHT else -GAP, down, side)
     for downs in ((BESIDE,), (BESIDE - NEAR, BESIDE + NEAR), (BESIDE - FAR, BESIDE + FAR))
     for side in (RIGHT, LEFT)
     for down in downs
 )
-Place = tuple[int, int, str]  # pixels to the right, downwards, and at which of its ends
+Place = tuple[int, int, str]  # pixels to the right, downwards, and which end is anchored
 
 
 def places(points: Iterable[tuple[float, float, str]], line: float | None = None) -> dict[str, Place]:
-    """Where each name stands: the first of `PLACES` that is free, or the one that covers least.
+    """Where each name goes: the first of `PLACES` that is free, or the one that covers least.
 
     Args:
         points: (x, y, name), both above 0 and on logarithmic axes; y grows downwards, as errors do. Those without a
-            name are only kept free.
-        line: a y that a line is drawn at.
+            name are only kept clear.
+        line: the y of a drawn line.
     """
     known = [(math.log(x), math.log(y), name) for x, y, name in points]
     if not known:

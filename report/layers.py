@@ -1,4 +1,4 @@
-"""A packed file layer by layer: where its score goes, how sparse it is, in how many bits, and with which codes."""
+"""A packed file layer by layer: where its score goes, its sparsity, its bits and its codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from report.checked import group, percent, text, value
 
 
 def passes_of(model: PackedModel, score: dict[str, Any]) -> tuple[float, ...]:
-    """How many passes an image takes through each network, mean of the images, as `metrics/score.json` has it."""
+    """Mean passes per image through each network, from `metrics/score.json`."""
     flipped = percent(score, "flipped_images_percent") / 100
     shares = [percent / 100 for percent in score["cascade"]["images_percent"]] if "cascade" in score else list(ONCE)
     if len(shares) != len(model.networks):
@@ -26,7 +26,7 @@ def passes_of(model: PackedModel, score: dict[str, Any]) -> tuple[float, ...]:
 
 
 def reference_of(book: RuleBook, score: dict[str, Any]) -> Reference | None:
-    """What a rule book's score is relative to; None: what the book takes for the number of classes."""
+    """What a rule book's score is relative to; None: the book's default for the number of classes."""
     if "reference" not in score:
         return None
     named = group(score, "reference")
@@ -35,9 +35,9 @@ def reference_of(book: RuleBook, score: dict[str, Any]) -> Reference | None:
 
 
 def shares(model: PackedModel, score: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each layer adds to each rule book's score by its storage and by its operations.
+    """What each layer adds to each rule book's score, by storage and by operations.
 
-    All rows of a rule book add up to its score.
+    The rows of a rule book sum to its score.
     """
     ops, passes = packed_operations(model), passes_of(model, score)
     rows: list[dict[str, Any]] = []
@@ -65,14 +65,14 @@ def shares(model: PackedModel, score: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _layers(model: PackedModel, ops: Sequence[Operation]) -> Iterator[str]:
-    """The step that each operation belongs to: `conv1` of `conv1.requantize`."""
+    """The step each operation belongs to: `conv1` for `conv1.requantize`."""
     names = sorted((step.name for step in model.steps), key=len, reverse=True)
     for op in ops:
         yield next((name for name in names if op.name == name or op.name.startswith(f"{name}.")), op.name)
 
 
 def weights(model: PackedModel) -> list[dict[str, Any]]:
-    """A row a layer with weights: shape, how many there are and are not zero, bits of a code, bits in the file."""
+    """One row per layer with weights: shape, total and nonzero counts, bits per code, bits in the file."""
     return [
         {
             "layer": step.name,
@@ -88,7 +88,7 @@ def weights(model: PackedModel) -> list[dict[str, Any]]:
 
 
 def codes(model: PackedModel) -> list[dict[str, Any]]:
-    """How often each weight code stands in each layer; zeros left out. Nothing of a model of 16-bit floats."""
+    """How often each weight code occurs in each layer, without zeros. Empty for a model of 16-bit floats."""
     if model.arithmetic == "half":
         return []
     rows = []

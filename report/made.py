@@ -17,12 +17,12 @@ from report.tables import Column, Figure, Table
 
 
 def seeds(run: Run, context: Context) -> dict[str, Any] | None:
-    """Mean and spread over seeds; `other` where they are of another recipe than the run, or nobody can say."""
+    """Mean and spread over seeds; `other` if they are from another recipe than the run, or it is unknown."""
     if run.seeds is None:
         return None
     try:
         mine = recipe_digest(parameters.parse(run.params))
-    except parameters.ParamsError:  # of an older version, or damaged
+    except parameters.ParamsError:  # from an older version, or damaged
         return {"other": "unknown"}
     if run.seeds.get("params_digest") != mine:
         return {"other": "params"}
@@ -93,10 +93,10 @@ def provenance(run: Run, context: Context) -> dict[str, Any] | None:
 
 
 def of_other_runs(run: Run) -> list[str]:
-    """The stages whose record says that it is of another run than what is shown.
+    """The stages whose record is of another run than the one shown.
 
-    DVC brings back checkpoints and metrics of an earlier run, and `metrics/runs/` keeps what ran last. A record is
-    another's where a later stage, or the score, knows another checkpoint of that stage than it does.
+    DVC restores checkpoints and metrics of an earlier run, while `metrics/runs/` keeps the latest. A record is of
+    another run if a later stage, or the score, names a different checkpoint of that stage.
     """
     made = {stage: digest for stage, found in run.records.items() if (digest := text(found, "checkpoint"))}
     used = {"quantize": {text(run.score or {}, "packed.sha256")} - {""}}

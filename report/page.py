@@ -1,4 +1,4 @@
-"""Fills the templates: one file that asks for nothing beside itself."""
+"""Fills the templates: one self-contained file."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ SHOWS_VEGA = "window.vegaEmbed = vegaEmbed;"
 
 @dataclass(frozen=True)
 class Side:
-    """A run on the page, with the content of each section."""
+    """A run on the page, with each section's content."""
 
-    key: str  # what its elements' names begin with
+    key: str  # prefix of its element ids
     run: Run
     parts: dict[str, dict[str, Any] | None]
 
     @property
     def packed(self) -> Markup:
-        """The packed file in base 64 where a browser can run it, else nothing."""
+        """The packed file in base 64 if a browser can run it, else empty."""
         model, data = self.run.model, self.run.packed
         fits = model is not None and model.arithmetic != "half" and len(data) <= MOST_BYTES
         return Markup(base64.b64encode(data).decode() if fits else "")
@@ -47,16 +47,16 @@ class Side:
 
 @dataclass(frozen=True)
 class Settings:
-    """The table of params: a column for the run, and one for what it is compared with, where there is that."""
+    """The table of params: a column for the run, and one for what it is compared with, if anything."""
 
     rows: Sequence[Setting]
     here: str
     there: str | None
-    note: str = ""  # why there is nothing to compare with
+    note: str = ""  # why there is no comparison
 
 
 def environment() -> jinja2.Environment:
-    """Whatever a template is given is escaped; names that there are not are errors."""
+    """All template values are escaped; undefined names are errors."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -71,18 +71,18 @@ def environment() -> jinja2.Environment:
 
 
 def _finalized(value: Any) -> Any:
-    """What a template is given as text comes from files: no control character of it reaches the page."""
+    """Template text comes from files: no control character of it reaches the page."""
     return shown(value, LONGEST) if type(value) is str else value
 
 
 def embedded(content: Any) -> Markup:
-    """JSON inside a script element, which no text of it can end."""
+    """JSON inside a script element, which no text in it can end."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
 
 
 def texts() -> dict[str, str]:
-    """What charts and their controls are called; like all prose it lies in the templates."""
+    """The texts of charts and their controls; like all prose they are in the templates."""
     module_ = environment().get_template("texts.html.j2").module
     return {name: str(text).strip() for name, text in module_.TEXTS.items()}  # type: ignore[attr-defined]
 
@@ -91,10 +91,10 @@ def render(title: str, runs: Sequence[Run], settings: Settings, context: Context
     """The page of one run, or of two side by side.
 
     Args:
-        metrics: rows of what differs between two runs.
+        metrics: rows of differences between two runs.
 
     Raises:
-        ReportError: a template asks for what is not there.
+        ReportError: a template uses something missing.
     """
     sides = [
         Side(key, run, {name: part(name, run, context) for name in BUILDERS})
@@ -127,14 +127,14 @@ def render(title: str, runs: Sequence[Run], settings: Settings, context: Context
 
 
 def _inline(script: str) -> str:
-    """A script as it can stand in a page."""
+    """A script made safe to inline in a page."""
     if "</script" in script.lower() or "<!--" in script:
         raise ReportError("a script of the page would end in its middle")
     return script
 
 
 def vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script, of the version that the package holds."""
+    """Vega, Vega-Lite and Vega-Embed in one script, in the installed package's version."""
     import vl_convert
 
     return vl_convert.javascript_bundle(SHOWS_VEGA)

@@ -1,4 +1,4 @@
-"""What each section of a page shows of a run: numbers and figures for its template, None where nothing is there."""
+"""What each section of a page shows of a run: numbers and figures for its template, None if nothing."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from report.made import provenance, seeds
 from report.tables import Column, Figure, Table, number
 
 MOST_CLASSES = 40  # in a matrix
-LARGEST = 20  # confusions in the table of a matrix with more classes
+LARGEST = 20  # confusions listed when there are too many classes for a matrix
 
 
 def _float_bytes(parameters: float) -> float:
-    """Of the weights as a checkpoint holds them."""
+    """Bytes of the weights as a checkpoint stores them."""
     return parameters * (2 if parameters > HALF_ABOVE_PARAMETERS else 4)
 
 
 def _contradiction(run: Run) -> str:
-    """Why the answers are not those of the score, empty where they are."""
+    """Why the answers do not match the score, empty if they do."""
     try:
         answers.of(run)
     except (MicronetError, LookupError, TypeError, ValueError, ArithmeticError) as error:
@@ -131,7 +131,7 @@ def path(run: Run, context: Context) -> dict[str, Any] | None:
 
 
 def _path_of_stages(run: Run) -> list[Row]:
-    """What stages say of themselves where `path.csv` is not there."""
+    """The stages' own measurements, if `path.csv` is missing."""
     return [
         {
             "stage": CHECKPOINT_OF[stage],
@@ -161,7 +161,7 @@ def curves(run: Run, context: Context) -> dict[str, Any] | None:
         Column("learning_rate", "learning rate", ".3g"),
     ]
     figures: list[tuple[str, float | None, Figure | None]] = []
-    once: dict[str, tuple[float | None, float | None]] = {}  # of what trained for an epoch, which is no curve
+    once: dict[str, tuple[float | None, float | None]] = {}  # of what trained for one epoch, which makes no curve
     for stage, rows in run.curves.items():
         if len(rows) == 1:
             once[stage] = number(rows[0], fields[0]), number(rows[0], fields[1])
@@ -203,7 +203,7 @@ def layer_shares(run: Run, context: Context) -> dict[str, Any] | None:
 
 
 def sparsity(run: Run, context: Context) -> dict[str, Any] | None:
-    """How many weights of each layer are not zero, in how many bits, and how often each code stands."""
+    """How many weights of each layer are nonzero, in how many bits, and how often each code occurs."""
     if run.model is None:
         return None
     rows = [{**row, "nonzero": row["nonzero_percent"]} for row in layers.weights(run.model)]
@@ -261,7 +261,7 @@ def confusion(run: Run, context: Context) -> dict[str, Any] | None:
 
 
 def _classes(run: Run, found: Sequence[answers.Answer]) -> list[str]:
-    """The classes in the order of the labels; what nobody names comes last."""
+    """The classes in label order; unlisted ones come last."""
     named = list(run.model.class_names) if run.model is not None else []
     if not named and run.manifest is not None:
         named = list(run.manifest.get("classes", []))
@@ -320,11 +320,11 @@ BUILDERS: dict[str, Builder] = {
 }
 
 
-FORMS = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError)  # of other results
+FORMS = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError)  # what odd results raise
 
 
 def part(name: str, run: Run, context: Context) -> dict[str, Any] | None:
-    """A section's content; results of another form are a line in `fault`, not the end of the page."""
+    """A section's content; results of an unexpected form are a line in `fault`, not the end of the page."""
     try:
         return BUILDERS[name](run, context)
     except MicronetError as error:
@@ -334,7 +334,7 @@ def part(name: str, run: Run, context: Context) -> dict[str, Any] | None:
 
 
 def filled(macro: Callable[..., str], it: dict[str, Any] | None, side: Any) -> tuple[str, str]:
-    """A section's text, or why its template cannot be filled with its content: then the others still stand."""
+    """A section's text, or why its template cannot be filled: the other sections remain."""
     try:
         return macro(it, side), ""
     except (jinja2.TemplateError, *FORMS) as error:

@@ -1,4 +1,4 @@
-"""Where the files of a run are read: a folder, or a revision of its git repository."""
+"""Where the files of a run are read from: a folder, or a revision of its git repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from micronet.errors import shown
 from micronet.files import reason
 from report.errors import ReportError
 
-MOST_BYTES = 1 << 26  # of a file that a page is made of
+MOST_BYTES = 1 << 26  # per file that a page is made from
 
 
 class Source(Protocol):
@@ -23,7 +23,7 @@ class Source(Protocol):
         ...
 
     def names(self, folder: str) -> list[str]:
-        """What lies in a folder, by name; nothing where there is no such folder."""
+        """The names in a folder; empty if there is no such folder."""
         ...
 
 
@@ -75,7 +75,7 @@ class Revision:
 
 
 def revision(root: Path, name: str) -> Revision | None:
-    """A commit, tag or branch of the repository that a folder is the root of; None: there is none, or no git."""
+    """A commit, tag or branch of the repository whose root a folder is; None: no such revision, or no git."""
     found = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if found is None or not _is_root(root):
         return None
@@ -89,7 +89,7 @@ def revision(root: Path, name: str) -> Revision | None:
 
 
 def state(root: Path) -> str | None:
-    """The commit that is checked out, `-dirty` where tracked files differ from it; None without git."""
+    """The commit that is checked out, `-dirty` if tracked files differ from it; None without git."""
     found = _git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if found is None or not _is_root(root):
         return None
@@ -98,12 +98,12 @@ def state(root: Path) -> str | None:
 
 
 def _is_root(root: Path) -> bool:
-    """Whether a folder is a repository's root: inside somebody else's the commits say nothing of its files."""
+    """Whether a folder is a repository's root: inside someone else's, the commits say nothing about its files."""
     return (_git(root, "rev-parse", "--show-prefix") or b"").strip() == b""
 
 
 def _git(root: Path, *words: str) -> bytes | None:
-    """What a command of git prints; None where it fails, and where there is no git."""
+    """The output of a git command; None if it fails, or git is missing."""
     try:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True)
     except (OSError, ValueError):

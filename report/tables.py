@@ -13,7 +13,7 @@ LONGEST = 120  # characters of a cell
 
 @dataclass(frozen=True)
 class Column:
-    """A column: the field that a chart knows it by, its heading, and how a number is written; no form: it is text."""
+    """A column: its field name in the chart, its heading, and its number format; no format: it is text."""
 
     field: str
     heading: str
@@ -51,12 +51,12 @@ class Figure:
     """A chart, what it shows in a sentence, and its numbers."""
 
     name: str
-    spec: Mapping[str, Any]  # Vega-Lite, its data the table
+    spec: Mapping[str, Any]  # Vega-Lite; its data is the table
     table: Table
 
 
 def number(row: Mapping[str, str], field: str) -> float | None:
-    """A cell as a number; None of an empty one, of one that is not there, and of what is no finite number."""
+    """A cell as a number; None for an empty or missing cell, or anything but a finite number."""
     text = row.get(field, "")
     try:
         value = float(text)

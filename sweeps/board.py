@@ -1,4 +1,4 @@
-"""What is seen of a sweep while it runs: a live table on a terminal, a line an event elsewhere."""
+"""What a sweep shows while it runs: a live table on a terminal, elsewhere one line per event."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Board:
     """Counts rows as they come in.
 
     Args:
-        metric: whose best is shown. total: rows in the end. rows: those that are there.
+        metric: whose best value is shown. total: final number of rows. rows: the existing ones.
 
     Attributes:
         slots: how many tasks run at once.
@@ -52,7 +52,7 @@ class Board:
             self.say(f"{name}: begins")
 
     def ended(self, name: str, row: Row, seconds: float | None) -> None:
-        """Takes the row that a work gave."""
+        """Takes the row produced by a work."""
         if seconds is not None:
             self.seconds.append(seconds)
         self.rows[row.key] = row
@@ -61,10 +61,10 @@ class Board:
         self.passed(name, said, f"{row.variant}, seed {row.seed}", always=row.status == FAILED)
 
     def passed(self, name: str, said: str, what: str = "", *, always: bool = False) -> None:
-        """A work has ended; one that several have in common, or that is only a part of the way, gives no row.
+        """A work has ended; a shared one, or an intermediate step, gives no row.
 
         Args:
-            what: it is called, if not by its name. always: on a terminal too, where the table shows the rest.
+            what: its label, if not its name. always: print on a terminal too, where the table shows the rest.
         """
         self.running.pop(name, None)
         if always or not self.console.is_terminal:
@@ -78,19 +78,19 @@ class Board:
         return f"{self.metric} {value:g}" if value is not None else "done"
 
     def of(self, *statuses: str) -> list[Row]:
-        """The rows of some statuses."""
+        """The rows with one of these statuses."""
         return [row for row in self.rows.values() if row.status in statuses]
 
     @property
     def best(self) -> Row | None:
-        """The row with the largest value; of what is a score, the smallest."""
+        """The row with the best value: the smallest for scores, else the largest."""
         there = [row for row in self.of(DONE) if row.metrics.get(self.metric) is not None]
         sign = -1 if self.metric.endswith(("score", "bytes", "bits", "loss")) else 1
         return max(there, key=lambda row: sign * (row.metrics[self.metric] or 0.0), default=None)
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest takes at the pace so far."""
+        """Estimated seconds left at the pace so far."""
         if not self.seconds:
             return None
         return sum(self.seconds) / len(self.seconds) * (self.total - len(self.rows)) / max(1, self.slots)

@@ -1,4 +1,4 @@
-"""A git branch of a row: the commit that it ran at, with its params, lock and metrics. The checkout is not touched."""
+"""A git branch for a row: the commit it ran at, with its params, lock and metrics. The checkout is not touched."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sweeps.repository import GitError, git
 
 
 def branch(root: Path, name: str, commit: str, files: Mapping[str, str], without: Collection[str], message: str) -> str:
-    """Makes a branch, or moves it, to a commit on top of `commit` that has these files, and not those of `without`.
+    """Creates or moves a branch to a commit on top of `commit`, with these files added and those of `without` removed.
 
     Returns:
-        The commit. One that has the same content already stays.
+        The commit. If it already has this content, it stays.
 
     Raises:
-        GitError: the branch is checked out somewhere, or git cannot make it.
+        GitError: the branch is checked out somewhere, or git cannot create it.
     """
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}

@@ -1,4 +1,4 @@
-"""What the rows of a sweep say of its variants: differences paired by seed, intervals, Holm's correction, power."""
+"""What a sweep's rows say about its variants: differences paired by seed, intervals, Holm's correction, power."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Comparison:
 
     Attributes:
         difference: mean over the pairs, in units of the metric. low, high: its confidence interval; None for one pair.
-        p: of chance alone making a mean as far from 0, before the correction. adjusted: after Holm's.
-        needed: seeds with which a difference as large would be found with probability 0.8; None when more than 1,000.
+        p: of a mean this far from 0 by chance alone, uncorrected. adjusted: after Holm's correction.
+        needed: seeds to find a difference this large with probability 0.8; None when more than 1,000.
     """
 
     variant: str
@@ -47,11 +47,11 @@ class Comparison:
 def compare(variants: Mapping[str, Mapping[int, float]], reference: str) -> list[Comparison]:
     """Every variant against the reference, in order.
 
-    Where seeds are shared, the differences of each seed are tested (paired t-test): what a seed does to both variants
-    falls out. Elsewhere Welch's test of two means. p-values are corrected for the number of comparisons (Holm 1979).
+    With shared seeds, the per-seed differences are tested (paired t-test): what a seed does to both variants cancels.
+    Otherwise Welch's test of two means. p-values are corrected for the number of comparisons (Holm 1979).
 
     Args:
-        variants: by name, a value by seed.
+        variants: by name, the value for each seed.
     """
     against = variants[reference]
     found = [_compared(name, values, against) for name, values in variants.items() if name != reference and values]
@@ -87,7 +87,7 @@ def _compared(name: str, mine: Mapping[int, float], against: Mapping[int, float]
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """p-values after Holm's step-down correction, in the same order; None stays."""
+    """p-values after Holm's step-down correction, in the same order; None stays None."""
     there = sorted((value, place) for place, value in enumerate(values) if value is not None)
     result: list[float | None] = [None] * len(values)
     largest = 0.0
@@ -100,7 +100,7 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
 def _needed(
     one: Comparison, variants: Mapping[str, Mapping[int, float]], against: Mapping[int, float], tested: int
 ) -> int | None:
-    """Seeds that decide a difference as large as was seen, at the strictest of Holm's levels."""
+    """Seeds needed to decide a difference as large as observed, at the strictest of Holm's levels."""
     if one.p is None or not one.paired or one.difference == 0:
         return None
     mine = variants[one.variant]
@@ -109,7 +109,7 @@ def _needed(
 
 
 def seeds_needed(difference: float, spread: float, level: float) -> int | None:
-    """The least number of pairs with which a t-test finds a difference with probability 0.8; None for over 1,000.
+    """The smallest number of pairs for a t-test to find a difference with probability 0.8; None for over 1,000.
 
     Args:
         spread: standard deviation of the differences. level: of significance, two-sided.
@@ -135,7 +135,7 @@ def seeds_needed(difference: float, spread: float, level: float) -> int | None:
 
 
 def verdict(claim: str, one: Comparison | None) -> Literal["confirmed", "contradicted", "undecided"]:
-    """What a comparison says of a claim, that a variant is `better`, `worse` or the `same`."""
+    """What a comparison says about the claim that a variant is `better`, `worse` or the `same`."""
     if one is None or one.kind == "one_seed":
         return "undecided"
     if claim == "same":

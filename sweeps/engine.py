@@ -1,4 +1,4 @@
-"""Runs the work of a sweep as tasks of Ray: on this machine, or on the cluster that RAY_ADDRESS names."""
+"""Runs the work of a sweep as Ray tasks: on this machine, or on the cluster that RAY_ADDRESS names."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from sweeps.spec import Spec
 from sweeps.tasks import Work, short
 from sweeps.worker import Order
 
-MOST_CRASHES = 3  # times that a work may take its worker with it, or that its machine fails it; lost ones do not count
+MOST_CRASHES = 3  # times a work may crash its worker, or its machine may fail it; lost machines do not count
 MOST_ATTEMPTS = 20
 KEEP = ("dvc.lock", "data/manifest.json", "code/*.json", "metrics/**/*.json", "metrics/**/*.csv")
-STOP_SECONDS = 30.0  # in which stages end their step and save their state
+STOP_SECONDS = 30.0  # in which stages finish their step and save their state
 
 
 class EngineError(MicronetError):
-    """Ray cannot do what is asked of it: one line."""
+    """Ray cannot do what was asked; a one-line message."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a work: the answer of `worker.perform`, or why there is none."""
+    """The result of a work: the answer of `worker.perform`, or why there is none."""
 
     work: Work
     status: str
@@ -52,10 +52,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Place:
-    """Where things lie, on every machine.
+    """Paths, the same on every machine.
 
     Attributes:
-        folder: of all that tasks share and leave, the same path on every machine. cache: DVC's.
+        folder: all that tasks share and leave behind. cache: DVC's.
     """
 
     root: Path
@@ -63,12 +63,12 @@ class Place:
     cache: Path
 
     def result(self, key: str) -> Path:
-        """What a task left, on the machine that the sweep was started on."""
+        """What a task left, on the machine where the sweep was started."""
         return self.folder / "results" / f"{key}.json"
 
 
 def order_of(work: Work, spec: Spec, commit: str, place: Place, *, price: bool) -> Order:
-    """A work as it travels to a machine."""
+    """A work in the form sent to a machine."""
     data = work.task.tree["data"]
     folder = parameters.Data.model_validate(data).folder
     kept = short({key: value for key, value in data.items() if key != "folder"})
@@ -95,7 +95,7 @@ def order_of(work: Work, spec: Spec, commit: str, place: Place, *, price: bool) 
 
 
 def _address(remote: str | None, root: Path) -> str:
-    """Of a DVC remote; a path is that from the repository, on every machine, for DVC would look from the clone."""
+    """A DVC remote's address; a path counts from the repository, on every machine: DVC would take it from the clone."""
     if not remote:
         return ""
     return remote if "://" in remote else str((root / Path(remote).expanduser()).resolve())
@@ -103,9 +103,9 @@ def _address(remote: str | None, root: Path) -> str:
 
 @contextlib.contextmanager
 def started(cpus: int | None) -> Iterator[Any]:
-    """Ray, connected to RAY_ADDRESS or started here with some cores; gives the module. Raises `EngineError`.
+    """Ray, connected to RAY_ADDRESS or started here with some cores; yields the module. Raises `EngineError`.
 
-    Inside of it SIGTERM is a KeyboardInterrupt: a job that reaches its time limit ends as by Ctrl-C.
+    Inside, SIGTERM is a KeyboardInterrupt: a job that reaches its time limit ends as with Ctrl-C.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS") or None
@@ -113,7 +113,7 @@ def started(cpus: int | None) -> Iterator[Any]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
-    # Without an address Ray would join whatever cluster somebody else has started on this machine.
+    # Without an address Ray would join any cluster already running on this machine.
     options: dict[str, Any] = {"address": address}
     if address is None:
         options = {"address": "local", "include_dashboard": False, "num_cpus": cpus}
@@ -121,18 +121,18 @@ def started(cpus: int | None) -> Iterator[Any]:
     try:
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
-        except Exception as error:  # Ray raises a bare one where a busy machine takes it more than 30 seconds
+        except Exception as error:  # Ray raises a bare one when startup takes over 30 seconds on a busy machine
             raise _refused(address, error) from None
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends with a stack of addresses
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler ends with a stack of addresses
         yield ray
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one more must not keep Ray from ending what it started
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one must not keep Ray from ending what it started
         ray.shutdown()
         signal.signal(signal.SIGTERM, before)
 
 
 def _refused(address: str | None, error: Exception) -> EngineError:
-    """What Ray says when it cannot be started or joined."""
+    """Ray's message when it cannot be started or joined."""
     said = " ".join(str(error).split())
     if "ersion mismatch" in said:
         return EngineError(f"the cluster at {shown(address, 60)} has other versions: {shown(said, 200)}")
@@ -141,10 +141,10 @@ def _refused(address: str | None, error: Exception) -> EngineError:
 
 
 class Engine:
-    """Sends work to machines, most needed first, and tries again elsewhere what a machine took down with it.
+    """Sends work to machines, most needed first, and retries elsewhere what a machine took down with it.
 
     Args:
-        take: is given every outcome as it comes in. began: is given the name of a work when it is sent.
+        take: receives every outcome as it comes in. began: receives the name of a work when it is sent.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Engine:
         self.task = ray.remote(num_cpus=cpus, num_gpus=spec.needs.gpus or None, max_retries=0)(worker.perform)
         self.archive = ray.put(archive)
         self.running: dict[Any, Work] = {}
-        self.settled: dict[str, str] = {}  # key of shared work: "" when it is made, else why not
+        self.settled: dict[str, str] = {}  # key of shared work: "" once made, else why not
         self.logs: dict[str, str] = {}  # of shared work
         self.checked = 0.0
         self._slots = 0
@@ -177,10 +177,10 @@ class Engine:
         return self._slots
 
     def run(self, works: Sequence[Work], more: Callable[[], Sequence[Work]] = tuple) -> None:
-        """Everything, until it is done. A KeyboardInterrupt stops what runs and goes on to the caller.
+        """Runs everything to the end. A KeyboardInterrupt stops running work and is passed on to the caller.
 
         Args:
-            more: is asked for further work when a slot is free; none while nothing runs ends it.
+            more: asked for further work when a slot is free; if it gives none while nothing runs, the run ends.
         """
         waiting = list(works)
         try:
@@ -205,7 +205,7 @@ class Engine:
         return next((work for work in waiting if all(one.key in self.settled for one in work.before)), None)
 
     def _failed_before(self, waiting: list[Work]) -> list[Work]:
-        """What can begin still; the tasks whose shared work failed fail with its reason."""
+        """The work that can still start; tasks whose shared work failed fail with its reason."""
         left = []
         for work in waiting:
             broken = next((one for one in work.before if self.settled.get(one.key)), None)
@@ -229,7 +229,7 @@ class Engine:
         self.began(work.name)
 
     def _elsewhere(self, work: Work) -> str | None:
-        """A machine that has not failed a work yet; None when any will do, or no other is large enough."""
+        """A machine that has not failed this work; None when any will do, or no other is large enough."""
         if not work.failed_on:
             return None
         others = [
@@ -240,12 +240,12 @@ class Engine:
         return random.choice(others) if others else None
 
     def _fits(self, node: dict[str, Any]) -> int:
-        """How many tasks a machine holds at once."""
+        """How many tasks fit on a machine at once."""
         has = node["Resources"]
         return int(min(has.get("CPU", 0) / self.cpus, has.get("GPU", 0) / self.gpus if self.gpus else 1e9))
 
     def _gather(self, waiting: list[Work]) -> None:
-        """Waits a moment, then takes what has ended."""
+        """Waits a moment, then handles what has ended."""
         ended, _ = self.ray.wait(list(self.running), timeout=0.5)
         for reference in ended:
             work = self.running.pop(reference)
@@ -259,7 +259,7 @@ class Engine:
             self.take(outcome)
 
     def _outcome(self, reference: Any, work: Work) -> Outcome | None:
-        """What became of a work; None for one that is tried again."""
+        """The result of a work; None if it will be retried."""
         errors = self.ray.exceptions
         try:
             found = Outcome(work, **self.ray.get(reference))
@@ -268,7 +268,7 @@ class Engine:
                 return None
             return self._given_up(work, error)
         except errors.RayError as error:
-            # A worker that dies with its machine is known to have died before the machine is.
+            # When a machine dies, its worker is reported dead before the machine is.
             work.crashes += 1
             return None if self._may_try(work) else self._given_up(work, error)
         if found.again:
@@ -288,7 +288,7 @@ class Engine:
         return Outcome(work, FAILED, f"its worker died {work.attempts} times: {shown(said, 160)}")
 
     def _stop(self) -> None:
-        """Stops what runs, and waits until it has."""
+        """Stops running work, and waits until it has stopped."""
         for reference in self.running:
             with contextlib.suppress(Exception):
                 self.ray.cancel(reference, force=False)
@@ -297,7 +297,7 @@ class Engine:
 
 
 def packed(place: Place, commit: str) -> bytes:
-    """The repository at a commit, as it travels to machines. Raises `MicronetError`, a line."""
+    """The repository at a commit, as sent to machines. Raises `MicronetError`, one line."""
     check_place(place.folder / "commits")
     try:
         return worker.archive_of(place.root, commit, place.folder)
@@ -306,12 +306,12 @@ def packed(place: Place, commit: str) -> bytes:
 
 
 def keep_result(place: Place, outcome: Outcome) -> None:
-    """Keeps what a task left, for `--branch` another day."""
+    """Keeps what a task left, for a later `--branch`."""
     write_json(place.result(outcome.work.key), {"files": outcome.files})
 
 
 def result_of(place: Place, key: str) -> dict[str, str] | None:
-    """What a task left, by path; None when that is gone."""
+    """What a task left, by path; None if that is gone."""
     path = place.result(key)
     if not path.is_file():
         return None

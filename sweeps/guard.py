@@ -1,10 +1,10 @@
-"""Runs a command in a process group of its own, its words into a log; nothing of the group outlives the caller.
+"""Runs a command in its own process group, output to a log; nothing of the group outlives the caller.
 
-`python guard.py LIFE TOLD LOCKS LOG WORD ...`: LIFE is the end of a pipe whose other end the caller holds. When that
-closes, or the guard is told to end, it stops the whole group and waits for its end: a worker that was killed leaves no
-training behind. TOLD is given the command's exit code. LOCKS, descriptors with commas between, stay held as long as the
-group is there. The guard is nobody's child, because a worker of Ray whose machine dies first kills its children, in a
-way that they cannot notice. The standard library alone.
+`python guard.py LIFE TOLD LOCKS LOG WORD ...`: LIFE is one end of a pipe whose other end the caller holds. When that
+closes, or the guard is told to end, it stops the whole group and waits for it: a killed worker leaves no training
+behind. TOLD is sent the command's exit code. LOCKS, comma-separated descriptors, stay held as long as the group
+exists. The guard is nobody's child, because a Ray worker whose machine dies first kills its children, in a way they
+cannot notice. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import subprocess
 import sys
 import time
 
-GRACE = 20.0  # seconds in which a stage ends its step and saves its state
+GRACE = 20.0  # in which a stage finishes its step and saves its state
 STOPPED = 130  # exit code of a command that was stopped
 
 
 def lives(group: int) -> bool:
-    """Whether a process of a group is there still."""
+    """Whether any process of a group still exists."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -33,7 +33,7 @@ def lives(group: int) -> bool:
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """Stops a group: asked first, killed in the end."""
+    """Stops a group: asks first, kills in the end."""
     limit = time.monotonic() + GRACE
     kind: signal.Signals | None = signal.SIGTERM
     while lives(child.pid):

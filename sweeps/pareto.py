@@ -1,4 +1,4 @@
-"""Accuracy as a function of the score: the trials of a search, their Pareto front, the line that has to be reached."""
+"""Accuracy as a function of the score: a search's trials, their Pareto front, the accuracy to reach."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GOAL = 90.0  # percent
 
 
 def pareto_front(found: Sequence[Row], metric: str) -> list[Row]:
-    """The rows that no other is at least as good as in both, accuracy up and score down; the cheapest first."""
+    """The rows that no other matches or beats in both, accuracy up and score down; cheapest first."""
     there = [row for row in found if row.status == DONE and row.metrics.get(ACCURACY) and row.metrics.get(metric)]
     ordered = sorted(there, key=lambda row: (row.metrics[metric], -(row.metrics[ACCURACY] or 0.0)))
     best, kept = -math.inf, []
@@ -31,7 +31,7 @@ def draw(stem: Path, found: Sequence[Row], best: Sequence[Row], metric: str) -> 
     """STEM.svg and STEM.png. The same rows give the same bytes.
 
     Args:
-        best: of `pareto_front`. metric: the column of the score.
+        best: from `pareto_front`. metric: the column of the score.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def draw(stem: Path, found: Sequence[Row], best: Sequence[Row], metric: str) -> 
         rungs = list(dict.fromkeys(row.budget for row in there))
         for place, rung in enumerate(rungs):
             mine = [row for row in there if row.budget == rung]
-            # A longer training is darker.
+            # Longer trainings are darker.
             color = matplotlib.colormaps["Blues"](0.35 + 0.55 * (place + 1) / len(rungs))
             axes.plot(_column(mine, metric), _column(mine, ACCURACY), "o", color=color, label=rung or "trials")
         axes.step(

@@ -1,7 +1,7 @@
-"""Prices a checkpoint of a stage under the slides' and the challenge's rules, without the test set: a JSON.
+"""Prices a stage's checkpoint under the slides' and the challenge's rules, without the test set, as JSON.
 
 `python sweeps/price.py quantize --json FILE` in the folder where the stage ran. A packed model that sees some images
-twice is charged for those of the validation images.
+twice is charged for the share measured on validation images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def scores(stage: str) -> dict[str, float]:
-    """`deck_score` and `challenge_score`; a float network is priced at 16 bits a weight."""
+    """`deck_score` and `challenge_score`; a float network is priced at 16 bits per weight."""
     from micronet.data.datasets import described
     from micronet.scoring.books import CHALLENGE, DECK
     from micronet.scoring.counting import operations

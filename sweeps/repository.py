@@ -1,4 +1,4 @@
-"""What is asked of git. The module is not named `git`: where sweeps/run.py runs, that name is GitPython's."""
+"""git commands. The module is not named `git`: where sweeps/run.py runs, that name is GitPython's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from micronet.errors import MicronetError, shown
 
 
 class GitError(MicronetError):
-    """git refuses something: one line."""
+    """git refused; a one-line message."""
 
     remedy = "a clone with its commits works; `make doctor` looks at git"
 
 
 def git(root: Path, *words: str, given: str | None = None, more: Mapping[str, str] | None = None) -> str:
-    """What a command of git prints. Raises `GitError` with its last line."""
+    """The output of a git command. Raises `GitError` with its last line."""
     environment = os.environ | dict(more or {})
     done = subprocess.run(
         ["git", "-C", str(root), *words], input=given, capture_output=True, text=True, env=environment

@@ -1,4 +1,4 @@
-"""The rows of a sweep, `metrics/sweeps/NAME.csv`: one a variant and seed, with what made it."""
+"""The rows of a sweep, `metrics/sweeps/NAME.csv`: one per variant and seed, with what made it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from sweeps.tasks import Task
 
 TABLES = Path("metrics/sweeps")
 PRICES = ("deck_score", "challenge_score")
-# What becomes of a task; the last: priced, and not trained. worker.py imports nothing of ours and spells them itself.
+# How a task ends; the last: priced, but not trained. worker.py imports none of our modules and spells them itself.
 DONE, FAILED, TOO_DEAR = "done", "failed", "too_dear"
 
 
 class TableError(MicronetError):
-    """A table of rows cannot be used: one line."""
+    """A table of rows cannot be used; a one-line message."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a variant with a seed.
+    """The result of a variant with a seed.
 
     Attributes:
-        status: `DONE`, `FAILED` or `TOO_DEAR`. metrics: by column; None where there is no such number.
+        status: `DONE`, `FAILED` or `TOO_DEAR`. metrics: by column; None if there is no such number.
         commit, params_digest, code_digest, data_digest: what made it. seconds: of the task, on `machine`.
-        reason, log: of one that failed.
+        reason, log: if it failed.
     """
 
     variant: str
@@ -57,11 +57,11 @@ class Row:
 
 
 PLAIN = tuple(field.name for field in fields(Row) if field.name != "metrics")
-BEFORE = PLAIN[:3]  # columns that stand before those of the metrics
+BEFORE = PLAIN[:3]  # columns before those of the metrics
 
 
 def write(path: Path, rows: Sequence[Row], metrics: Sequence[str]) -> None:
-    """The table, its columns in a fixed order."""
+    """Writes the table, its columns in a fixed order."""
     columns = [*BEFORE, *metrics, *PLAIN[3:]]
     write_csv(path, columns, [{name: getattr(row, name) for name in PLAIN} | _cells(row, metrics) for row in rows])
 
@@ -71,7 +71,7 @@ def _cells(row: Row, metrics: Sequence[str]) -> dict[str, float | None]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a table; none when there is no such file.
+    """The rows of a table; none if there is no such file.
 
     Raises:
         TableError: it is damaged.
@@ -95,7 +95,7 @@ def _row(cells: Mapping[str, Any]) -> Row:
 
 
 def kept(rows: Sequence[Row], tasks: Sequence[Task], metrics: Sequence[str]) -> dict[tuple[str, int], Row]:
-    """The rows that need not run again: done, of the same params, code and data, with all the metrics asked for."""
+    """The rows that need not run again: done, with the same params, code and data, and all requested metrics."""
     found = {row.key: row for row in rows if row.status == DONE}
     wanted = set(metrics)
     return {
@@ -106,9 +106,9 @@ def kept(rows: Sequence[Row], tasks: Sequence[Task], metrics: Sequence[str]) -> 
 
 
 def comparable(rows: Sequence[Row], reference: str | None) -> tuple[list[Row], list[Row]]:
-    """Rows that say something of each other, of one code, one data and one budget; and those that are left out.
+    """Rows that can be compared, of one code, one data and one budget; and the rest.
 
-    Of several such sets the largest one that has the reference counts; of equally large ones the first in the table.
+    Of several such sets the largest with the reference counts; of equally large ones the first in the table.
     """
     sets: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
@@ -120,10 +120,10 @@ def comparable(rows: Sequence[Row], reference: str | None) -> tuple[list[Row], l
 def measured(
     files: Mapping[str, str], price: Mapping[str, float], metrics: Sequence[str], last: str
 ) -> dict[str, float | None]:
-    """The metrics of a task, from the files that it left.
+    """The metrics of a task, from the files it left.
 
     Raises:
-        TableError: there is no such metric, and which there are.
+        TableError: there is no such metric; names those there are.
     """
     found: dict[str, float | None] = {}
     for name in metrics:

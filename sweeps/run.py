@@ -1,7 +1,7 @@
 """Runs a sweep: every variant of its spec with every seed, each a clone of this repository that runs plain `dvc repro`.
 
-metrics/sweeps/NAME.csv gets a row a variant and seed as they end. A row that is there is not run again while params,
-code and data are the same; one that failed is tried again. Ctrl-C keeps what is finished, and the same command goes on.
+metrics/sweeps/NAME.csv gets one row per variant and seed as runs end. An existing row is not run again while params,
+code and data are the same; a failed one is retried. Ctrl-C keeps what is finished; the same command continues.
 RAY_ADDRESS names a cluster; without it all cores of this machine are used, or --cpus of them.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
-    """Runs what is missing. Raises KeyboardInterrupt when stopped; what is finished is in the table by then."""
+    """Runs what is missing. Raises KeyboardInterrupt when stopped; finished rows are in the table by then."""
     from sweeps import engine
 
     price = sweep.spec.last != "score" and any(name in PRICES for name in sweep.spec.metrics)
@@ -61,7 +61,7 @@ def run(sweep: Sweep, place: Place, cpus: int | None, board: Board) -> None:
 
 
 def make_branches(sweep: Sweep, place: Place) -> list[str]:
-    """A branch a row that is done: `sweep/NAME/VARIANT-SEED`; their names."""
+    """One branch per finished row: `sweep/NAME/VARIANT-SEED`; returns their names."""
     from sweeps.engine import result_of
 
     graph, made = Graph.read(place.root / "dvc.yaml"), []
@@ -85,7 +85,7 @@ def make_branches(sweep: Sweep, place: Place) -> list[str]:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    """Each spec after the other; all of them are checked before the first one runs. The worst exit code."""
+    """Runs each spec in turn; all are checked before the first one runs. The worst exit code."""
     paths = [Path(one) for one in arguments.spec if one]
     if not paths:
         names = ", ".join(path.as_posix() for path in sorted(Path("sweeps").glob("*.yaml")))
@@ -97,7 +97,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def planned(path: Path, arguments: argparse.Namespace) -> tuple[Spec, list[Task]]:
-    """A spec and its tasks, none of a search. Raises `ParamsError`, a line a fault."""
+    """A spec and its tasks, none for a search. Raises `ParamsError`, one line per error."""
     spec = read(path, arguments.budget)
     if arguments.seeds is not None:
         if spec.search:
@@ -112,7 +112,7 @@ def planned(path: Path, arguments: argparse.Namespace) -> tuple[Spec, list[Task]
 
 
 def run_spec(spec_path: Path, spec: Spec, tasks: list[Task], arguments: argparse.Namespace) -> int:
-    """Runs what a spec lacks. The exit code."""
+    """Runs what a spec is missing. The exit code."""
     if spec.search:
         return search(spec_path, spec, arguments)
     if arguments.check:
@@ -137,12 +137,12 @@ def run_spec(spec_path: Path, spec: Spec, tasks: list[Task], arguments: argparse
 
 
 def told(spec: Spec) -> str:
-    """What is told of a row, and by which one is called the best: no metric of the test set, so it may be absent."""
+    """The metric reported for a row, which also decides the best: none of the test set, so it may be missing."""
     return "validation_accuracy_percent" if spec.last == "score" else spec.metrics[0]
 
 
 def search(spec_path: Path, spec: Spec, arguments: argparse.Namespace) -> int:
-    """A spec whose variants come from Optuna. The exit code."""
+    """Runs a spec whose variants come from Optuna. The exit code."""
     from sweeps import search as searches
 
     assert spec.search is not None
@@ -155,7 +155,7 @@ def search(spec_path: Path, spec: Spec, arguments: argparse.Namespace) -> int:
 
 
 def forget_lost(sweep: Sweep, place: Place) -> None:
-    """Runs rows again whose files are not kept here, for branches need them; DVC's run cache makes that short."""
+    """Drops rows whose files are not kept here, as branches need them; DVC's run cache makes rerunning them short."""
     from sweeps.engine import result_of
 
     for task in sweep.tasks:
@@ -164,7 +164,7 @@ def forget_lost(sweep: Sweep, place: Place) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 2 for a faulty spec, 1 when a row failed and none may, 130 when stopped."""
+    """Exit code 2 for an invalid spec, 1 when a row failed and none may, 130 when stopped."""
     without_prompt()
     parser = Parser(name="sweep", description=__doc__)
     parser.add_argument("spec", metavar="SPEC", nargs="+", help="sweeps/NAME.yaml; several run one after the other")

@@ -1,8 +1,8 @@
 """A search: a sweep whose variants come from Optuna, for accuracy against the score of a rule book.
 
-Every candidate is priced before any training, as a packed file of random weights; one that is over the price is not
-trained. The others climb the rungs, of which the best share goes on (asynchronous successive halving, Li et al. 2018,
-arXiv:1810.05934). What Optuna knows lies in a journal file, so the same command goes on.
+Every candidate is priced before any training, as a packed file of random weights; one above the price limit is not
+trained. The others climb the rungs, the best share of each continuing (asynchronous successive halving, Li et al. 2018,
+arXiv:1810.05934). Optuna's state is kept in a journal file, so the same command continues.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
     from sweeps.engine import Outcome
 
-# What the journal tells of a trial: the accuracy on each rung, and of which one it is the continuation.
+# What the journal records of a trial: its accuracy on each rung, and which trial it continues.
 REACHED, AGAIN_OF = "reached", "again_of"
 
 
 def price(tree: dict[str, Any], rules: str) -> float:
-    """The score of a candidate before any training: packed with random weights and the zeros that it will have.
+    """The score of a candidate before any training: packed with random weights and its future zeros.
 
     Raises:
         MicronetError: it cannot be built or packed.
@@ -57,13 +57,13 @@ def price(tree: dict[str, Any], rules: str) -> float:
 
 
 def goes_on(value: float, others: Sequence[float], keep: float) -> bool:
-    """Whether a value is in the best share of those that a rung has so far, itself included."""
+    """Whether a value is in the best share of a rung's values so far, itself included."""
     better = sum(other > value for other in others)
     return better < max(1, math.ceil(keep * (len(others) + 1)))
 
 
 def number_of(trial: optuna.trial.BaseTrial) -> int:
-    """The number that a trial is called by: one that a stopped search left keeps its own when it is asked for again."""
+    """The number a trial is called by: one interrupted with its search keeps its number when it is asked for again."""
     return trial.user_attrs.get(AGAIN_OF, trial.number)
 
 
@@ -71,13 +71,13 @@ class Trials:
     """The trials of a search as work for the engine.
 
     Args:
-        study: Optuna's, of two objectives: accuracy up, score down.
-        known: the rows that there are, by name and seed. priced: what tells a price.
-        keep: writes `rows` down. It is called before Optuna hears that a trial has ended: a search that is stopped in
-            between asks for the trial again, and one that stopped after it would miss the row for good.
+        study: Optuna's, with two objectives: accuracy up, score down.
+        known: the existing rows, by name and seed. priced: the function that prices a candidate.
+        keep: writes `rows` to disk. Called before Optuna learns that a trial has ended: a search stopped in between
+            asks for the trial again, while the other order would lose the row for good.
 
     Attributes:
-        rows: of all trials and rungs, those of `known` too. new: rows that trials ended with without any work.
+        rows: of all trials and rungs, including `known`. new: final rows of trials that needed no work.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class Trials:
     ):
         self.spec, self.search, self.study, self.priced, self.keep = spec, search, study, priced, keep
         self.rows, self.code = known, tasks.Code()
-        self.going: dict[str, tuple[optuna.trial.Trial, int]] = {}  # key of work: trial, rung
-        self.reached: dict[int, list[float]] = defaultdict(list)  # on a rung, by all that have been there
+        self.going: dict[str, tuple[optuna.trial.Trial, int]] = {}  # key of a work: trial, rung
+        self.reached: dict[int, list[float]] = defaultdict(list)  # per rung, by all that have been there
         for trial in self._over():
             for rung, value in enumerate(trial.user_attrs.get(REACHED, [])):
                 self.reached[rung].append(value)
@@ -100,14 +100,14 @@ class Trials:
         self.new: list[Row] = []
 
     def more(self) -> list[tasks.Work]:
-        """Work that can begin; nothing when all trials are asked for."""
+        """Work that can start; none once all trials have been asked for."""
         while not self.ready and self._any_to_ask():
             self._begin(self.study.ask())
         found, self.ready = self.ready[:1], self.ready[1:]
         return found
 
     def _any_to_ask(self) -> bool:
-        """Whether a trial is left to be asked for, one that a stopped search left in the middle included."""
+        """Whether a trial remains to be asked for, including one that a stopped search left unfinished."""
         from optuna.trial import TrialState
 
         trials = self.study.get_trials(deepcopy=False)
@@ -115,12 +115,12 @@ class Trials:
         return len(begun) < self.search.trials or any(trial.state == TrialState.WAITING for trial in trials)
 
     def _over(self) -> list[optuna.trial.FrozenTrial]:
-        """The trials that have ended, each once; not those that are to be asked for again."""
+        """The trials that have ended, each once; not those to be asked for again."""
         last = {number_of(trial): trial for trial in self.study.get_trials(deepcopy=False)}
         return [trial for trial in last.values() if trial.state.is_finished()]
 
     def told(self) -> list[Row]:
-        """The row that each trial ended with, in the order of the trials."""
+        """The final row of each trial, in the order of the trials."""
         found = []
         for trial in self._over():
             names = [self._name(number_of(trial), rung) for rung in reversed(range(len(self.search.rungs)))]
@@ -129,11 +129,11 @@ class Trials:
         return found
 
     def of_today(self) -> list[Row]:
-        """The rows of trials that have ended, on every rung, that today's code, data and params would give again."""
+        """The rows of ended trials, on every rung, that the current code, data and params would give again."""
         found = []
         for trial in self._over():
             if set(trial.params) != set(self.search.space):
-                continue  # ended before it was known what it tries
+                continue  # ended before its choices were known
             patch = {key: json.loads(said) for key, said in trial.params.items()}
             for rung in range(len(self.search.rungs)):
                 (task,) = tasks.plan(self._spec(patch, rung, number_of(trial)), code=self.code)
@@ -146,7 +146,7 @@ class Trials:
         return self.spec.chosen_seeds[0]
 
     def _begin(self, trial: optuna.trial.Trial) -> None:
-        """Prices a trial and lets it onto the first rung."""
+        """Prices a trial and starts it on the first rung."""
         import optuna
 
         patch = {
@@ -182,7 +182,7 @@ class Trials:
         return Spec.model_validate(changed)
 
     def _climb(self, trial: optuna.trial.Trial, patch: dict[str, Any], rung: int) -> Row | None:
-        """Lets a trial onto a rung. The row that it ends with, where rows that are there decide that."""
+        """Puts a trial on a rung. Its final row, if existing rows already decide that."""
         (task,) = tasks.plan(self._spec(patch, rung, number_of(trial)), code=self.code)
         row = self.rows.get((task.variant, task.seed))
         (one,) = tasks.works([task])
@@ -194,7 +194,7 @@ class Trials:
         return None
 
     def ended(self, key: str, row: Row) -> Row | None:
-        """Takes the row of a trial on a rung. The row that the trial ends with, None while it goes on."""
+        """Takes a trial's row for a rung. The trial's final row, or None while it continues."""
         self._add(row)
         return self._judged(key, row)
 
@@ -203,7 +203,7 @@ class Trials:
         self.keep()
 
     def _judged(self, key: str, row: Row) -> Row | None:
-        """Ends a trial with the row of a rung, or lets it onto the next."""
+        """Ends a trial with the row of a rung, or moves it to the next."""
         import optuna
 
         trial, rung = self.going.pop(key)
@@ -237,10 +237,10 @@ class Trials:
 
 
 def opened(spec: Spec, name: str, folder: Path) -> optuna.Study:
-    """The study of a search in its journal file; trials that a killed driver left are asked for again.
+    """The study of a search in its journal file; trials left by a killed driver are asked for again.
 
     Raises:
-        ParamsError: the journal is of another space.
+        ParamsError: the journal is of a different search space.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend

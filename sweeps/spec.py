@@ -1,7 +1,7 @@
 """A sweep's spec, `sweeps/NAME.yaml`: which variants of which params, with which seeds, at which budget.
 
-A patch says how params differ. `prune: {amount: 0.8}` is laid over what stands there, key by key; a key with dots, as
-in `student.model: {...}`, replaces what stands there. Nothing here imports torch or ray.
+A patch says how params differ. `prune: {amount: 0.8}` is merged into the existing params, key by key; a dotted key, as
+in `student.model: {...}`, replaces the existing value. Nothing here imports torch or ray.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from micronet.sections import Positive, PositiveCount, Section, Share
 ROOT = Path(__file__).resolve().parents[1]
 TRAINED = MADE_OF["quantized"]  # sections that have `train`
 LAST = TRAINING_STAGES  # what can be measured without the test set
-MOST_RUNS = 100_000  # variants times seeds; a slip in a grid is a line, not a night
-NAME = r"[A-Za-z0-9][A-Za-z0-9_+=,-]*(\.[A-Za-z0-9_+=,-]+)*"  # also a part of a file's and of a branch's name
+MOST_RUNS = 100_000  # variants times seeds; a slip in a grid costs an error line, not a night
+NAME = r"[A-Za-z0-9][A-Za-z0-9_+=,-]*(\.[A-Za-z0-9_+=,-]+)*"  # also part of a file and branch name
 
 
 def _named(said: str) -> str:
-    """A name that can stand in a path and in a branch. Raises ValueError."""
+    """A name that is valid in a path and in a branch. Raises ValueError."""
     if not re.fullmatch(NAME, said) or len(said) > 100 or said.endswith(".lock"):
         raise ValueError(f"must be a name of letters, digits and _+=,.- (got {shown(repr(said), 40)})")
     return said
 
 
 def _varied(said: Any) -> Any:
-    """Patches with names, or a list of patches. Raises ValueError."""
+    """Patches by name, or a list of patches. Raises ValueError."""
     if isinstance(said, dict):
         for name in said:
             _named(str(name))
@@ -52,7 +52,7 @@ def _varied(said: Any) -> Any:
 
 
 def _addressed(said: str) -> str:
-    """What can stand in DVC's configuration as the address of a remote. Raises ValueError."""
+    """A remote's address that is valid in DVC's configuration. Raises ValueError."""
     if not said.strip() or not said.isprintable() or '"' in said or "'" in said:
         raise ValueError(f"must be an address, as in s3://bucket/folder, or a path (got {shown(repr(said), 60)})")
     return said
@@ -63,7 +63,7 @@ Name = Annotated[str, AfterValidator(_named)]
 Key = Annotated[str, StringConstraints(pattern=r"^([a-z_]+\.)?[a-z_]+$", max_length=100)]
 Patch = dict[str, Any]
 Last = Literal["train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score"]
-Place = tuple[str, ...]  # of a value in params: ("prune", "train", "epochs")
+Place = tuple[str, ...]  # the path of a value in params: ("prune", "train", "epochs")
 
 
 class Budget(Section):
@@ -85,7 +85,7 @@ class Budget(Section):
 
 
 class Needs(Section):
-    """What a task takes of a machine."""
+    """The resources a task takes of a machine."""
 
     cpus: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         default=None, description="default: engine.threads times engine.processes"
@@ -94,7 +94,7 @@ class Needs(Section):
 
 
 class Search(Section):
-    """What Optuna looks for variants in, and how long it tries."""
+    """Where Optuna searches for variants, and for how long."""
 
     space: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] = Field(
         description="key: values to choose from; numbers stand in their order"
@@ -175,14 +175,14 @@ class Spec(Section):
         return self.length.seeds or self.seeds
 
     def with_seeds(self, seeds: list[int]) -> Spec:
-        """The same with other seeds, at every budget."""
+        """The same spec with other seeds, at every budget."""
         budgets = {name: one.model_copy(update={"seeds": None}) for name, one in self.budgets.items()}
         return self.model_copy(update={"seeds": seeds, "budgets": budgets})
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One of a sweep's: its name, its params without a seed, and where it ends."""
+    """A variant of a sweep: its name, its params without a seed, and its last stage."""
 
     name: str
     tree: dict[str, Any]
@@ -190,13 +190,13 @@ class Variant:
 
 
 def read(path: Path | str, budget: str | None = None) -> Spec:
-    """A spec, checked whole.
+    """A spec, fully checked.
 
     Args:
-        budget: instead of the one that the file chooses.
+        budget: replaces the one the file chooses.
 
     Raises:
-        ParamsError: a line a fault.
+        ParamsError: one line per error.
     """
     if not Path(path).exists():
         raise ParamsError([f"{shown(path, 100)}: there is no such file; one of sweeps/ would work: sweeps/demo.yaml"])
@@ -212,7 +212,7 @@ def read(path: Path | str, budget: str | None = None) -> Spec:
 
 
 def flat(patch: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
-    """(place, value) of everything that a patch sets; a place can come more than once."""
+    """(place, value) of everything a patch sets; a place can occur more than once."""
     for key, value in patch.items():
         if "." in key:
             yield tuple(key.split(".")), value
@@ -229,7 +229,7 @@ def _walked(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
 
 
 def contradiction(patches: Sequence[Mapping[str, Any]]) -> str | None:
-    """Two values for one place in what patches set together, in words; None when there are none."""
+    """Two values for one place among several patches, in words; None when there are none."""
     places = [place for patch in patches for place, _ in flat(patch)]
     for index, place in enumerate(places):
         for other in places[:index]:
@@ -240,7 +240,7 @@ def contradiction(patches: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def patched(tree: Mapping[str, Any], *patches: Mapping[str, Any]) -> dict[str, Any]:
-    """Params with patches laid over them; the later ones win."""
+    """Params with patches merged in; later ones win."""
     result: dict[str, Any] = copy.deepcopy(dict(tree))
     for patch in patches:
         for place, value in flat(patch):
@@ -254,7 +254,7 @@ def patched(tree: Mapping[str, Any], *patches: Mapping[str, Any]) -> dict[str, A
 
 
 def base_path(spec: Spec, root: Path = ROOT) -> Path:
-    """The params file that a spec starts from. Raises `ParamsError` with the recipes that there are."""
+    """The params file a spec starts from. Raises `ParamsError` with the available recipes."""
     named = root / f"recipes/{spec.base}.yaml" if re.fullmatch(r"[\w-]+", spec.base) else root / spec.base
     if not named.is_file():
         recipes = ", ".join(sorted(path.stem for path in (root / "recipes").glob("*.yaml")))
@@ -263,7 +263,7 @@ def base_path(spec: Spec, root: Path = ROOT) -> Path:
 
 
 def variants(spec: Spec, base: Mapping[str, Any]) -> list[Variant]:
-    """Every variant with its params, in the order of the spec. Raises `ParamsError` with a line a fault."""
+    """Every variant with its params, in the order of the spec. Raises `ParamsError` with one line per error."""
     found: list[Variant] = []
     wrong: list[str] = []
     trees: dict[str, str] = {}
@@ -295,7 +295,7 @@ def variants(spec: Spec, base: Mapping[str, Any]) -> list[Variant]:
 
 
 def _length(budget: Budget) -> Patch:
-    """The patch that a budget is."""
+    """A budget as a patch."""
     made: Patch = {} if budget.images is None else {"data.training_images": budget.images}
     epochs = dict.fromkeys(TRAINED, budget.epochs) if isinstance(budget.epochs, int) else budget.epochs or {}
     return made | {f"{section}.train.epochs": count for section, count in epochs.items()}
@@ -323,7 +323,7 @@ def _combinations(spec: Spec) -> Iterator[tuple[str, list[Patch]]]:
 
 
 def _told(values: Mapping[Place, Any]) -> str:
-    """A name made of the values that a patch sets: `amount=0.5,weight_bits=3`; the shortest keys that differ."""
+    """A name built from the values a patch sets: `amount=0.5,weight_bits=3`; with the shortest keys that differ."""
     parts = []
     for place, value in values.items():
         length = 1

@@ -1,4 +1,4 @@
-"""A spec on its way: its tasks, the rows that there are, and the table that they stand in."""
+"""A spec being run: its tasks, the existing rows, and the table that holds them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LOGS = Path("logs/sweeps")
 
 @dataclass
 class Sweep:
-    """A spec, its tasks and the rows that there are.
+    """A spec, its tasks and the existing rows.
 
     Attributes:
-        rows: by (variant, seed), those that count for these tasks. old: of the table as it was found.
+        rows: by (variant, seed), those valid for these tasks. old: of the table as it was found.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Sweep:
 
     @classmethod
     def of(cls, name: str, spec: Spec, tasks: list[Task], commit: str) -> Sweep:
-        """With what the table has. Raises `TableError`."""
+        """With the rows of the table. Raises `TableError`."""
         made = cls(name, spec, tasks, commit)
         found = rows.read(made.table)
         made.old = {row.key: row for row in found}
@@ -52,14 +52,14 @@ class Sweep:
         return [task for task in self.tasks if (task.variant, task.seed) not in self.rows]
 
     def write(self) -> None:
-        """The table: a row a task in the order of the spec; what has not run, or is no longer asked for, stays."""
+        """Writes the table: one row per task in spec order; rows not yet run, or no longer requested, stay."""
         keys = [(task.variant, task.seed) for task in self.tasks]
         there = [self.rows.get(key) or self.old.get(key) for key in keys]
         others = [row for key, row in self.old.items() if key not in keys]
         rows.write(self.table, [row for row in [*there, *others] if row], self.spec.metrics)
 
     def row(self, outcome: Outcome) -> Row:
-        """The row of a task that has ended, its log kept."""
+        """The row of a finished task, its log kept."""
         task = outcome.work.task
         log = LOGS / self.name / f"{task.name}.log"
         values: dict[str, float | None] = {}

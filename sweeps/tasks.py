@@ -1,4 +1,4 @@
-"""From variants to tasks: what names a task's work, what several have in common, and in which order it is made."""
+"""From variants to tasks: what identifies a task's work, what several share, and in which order it is made."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from micronet.files import checksum
 from micronet.params import ParamsError, read_yaml
 from sweeps.spec import ROOT, Spec, Variant, base_path, variants
 
-if TYPE_CHECKING:  # by the names that the stage scripts use, under which alone mypy may know a file
+if TYPE_CHECKING:  # by the names the stage scripts use, the only ones under which mypy may know a file
     import common
     import dependencies
     import validation
 else:
     from stages import common, dependencies, validation
 
-# What a task is a clone of; sweeps/price.py counts what it leaves.
+# What a task is a clone of; sweeps/price.py prices the checkpoint it leaves.
 CODE = (*common.CODE, "dvc.yaml", "sweeps/price.py", "data/sample", "data/manifest.json")
-CHEAP = ("code", "prepare_data")  # stages that are no work worth a task of its own
+CHEAP = ("code", "prepare_data")  # stages too short to deserve a task of their own
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of dvc.yaml: the params that it reads, the files it needs and makes."""
+    """A stage of dvc.yaml: the params it reads, the files it needs and makes."""
 
     name: str
     params: tuple[str, ...]
@@ -44,8 +44,8 @@ class Task:
     """A variant with a seed.
 
     Attributes:
-        keys: stage: what names all that decides its result, code, params, data and what comes before; in the order of
-            the work.
+        keys: stage: an id of all that decides its result: code, params, data and earlier stages; in the order of the
+            work.
     """
 
     variant: str
@@ -68,12 +68,12 @@ class Task:
 
 @dataclass
 class Work:
-    """What is done at once on one machine: a task, or a stage that several tasks have in common.
+    """A unit of work on one machine: a task, or a stage that several tasks share.
 
     Attributes:
-        before: shared work that is done first. tasks: those that it is for.
-        attempts: times that it was sent. crashes: those that a stage had no part in. failed_on: machines of such.
-        once: (key, stage) of what a machine makes once for this and others, without work of its own.
+        before: shared work that comes first. tasks: those it is for.
+        attempts: times it was sent. crashes: failures that were not a stage's. failed_on: their machines.
+        once: (key, stage) of what a machine makes once for this and others, without separate work.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Graph:
         return {path: stage.name for stage in self.stages.values() for path in stage.makes}
 
     def before(self, name: str) -> list[str]:
-        """A stage and those that it needs, in the order of the file, `code` left out."""
+        """A stage and those it needs, in file order, without `code`."""
         wanted, waiting = set(), [name]
         while waiting:
             stage = waiting.pop()
@@ -124,21 +124,21 @@ class Graph:
         return [stage for stage in self.stages if stage in wanted]
 
     def inputs(self, name: str) -> list[str]:
-        """The stages, but `code`, whose outputs a stage reads."""
+        """The stages, except `code`, whose outputs a stage reads."""
         needed = {self.makers[path] for path in self.stages[name].needs if path in self.makers}
         return [stage for stage in self.stages if stage in needed - {"code"}]
 
 
 def short(*parts: Any) -> str:
-    """The first 16 digits of a SHA-256: what names some parts, of which the same ones always give the same name."""
+    """The first 16 digits of a SHA-256: a stable id of some parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def plan(spec: Spec, root: Path = ROOT, code: Code | None = None) -> list[Task]:
-    """Every variant with every seed, in the order of the spec. Raises `ParamsError`, a line a fault.
+    """Every variant with every seed, in the order of the spec. Raises `ParamsError`, one line per error.
 
     Args:
-        code: what is known of it already.
+        code: what is already known about it.
     """
     base = read_yaml(base_path(spec, root))
     if not isinstance(base, dict):
@@ -161,7 +161,7 @@ def plan(spec: Spec, root: Path = ROOT, code: Code | None = None) -> list[Task]:
 
 
 def _not_measured(metrics: Sequence[str], last: str, graph: Graph) -> Iterator[str]:
-    """A line for each metric of a stage that does not run: what a clone holds of it is of the commit's own results."""
+    """A line for each metric of a stage that does not run: a clone only has the commit's own results of it."""
     ran = graph.before(last)
     for name in metrics:
         stage = name.partition(".")[0]
@@ -170,13 +170,13 @@ def _not_measured(metrics: Sequence[str], last: str, graph: Graph) -> Iterator[s
 
 
 def cores(tree: Mapping[str, Any]) -> int:
-    """How many cores a task of these params uses: `engine.threads` times `engine.processes`."""
+    """How many cores a task with these params uses: `engine.threads` times `engine.processes`."""
     engine = tree.get("engine", {})
     return max(1, engine.get("threads", 2)) * engine.get("processes", 1)
 
 
 class Code:
-    """Digests of the code of stages, each of which is read once for all variants of the same architectures."""
+    """Digests of the stages' code, each read once for all variants with the same architectures."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[str, ...], dict[str, str]] = {}
@@ -214,7 +214,7 @@ def _tasks(
 
 
 def _pictures(checked: parameters.Params, root: Path) -> str:
-    """What names the pictures of a folder of one's own; other data has checksums that the code knows."""
+    """An id of the pictures in the user's own folder; other data has checksums that the code knows."""
     if checked.data.source != "folder" or not checked.data.path:
         return ""
     folder = root / Path(checked.data.path).expanduser()
@@ -224,7 +224,7 @@ def _pictures(checked: parameters.Params, root: Path) -> str:
 
 
 def _in_order(tasks: list[Task]) -> list[Task]:
-    """The tasks with their stages so ordered that what fewest variants differ in comes first, where that is free."""
+    """The tasks with the stages that vary least placed first, where the order is free."""
     kinds: dict[str, set[str]] = defaultdict(set)
     for task in tasks:
         for stage, key in task.keys.items():
@@ -238,9 +238,9 @@ def _in_order(tasks: list[Task]) -> list[Task]:
 
 
 def works(tasks: Sequence[Task]) -> list[Work]:
-    """The work of some tasks: first what several have in common, each once, then the tasks.
+    """The work of some tasks: first what several share, each once, then the tasks.
 
-    Tasks that begin with the same stages wait for one work that makes these; what begins the same has the same keys.
+    Tasks that start with the same stages wait for one work that makes these; equal beginnings have equal keys.
     """
     counts = Counter(_path(task, place) for task in tasks for place in range(1, len(task.keys) + 1))
     made: dict[tuple[str, ...], Work] = {}
@@ -268,7 +268,7 @@ def _path(task: Task, place: int) -> tuple[str, ...]:
 
 
 def untouched(task: Task, sections: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """(key, stage) of the last of the first stages that read none of some sections, where they are worth sharing."""
+    """(key, stage) of the last of the leading stages that read none of some sections, if worth sharing."""
     graph, found = Graph.read(ROOT / "dvc.yaml"), None
     for place, stage in enumerate(task.keys, 1):
         if any(name.split(".")[0] in sections for name in graph.stages[stage].params):

@@ -1,7 +1,7 @@
 """What a machine does for a task: a clone of the repository at one commit, its params, plain `dvc repro`, the results.
 
-Ray carries this module to machines that have nothing of the repository, so it is of the standard library alone. What
-machines keep lies in one folder: commits, prepared data, what was made once for several tasks, clones at work.
+Ray sends this module to machines that have nothing of the repository, so it uses only the standard library. Everything
+machines keep is in one folder: commits, prepared data, results shared by several tasks, clones in use.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-LONGEST_LOG = 200_000  # characters of a log that go back to the driver
+LONGEST_LOG = 200_000  # characters of a log that are sent back to the driver
 LONGEST_REASON = 240
-LEAST_FREE = 1 << 20  # bytes; a disk with fewer is full
+LEAST_FREE = 1 << 20  # bytes; a disk with less counts as full
 STAGES = "check|code_digests|prepare_data|train_teacher|train_student|distill|prune|retrain|quantize|score|price"
 STAGE_LINE = re.compile(rf"^({STAGES}|[\w./-]+\.yaml): ")
 
 
-# What a machine lacks, in the words of the system: no stage's fault, and another machine may have it.
+# What a machine lacks, in the system's words: not a stage's fault, and another machine may have it.
 LACKING = re.compile(
     "No space left on device|Disk quota exceeded|Input/output error|Stale file handle|Read-only file system"
     "|Cannot allocate memory|Too many open files",
@@ -46,11 +46,11 @@ EXITED = re.compile(r"failed to reproduce '([^'\n]{1,80})'.*exited with (-?\d+)"
 
 
 class TaskError(Exception):
-    """A task cannot go on; the message is a line.
+    """A task cannot continue; a one-line message.
 
     Attributes:
-        again: the machine is at fault, or what runs beside it, and not a stage: another try may do better.
-        killed: while it ran, so that the clone may hold the state of a training, from which that try goes on.
+        again: the fault is the machine's, or of what runs beside it, not a stage's: a retry may succeed.
+        killed: while it ran, so the clone may hold a training state for the retry to continue from.
     """
 
     def __init__(self, line: str, *, again: bool, killed: bool = False):
@@ -60,18 +60,18 @@ class TaskError(Exception):
 
 @dataclass(frozen=True)
 class Order:
-    """A task, as it travels.
+    """A task, as sent to a machine.
 
     Attributes:
         name: for people and the log. key: of the clone; the same task finds what it left.
-        steps: (key, stage) of what is made once a machine before the last stage runs.
-        keep: patterns of files whose text comes back.
-        data: the prepared data's folder as the params name it, and the key under which a machine keeps it.
-        data_here: a folder that holds such data already, where it exists.
+        steps: (key, stage) of what is made once per machine before the last stage runs.
+        keep: patterns of files whose text is sent back.
+        data: the prepared data's folder as named in the params, and the key under which a machine keeps it.
+        data_here: a folder that already holds such data, if it exists.
         price: the stage whose checkpoint is priced, or "".
-        remote: address of a DVC remote, or "". pull, push: whether to take from the remote, and to give to it.
+        remote: address of a DVC remote, or "". pull, push: whether to pull from it, and push to it.
         guard: the source of guard.py.
-        threads: OMP_NUM_THREADS of the driver, None where it is not set: Ray's own would change results.
+        threads: the driver's OMP_NUM_THREADS, None if unset: Ray's own would change results.
     """
 
     name: str
@@ -98,11 +98,11 @@ class Order:
 
     @property
     def place(self) -> Path:
-        """Of the clone."""
+        """The clone's path."""
         return self.home / "work" / self.key
 
     def aside(self, kind: str) -> Path:
-        """Of a clone that is not whole: one that is being made, or removed."""
+        """The path of an incomplete clone: one being made, or removed."""
         return self.home / "work" / f".{self.key}.{kind}"
 
     @property
@@ -111,7 +111,7 @@ class Order:
 
 
 def perform(order: Order, archive: bytes) -> dict[str, object]:
-    """Does a task; what became of it: `status`, `reason`, `again`, `files`, `price`, `machine`, `seconds`, `log`.
+    """Does a task and returns `status`, `reason`, `again`, `files`, `price`, `machine`, `seconds`, `log`.
 
     Args:
         archive: the bare repository of the commit, a tar.
@@ -134,12 +134,12 @@ def perform(order: Order, archive: bytes) -> dict[str, object]:
                     _dvc(order, (lock,), "push", "--run-cache", "--quiet")
                 found["files"] = collected(order)
             except (KeyboardInterrupt, SystemExit):
-                raise  # what was stopped stays, with the state that it goes on from
+                raise  # what was stopped stays, with the state to resume from
             except BaseException as error:
                 if not (isinstance(error, TaskError) and error.killed):
                     remove(order)
                 raise
-            remove(order)  # as long as the lock is held: others may want the place
+            remove(order)  # while the lock is held: others may want the place
     except TaskError as error:
         found |= {"status": "failed", "reason": str(error), "again": error.again}
     except OSError as error:
@@ -149,21 +149,21 @@ def perform(order: Order, archive: bytes) -> dict[str, object]:
 
 
 def remove(order: Order) -> None:
-    """Takes the clone away: at once under its name, so that one that is there is whole whenever a machine dies."""
+    """Removes the clone, renaming it first, so that a clone under its name is complete whenever a machine dies."""
     with contextlib.suppress(FileNotFoundError):
         order.place.rename(order.aside("gone"))
     shutil.rmtree(order.aside("gone"), ignore_errors=True)
 
 
 def collected(order: Order) -> dict[str, str]:
-    """The text of the files that a task leaves, by their paths in the clone."""
+    """The text of the files a task leaves, by their paths in the clone."""
     paths = sorted({path for pattern in order.keep for path in order.place.glob(pattern) if path.is_file()})
     return {path.relative_to(order.place).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Holds a lock of this machine; waits for whoever holds it. The system opens it when its holder dies."""
+    """Holds a lock of this machine, waiting for any other holder. The system releases it when its holder dies."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         while True:
@@ -171,17 +171,17 @@ def locked(path: Path) -> Iterator[int]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                time.sleep(0.2)  # in Python, so that a task that waits can be stopped
+                time.sleep(0.2)  # in Python, so that a waiting task can be stopped
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 def once(home: Path, key: str, make: Callable[[int], None]) -> None:
-    """Calls `make` unless this machine has what it makes; whoever else needs it waits meanwhile.
+    """Calls `make` unless this machine has its result; others that need it wait meanwhile.
 
     Args:
-        make: is given the lock, for what it starts to hold too.
+        make: receives the lock, to be held also by the processes it starts.
     """
     mark = home / "made" / key
     if mark.exists():
@@ -193,13 +193,13 @@ def once(home: Path, key: str, make: Callable[[int], None]) -> None:
 
 
 def clone(order: Order, archive: bytes, lock: int) -> None:
-    """Makes the task's checkout, or finds the one that it left when it was stopped, or when its machine died.
+    """Makes the task's checkout, or finds the one left when the task was stopped or its machine died.
 
     Args:
-        archive: the bare repository of the commit, a tar. lock: that of the task, which git holds while it runs.
+        archive: the bare repository of the commit, a tar. lock: the task's, which git holds while it runs.
 
     Raises:
-        TaskError: git cannot.
+        TaskError: git failed.
     """
     repository = order.home / "commits" / f"{order.commit}.git"
 
@@ -232,9 +232,9 @@ def clone(order: Order, archive: bytes, lock: int) -> None:
 
 
 def _checkout(order: Order, repository: Path, lock: int) -> None:
-    """The files of the commit. Of a clone that is there, what git ignores stays: the state that training goes on from.
+    """The files of the commit. In an existing clone, files that git ignores stay: the state to resume training from.
 
-    What a killed DVC or git may have written half goes: their locks and tables, dvc.lock, params.yaml.
+    What a killed DVC or git may have half written is removed: their locks and tables, dvc.lock, params.yaml.
     """
     for kind in ("new", "gone"):
         shutil.rmtree(order.aside(kind), ignore_errors=True)
@@ -255,7 +255,7 @@ def _checkout(order: Order, repository: Path, lock: int) -> None:
 
 
 def _linked(source: Path, target: Path) -> None:
-    """Data that is here already need not come again: its files are only ever replaced, so a second name is safe."""
+    """Hard links to existing data save copying it: its files are only ever replaced, so that is safe."""
     for path in source.iterdir():
         with contextlib.suppress(OSError):
             os.link(path, target / path.name)
@@ -275,12 +275,12 @@ def _repro(order: Order, stage: str, held: tuple[int, ...]) -> None:
 
 
 def _made(order: Order, stage: str, lock: int, mark: int) -> None:
-    """What is made once: `mark` is the lock of that."""
+    """Makes what is made once; `mark` is its lock."""
     _repro(order, stage, (lock, mark))
 
 
 def _dvc(order: Order, held: tuple[int, ...], *words: str) -> None:
-    """Runs DVC in the clone. Raises `TaskError` with what the stage said that failed."""
+    """Runs DVC in the clone. Raises `TaskError` with the failed stage's message."""
     code = _run(order, held, "-m", "dvc", *words)
     if code:
         raise failure_of(order, code)
@@ -294,10 +294,10 @@ def _price(order: Order, lock: int) -> dict[str, float]:
 
 
 def _run(order: Order, held: tuple[int, ...], *words: str) -> int:
-    """Runs a Python of this machine under the guard, in the clone; its exit code.
+    """Runs this machine's Python under the guard, in the clone; its exit code.
 
     Args:
-        held: locks, which stay held until all that it starts has ended, should this process die.
+        held: locks that stay held until everything it starts has ended, even if this process dies.
 
     Raises:
         TaskError: the guard was killed.
@@ -325,7 +325,7 @@ def _run(order: Order, held: tuple[int, ...], *words: str) -> int:
             pass  # a short wait, in Python, so that a task can be stopped
     finally:
         os.close(life)
-        code = os.read(answer, 16)  # which ends when the guard does
+        code = os.read(answer, 16)  # which ends with the guard
         os.close(answer)
     if not code:
         raise TaskError("what watches over DVC was killed", again=True, killed=True)
@@ -333,7 +333,7 @@ def _run(order: Order, held: tuple[int, ...], *words: str) -> int:
 
 
 def failure_of(order: Order, code: int) -> TaskError:
-    """Why a run failed. On a full disk the log has lost its last words, so the disk is looked at."""
+    """Why a run failed. On a full disk the log has lost its last lines, so the disk is checked."""
     error = failure(code, _tail(order.log))
     for folder in (order.home, Path(order.cache)):
         if error.again and folder.is_dir() and shutil.disk_usage(folder).free < LEAST_FREE:
@@ -342,10 +342,10 @@ def failure_of(order: Order, code: int) -> TaskError:
 
 
 def failure(code: int, log: str) -> TaskError:
-    """What a run says that failed, and whether that is the fault of a stage or of the machine.
+    """The failure a run reports, and whether a stage or the machine is at fault.
 
     Args:
-        code: of DVC, negative for a signal. log: what it and the stages said.
+        code: of DVC, negative for a signal. log: output of DVC and the stages.
     """
     exits = [("dvc", code), *((stage, int(number)) for stage, number in EXITED.findall(log))]
     killed = [(name, number) for name, number in exits if number < 0 or 128 < number < 255]  # 255 is DVC's own
@@ -359,7 +359,7 @@ def failure(code: int, log: str) -> TaskError:
 
 
 def reason(log: str) -> str:
-    """Why a task failed, of what it said: the last line of a stage before DVC's own."""
+    """Why a task failed, from its output: a stage's last line before DVC's own."""
     lines = [line.strip() for line in log.splitlines() if line.strip() and not CHATTER.match(line)]
     told = [line for line in lines if STAGE_LINE.match(line)]
     failed = next((place for place, line in enumerate(lines) if line.startswith("ERROR: ")), len(lines))
@@ -384,7 +384,7 @@ def _tail(log: Path) -> str:
 
 
 def archive_of(root: Path, commit: str, folder: Path) -> bytes:
-    """A bare repository of one commit, without its history, as a tar. Raises `TaskError`."""
+    """A bare repository of one commit, without history, as a tar. Raises `TaskError`."""
     place = folder / "commits" / f".{hashlib.sha256(os.urandom(8)).hexdigest()[:8]}.git"
     try:
         place.mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""What the commands in this folder share: the import path, where results lie, arguments, one-line errors.
+"""What the commands in this folder share: the import path, where results are, arguments, one-line errors.
 
-A command imports this first: it puts the repository on `sys.path`. Like the stages, a command reads and writes below
-the folder that it is started in, and loads torch only after its arguments are known to be right.
+A command imports this first, which puts the repository on `sys.path`. Like a stage, a command reads and writes below
+the folder it is started in, and loads torch only once its arguments are known to be valid.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ MANIFEST = Path("data/manifest.json")
 METRICS = Path("metrics")
 PARAMS = "params.yaml"
 PACKED = Path("checkpoints/quantized.safetensors")
-MOST_JSON = 1 << 24  # characters of a file of results
-SHOWN = 100  # characters of a path, or of what a library says, in a message
+MOST_JSON = 1 << 24  # characters of a results file
+SHOWN = 100  # characters of a path, or of a library's message, in an error
 OF_MAKE_TOO = {
     "compare",
     "export",
@@ -49,17 +49,17 @@ OF_MAKE_TOO = {
     "pictures",
     "report",
     "verify",
-}  # commands that make has under the same name
+}  # commands that are also make targets, under the same name
 
 
 class ToolError(MicronetError):
-    """A command cannot do its work: one line."""
+    """A command cannot do its work; a one-line message."""
 
 
 class Facts(dict[str, Any]):
     """A JSON object, or a row of a table, that knows its file.
 
-    To ask for a key that it lacks is a `ToolError` that names the file, in Python as in a template.
+    Reading a key that it lacks raises a `ToolError` naming the file, in Python as in a template.
     """
 
     def __init__(self, content: dict[str, Any], path: Path, made_by: str) -> None:
@@ -71,13 +71,13 @@ class Facts(dict[str, Any]):
 
 
 def _check_regular(path: Path, made_by: str) -> None:
-    """Raises `ToolError` for a folder, a device or a pipe, which may never end."""
+    """Raises `ToolError` for a folder, a device or a pipe, since reading one may never end."""
     if path.exists() and not path.is_file():
         raise ToolError(f"{shown(path, SHOWN)}: is no regular file; `{made_by}` makes one")
 
 
 def read_json(path: Path, made_by: str) -> Facts:
-    """A JSON object. Raises `ToolError`, which says what makes the file."""
+    """A JSON object. Raises `ToolError`, which says how to make the file."""
 
     def facts(pairs: list[tuple[str, Any]]) -> Facts:
         found = Facts(dict(pairs), path=path, made_by=made_by)
@@ -103,15 +103,15 @@ def read_json(path: Path, made_by: str) -> Facts:
 
 
 def read_json_if_there(path: Path, made_by: str) -> Facts | None:
-    """A JSON object, or None when there is no such file. Raises `ToolError` for one that cannot be read."""
+    """A JSON object, or None when there is no such file. Raises `ToolError` for a file that cannot be read."""
     return read_json(path, made_by) if path.is_file() else None
 
 
 def read_csv(path: Path, made_by: str, numbers: Collection[str] = ()) -> list[Facts]:
-    """The rows of a table; cells are text, those of `numbers` are floats, None where a cell is empty.
+    """The rows of a table; cells are text, those of `numbers` floats, or None if empty.
 
     Raises:
-        ToolError: there is no such file, it is no table, or it has no column of `numbers`.
+        ToolError: the file is missing, is not a table, or lacks a column of `numbers`.
     """
     said = shown(path, SHOWN)
     try:
@@ -133,24 +133,24 @@ def read_csv(path: Path, made_by: str, numbers: Collection[str] = ()) -> list[Fa
 
 
 def training_runs(metrics: Path) -> list[Facts]:
-    """What `metrics/runs/` says of each stage that trains, in their order."""
+    """The records in `metrics/runs/` of the stages that train, in stage order."""
     return [read_json(metrics / f"runs/{stage}.json", f"python stages/{stage}.py") for stage in TRAINING_STAGES]
 
 
 def say(line: str) -> None:
-    """What happens to the data goes to stderr."""
+    """Reports on stderr what happens to the data."""
     print(line, file=sys.stderr)
 
 
 def watch(title: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]:
-    """How far long work is: a bar on a terminal, a line now and then on stderr elsewhere."""
+    """Progress of long work: a bar on a terminal, elsewhere an occasional line on stderr."""
     from micronet.data.progress import progress_bar
 
     return progress_bar(title, total, unit, say)
 
 
 def open_split(params: parameters.Params, name: str, manifest: Path = MANIFEST) -> Split:
-    """`train`, `validation` or `test`, its checksums verified."""
+    """`train`, `validation` or `test`, checksums verified."""
     from micronet.data import store
     from micronet.data.datasets import standing_in
 
@@ -162,7 +162,7 @@ def open_split(params: parameters.Params, name: str, manifest: Path = MANIFEST) 
 def save_measured(
     network: nn.Module, out: Path, params: parameters.Params, *, stage: str, epochs: int, params_digest: str
 ) -> float:
-    """Saves a checkpoint with its accuracy on validation images, and gives that, in percent."""
+    """Saves a checkpoint with its validation accuracy, and returns that, in percent."""
     from micronet.training.checkpoint import save
     from micronet.training.evaluation import evaluate
     from micronet.training.hardware import machine
@@ -174,28 +174,28 @@ def save_measured(
 
 
 def network_name(spec: dict[str, Any]) -> str:
-    """What a model is called, as where a checkpoint is refused: a network of the user's own by its class and file."""
+    """A model's name, as in messages that refuse a checkpoint: the user's own network by its class and file."""
     return shown(spec["name"] if "name" in spec else f"{spec.get('class')} of {spec.get('file')}", SHOWN)
 
 
 def network_settings(spec: dict[str, Any]) -> dict[str, Any]:
-    """What a spec says beside that; the arguments of the user's own class stand in a section of their own."""
+    """The rest of a spec; the arguments of a user's own class are in a section of their own."""
     named = {key: value for key, value in spec.items() if key not in ("name", "file", "class", "settings")}
     return named | spec.get("settings", {})
 
 
 def digest_line(path: Path) -> str:
-    """What `sha256sum` would say, for a params file to name the checkpoint by."""
+    """The line `sha256sum` would print, for a params file to identify the checkpoint by."""
     return f"sha256 {checksum(path)}"
 
 
 def training_digest(params: parameters.Params) -> str:
-    """The `params_digest` of a packed model that these params made."""
+    """The `params_digest` of a packed model made with these params."""
     return parameters.digest(params.seed, *(getattr(params, name) for name in MADE_OF["quantized"]))
 
 
 def arguments_of(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """A parser that introduces the command with the words of its module."""
+    """A parser that describes the command with its module's docstring."""
     return Parser(name=f"make {name}" if name in OF_MAKE_TOO else name, prog=name, description=doc)
 
 

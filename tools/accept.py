@@ -1,8 +1,8 @@
-"""Takes the results that are there for those of today's code, without running anything: `dvc commit`.
+"""Accepts the existing results as those of the current code, without running anything: `dvc commit`.
 
-For a change of the code that changes no result, such as a renamed function, for which DVC would run hours again. Only
-the code may differ from what the locks say: changed params, or outputs that a stage did not write, are refused, for a
-result put back by hand is no result.
+For code changes that change no result, such as a renamed function, for which DVC would rerun hours of work. Only the
+code may differ from the locks: changed params, or outputs that no stage wrote, are refused, because a result put back
+by hand is not a result.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from _tool import ROOT, ToolError, arguments_of, front
 from micronet.params import read_yaml
 
 PIPELINES = "pipelines/dvc.yaml"
-# Code, and what stands for it: the files that the stages named `code` write. Images of the sample have checksums.
+# Code, and what stands for it: the files that the stages named `code` write. The sample's images have checksums.
 CODE = re.compile(r"(pipelines/[^/]+/)?code/.*|.*\.py|data/sample")
 
 
 def dvc(*words: str) -> str:
-    """What a command of DVC prints. Raises `ToolError` with the last line that it said."""
+    """The output of a DVC command. Raises `ToolError` with its last line."""
     done = subprocess.run([sys.executable, "-m", "dvc", *words], capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["it says nothing"]
@@ -33,20 +33,20 @@ def dvc(*words: str) -> str:
 
 
 def finished(lock: Path) -> list[str]:
-    """The stages of pipelines/ that have run: whatever else is there has no results to take."""
+    """The stages of pipelines/ that have run; the others there have no results to accept."""
     return [f"{PIPELINES}:{name}" for name in read_yaml(lock)["stages"]] if lock.is_file() else []
 
 
 def is_code(stage: str) -> bool:
-    """Whether a stage only writes which code others depend on: `code`, `code@mnist`, `code_of_cascade`."""
+    """Whether a stage only records which code others depend on: `code`, `code@mnist`, `code_of_cascade`."""
     return re.split("[@_]", stage.split(":")[-1])[0] == "code"
 
 
 def strangers(status: dict[str, Any]) -> list[str]:
-    """What differs from the locks and is no code, a line each.
+    """What differs from the locks and is not code, one line each.
 
     Args:
-        status: `dvc status --json`: by stage a list of changes, `{"changed deps": {path: how}}` or a text.
+        status: `dvc status --json`: per stage a list of changes, `{"changed deps": {path: how}}`, or a text.
     """
     found = []
     for stage, changes in status.items():
@@ -61,7 +61,7 @@ def strangers(status: dict[str, Any]) -> list[str]:
 
 
 def accept() -> int:
-    """The exit code: 1 when more than code differs, and nothing is taken then."""
+    """The exit code: 1 when more than code differs; nothing is accepted then."""
     stages = ["dvc.yaml", *finished(ROOT / PIPELINES.replace(".yaml", ".lock"))]
     dvc("repro", "--single-item", "code", *filter(is_code, stages))
     differing = strangers(json.loads(dvc("status", "--json", *stages)))

@@ -1,7 +1,7 @@
-"""Writes the mean of several checkpoints of one architecture, of runs that went on from the same trained network.
+"""Writes the mean of several checkpoints of one architecture, from runs that continued from the same trained network.
 
-The mean of such runs is often better than each (model soups, arXiv:2203.05482). Training images measure the statistics
-of its batch norms; the test set is not read. `student.start` in a params file goes on from it.
+The mean of such runs is often better than each (model soups, arXiv:2203.05482). Its batch norm statistics are measured
+on training images; the test set is not read. `student.start` in a params file continues from it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ IMAGES = 10_000
 
 
 def average(arguments: argparse.Namespace) -> int:
-    """Writes the mean of `files` to `out`, prints the accuracy of each on validation images; the exit code.
+    """Writes the mean of `files` to `out`, prints the validation accuracy of each; the exit code.
 
     Raises:
-        MicronetError: params, a checkpoint or the data cannot be used, or the checkpoints have no mean: less than two,
-            or of several architectures.
+        MicronetError: params, a checkpoint or the data cannot be used, or the checkpoints have no mean: fewer than two,
+            or different architectures.
     """
     params = parameters.load(arguments.params)
 

@@ -1,8 +1,8 @@
-"""Joins packed models into one file: the first sees every image, each other one those that it is unsure of.
+"""Joins packed models into one file: the first sees every image, each later one those the one before is unsure of.
 
-Files are named from the smallest network to the largest. Without --shares it prints what shares would cost and give,
-on validation images; with them it writes the file whose margins are set so, as the stage `join` of pipelines/dvc.yaml
-does. The test set is not read.
+Files are given from the smallest network to the largest. Without --shares it prints the cost and accuracy of possible
+shares on validation images; with them it writes the file with its margins set accordingly, as the stage `join` of
+pipelines/dvc.yaml does. The test set is not read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIRRORED = (0.0, 0.04, 0.08, 0.12, 0.16)
 
 
 def _rows(tunings: list[Tuning], cascade: Cascade) -> list[dict[str, float]]:
-    """What each tuning costs and gives, in the columns of the table; shares in percent."""
+    """Cost and accuracy of each tuning, in the columns of the table; shares in percent."""
     from micronet.scoring.books import BOOKS
     from micronet.scoring.counting import operations
 
@@ -56,11 +56,11 @@ def _table(rows: list[dict[str, float]]) -> None:
 
 
 def join(arguments: argparse.Namespace) -> int:
-    """Prints what shares would cost and give; with `shares` and `out`, writes the joined file. The exit code.
+    """Prints cost and accuracy of possible shares; with `shares` and `out`, writes the joined file. The exit code.
 
     Raises:
         MicronetError: params, a file or the data cannot be used, the files do not fit together, or the shares are not
-            falling numbers from 0 to 1, one a file.
+            decreasing numbers from 0 to 1, one per file.
     """
     params = parameters.load(arguments.params)
 

@@ -1,8 +1,8 @@
 """Prints what differs between two commits, tags or branches, and writes build/compare.html: both side by side.
 
-`make compare A=main B=sweep/demo/gradual,weight_bits=4-0`. First their params, then their metrics, in stage order:
-unlike `dvc metrics diff` the order is always the same. Metrics that other code or other data made say nothing of what
-the params do: a line names them.
+`make compare A=main B=sweep/demo/gradual,weight_bits=4-0`. First params, then metrics, in stage order: unlike
+`dvc metrics diff`, always the same order. Metrics made by other code or from other data say nothing about the params;
+a line names them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCORE = re.compile(r"metrics/score\.(?!reference\b).*(?:\b|_)score(?:_[a-z]+)?")
 
 
 def facts(root: Path, revision: str) -> dict[str, Any]:
-    """The params and metrics of a revision, by name. Raises `ToolError` for one that there is not."""
+    """The params and metrics of a revision, by name. Raises `ToolError` for a revision that does not exist."""
     commit = commit_of(root, revision)
     found = dict(leaves(_params(root, commit, revision)))
     for stage in STAGES:
@@ -42,9 +42,9 @@ def facts(root: Path, revision: str) -> dict[str, Any]:
 
 
 def made_by_other(root: Path, a: str, b: str) -> list[str]:
-    """The stages, and `data`, whose metrics two revisions both have, made by code or of data that differ.
+    """Stages, and `data`, whose metrics both revisions have, but made by different code or from different data.
 
-    Of the code only what both used is compared: another architecture is a matter of the params.
+    Only code that both used is compared: another architecture is a matter of params.
     """
     both, found = [(commit_of(root, revision), revision) for revision in (a, b)], []
     for stage in STAGES:
@@ -61,7 +61,7 @@ def made_by_other(root: Path, a: str, b: str) -> list[str]:
 
 
 def commit_of(root: Path, revision: str) -> str:
-    """The commit that a name stands for. Raises `ArgumentError`: there is none."""
+    """The commit a name stands for. Raises `ArgumentError` if there is none."""
     try:
         return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     except GitError:
@@ -74,7 +74,7 @@ def commit_of(root: Path, revision: str) -> str:
 
 
 def _json(root: Path, commit: str, path: str, revision: str) -> Any:
-    """A file of a commit; None where it has none. Raises `ToolError`."""
+    """A file of a commit; None if it has none. Raises `ToolError`."""
     try:
         return json.loads(git(root, "show", f"{commit}:{path}"))
     except GitError:
@@ -84,7 +84,7 @@ def _json(root: Path, commit: str, path: str, revision: str) -> Any:
 
 
 def _params(root: Path, commit: str, revision: str) -> dict[str, Any]:
-    """The params of a commit; none where it has no such file. Raises `ToolError`."""
+    """The params of a commit; empty if it has no such file. Raises `ToolError`."""
     from report.gathered import settings
 
     try:
@@ -98,16 +98,16 @@ def _params(root: Path, commit: str, revision: str) -> dict[str, Any]:
 
 
 def relative_to_another(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two revisions both have scores, and these are relative to different networks."""
+    """Whether both revisions have scores and these are relative to different networks."""
     scored = all(any(name.startswith("metrics/score.") for name in one) for one in (a, b))
     of_a, of_b = ({name: one[name] for name in one if name.startswith(REFERENCE)} for one in (a, b))
     return scored and of_a != of_b
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(name, of A, of B, change) of what differs: in A's order, then what B alone has.
+    """(name, of A, of B, change) of what differs: in A's order, then what only B has.
 
-    A score relative to one network cannot be taken from one relative to another: those have no change.
+    Scores relative to different networks cannot be subtracted, so those have no change.
     """
     rows, apart = [], relative_to_another(a, b)
     for name in dict.fromkeys([*a, *b]):
@@ -143,7 +143,7 @@ def work(a: str, b: str, root: Path = ROOT) -> None:
 
 
 def write_page(a: str, b: str, root: Path, out: Path) -> None:
-    """The page of both revisions side by side. Raises `ToolError` for a revision that there is not."""
+    """The page with both revisions side by side. Raises `ToolError` for a revision that does not exist."""
     from peers import PEERS
 
     from micronet.files import write_atomically

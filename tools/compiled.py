@@ -1,4 +1,4 @@
-"""C compilers: which one is there, and what it makes of exported C."""
+"""C compilers: which one is available, and what it makes of C exports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def compiler() -> str | None:
 
 
 def compiled(compiler: str, *words: str | Path) -> None:
-    """Runs a compiler. Raises `ToolError` with its first line of complaint."""
+    """Runs a compiler. Raises `ToolError` with its first error line."""
     done = subprocess.run([compiler, *map(str, words)], capture_output=True, text=True, timeout=LONGEST)
     if done.returncode:
         said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
@@ -43,7 +43,7 @@ def compiled(compiler: str, *words: str | Path) -> None:
 
 
 def sizes(source: Path, compiler: str, flags: Sequence[str]) -> Sizes | None:
-    """What a source takes; None where `READER` is not there or cannot read it.
+    """The sizes of a compiled source; None if `READER` is missing or cannot read it.
 
     Raises:
         ToolError: it does not compile.

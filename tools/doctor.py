@@ -1,8 +1,8 @@
-"""Says whether what the pipeline stands on is right, and names the command that mends what is not. Changes nothing.
+"""Checks what the pipeline depends on, and names the command that fixes whatever is wrong. Changes nothing.
 
-Looked at: Python, environment, params, data, the pipeline, results, caches, remotes, locks, disk, GPU, clock, git; no
-network is asked. Exit code 1 when something is wrong. It runs where packages are missing too: what needs them is not
-looked at then.
+Checked: Python, environment, params, data, the pipeline, results, caches, remotes, locks, disk, GPU, clock, git; the
+network is not used. Exit code 1 when something is wrong. It also runs when packages are missing; the checks that need
+them are skipped then.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ if TYPE_CHECKING:
 LOCK, PROJECT = ROOT / "requirements.lock", ROOT / "pyproject.toml"
 MANIFEST = Path("data/manifest.json")
 PIPELINE, METRICS = Path("dvc.yaml"), Path("metrics")
-CHECKPOINTS = "checkpoints"  # what else a stage makes is in git
-CONFIGS = (Path(".dvc/config"), Path(".dvc/config.local"))  # the second one goes first
+CHECKPOINTS = "checkpoints"  # everything else a stage writes is in git
+CONFIGS = (Path(".dvc/config"), Path(".dvc/config.local"))  # the second takes precedence
 SET_PATH = "set data.path in params.yaml"
 RESTORE_CONFIG = f"git checkout -- {CONFIGS[0]}"
 OLDEST_PYTHON = (3, 11)
-LEAST_FREE = 1_000_000_000  # bytes: the data, the states to resume from and the results of a recipe
+LEAST_FREE = 1_000_000_000  # bytes: a recipe's data, states to resume from and results
 AHEAD = 120  # seconds that a file or a commit may be ahead of the clock
 PUBLISHED = "release"  # the remote in this repository
-SHOWN = 100  # characters of a path, or of what a library says, in a line
-NAMED = 3  # of many things that are wrong
+SHOWN = 100  # characters of a path, or of a library's message, in a line
+NAMED = 3  # how many of several faulty things a line names
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is, and the command that mends it where it is wrong."""
+    """What was checked, its state, and the command that fixes it if it is wrong."""
 
     name: str
     said: str
     mend: str = ""
-    seen: bool = True  # False: what it takes to look is missing
+    seen: bool = True  # False: what the check needs is missing
 
     @property
     def mark(self) -> str:
@@ -68,7 +68,7 @@ class Finding:
 
 
 def python() -> Iterator[Finding]:
-    """The version that runs this."""
+    """The Python version running this."""
     old = sys.version_info[:2] < OLDEST_PYTHON
     said = f"{platform.python_version()}, {sys.executable}"
     yield Finding("python", said + (": 3.11 or newer is needed" if old else ""), "make env PYTHON=python3.11" * old)
@@ -125,7 +125,7 @@ def _some(names: list[str]) -> str:
 
 
 def params_and_data(path: str) -> Iterator[Finding]:
-    """The params file, and the data that it names."""
+    """The params file, and the data it names."""
     from micronet import params as parameters
 
     if not Path(path).exists():
@@ -143,7 +143,7 @@ def params_and_data(path: str) -> Iterator[Finding]:
 
 
 def data(config: parameters.Data) -> Iterator[Finding]:
-    """The manifest and the prepared folder, and the pictures that it was made of."""
+    """The manifest, the prepared folder, and the pictures it was made from."""
     from micronet.data import store
     from micronet.data.arrays import DataError
 
@@ -190,7 +190,7 @@ def _own(config: parameters.Data) -> Iterator[Finding]:
 
 
 def pipeline() -> Iterator[Finding]:
-    """Whether dvc.yaml names stages."""
+    """Whether dvc.yaml has stages."""
     from micronet import reading
 
     way, path = f"git checkout -- {PIPELINE}", str(PIPELINE)
@@ -208,7 +208,7 @@ def pipeline() -> Iterator[Finding]:
 
 
 def results() -> Iterator[Finding]:
-    """Whether what the stages measured can be read."""
+    """Whether the stages' measurements can be read."""
     there = sorted(METRICS.glob("*.json"))
     damaged = [path for path in there if not _is_json_object(path)]
     if damaged:
@@ -228,7 +228,7 @@ def _is_json_object(path: Path) -> bool:
 
 
 def cache() -> Iterator[Finding]:
-    """Where downloads are kept, and what DVC keeps of results."""
+    """Where downloads are kept, and DVC's cache of results."""
     yield _downloads()
     import restored
 
@@ -247,7 +247,7 @@ def cache() -> Iterator[Finding]:
 
 
 def _whole(output: object, path: Path) -> bool:
-    """Whether an object of a cache is as its name says, or not there."""
+    """Whether a cached object matches its name, or is absent."""
     return not path.exists() or output.is_right(path)  # type: ignore[attr-defined]
 
 
@@ -265,7 +265,7 @@ def _downloads() -> Finding:
 
 
 def remote() -> Iterator[Finding]:
-    """The remotes that lie in folders: whether they are there, and the published one whole."""
+    """The remotes that are folders: whether they exist, and whether the published one is intact."""
     settings = configparser.ConfigParser(interpolation=None, strict=False)
     for path, way in zip(CONFIGS, (RESTORE_CONFIG, f"rm {CONFIGS[1]}"), strict=True):
         try:
@@ -302,7 +302,7 @@ def _folder_remote(name: str, folder: Path) -> Finding:
         return Finding("remote", f"{said}: cannot be read", RESTORE_CONFIG if name == PUBLISHED and not ours else way)
     try:
         named = list(restored.outputs()) if restored.LOCK.is_file() else []
-    except restored.RestoreError:  # a fault of the lock, which is told with the cache
+    except restored.RestoreError:  # a damaged lock, which the cache check reports
         named = []
     if not named:
         return Finding("remote", f"{said}: is there")
@@ -331,7 +331,7 @@ def locks() -> Iterator[Finding]:
 
 
 def disk() -> Iterator[Finding]:
-    """Room, and whether this folder can be written."""
+    """Free space, and whether this folder is writable."""
     here = Path.cwd()
     free = shutil.disk_usage(here).free
     said = f"{free / 1e9:,.1f} GB are free for {here}"
@@ -344,7 +344,7 @@ def disk() -> Iterator[Finding]:
 
 
 def gpu(device: str) -> Iterator[Finding]:
-    """Whether torch sees the GPU that `engine.device` asks for, or one that is there."""
+    """Whether torch sees the GPU that `engine.device` asks for, or any."""
     there = [path.name for path in Path("/dev").glob("nvidia[0-9]*")]
     if device == "cpu" or (device == "auto" and not there):
         yield Finding("gpu", f"engine.device {device}: the processor trains" + (", a GPU is there" if there else ""))
@@ -360,14 +360,14 @@ def gpu(device: str) -> Iterator[Finding]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that torch can use."""
+    """The GPUs torch can use."""
     import torch
 
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def clock() -> Iterator[Finding]:
-    """Whether time goes forward: resuming, make and DVC compare the dates of files."""
+    """Whether time runs forward: resuming, make and DVC compare file dates."""
     now, said = time.time(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     committed = _git("log", "-1", "--format=%ct")
     begun = LOCK.stat().st_ctime if LOCK.exists() else now
@@ -383,7 +383,7 @@ def clock() -> Iterator[Finding]:
 
 
 def git() -> Iterator[Finding]:
-    """Whether commits can be read: a run's record names the one that made it."""
+    """Whether commits can be read: a run's record names the commit that made it."""
     if shutil.which("git") is None:
         yield Finding("git", "is not installed", "sudo apt-get install git (on macOS: xcode-select --install)")
         return
@@ -418,7 +418,7 @@ def _git(*words: str) -> str | None:
 
 
 def findings(path: str) -> Iterator[Finding]:
-    """All of them, for a params file. What packages are missing for is said and no fault of its own."""
+    """All findings for a params file. What missing packages prevent is said, but not as an error."""
     looks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("python", python),
         ("environment", environment),
@@ -442,14 +442,14 @@ def findings(path: str) -> Iterator[Finding]:
 
 
 def _typed(one: Finding) -> Finding:
-    """A finding whose commands work in a shell that has no environment on its path."""
+    """A finding whose commands work in a shell without an environment on its path."""
     ours = shlex.quote(_python())
     said, mend = (re.sub(r"(?<![\w/.])python (?=stages/)", f"{ours} ", text) for text in (one.said, one.mend))
     return replace(one, said=said, mend=re.sub(r"(^|[;&] )dvc ", rf"\1{ours} -m dvc ", mend))
 
 
 def _python() -> str:
-    """The environment's, as somebody types it here."""
+    """The environment's Python, as typed here."""
     if sys.prefix == sys.base_prefix:
         return ".venv/bin/python"
     here = Path(sys.executable)
@@ -457,7 +457,7 @@ def _python() -> str:
 
 
 def told(one: Finding, width: int) -> str:
-    """A finding in as many lines as it takes."""
+    """A finding as text, in as many lines as it takes."""
     head = f"{one.mark:<6} {one.name:<12} "
     indent = " " * (len(head) if width >= 60 else 4)
 
@@ -470,7 +470,7 @@ def told(one: Finding, width: int) -> str:
 
 
 def examine(path: str) -> int:
-    """Prints a finding as it comes. Returns the exit code."""
+    """Prints findings as they come. Returns the exit code."""
     width, wrong, count = shutil.get_terminal_size((80, 24)).columns - 1, 0, 0
     for one in findings(path):
         print(told(one, width), flush=True)

@@ -1,7 +1,7 @@
-"""Fills the templates of docs/templates/: words are theirs, facts are the commands'.
+"""Fills the templates of docs/templates/: they hold the words, the commands supply the facts.
 
-A template that asks for what is not there is one line of error: `Facts` name the file of metrics/ that lacks it,
-everything else the line of the template.
+A template that uses something missing is a one-line error: `Facts` name the file of metrics/ that lacks it, anything
+else the line of the template.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ TEMPLATES = ROOT / "docs/templates"
 
 
 def fixed(value: float | str, digits: int) -> str:
-    """`3.14`; takes numbers as text too, as tables hold them."""
+    """`3.14`; also takes numbers as text, as tables hold them."""
     return f"{float(value):.{digits}f}"
 
 
 def percent(value: float | str | None, digits: int = 2, missing: str | None = None) -> str:
-    """`91.37 %`; `missing` for None, where a template allows that."""
+    """`91.37 %`; `missing` for None, if a template allows that."""
     if value is None and missing is not None:
         return missing
     return f"{fixed(value, digits)} %"
 
 
 def share(value: float | str) -> str:
-    """`70%`, of a part of 1."""
+    """`70%`, from a fraction."""
     return f"{float(value):.0%}"
 
 
@@ -41,12 +41,12 @@ def score(value: float | str, digits: int = 4) -> str:
 
 
 def thousands(value: float | str) -> str:
-    """`28,782`, a whole number."""
+    """`28,782`, an integer."""
     return f"{float(value):,.0f}"
 
 
 def short(value: float | str) -> str:
-    """`0.25`, `1`: no digit that says nothing."""
+    """`0.25`, `1`: no superfluous digits."""
     return f"{float(value):g}"
 
 
@@ -59,7 +59,7 @@ FILTERS = (fixed, percent, share, score, thousands, short, signed, counted)
 
 
 def environment(templates: Path = TEMPLATES) -> jinja2.Environment:
-    """Undefined names are errors; a line that holds a block alone leaves no line."""
+    """Undefined names are errors; a line holding only a block leaves no line."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates),
         undefined=jinja2.StrictUndefined,
@@ -73,10 +73,10 @@ def environment(templates: Path = TEMPLATES) -> jinja2.Environment:
 
 
 def render(name: str, facts: dict[str, Any], templates: Path = TEMPLATES) -> str:
-    """The document of `templates`/NAME.md.j2, with one newline at its end.
+    """The document of `templates`/NAME.md.j2, ending in one newline.
 
     Raises:
-        ToolError: the template asks for something that is not there, or a fact is not of the kind that it asks for.
+        ToolError: the template uses something missing, or a fact is not of the expected type.
     """
     try:
         text = environment(templates).get_template(f"{name}.md.j2").render(facts)
@@ -86,6 +86,6 @@ def render(name: str, facts: dict[str, Any], templates: Path = TEMPLATES) -> str
 
 
 def _place(error: Exception, name: str) -> str:
-    """The template and its line where rendering stopped: jinja2 puts them into the traceback."""
+    """The template and line where rendering stopped: jinja2 puts them into the traceback."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else f"{name}.md.j2"

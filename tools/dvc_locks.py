@@ -1,8 +1,8 @@
-"""Puts right what a killed DVC left in `.dvc/tmp`, before another one refuses to start: a line for what was done.
+"""Repairs what a killed DVC left in `.dvc/tmp`, before the next one refuses to start; prints a line for what was done.
 
-DVC writes down in `rwlock` which process uses which file, and does not write it atomically: a kill leaves it empty, and
+DVC records in `rwlock` which process uses which file, and does not write it atomically: a kill leaves it empty, and
 every later command says "JSON structure is corrupted". Nothing is touched while a DVC of this checkout runs. The other
-locks are the system's own, which end with the process that holds them.
+locks belong to the system and end with the process that holds them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ FILES = ("lock", "rwlock", "rwlock.lock")
 
 
 class LockError(MicronetError):
-    """A lock of DVC stands in the way and cannot be put right: one line."""
+    """A DVC lock is in the way and cannot be repaired; a one-line message."""
 
 
 def runs_dvc(process: Path) -> bool:
-    """Whether a folder of `/proc` is that of a DVC, or of `tools/repro.py`, which is one under another name."""
+    """Whether a folder of `/proc` belongs to a DVC, or to `tools/repro.py`, which is DVC under another name."""
     try:
         words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:  # it has ended, or is another user's
@@ -42,7 +42,7 @@ def runs_dvc(process: Path) -> bool:
 
 
 def others_here() -> list[int]:
-    """The numbers of the DVCs that run in this folder, or below it, as far as the system shows them."""
+    """The ids of the DVC processes running in or below this folder, as far as the system shows them."""
     here, found = Path.cwd().resolve(), []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -54,7 +54,7 @@ def others_here() -> list[int]:
 
 
 def lives(entry: Any) -> bool:
-    """Whether the process of an entry is a DVC still; its number may be another's by now."""
+    """Whether an entry's process is still a DVC; its id may have been reused."""
     number = entry["pid"]
     if not Path("/proc").is_dir():
         return True  # DVC looks itself
@@ -73,14 +73,14 @@ def without_the_dead(locks: Any) -> dict[str, Any]:
 
 
 def check_folders(folder: Path = FOLDER) -> None:
-    """Raises `LockError` for a folder where DVC keeps a lock."""
+    """Raises `LockError` for a folder in place of a DVC lock."""
     for name in FILES:
         if (folder / name).is_dir():
             raise LockError(f"{folder / name} is a folder where DVC keeps a lock; remove it: rm -r {folder / name}")
 
 
 def read(path: Path) -> tuple[Any, dict[str, Any], str]:
-    """What `rwlock` holds, None when it is damaged; what of it is to stay; and what is wrong with the rest."""
+    """The content of `rwlock`, None if damaged; the part to keep; and what is wrong with the rest."""
     try:
         locks = read_json(path)
         return locks, without_the_dead(locks), "locks of processes that have ended are removed"
@@ -90,12 +90,12 @@ def read(path: Path) -> tuple[Any, dict[str, Any], str]:
 
 
 def is_right(locks: Any, kept: dict[str, Any]) -> bool:
-    """Whether nothing is to be taken away from what `read` gave."""
+    """Whether nothing needs to be removed from what `read` returned."""
     return locks is not None and kept == {"write": locks.get("write", {}), "read": locks.get("read", {})}
 
 
 def look(folder: Path = FOLDER) -> tuple[str, str]:
-    """What is wrong and the command that mends it, with nothing touched; two empty texts where all is right."""
+    """What is wrong and the command that fixes it, touching nothing; two empty texts if all is well."""
     path = folder / "rwlock"
     try:
         check_folders(folder)

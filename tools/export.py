@@ -1,7 +1,7 @@
-"""Makes of a packed model what others run: C99 (c), ONNX (onnx), a web page (web).
+"""Exports a packed model for other runtimes: C99 (c), ONNX (onnx), a web page (web).
 
-Everything comes from the packed file alone. Each target has a folder of its own below OUT, which is replaced as a
-whole, and only if an export made it.
+Everything comes from the packed file alone. Each target has its own folder below OUT, which is replaced as a whole, and
+only if an export made it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from micronet.export.targets import Export
 
 OUT = Path("build/export")
-MARK = "export.json"  # says which files of a folder an export made
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"  # of files, so no path to another place; C asks for more
+MARK = "export.json"  # lists which files of a folder an export made
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"  # of files, so not a path to elsewhere; C demands more
 FLAGS = {"size": ("-Os", "-fno-pie"), "speed": ("-O3", "-fno-pie")}
 
 
@@ -50,21 +50,20 @@ def _web() -> Callable[..., Export]:
 
 
 TARGETS: dict[str, Callable[[], Callable[..., Export]]] = {"c": _c, "onnx": _onnx, "web": _web}
-"""name -> what gives the function that exports; loaded when it is asked for."""
+"""name -> a loader of the export function, called when it is needed."""
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Writes `file` in the forms that are asked for, each into a folder of `out`; prints what each takes.
+    """Writes `file` in the requested forms, each into its own folder of `out`; prints the size of each.
 
-    Nothing is written before all of them are made.
+    Nothing is written until all of them are made.
 
     Returns:
-        The exit code: 1 where one of several forms cannot be had, the others being written.
+        The exit code: 1 if one of several forms is not possible; the others are written.
 
     Raises:
-        ArgumentError: its name is none for files.
-        MicronetError: the file cannot be read, the only form that is asked for cannot be had, or a folder is in the
-            way.
+        ArgumentError: the name cannot be a file name.
+        MicronetError: the file cannot be read, the only requested form is not possible, or a folder is in the way.
     """
     if not re.fullmatch(NAME, arguments.name):
         raise ArgumentError(
@@ -91,7 +90,7 @@ def export(arguments: argparse.Namespace) -> int:
         try:
             made[target] = TARGETS[target]()(model, data, options)
         except ExportError as error:
-            # Of several targets those that can say what the model computes are worth having.
+            # Of several targets, those that can express the model are worth having.
             if len(targets) == 1:
                 raise
             print(f"export: {target}: {shown(error)}", file=sys.stderr)
@@ -104,7 +103,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def measured(folder: Path, arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """What the C takes when it is compiled here."""
+    """The size of the C, compiled here."""
     found = compiler()
     if found is None:
         return [("code", "not measured: there is no C compiler here; gcc or clang would say")]
@@ -124,7 +123,7 @@ def measured(folder: Path, arguments: argparse.Namespace) -> list[tuple[str, str
 
 
 def _check_place(folder: Path) -> None:
-    """Raises `ToolError` where a folder stands that an export did not make, or that holds other files too."""
+    """Raises `ToolError` for an existing folder that no export made, or that also holds other files."""
     said = shown(folder, SHOWN)
     if why := in_the_way(folder / MARK):
         raise ToolError(f"{said}: cannot be written ({shown(why, SHOWN)})")
@@ -141,7 +140,7 @@ def _check_place(folder: Path) -> None:
 
 
 def _write(folder: Path, made: Export, facts: dict[str, str]) -> None:
-    """Puts a target's folder in its place, whole. Raises `FileError`."""
+    """Puts a target's folder in place, whole. Raises `FileError`."""
     mark = json.dumps(facts | {"files": sorted(map(str, made.files))}, indent=2) + "\n"
     try:
         with temporary_folder(folder) as temporary:

@@ -1,4 +1,4 @@
-"""Writes docs/export.md and docs/microcontroller.md, with what `make exports` left in metrics/."""
+"""Writes docs/export.md and docs/microcontroller.md from what `make exports` left in metrics/."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from micronet.files import write_atomically
 
 
 class Board(NamedTuple):
-    """A microcontroller board, from its maker's data sheet; memory in units of 1,024 bytes."""
+    """A microcontroller board, from its vendor's data sheet; memory in units of 1,024 bytes."""
 
     name: str
     core: str
@@ -29,12 +29,12 @@ BOARDS = (
     Board('ST STM32F103C8 ("blue pill")', "M3, 72 MHz", 64, 20),
     Board("ST STM32L031", "M0+, 32 MHz", 32, 8),
 )
-MEASURED, OTHER = "Cortex-M4", "Cortex-M55"  # the second is told by how far it differs
+MEASURED, OTHER = "Cortex-M4", "Cortex-M55"  # the second is described by how much it differs
 MEMORY, INSTRUCTIONS = ("flash_bytes", "ram_bytes"), ("instructions_an_image",)
 
 
 def fits(board: Board, rows: Sequence[dict[str, Any]]) -> str:
-    """Which of a model's forms a board holds: `size or speed`, or what it has too little of."""
+    """Which of a model's forms fit on a board: `size or speed`, or what it has too little of."""
     held, lacking = [], []
     for row in rows:
         sizes = (("flash", board.flash, row["flash_bytes"]), ("RAM", board.ram, row["ram_bytes"]))
@@ -47,14 +47,14 @@ def fits(board: Board, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def apart_percent(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> float:
-    """By how much the other board differs at most, in percent of the measured one."""
+    """The largest difference of the other board, in percent of the measured one."""
     found = {(row["board"], row["model"], row["optimize"]): row for row in rows}
     pairs = [(row, found[OTHER, row["model"], row["optimize"]]) for row in rows if row["board"] == MEASURED]
     return max(100 * abs(other[key] / one[key] - 1) for one, other in pairs for key in keys)
 
 
 def boards_of(found: dict[str, Any]) -> dict[str, Any]:
-    """What docs/microcontroller.md is filled from."""
+    """The facts of docs/microcontroller.md."""
     rows = [row for row in found["boards"] if row["board"] == MEASURED]
     models = list(dict.fromkeys(row["model"] for row in rows))
     of_model = {name: [row for row in rows if row["model"] == name] for name in models}
@@ -73,7 +73,7 @@ def boards_of(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def render(metrics: Path) -> dict[str, str]:
-    """The documents by their names."""
+    """The documents by name."""
     found = read_json(metrics / "exports.json", "make exports")
     return {
         "export": documents.render("export", found),

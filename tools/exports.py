@@ -1,6 +1,6 @@
 """Measures what `make export` makes of every published model: ONNX on all test images, C on emulated boards.
 
-Writes metrics/exports.json, which docs/export.md and docs/microcontroller.md are filled from.
+Writes metrics/exports.json, the source of docs/export.md and docs/microcontroller.md.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ IMAGES_ON_A_BOARD = 50
 
 
 def test_images(place: Published) -> Split:
-    """The images that a model is measured on; prepared where they are not here yet."""
+    """The images a model is measured on; prepared if missing."""
     with contextlib.chdir(place.folder):
         return open_split(with_data(place), "test", place.manifest)
 
 
 def in_onnx(model: PackedModel, data: bytes, test: Split) -> dict[str, Any]:
-    """How far both ONNX files agree with the packed one, on a split of test images."""
+    """How closely both ONNX files agree with the packed one on the test images."""
     import numpy as np
     import torch
 
@@ -59,7 +59,7 @@ def in_onnx(model: PackedModel, data: bytes, test: Split) -> dict[str, Any]:
         "equal_logits_percent": percent((exact == logits).all(1)),
         "accuracy_percent": percent(logits.argmax(1) == labels),
     }
-    for near in quantized:  # none of a model of floats
+    for near in quantized:  # absent for a model of floats
         classes = near.argmax(1)
         found["same_class_percent"] = percent(classes == logits.argmax(1))
         found["qdq_accuracy_percent"] = percent(classes == labels)
@@ -67,7 +67,7 @@ def in_onnx(model: PackedModel, data: bytes, test: Split) -> dict[str, Any]:
 
 
 def on_boards(name: str, model: PackedModel, data: bytes) -> Iterator[dict[str, Any]]:
-    """What a model takes on each board, a row for each way to compile it."""
+    """What a model takes on each board, one row per way to compile it."""
     from micronet.data.sample import images_for
 
     images = images_for(model.image, IMAGES_ON_A_BOARD)
@@ -84,7 +84,7 @@ def on_boards(name: str, model: PackedModel, data: bytes) -> Iterator[dict[str, 
 
 
 def measure() -> dict[str, Any]:
-    """What metrics/exports.json holds."""
+    """The content of metrics/exports.json."""
     import onnxruntime
 
     from micronet.packed.file import content, decode

@@ -1,7 +1,7 @@
 """Runs a packed model's C on emulated microcontrollers: a Cortex-M4 and a Cortex-M55.
 
-The C of `make export TO=c` is cross-compiled, linked for each board and run by qemu. Its logits must be those of the
-reference; flash and RAM are read from the linker's map, and instructions are counted by the emulator's clock.
+The C of `make export TO=c` is cross-compiled, linked for each board and run by qemu. Its logits must equal the
+reference's; flash and RAM are read from the linker map, and instructions are counted with the emulator's clock.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 BOARDS = ROOT / "tools/boards"
 COMPILER, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
 INSTALL = "apt-get install -y gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
-LOOPS = 1_000_000  # of two instructions each, by which the clock is calibrated
-LONGEST = 1800  # seconds of an emulated run
+LOOPS = 1_000_000  # of two instructions each, to calibrate the clock
+LONGEST = 1800  # seconds for an emulated run
 
 
 @dataclass(frozen=True)
 class Board:
-    """A machine of qemu, and where its memory lies."""
+    """A qemu machine and its memory map."""
 
     machine: str
     flags: tuple[str, ...]
@@ -58,11 +58,11 @@ OPTIMIZED = {"size": "-Os", "speed": "-O3"}
 
 @dataclass(frozen=True)
 class Found:
-    """What one board said."""
+    """The results of one board."""
 
     logits: np.ndarray  # (N, classes) int64
-    instructions: list[int]  # an image
-    code: int  # bytes of the model alone, and of what it needs of libraries
+    instructions: list[int]  # per image
+    code: int  # bytes of the model alone, and of the library code it needs
     constants: int
     memory: int
     stack: int
@@ -77,14 +77,14 @@ class Found:
 
 
 def tools() -> None:
-    """Raises `ToolError` where a program is missing, with what installs all of them."""
+    """Raises `ToolError` for a missing program, saying how to install all of them."""
     missing = [name for name in (COMPILER, EMULATOR) if not shutil.which(name)]
     if missing:
         raise ToolError(f"{missing[0]} is not here; on Debian or Ubuntu this brings what is needed: {INSTALL}")
 
 
 def run(board: Board, folder: Path, images: np.ndarray, optimize: str) -> Found:
-    """Builds what lies in a folder for a board, and runs it on images (N, C, H, W) uint8."""
+    """Builds the sources in a folder for a board, and runs them on images (N, C, H, W) uint8."""
     import numpy as np
 
     _write_images(folder, images)
@@ -118,7 +118,7 @@ def run(board: Board, folder: Path, images: np.ndarray, optimize: str) -> Found:
 
 
 def _write_images(folder: Path, images: np.ndarray) -> None:
-    """The images as constants: what is measured reads no files."""
+    """The images as constants: the measured program reads no files."""
     rows = ",\n".join("{" + ",".join(map(str, image.reshape(-1).tolist())) + "}" for image in images)
     count, size = len(images), images[0].size
     text = f"#define IMAGES {count}\nstatic const uint8_t images[{count}][{size}] = {{\n{rows}\n}};\n"
@@ -126,7 +126,7 @@ def _write_images(folder: Path, images: np.ndarray) -> None:
 
 
 def _emulated(board: Board, program: Path) -> str:
-    """What a program says. Each instruction takes a nanosecond of the emulated clock."""
+    """A program's output. Each instruction takes one nanosecond of the emulated clock."""
     words = ["-machine", board.machine, "-nographic", "-monitor", "none", "-serial", "none"]
     words += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0,sleep=off", "-kernel", str(program)]
     try:
@@ -139,7 +139,7 @@ def _emulated(board: Board, program: Path) -> str:
 
 
 def _of_map(text: str) -> tuple[int, int, int]:
-    """Bytes of code, constants and memory of all but what runs the model, from a linker's map."""
+    """Bytes of code, constants and memory from a linker map, without what runs the model."""
     body = text.split("Linker script and memory map", 1)[-1]
     found: Counter[str] = Counter()
     for section, size, source in re.findall(r"^ (\.\w+)\S*\s+0x[0-9a-f]+\s+0x([0-9a-f]+) (\S+)$", body, re.M):
@@ -149,10 +149,10 @@ def _of_map(text: str) -> tuple[int, int, int]:
 
 
 def on_boards(model: PackedModel, data: bytes, images: np.ndarray, optimize: str) -> Iterator[tuple[str, Found]]:
-    """What each board says of a packed file's C, one after the other: its name first.
+    """The results of a packed file's C on each board in turn, after the board's name.
 
     Raises:
-        ToolError: a program is missing or fails, or a logit is not the reference's.
+        ToolError: a program is missing or fails, or a logit differs from the reference's.
     """
     tools()
 
@@ -174,11 +174,11 @@ def on_boards(model: PackedModel, data: bytes, images: np.ndarray, optimize: str
 
 
 def measure(arguments: argparse.Namespace) -> int:
-    """Prints what a packed file's C takes on each board: bytes of flash and RAM, instructions an image; the exit code.
+    """Prints what a packed file's C takes on each board: bytes of flash and RAM, instructions per image; the exit code.
 
     Raises:
-        MicronetError: the file cannot be read or is none for C, a program is missing or fails, or a logit is not the
-            reference's.
+        MicronetError: the file cannot be read or exported as C, a program is missing or fails, or a logit differs from
+            the reference's.
     """
     tools()
 

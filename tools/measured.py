@@ -1,4 +1,4 @@
-"""Writes the documents that a single file of metrics/ fills as it stands: reliability, and how sweeps scale."""
+"""Writes the documents that each come straight from one file of metrics/: reliability, and how sweeps scale."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from _tool import METRICS, arguments_of, front, read_json
 
 from micronet.files import write_atomically
 
-DOCUMENTS = {  # in docs/: the file of metrics/, what makes that
+DOCUMENTS = {  # in docs/: the file of metrics/, what makes it
     "reliability": ("reliability.json", "make reliability"),
     "scale": ("bench_scale.json", "python bench/scale.py"),
 }
 
 
 def render(name: str, metrics: Path) -> str:
-    """The text of docs/NAME.md, of a metrics folder. Raises `ToolError`: its file is missing or damaged."""
+    """The text of docs/NAME.md from a metrics folder. Raises `ToolError`: its file is missing or damaged."""
     file, made_by = DOCUMENTS[name]
     return documents.render(name, read_json(metrics / file, made_by))
 

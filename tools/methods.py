@@ -1,6 +1,6 @@
-"""Draws what each method did here, from metrics/: the pictures of docs/explanation/, as SVG.
+"""Draws what each method achieved here, from metrics/: the pictures of docs/explanation/, as SVG.
 
-The same numbers give the same SVG, byte for byte (one version of matplotlib assumed).
+The same numbers give the same SVG, byte for byte (given one version of matplotlib).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY = "#888888"
-SHADES = ("#c3d5e6", "#7aa6c9", "#4478a8", "#1f4e79", "#0b2a47")  # light to dark, for what has an order
+SHADES = ("#c3d5e6", "#7aa6c9", "#4478a8", "#1f4e79", "#0b2a47")  # light to dark, for ordered series
 VALIDATION = "validation_accuracy_percent"
 
 
 def canvas(width: float, height: float, **more: Any) -> tuple[Figure, Any]:
-    """A figure of so many inches and its axes, an array of them where `more`, for `Figure.subplots`, asks for several.
+    """A figure of this size in inches and its axes, an array if `more`, for `Figure.subplots`, asks for several.
 
-    No window and no state that figures share: nothing of pyplot.
+    No window and no shared state: pyplot is not used.
     """
     from matplotlib.figure import Figure
 
@@ -37,7 +37,7 @@ def canvas(width: float, height: float, **more: Any) -> tuple[Figure, Any]:
 
 
 def pruning(metrics: Path) -> Figure:
-    """Accuracy against the share of zeros: the student pruned at once, and the release, pruned while it trained."""
+    """Accuracy against the share of zeros: the student pruned in one shot, and the release, pruned during training."""
     tried: list[Facts] = read_json(metrics / "bench_choices.json", "make choices")["pruned_at_once"]
     done = read_json(metrics / "prune.json", "python stages/prune.py")
     figure, axes = canvas(7.2, 4.0)
@@ -91,7 +91,7 @@ def retraining(metrics: Path) -> Figure:
 
 
 def networks(metrics: Path) -> list[tuple[str, Facts]]:
-    """The released models that are one network each, with what `quantize` says of them."""
+    """The released models of a single network, with their `quantize` metrics."""
     found = [("record", read_json(metrics / "quantize.json", "python stages/quantize.py"))]
     for name in MODELS:
         if (claims := claims_of(name, metrics.parent)) is None:
@@ -104,7 +104,7 @@ def networks(metrics: Path) -> list[tuple[str, Facts]]:
 
 
 def rows_of(axes: Axes, names: list[str]) -> None:
-    """A row for each name, the first one on top, without a line of the axis."""
+    """One row per name, the first on top, without an axis line."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -112,7 +112,7 @@ def rows_of(axes: Axes, names: list[str]) -> None:
 
 
 def packing(metrics: Path) -> Figure:
-    """Bytes as 32-bit floats and as a packed file, of each released network."""
+    """Bytes of each released network, as 32-bit floats and as a packed file."""
     from matplotlib.ticker import FuncFormatter
 
     found = networks(metrics)
@@ -134,7 +134,7 @@ def packing(metrics: Path) -> Figure:
 
 
 def rule_books(metrics: Path) -> Figure:
-    """Both parts of the score of each released model, a panel a rule book, on common axes."""
+    """Both parts of each released model's score, one panel per rule book, on common axes."""
     from matplotlib.ticker import FuncFormatter
 
     score = read_json(metrics / "score.json", "python stages/score.py")
@@ -162,7 +162,7 @@ def rule_books(metrics: Path) -> Figure:
 
 
 def second_passes(metrics: Path) -> Figure:
-    """Validation accuracy of the cascade against its deck score, a line a share of images that are mirrored."""
+    """Validation accuracy of the cascade against its deck score, one line per share of mirrored images."""
     columns = ("network_2", "mirrored_too", VALIDATION, "deck_score")
     shares = read_csv(metrics / "cascade/shares.csv", "python tools/cascade.py", columns)
     figure, axes = canvas(7.2, 4.2)

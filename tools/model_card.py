@@ -1,7 +1,7 @@
 """Writes the model card of the packed model from metrics/, params.yaml and a measurement of the file on the test set.
 
-Nothing in it is typed by hand, and the same inputs give the same text. A file that metrics/score.json or params.yaml
-do not speak of gets no card.
+Nothing in it is typed by hand, and the same inputs give the same text. A file other than the one metrics/score.json
+and params.yaml describe gets no card.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SIZED, TIMED = ("export.json", "python tools/sizes.py"), ("bench_export.json", "
 
 
 def stages() -> list[dict[str, Any]]:
-    """Each stage that trains: its metrics, the record of its run, its checkpoint's accuracy on the test set."""
+    """Each stage that trains: its metrics, its run's record, its checkpoint's test accuracy."""
     rows = read_csv(METRICS / "path.csv", SCORED, ("test_accuracy_percent",))
     tested = {row["stage"]: row["test_accuracy_percent"] for row in rows}
     metrics = [read_json(METRICS / f"{stage}.json", f"python stages/{stage}.py") for stage in TRAINING_STAGES]
@@ -54,7 +54,7 @@ def stages() -> list[dict[str, Any]]:
 
 
 def accuracies(model: PackedModule, test: Split, batch_size: int) -> dict[str, Any]:
-    """How many test images the packed file is right on, the 95 % interval of that, and the accuracy of each class."""
+    """The packed file's number of correct test images, its 95 % interval, and the accuracy per class."""
     from micronet.scoring.measurement import class_accuracies, predictions
     from report.answers import interval
 
@@ -71,10 +71,10 @@ def accuracies(model: PackedModule, test: Split, batch_size: int) -> dict[str, A
 
 
 def checked(score: Facts, params_path: Path, params: parameters.Params) -> tuple[PackedModule, Split]:
-    """The packed model and the test set that it was measured on.
+    """The packed model and the test set it was measured on.
 
     Raises:
-        ToolError: score.json or the params speak of another file.
+        ToolError: score.json or the params describe another file.
     """
     from micronet.packed.module import load_packed
     from micronet.scoring.measurement import differences, measure
@@ -91,7 +91,7 @@ def checked(score: Facts, params_path: Path, params: parameters.Params) -> tuple
 
 
 def exported(digest: str) -> dict[str, Any]:
-    """What the exports of this packed file take, and how fast they run by processor; empty where nobody measured it."""
+    """The sizes of this file's exports, and their speed per processor; empty if not measured."""
     sizes, speeds = (read_json_if_there(METRICS / name, made_by) for name, made_by in (SIZED, TIMED))
     if sizes is not None and sizes["model"] != digest:
         raise ToolError(f"{METRICS / SIZED[0]}: speaks of another packed file; `{SIZED[1]}` makes it anew")
@@ -100,10 +100,10 @@ def exported(digest: str) -> dict[str, Any]:
 
 
 def facts_of(params_path: Path, params: parameters.Params) -> dict[str, Any]:
-    """What the card says; measures the packed file on the test set.
+    """The content of the card; measures the packed file on the test set.
 
     Raises:
-        MicronetError: an input is missing or damaged, or the file is another one than score.json or params speak of.
+        MicronetError: an input is missing or damaged, or score.json or params describe another file.
     """
     score = read_json(METRICS / "score.json", SCORED)
     if not PACKED.is_file():

@@ -1,4 +1,4 @@
-"""Writes build/report.html: all that is known of a run on one page, which opens without a network.
+"""Writes build/report.html: all that is known about a run on one page, which works offline.
 
 `make report NAME=dense` shows another released model, `make report AGAINST=main` marks the params that differ from
 those of a branch, tag or commit.
@@ -17,11 +17,11 @@ OUT = Path("build/report.html")
 
 
 def write(name: str, against: str, out: Path) -> None:
-    """Gathers, fills the templates, writes the page.
+    """Gathers the results, fills the templates, writes the page.
 
     Args:
-        name: of a model in pipelines/ or metrics/; empty: the one at the root.
-        against: a revision of git; empty: HEAD, where there is one.
+        name: a model in pipelines/ or metrics/; empty: the one at the root.
+        against: a git revision; empty: HEAD, if there is one.
 
     Raises:
         ToolError: there is no revision of that name.
@@ -54,7 +54,7 @@ def write(name: str, against: str, out: Path) -> None:
 
 
 def _recipe(root: Path) -> str:
-    """What the active params are called: the recipe that they are a copy of."""
+    """The name of the active params: the recipe they are a copy of."""
     active = root / "params.yaml"
     for recipe in sorted((root / "recipes").glob("*.yaml")):
         if active.is_file() and recipe.read_bytes() == active.read_bytes():

@@ -1,6 +1,6 @@
 """Every key of `params.yaml` as Markdown, from the typed params: type, default, range, meaning, source.
 
-A class of settings is a table; the keys that a class has of another one stand in the table of that one, once.
+Each settings class is a table; keys inherited from another class appear once, in that class's table.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "null"}
 LOWER, UPPER = {"ge": "≥", "gt": ">"}, {"le": "≤", "lt": "<"}
 COLUMNS = ("key", "meaning", "type", "default", "range", "source")
-BARE = {Section, Settings, BaseModel, object}  # classes that have no keys of their own to tell
+BARE = {Section, Settings, BaseModel, object}  # base classes without keys of their own to document
 
 
 def of(annotation: Any) -> tuple[Any, list[Any]]:
-    """An annotation without what stands around its type, and what stands there, pydantic's `Field` taken apart."""
+    """An annotation's type without its wrappers, and the wrappers, pydantic's `Field` taken apart."""
     metadata: list[Any] = []
     while get_origin(annotation) is Annotated:
         annotation, *around = get_args(annotation)
@@ -59,7 +59,7 @@ def kind(annotation: Any, around: Sequence[Any] = ()) -> str:
 
 
 def limits(metadata: list[Any]) -> str:
-    """The bounds that constraints set: `≥ 0, < 1`, the narrowest on each side; empty without any."""
+    """The bounds set by constraints: `≥ 0, < 1`, the narrowest on each side; empty if none."""
     said = []
     for signs, narrowest in ((LOWER, max), (UPPER, min)):
         bounds = [
@@ -77,7 +77,7 @@ def limits(metadata: list[Any]) -> str:
 
 
 def ranges(annotation: Any, metadata: list[Any]) -> str:
-    """The bounds of a value, and those of its parts."""
+    """The bounds of a value and of its parts."""
     annotation, around = of(annotation)
     here = limits([*metadata, *around])
     parts = [ranges(one, []) for one in get_args(annotation)] if get_origin(annotation) is not Literal else []
@@ -88,7 +88,7 @@ def ranges(annotation: Any, metadata: list[Any]) -> str:
 
 
 def default(field: FieldInfo) -> str:
-    """What a key is worth where it is left out."""
+    """A key's default."""
     if field.is_required():
         return "required"
     if field.default is PydanticUndefined:
@@ -103,32 +103,32 @@ def default(field: FieldInfo) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """A value as params.yaml spells it."""
+    """A value in the spelling of params.yaml."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def linked(text: str) -> str:
-    """Markdown of a text in which arXiv's numbers lead to the papers."""
+    """A text's Markdown, with arXiv numbers linked to the papers."""
     return PAPER.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 
 def parted(text: str) -> tuple[str, str]:
-    """A meaning without its sources, and these: `(arXiv:1503.02531)` at an end goes to a column of its own."""
+    """A meaning without its sources, and the sources: a final `(arXiv:1503.02531)` goes to its own column."""
     papers = ", ".join(dict.fromkeys(linked(f"arXiv:{number}") for number in PAPER.findall(text)))
     return linked(re.sub(r" \((?:arXiv:[\d.]+(?:, )?)+\)$", "", text)), papers
 
 
 def row(key: str, field: FieldInfo) -> tuple[str, ...]:
-    """The cells of a key's row, one of each of `COLUMNS`."""
+    """The cells of a key's row, one for each of `COLUMNS`."""
     meaning, papers = parted(field.description or _about(field))
     bounds = ranges(field.annotation, field.metadata)
     return f"`{key}`", meaning, kind(field.annotation, field.metadata), default(field), bounds, papers
 
 
 def keyed(fields: Mapping[str, FieldInfo]) -> list[str]:
-    """The lines of a table of keys, without a source's column where no key has one; none for no keys."""
+    """The lines of a table of keys, without the source column if no key has one; none for no keys."""
     rows = [row(key, field) for key, field in fields.items()]
     width = len(COLUMNS) if any(cells[-1] for cells in rows) else len(COLUMNS) - 1
     head = [COLUMNS, ("---",) * width]
@@ -140,19 +140,19 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _about(field: FieldInfo) -> str:
-    """The first sentence that a key's class says of itself."""
+    """The first sentence of the docstring of a key's class."""
     said = [" ".join((section.__doc__ or "").split()) for section in sections_in(field.annotation)]
     return said[0].split(". ")[0].rstrip(".") if said else ""
 
 
 def own_keys(section: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The keys that a class declares itself, by the names that params.yaml has for them."""
+    """The keys a class declares itself, under their names in params.yaml."""
     mine = section.__dict__.get("__annotations__", {})
     return {field.alias or key: field for key, field in section.model_fields.items() if key in mine}
 
 
 def anchor(section: type[BaseModel]) -> str:
-    """What a link to the heading of a class ends with, as GitHub and the site make it."""
+    """The fragment of a link to a class's heading, as GitHub and the site make it."""
     return title(section).replace(" ", "-")
 
 
@@ -162,12 +162,12 @@ def title(section: type[BaseModel]) -> str:
 
 
 def above(section: type[BaseModel]) -> list[type[BaseModel]]:
-    """A class and those that it has keys of, itself first."""
+    """A class and its bases that declare keys, itself first."""
     return [one for one in section.__mro__ if one not in BARE and issubclass(one, BaseModel) and own_keys(one)]
 
 
 def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections that an annotation names."""
+    """The sections an annotation names."""
     annotation, _ = of(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
@@ -177,7 +177,7 @@ def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def places(root: type[BaseModel]) -> dict[type[BaseModel], list[str]]:
-    """Each class of settings below a root with the paths at which its keys stand, in the order of params.yaml."""
+    """Each settings class below a root with the paths of its keys, in the order of params.yaml."""
     found: dict[type[BaseModel], list[str]] = {}
 
     def walk(section: type[BaseModel], path: str) -> None:
@@ -192,7 +192,7 @@ def places(root: type[BaseModel]) -> dict[type[BaseModel], list[str]]:
 
 
 def table(section: type[BaseModel], paths: Sequence[str], level: int = 2) -> str:
-    """The keys that a class declares, under a heading."""
+    """The keys a class declares, under a heading."""
     lines = [
         f"{'#' * level} {title(section)}",
         "",
@@ -218,7 +218,7 @@ def family(name: str, settings: type[Settings]) -> str:
 
 
 def reference() -> str:
-    """All tables: those of params.yaml, then the architectures'."""
+    """All tables: those of params.yaml, then the architectures."""
     tables = [table(section, paths) for section, paths in places(parameters.Params).items()]
     families = [family(name, settings) for name, settings in models.families().items()]
     return "\n".join([*tables, "## architectures", "", "What a `model` takes beside its name.", "", *families])

@@ -1,6 +1,6 @@
 """Draws the released models beside the slides and other published results: accuracy against deck score.
 
-What is ours comes from metrics/. The same numbers give the same SVG, byte for byte (one version of matplotlib assumed).
+Our numbers come from metrics/. The same numbers give the same SVG, byte for byte (given one version of matplotlib).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from micronet.scoring.books import BOOKS, DECK
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Of others on CIFAR-10 under the slides' rules: score, accuracy. Groups of the same course state 90 % and more.
+# Others' results on CIFAR-10 under the slides' rules: score, accuracy. Groups of the same course state 90 % and more.
 BOUND = "90 % or more"
 PEERS = (
     (0.0357, 90.9, "the slides"),
@@ -27,18 +27,18 @@ PEERS = (
     (0.0569, 90.0, BOUND),
 )
 THRESHOLDS = {90.0: "the course's threshold", 90.9: "what the slides claim"}
-LEAST = 89.0  # percent: a network that only serves others is not compared
+LEAST = 89.0  # percent: networks that only serve others are left out
 
 
 def ours(metrics: Path) -> list[tuple[float, float, str]]:
-    """Deck score, accuracy and name of the released models for CIFAR-10 that stand for themselves."""
+    """Deck score, accuracy and name of the released CIFAR-10 models that are used on their own."""
     place = BOOKS.index(DECK)
     found: list[dict[str, Any]] = [model for model in facts(metrics)["models"] if model["of_cifar10"]]
     return [(model["scores"][place], model["accuracy"], model["name"]) for model in found if model["accuracy"] >= LEAST]
 
 
 def draw(points: list[tuple[float, float, str]]) -> Figure:
-    """Ours as circles, the slides as a square, groups that state a bound as arrows up from it."""
+    """Ours as circles, the slides as a square, groups that state a bound as upward arrows."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")

@@ -12,9 +12,9 @@ from _tool import METRICS, Facts, arguments_of, front, read_json, read_json_if_t
 from micronet.files import write_atomically
 
 DOCUMENT = Path("docs/performance.md")
-GOALS = {"densenet_nano": 3.0}  # images a second relative to the plain loop; 2 for every other case
+GOALS = {"densenet_nano": 3.0}  # images per second relative to the plain loop; 2 for every other case
 GOAL = 2.0
-STEPS_GOAL = 1.3  # times a float step, of one that quantizes and trims
+STEPS_GOAL = 1.3  # a step that quantizes and trims, relative to a float step
 PARTS = {  # of the document: the file of metrics/, what makes it
     "bench": ("bench", "make bench"),
     "accuracy": ("bench_accuracy", "make bench"),
@@ -29,12 +29,12 @@ GPU_PARTS = {"bench": ("bench_gpu", "make gpu-check"), "profile": ("profile_gpu"
 
 
 def by_processor(found: Facts) -> list[Facts]:
-    """A file's measurements, one a kind of processor, the newest first."""
+    """A file's measurements, one per kind of processor, newest first."""
     return [found, *found.get("other_processors", [])]
 
 
 def bench_of(found: Facts) -> dict[str, Any]:
-    """One processor's speeds beside the plain loop's, the ratio that is each case's goal, the cases that miss it."""
+    """One processor's speeds beside the plain loop's, each case's ratio (its goal), and the cases that miss it."""
     cases = found["cases"]
     goals = {name: GOALS.get(name, GOAL) for name in cases}
     return {
@@ -45,18 +45,18 @@ def bench_of(found: Facts) -> dict[str, Any]:
 
 
 def parts_of(metrics: Path, parts: dict[str, tuple[str, str]]) -> dict[str, list[Any]]:
-    """The contents of some files of metrics/, a list each: an entry a kind of processor."""
+    """The contents of some files of metrics/, a list each: one entry per kind of processor."""
     found = {part: by_processor(read_json(metrics / f"{name}.json", by)) for part, (name, by) in parts.items()}
     return {**found, "bench": [bench_of(one) for one in found["bench"]]}
 
 
 def kind(found: dict[str, Any]) -> tuple[str, str]:
-    """The processor and the precision that something was measured with."""
+    """The processor and precision of a measurement."""
     return found["machine"]["device"], found["machine"]["precision"]
 
 
 def obstacles(bench: dict[str, Any], profiles: list[Facts]) -> list[dict[str, Any]]:
-    """What share of a machine's limits the goals would take there, for the cases that miss them."""
+    """The share of a machine's limits that the goals would need there, for the cases that miss them."""
     found = []
     cases = next((profile["cases"] for profile in profiles if kind(profile) == kind(bench)), {})
     for name in bench["missed"]:
@@ -76,7 +76,7 @@ def obstacles(bench: dict[str, Any], profiles: list[Facts]) -> list[dict[str, An
 
 
 def compiled(variants: Facts, benches: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """How much faster a compiled step was, and what that makes of the ratio to the plain loop; None: not measured."""
+    """How much faster a compiled step was, and the resulting ratio to the plain loop; None: not measured."""
     speeds = variants["images_per_second"]
     name = next((name for name in speeds if "torch.compile" in name), None)
     if name is None:

@@ -1,6 +1,6 @@
-"""Writes four classes of the small sample of CIFAR-10 as a folder of pictures, to try recipes/folder.yaml with.
+"""Writes four classes of the small CIFAR-10 sample as a folder of pictures, to try recipes/folder.yaml with.
 
-FOLDER/train/CLASS/*.jpg and FOLDER/test/CLASS/*.jpg: what pictures of one's own look like (docs/your-images.md).
+FOLDER/train/CLASS/*.jpg and FOLDER/test/CLASS/*.jpg: the layout of your own pictures (docs/your-images.md).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def write(
     """`CLASSES` of the sample as pictures below `folder`.
 
     Args:
-        size: (width, height) in pixels. suffix: of the names; it says the format. most: part -> pictures a class;
-            all of them when None, which are 100 to train with and 50 to test with.
+        size: (width, height) in pixels. suffix: of the names; it sets the format. most: part -> pictures per class;
+            None: all of them, 100 for training and 50 for testing.
 
     Returns:
         part -> how many pictures were written.
@@ -54,10 +54,10 @@ def write(
 
 
 def begin(folder: Path) -> int:
-    """Writes the pictures into a folder that is new or empty, and prints how many; the exit code.
+    """Writes the pictures into a new or empty folder, and prints how many; the exit code.
 
     Raises:
-        ToolError: there is something already, or it cannot be written.
+        ToolError: the folder is not empty or cannot be written.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ToolError(f"{shown(folder, SHOWN)}: is there already; name a folder that is not, or remove it")

@@ -1,7 +1,7 @@
-"""The pixels of a picture as a packed model sees them, raw: what exported C, ONNX and the web page take.
+"""The pixels of a picture as a packed model sees them, raw: the input of exported C, ONNX and the web page.
 
-One byte a pixel in the order (channels, height, width), on the standard output or in a file. A picture of another size
-is brought to the network's as those that it was trained on were.
+One byte per pixel in the order (channels, height, width), on standard output or in a file. A picture of another size
+is resized for the network like those it was trained on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from micronet.files import write_atomically
 
 
 def pixels(arguments: argparse.Namespace) -> int:
-    """Writes a picture as the model takes it, (C, H, W) uint8 as plain bytes, to `out` or the standard output; 0.
+    """Writes a picture as the model takes it, (C, H, W) uint8 as plain bytes, to `out` or standard output; 0.
 
     Raises:
         MicronetError: the file or the picture cannot be read, the model takes no pictures, or the bytes would go to a

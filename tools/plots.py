@@ -1,6 +1,6 @@
-"""Draws metrics/ as pictures, PNG and SVG: the curves of every stage that trained, and the path from teacher to file.
+"""Draws metrics/ as PNG and SVG: the curves of every stage that trained, and the path from teacher to file.
 
-The same numbers give the same SVG, byte for byte (one version of matplotlib assumed).
+The same numbers give the same SVG, byte for byte (given one version of matplotlib).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OUT = Path("docs/plots")
 TRAIN, VALIDATION, RATE, PATH = "#7aa6c9", "#1f4e79", "#d9a441", "#1f4e79"
-# Which checkpoint the next one is made of, or taught by.
+# Which checkpoint the next one is made from, or taught by.
 STEPS = (("teacher", "distilled"), ("student", "distilled"), ("distilled", "pruned"), ("pruned", "retrained"),
          ("retrained", "quantized"))  # fmt: skip
 STYLE = {
@@ -37,14 +37,14 @@ STYLE = {
 
 
 def read_columns(path: Path, columns: tuple[str, ...], texts: tuple[str, ...] = ()) -> dict[str, list]:
-    """Columns of a CSV as floats (an empty cell is NaN), those of `texts` as they are. Raises `ToolError`."""
+    """Columns of a CSV as floats (an empty cell is NaN), those of `texts` as text. Raises `ToolError`."""
     rows = read_csv(path, "make repro", columns)
     numbers = {name: [math.nan if row[name] is None else row[name] for row in rows] for name in columns}
     return numbers | {name: [row[name] for row in rows] for name in texts}
 
 
 def say_start(axes: Axes, side: str) -> None:
-    """Where an axis does not begin at 0, its label says so, for the eye compares lengths."""
+    """Notes in an axis label that the axis does not start at 0, since readers compare lengths."""
     axis, low = (axes.yaxis, axes.get_ylim()[0]) if side == "y" else (axes.xaxis, min(axes.get_xlim()))
     if low > 0:
         between = "\n" if side == "y" else " "
@@ -52,7 +52,7 @@ def say_start(axes: Axes, side: str) -> None:
 
 
 def _curve(axes: Axes, stage: str, curve: dict[str, list]) -> None:
-    """Accuracies of one stage, and the shape of its learning rate, whose peak has the fifth part of the height."""
+    """A stage's accuracies, and the shape of its learning rate, whose peak takes a fifth of the height."""
     from matplotlib.ticker import MaxNLocator
 
     epochs, rates = curve["epoch"], curve["learning_rate"]
@@ -72,12 +72,12 @@ def _curve(axes: Axes, stage: str, curve: dict[str, list]) -> None:
 
 
 def _last(curve: dict[str, list]) -> float | None:
-    """The validation accuracy at the end, where there is any."""
+    """The final validation accuracy, if any."""
     return next((value for value in reversed(curve["validation_accuracy_percent"]) if not math.isnan(value)), None)
 
 
 def draw_curves(curves: dict[str, dict[str, list]]) -> Figure:
-    """Accuracy in training and on validation, a panel a stage, all with one axis; stages of one epoch in a sentence."""
+    """Training and validation accuracy, one panel per stage, all on one axis; stages of one epoch in a sentence."""
     from matplotlib.figure import Figure
 
     long = {stage: curve for stage, curve in curves.items() if len(curve["epoch"]) > 1}
@@ -108,7 +108,7 @@ def draw_curves(curves: dict[str, dict[str, list]]) -> Figure:
 
 
 def frame_of(axes: Axes) -> tuple[float, float, float, float]:
-    """Left, lower, right and upper end of what is drawn, in pixels."""
+    """Left, lower, right and upper end of the plot area, in pixels."""
     box = axes.get_window_extent()
     return box.x0, box.y0, box.x1, box.y1
 
@@ -120,10 +120,10 @@ def label_points(
     lines: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
     levels: Sequence[float] = (),
 ) -> None:
-    """A label beside each point, on the side where it covers least of points, labels and lines.
+    """Labels each point on the side where the label covers least of the points, labels and lines.
 
     Args:
-        lines: their ends. levels: heights at which a line goes from one side to the other.
+        lines: their endpoints. levels: heights of full-width horizontal lines.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox
@@ -163,7 +163,7 @@ def label_points(
 
 
 def accuracy_against(axes: Axes, score: str) -> None:
-    """The axes of accuracy over a logarithmic score, of which `score` says what it is."""
+    """Axes of accuracy over a logarithmic score, labelled with `score`."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -174,7 +174,7 @@ def accuracy_against(axes: Axes, score: str) -> None:
 
 
 def merged(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    """Points in one place as one, with both names."""
+    """Merges points in one place into one, with both names."""
     found: dict[tuple[float, float], list[str]] = {}
     for x, y, name in points:
         found.setdefault((x, y), []).append(name)
@@ -182,7 +182,7 @@ def merged(points: list[tuple[float, float, str]]) -> list[tuple[float, float, s
 
 
 def draw_path(path: dict[str, list]) -> Figure:
-    """Test accuracy against challenge score, an arrow a step; checkpoints that were not measured are left out."""
+    """Test accuracy against challenge score, one arrow per step; unmeasured checkpoints are left out."""
     from matplotlib.figure import Figure
 
     columns = zip(path["challenge_score"], path["test_accuracy_percent"], path["stage"], strict=True)
@@ -216,7 +216,7 @@ def draw_path(path: dict[str, list]) -> Figure:
 
 
 def write(figure: Figure, base: Path, kinds: Sequence[str] = ("svg", "png")) -> None:
-    """`base` in each form, without the day it was drawn on."""
+    """`base` in each format, without a creation date."""
     from micronet.files import write_atomically
 
     settings: dict[str, dict[str, Any]] = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 150}}
@@ -228,7 +228,7 @@ def write(figure: Figure, base: Path, kinds: Sequence[str] = ("svg", "png")) -> 
 
 
 def draw(metrics: Path, out: Path) -> int:
-    """All pictures of a metrics folder; the exit code."""
+    """All plots of a metrics folder; the exit code."""
     import matplotlib
 
     found = {file.stem: file for file in sorted((metrics / "curves").glob("*.csv"))}

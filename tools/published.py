@@ -1,4 +1,4 @@
-"""Which models are published, where each of them lies, what is claimed of it, and the images that it is measured on."""
+"""Which models are published, where each is, what is claimed about it, and the images it is measured on."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ MODELS = {  # beside it
 
 @dataclass(frozen=True)
 class Published:
-    """Where the model of a name lies, what claims something about it, the params that made it, its data's manifest."""
+    """Where a named model is, the file that makes claims about it, the params that made it, its data's manifest."""
 
-    folder: Path  # that these paths are read from, as the stages do
+    folder: Path  # these paths are relative to it, as for the stages
     file: Path
     params: Path
     claims: Path
@@ -35,7 +35,7 @@ class Published:
 
 
 def claims_of(name: str, root: Path) -> tuple[Facts, Path] | None:
-    """What is claimed of a model, by its pipeline once that has run, and the file that says it; None: nothing is."""
+    """What is claimed about a model, by its pipeline once that has run, and the claiming file; None: nothing."""
     for path in (PIPELINES / name / CLAIMS, METRICS / name / CLAIMS.name):
         found = read_json_if_there(root / path, "dvc repro pipelines/dvc.yaml")
         if found is not None:
@@ -46,7 +46,7 @@ def claims_of(name: str, root: Path) -> tuple[Facts, Path] | None:
 def published(name: str) -> Published:
     """The model of a pipeline once that has run, else the packed file in release/.
 
-    A clone has no checkpoints of pipelines/: what the pipeline claims is held against the published file there.
+    A clone has no checkpoints of pipelines/: there, the published file is checked against the pipeline's claims.
 
     Raises:
         ArgumentError: there is neither.
@@ -66,16 +66,16 @@ def published(name: str) -> Published:
 
 
 def places() -> dict[str, Published]:
-    """Where each published model lies, the record first. Raises `ArgumentError`: one has claims and no file."""
+    """Where each published model is, the record first. Raises `ArgumentError`: one has claims but no file."""
     others = {name: published(name) for name in MODELS if claims_of(name, Path())}
     return {RECORD: Published(Path(), PACKED, Path(PARAMS), CLAIMS), **others}
 
 
 def with_data(place: Published) -> parameters.Params:
-    """The params of a model, its data prepared where no manifest of them is there; from within the model's folder.
+    """The params of a model, its data prepared if its manifest is missing; called from the model's folder.
 
     Raises:
-        MicronetError: the params are faulty, or the data cannot be had.
+        MicronetError: the params are invalid, or the data is not available.
     """
     from micronet.data import store
 

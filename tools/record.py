@@ -1,6 +1,6 @@
-"""Keeps metrics/releases.csv, a row a released model, and writes docs/record.md: the path to the lowest score.
+"""Keeps metrics/releases.csv, one row per released model, and writes docs/record.md: the path to the lowest score.
 
-The deck's networks are priced anew by micronet.scoring; what is ours comes from metrics/ alone. A run that was not
+The deck's networks are priced anew by micronet.scoring; our numbers come from metrics/ alone. A run that was not
 released is kept as a row of metrics/tried.csv: `python tools/record.py --tried FOLDER --why "..."`.
 """
 
@@ -63,14 +63,14 @@ SCORED = "python stages/score.py"
 
 
 def _model(spec: dict[str, Any]) -> str:
-    """A spec in few words: `resnet 2-2-2 16-32-64`."""
+    """A spec in brief: `resnet 2-2-2 16-32-64`."""
     lists = {key: "-".join(map(str, value)) for key, value in network_settings(spec).items() if isinstance(value, list)}
     told = [text if key in ("blocks", "widths") else f"{key} {text}" for key, text in lists.items()]
     return " ".join([network_name(spec), *told])
 
 
 def release(params: parameters.Params, metrics: Path = METRICS) -> dict[str, str]:
-    """The row of the model that metrics/ speaks of."""
+    """The row of the model that metrics/ describes."""
     score = read_json(metrics / "score.json", SCORED)
     runs = training_runs(metrics)
     packed = read_json(metrics / "quantize.json", "python stages/quantize.py")
@@ -97,7 +97,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def add(row: dict[str, str], path: Path = RELEASES) -> list[dict[str, str]]:
-    """The rows with this one, written; a model that is in it already stays as it is."""
+    """The rows with this one added, written to the file; a model already in it stays unchanged."""
     rows = rows_of(path)
     if any(known["packed_sha256"] == row["packed_sha256"] for known in rows):
         return rows
@@ -106,10 +106,10 @@ def add(row: dict[str, str], path: Path = RELEASES) -> list[dict[str, str]]:
 
 
 def tried(folder: Path, why: str) -> dict[str, str]:
-    """The row of a run in another checkout: how far it came, measured on validation images.
+    """The row of a run in another checkout: how far it got, measured on validation images.
 
     Raises:
-        ToolError: there is no finished stage of that checkout's params.
+        ToolError: no stage has finished with that checkout's params.
     """
     params = parameters.load(folder / "params.yaml")
     done = {stage: folder / f"metrics/runs/{stage}.json" for stage in TRAINING_STAGES}
@@ -161,7 +161,7 @@ def deck_steps() -> list[dict[str, Any]]:
 
 
 def standing(published: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """How far each goal is: for each the published model of CIFAR-10 that is accurate enough and scores lowest.
+    """How close each goal is: per goal, the published CIFAR-10 model that is accurate enough and scores lowest.
 
     Args:
         published: `results.models`.
@@ -180,7 +180,7 @@ def standing(published: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def grid(rows: Sequence[Mapping[str, Any]], down: str, across: str) -> dict[str, Any]:
-    """Rows of a table by two of its columns: {columns, rows: [(value, cells)]}; None for a cell without a row."""
+    """A table's rows arranged by two columns: {columns, rows: [(value, cells)]}; None for a cell without a row."""
     columns = sorted({row[across] for row in rows})
     cells = {(row[down], row[across]): row for row in rows}
     values = dict.fromkeys(row[down] for row in rows)
@@ -188,7 +188,7 @@ def grid(rows: Sequence[Mapping[str, Any]], down: str, across: str) -> dict[str,
 
 
 def choices(metrics: Path) -> dict[str, Any] | None:
-    """What decided two settings, if `make choices` ran."""
+    """What two settings were chosen by, if `make choices` ran."""
     found = read_json_if_there(metrics / "bench_choices.json", "make choices")
     if found is None:
         return None
@@ -197,7 +197,7 @@ def choices(metrics: Path) -> dict[str, Any] | None:
 
 
 def cascade_shares(metrics: Path) -> dict[str, Any] | None:
-    """What a small network in front of a large one costs and gives on validation images, if it was priced."""
+    """Cost and accuracy, on validation images, of a small network in front of a large one, if priced."""
     path = metrics / "cascade/shares.csv"
     if not path.is_file():
         return None
@@ -205,7 +205,7 @@ def cascade_shares(metrics: Path) -> dict[str, Any] | None:
 
 
 def searches(metrics: Path) -> dict[str, Any]:
-    """What the searches found, those that ran, by their space."""
+    """The results of the searches that ran, by space."""
     found = {
         space: read_json_if_there(metrics / name, f"git checkout -- metrics/{name}") for space, name in SEARCHES.items()
     }
@@ -217,7 +217,7 @@ def searches(metrics: Path) -> dict[str, Any]:
 
 
 def render(rows: Sequence[Mapping[str, str]], metrics: Path, deck: list[dict[str, Any]]) -> str:
-    """docs/record.md, of the released models, a metrics folder and `deck_steps`; pipelines/ lies beside the folder."""
+    """docs/record.md, from the released models, a metrics folder and `deck_steps`; pipelines/ is beside the folder."""
     folders = sorted((metrics.parent / "pipelines").glob("*/params.yaml"))
     facts = {
         "releases": rows,

@@ -1,6 +1,6 @@
-"""Makes sure that metrics/score.json is of a released model, before a document of the repository is written from it.
+"""Checks that metrics/score.json describes a released model before a document of the repository is written from it.
 
-Released is what dvc.lock names and release/cache holds. On a branch with other params the numbers are those of a trial.
+Released means: dvc.lock names it and release/cache holds it. On a branch with other params the numbers are a trial's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SCORE = METRICS / "score.json"
 
 
 def check_released(root: Path = ROOT) -> None:
-    """Raises `ToolError` where the measured model is not the published one of this checkout."""
+    """Raises `ToolError` if the measured model is not the published one of this checkout."""
     score = read_json(root / SCORE, "make score")
     found = {output.object_in(root / REMOTE) for output in outputs(root / LOCK) if output.path == PACKED}
     digests = {checksum(path) for path in found if path.is_file()}

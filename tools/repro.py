@@ -1,6 +1,6 @@
-"""`dvc repro` that ends as the stage it ran: with 130 when that was stopped, and without a word after the stage's own.
+"""`dvc repro` that ends like the stage it ran: with 130 when that was stopped, and without adding to its message.
 
-DVC says of a stage that Ctrl-C stopped that it failed, and that its whole run did.
+DVC would report a stage stopped by Ctrl-C, and the whole run, as failed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ STOPPED = 130
 
 
 class Stopped(logging.Filter):
-    """Keeps quiet about a stage that was stopped, and remembers that there was one."""
+    """Drops messages about a stopped stage, and remembers that there was one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,9 +1,8 @@
-"""Compares what DVC restores with `dvc.lock`, and mends it: DVC checks a file of its cache out unseen.
+"""Compares what DVC restores with `dvc.lock` and repairs it: DVC checks out files from its cache unverified.
 
-Every output of dvc.lock is looked for in three places: here, in `.dvc/cache` and in `release/cache`. A damaged object
-of the cache is replaced by a copy that is right, or removed; a file here that was checked out from it goes the same
-way. A file here that differs otherwise gets today's date, so that DVC looks at it again. Exit code 1 when there is
-something that this cannot mend.
+Every output of dvc.lock is looked up in three places: here, `.dvc/cache` and `release/cache`. A damaged object of the
+cache is replaced by an intact copy or removed, and so is a file here that was checked out from it. A file here that
+differs otherwise gets today's date, so that DVC looks at it again. Exit code 1 if something is beyond repair.
 """
 
 from __future__ import annotations
@@ -30,28 +29,28 @@ REMOTE = Path("release/cache/files/md5")
 
 
 class RestoreError(MicronetError):
-    """Something that DVC would restore is damaged: one line."""
+    """Something DVC would restore is damaged; a one-line message."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """A file that a stage made, as dvc.lock states it."""
+    """An output file of a stage, as dvc.lock describes it."""
 
     path: Path
     md5: str
     size: int
 
     def object_in(self, folder: Path) -> Path:
-        """Where a cache keeps it."""
+        """Its path in a cache."""
         return folder / self.md5[:2] / self.md5[2:]
 
     def is_right(self, path: Path) -> bool:
-        """Whether a file has these bytes."""
+        """Whether a file has exactly these bytes."""
         return path.is_file() and path.stat().st_size == self.size and checksum(path, "md5") == self.md5
 
 
 def outputs(lock: Path = LOCK) -> Iterator[Output]:
-    """The outputs that dvc.lock names, folders left out. Raises `RestoreError` when it is damaged."""
+    """The outputs named in dvc.lock, without folders. Raises `RestoreError` if it is damaged."""
     way = f"`git checkout -- {lock}` restores the committed one"
     try:
         stages = yaml.load(read_bytes(lock), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"].values()
@@ -66,7 +65,7 @@ def outputs(lock: Path = LOCK) -> Iterator[Output]:
 
 
 def mend(output: Output) -> str | None:
-    """What was done, or None. Raises `RestoreError` for a damaged file that has no right copy and that git keeps."""
+    """What was done, or None. Raises `RestoreError` for a damaged file without an intact copy that git keeps."""
     here, cached, remote = output.path, output.object_in(CACHE), output.object_in(REMOTE)
     if not cached.exists():
         if remote.exists() and not output.is_right(remote):

@@ -1,4 +1,4 @@
-"""Writes the results block of README.md, and docs/trust.md, from metrics/: no number in them is typed by hand."""
+"""Writes the results block of README.md, and docs/trust.md, from metrics/: none of their numbers is typed by hand."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from micronet.files import write_atomically
 from micronet.scoring.books import BOOKS
 
 BEGIN, END = "<!-- results: written by `make docs` from metrics/ -->", "<!-- end of results -->"
-FEWEST_SEEDS = 3  # that a headline is the mean of
+FEWEST_SEEDS = 3  # that a headline is averaged over
 
 
 def row(name: str, about: str, score: Facts, path: Path) -> dict[str, Any]:
-    """A model's row; a score that was not counted when its metrics were written is None.
+    """A model's row; a score not yet counted when its metrics were written is None.
 
-    `of_cifar10`: its scores are relative to what each rule book takes there, so that it can be compared with others.
+    `of_cifar10`: its scores are relative to each rule book's CIFAR-10 reference, so they can be compared with others.
     """
     scores = [score[book.name]["score"] if book.name in score else None for book in BOOKS]
     return {
@@ -39,7 +39,7 @@ def row(name: str, about: str, score: Facts, path: Path) -> dict[str, Any]:
 
 
 def models(metrics: Path) -> list[dict[str, Any]]:
-    """A row a published model, the root's first: of a metrics folder, and of pipelines/ beside it."""
+    """One row per published model, the root's first: from a metrics folder, and pipelines/ beside it."""
     rows = [row(RECORD, "sparse: nine weights in ten are zero", score_of(metrics), CLAIMS)]
     for name, about in MODELS.items():
         if (found := claims_of(name, metrics.parent)) is not None:
@@ -48,12 +48,12 @@ def models(metrics: Path) -> list[dict[str, Any]]:
 
 
 def score_of(metrics: Path) -> Facts:
-    """What is claimed of the root's own model. Raises `ToolError`: the file is missing or damaged."""
+    """The claims about the root's own model. Raises `ToolError`: the file is missing or damaged."""
     return read_json(metrics / CLAIMS.name, "python stages/score.py")
 
 
 def facts(metrics: Path) -> dict[str, Any]:
-    """What README and docs/trust.md are filled from: a metrics folder, and pipelines/ beside it."""
+    """The facts of README and docs/trust.md, from a metrics folder and pipelines/ beside it."""
     return {
         "books": BOOKS,
         "models": models(metrics),
@@ -63,7 +63,7 @@ def facts(metrics: Path) -> dict[str, Any]:
 
 
 def of_seeds(metrics: Path, params: Path) -> Facts | None:
-    """`seeds.json` of the record's params, where it holds enough seeds for a mean."""
+    """`seeds.json`, if it is of the record's params and has enough seeds for a mean."""
     found = read_json_if_there(metrics / "seeds.json", "make seeds")
     if found is None or len(found["rows"]) < FEWEST_SEEDS:
         return None
@@ -87,7 +87,7 @@ def trust(metrics: Path) -> str:
 
 
 def replaced(text: str, block: str) -> str:
-    """README's text with the block between its markers."""
+    """README's text with the block between its markers replaced."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{block}\n{END}{after}"

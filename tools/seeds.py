@@ -1,4 +1,4 @@
-"""Writes metrics/seeds.json, mean and spread of the active recipe over its seeds, from metrics/sweeps/seeds.csv."""
+"""Writes metrics/seeds.json, mean and spread of the active recipe over seeds, from metrics/sweeps/seeds.csv."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SPEC = ROOT / "sweeps/seeds.yaml"
 
 
 def summary(found: Sequence[Row], of: str) -> dict[str, Any]:
-    """Mean and spread (sample standard deviation) of each metric that all rows have, and the rows that are done.
+    """Mean and spread (sample standard deviation) of each metric that all finished rows have, and those rows.
 
     Args:
         of: digest of the params.
 
     Raises:
-        ToolError: fewer than two are, so that nothing has a spread.
+        ToolError: fewer than two rows are finished, so there is no spread.
     """
     done = sorted((row for row in found if row.status == DONE), key=lambda row: row.seed)
     if len(done) < 2:
@@ -46,7 +46,7 @@ def summary(found: Sequence[Row], of: str) -> dict[str, Any]:
 
 
 def current(path: Path) -> list[Row]:
-    """The rows of the active recipe and of today's code."""
+    """The rows of the active recipe and the current code."""
     found = rows.read(path)
     spec = read(SPEC).model_copy(update={"seeds": sorted({row.seed for row in found}) or [0]})
     return list(rows.kept(found, plan(spec), spec.metrics).values())

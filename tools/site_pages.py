@@ -1,6 +1,6 @@
-"""What `make site` writes into pages while it builds them, a hook of mkdocs: params, make's targets, Python's names.
+"""What `make site` inserts into pages while building them, as an mkdocs hook: params, make targets, Python names.
 
-A page has a comment where such a part goes, so that it reads without it too.
+A page marks each place with a comment, so that it also reads well without the insertion.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from _tool import ROOT
 from params_reference import reference
 
-DOORS = ("packed", "scoring", "compress", "training", "data", "export")  # rooms of micronet whose names users import
+DOORS = ("packed", "scoring", "compress", "training", "data", "export")  # modules of micronet that users import from
 
 
 def targets() -> str:
-    """A table of each group of the Makefile: its targets, and the purpose that each states."""
+    """One table per Makefile group: its targets, each with its stated purpose."""
     head = ["", "| command | what it does |", "|---|---|"]
     parts = list[str]()
     for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines():
@@ -30,7 +30,7 @@ def targets() -> str:
 
 
 def names() -> str:
-    """The names that the rooms hand on, with directives for mkdocstrings, which reads their docstrings."""
+    """The names these modules export, with directives for mkdocstrings, which reads their docstrings."""
     parts = list[str]()
     for module, found in {"models": ("build", "normalise"), "micronet.params": ("load", "parse")}.items():
         parts += ["", f"## {module}", "", "\n\n".join(f"::: {module}.{name}" for name in found)]
@@ -45,5 +45,5 @@ PARTS: dict[str, Callable[[], str]] = {"keys": reference, "targets": targets, "n
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """mkdocs asks this of every page."""
+    """Called by mkdocs for every page."""
     return re.sub(r"<!-- make site: (\w+) -->", lambda mark: PARTS[mark[1]](), markdown)

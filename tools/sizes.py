@@ -1,6 +1,6 @@
-"""Measures how large a packed model is in each form that `make export` makes of it; the model card shows it.
+"""Measures the size of a packed model in each form that `make export` makes of it, for the model card.
 
-Nothing but the result is written. Of C it says what this machine's compiler makes; where there is none, its source.
+Only the result is written. C is measured as compiled by this machine's compiler, or, without one, as source.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ WAYS = {
 
 
 def described(compiler: str) -> str:
-    """A compiler's name and version, as it says them itself, and the machine that it compiles for."""
+    """A compiler's name and version, as it reports them, and its target machine."""
     done = subprocess.run([compiler, "--version"], capture_output=True, text=True)
     first = (done.stdout.splitlines() or [Path(compiler).name])[0]
     return f"{shown(first, SHOWN)}, {os.uname().machine}"
 
 
 def of_c(files: dict[str, bytes], optimize: str, compiler: str) -> dict[str, int]:
-    """Bytes of code, constants and static memory; nothing where no program can read what was compiled."""
+    """Bytes of code, constants and static memory; empty if no program can read the compiled file."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             Path(folder, name).write_bytes(content)
@@ -49,7 +49,7 @@ def of_c(files: dict[str, bytes], optimize: str, compiler: str) -> dict[str, int
 
 
 def forms(model: PackedModel, data: bytes, compiler: str | None) -> dict[str, dict[str, Any]]:
-    """Each file of each way to export, and what it takes; a way that this model does not have is left out."""
+    """Each file of each export target, and its size; targets this model does not support are left out."""
     from micronet.export.errors import ExportError
     from micronet.export.targets import Options
 

@@ -1,6 +1,6 @@
 """Writes docs/studies.md from metrics/sweeps/: what the slides claim, what was measured, what it shows; and the plots.
 
-The studies are the specs of sweeps/ that ask a question. A study that has not run is there, as not measured.
+The studies are the specs of sweeps/ that ask a question. A study that has not run is listed as not measured.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def section(name: str, study: Spec, found: Sequence[Row], order: Sequence[str]) 
     """The Markdown of one study.
 
     Args:
-        found: the rows of its table. order: the names of its variants.
+        found: the rows of its table. order: its variants' names.
     """
     done, left_out = rows.comparable(measured(found, order), study.reference)
     values: dict[str, dict[int, float]] = {one: {} for one in order}
@@ -74,19 +74,19 @@ def section(name: str, study: Spec, found: Sequence[Row], order: Sequence[str]) 
 
 
 def failures(found: Sequence[Row], order: Sequence[str]) -> list[Row]:
-    """The rows of variants whose run failed."""
+    """Rows of variants whose run failed."""
     return [row for row in found if row.status == rows.FAILED and row.variant in order]
 
 
 def measured(found: Sequence[Row], order: Sequence[str]) -> list[Row]:
-    """The rows of variants that have an accuracy."""
+    """Rows of variants with an accuracy."""
     return [
         row for row in found if row.status == rows.DONE and row.variant in order and row.metrics.get(METRIC) is not None
     ]
 
 
 def _claim(study: Spec, compared: dict[str, comparisons.Comparison]) -> dict[str, Any] | None:
-    """What the slides claim of a variant, and what the rows say of that."""
+    """What the slides claim about a variant, and what the rows say about it."""
     if study.claim is None or study.claimed is None:
         return None
     one = compared.get(study.claimed)
@@ -100,12 +100,12 @@ def _mean(done: Sequence[Row], variant: str, metric: str) -> float | None:
 
 
 def order_of(study: Spec) -> list[str]:
-    """The names of a study's variants."""
+    """A study's variant names."""
     return [one.name for one in spec.variants(study, read_yaml(spec.base_path(study)))]
 
 
 def render(tables: Path) -> str:
-    """docs/studies.md, of the tables in a folder."""
+    """docs/studies.md, from the tables in a folder."""
     sections = []
     for name in STUDIES:
         study = spec.read(ROOT / f"sweeps/{name}.yaml")
@@ -114,7 +114,7 @@ def render(tables: Path) -> str:
 
 
 def plot(stem: Path, title: str, found: Sequence[Row], order: Sequence[str], reference: str | None) -> None:
-    """STEM.svg: a dot a seed, a bar at the mean of each variant, a line at the reference's. Same rows, same bytes."""
+    """STEM.svg: one dot per seed, a bar at each variant's mean, a line at the reference's. Same rows, same bytes."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -139,7 +139,7 @@ def plot(stem: Path, title: str, found: Sequence[Row], order: Sequence[str], ref
 
 
 def work(*, fail_with_rows: bool) -> None:
-    """Raises `ToolError` where runs failed and that is asked for; the document is written by then."""
+    """Raises `ToolError` for failed runs, if asked to; the document is written by then."""
     tables = METRICS / "sweeps"
     write_atomically(DOCUMENT, render(tables))
     failed = 0

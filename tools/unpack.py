@@ -1,7 +1,7 @@
-"""Makes a checkpoint in floats of a packed model, so that training can go on from it.
+"""Turns a packed model into a float checkpoint, so that training can continue from it.
 
-`student.start` in a params file names it: the stages distill, prune, retrain and quantize it like a student of their
-own. Training images measure the statistics of its batch norms; the test set is not read.
+`student.start` in a params file names it: distill, prune, retrain and quantize treat it like a student they trained.
+Its batch norm statistics are measured on training images; the test set is not read.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ IMAGES = 5000
 
 
 def unpack(arguments: argparse.Namespace) -> int:
-    """Writes the packed model `file` as a checkpoint in floats to `out`, prints its accuracy; the exit code.
+    """Writes the packed model `file` as a float checkpoint to `out`, prints its accuracy; the exit code.
 
     Raises:
-        MicronetError: params, the file or the data cannot be used, or it is a cascade, holds 16-bit floats or names no
-            architecture that it fits.
+        MicronetError: params, the file or the data cannot be used, or the model is a cascade, holds 16-bit floats or
+            names no architecture that it fits.
     """
     params = parameters.load(arguments.params)
 

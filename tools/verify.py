@@ -1,7 +1,7 @@
 """Checks a packed model from its file alone: structure, digest, storage, operations, accuracy on the test set, scores.
 
-What the file says about itself, and what metrics/score.json says about it, is measured again. Exit code 1 when
-anything differs, with a line `FAILED key: claimed x, measured y`.
+Everything that the file and metrics/score.json claim is measured again. Exit code 1 if anything differs, with a line
+`FAILED key: claimed x, measured y`.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
     from micronet.scoring.records import Operation
     from micronet.scoring.references import References
 
-FINDING_INDENT = 9  # columns, of what a terminal shows of a finding below its first line
-LONGEST_FINDING = 4000  # characters: counts of a step by width are long, and ours
+FINDING_INDENT = 9  # columns: indent of a finding's continuation lines on a terminal
+LONGEST_FINDING = 4000  # characters: a step's counts by bit width are long, and our own
 
 Counts = tuple[Counter[int], Counter[int]]  # multiplications, additions: {bits: count}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact: it is as claimed, it is not, or nothing was claimed about it or can be checked."""
+    """One fact: as claimed, not as claimed, or not claimed or checkable."""
 
     kind: Literal["ok", "note", "FAILED"]
     key: str
@@ -73,7 +73,7 @@ def same(key: str, claimed: Any, measured: Any, text: str) -> Finding:
 
 @dataclass(frozen=True)
 class Subject:
-    """A packed model, what is claimed about it, and what it takes to measure it; measured when first asked for."""
+    """A packed model, the claims about it, and what measuring it takes; measured when first needed."""
 
     path: Path
     model: PackedModule
@@ -95,7 +95,7 @@ class Subject:
 
     @cached_property
     def measured(self) -> dict[str, Any]:
-        """What score.json would hold."""
+        """The content score.json would have."""
         from micronet.scoring.measurement import measure
 
         return measure(self.path, self.model, self.test, self.params.score.batch_size, self.references, watch=watch)
@@ -108,7 +108,7 @@ class Subject:
 
 
 def open_published(arguments: argparse.Namespace) -> Subject:
-    """The subject of a name. Its data is prepared where no manifest of them is there. Raises `MicronetError`."""
+    """The subject of a name, its data prepared if there is no manifest. Raises `MicronetError`."""
     found = published(arguments.name)
     os.chdir(found.folder)
     arguments.file, arguments.params, arguments.claims = str(found.file), str(found.params), str(found.claims)
@@ -120,7 +120,7 @@ def open_published(arguments: argparse.Namespace) -> Subject:
 
 
 def open_subject(arguments: argparse.Namespace, manifest: Path = MANIFEST) -> Subject:
-    """Raises `MicronetError`: the file or what claims something about it is missing or damaged."""
+    """Raises `MicronetError`: the file, or one that makes claims about it, is missing or damaged."""
     path = Path(arguments.file)
     claims_path = Path(arguments.claims) if arguments.claims else None
     if claims_path is None and path.resolve() == PACKED.resolve():
@@ -135,7 +135,7 @@ def open_subject(arguments: argparse.Namespace, manifest: Path = MANIFEST) -> Su
 
 
 def check_structure(subject: Subject) -> Iterator[Finding]:
-    """What reading the file has shown already, and that it names an architecture."""
+    """What reading the file has already shown, and that it names an architecture."""
     import models
 
     packed, said = subject.model.packed, shown(subject.path, SHOWN)
@@ -156,7 +156,7 @@ def check_structure(subject: Subject) -> Iterator[Finding]:
 
 
 def check_storage(subject: Subject) -> Iterator[Finding]:
-    """The counted operations store the whole payload, and the challenge charges it."""
+    """The counted operations store the whole payload, and the challenge charges for it."""
     from micronet.scoring.books import CHALLENGE, STRICT
 
     packed, ops = subject.model.packed, subject.operations
@@ -172,7 +172,7 @@ def check_storage(subject: Subject) -> Iterator[Finding]:
 
 
 def finer_masks(packed: PackedModel) -> int:
-    """Bits that masks of several levels save over one of one level, or over none, from the codes alone."""
+    """Bits saved by multi-level masks over a single-level one, or over none, computed from the codes alone."""
     import numpy as np
 
     from micronet.packed.steps import Conv, Linear
@@ -182,9 +182,9 @@ def finer_masks(packed: PackedModel) -> int:
         if not isinstance(step, Conv | Linear) or not step.weights.mask:
             continue
         weights, filled = step.weights, step.weights.codes.reshape(-1) != 0
-        width = max(weights.bits, 2)  # of codes among which there is a 0
+        width = max(weights.bits, 2)  # of codes that include a 0
         forms = [width * len(filled)]
-        for block in range(1, 10):  # a bit a block, and all codes of those that are not zero
+        for block in range(1, 10):  # one bit per block, and all codes of nonzero blocks
             starts = np.arange(0, len(filled), block)
             found, sizes = np.add.reduceat(filled, starts, dtype=int), np.diff(starts, append=len(filled))
             some = found > 0
@@ -195,7 +195,7 @@ def finer_masks(packed: PackedModel) -> int:
 
 
 def counts_of(ops: list[Operation], rules: str) -> dict[str, Counts]:
-    """The counts of each step, by the challenge's rules or the strict ones; what ends a step belongs to it."""
+    """The counts of each step under challenge or strict rules; what ends a step belongs to it."""
     from micronet.scoring.strict import challenge_work, strict_work
 
     work, found = strict_work if rules == "strict" else challenge_work, dict[str, Counts]()
@@ -214,7 +214,7 @@ def _show(counts: Counts) -> str:
 
 
 def check_reference(subject: Subject) -> Iterator[Finding]:
-    """The counts under challenge and strict rules and the module's logits against those of the numpy reference."""
+    """Challenge and strict counts and the module's logits against the numpy reference."""
     packed, arguments = subject.model.packed, subject.arguments
     if packed.arithmetic != "integer":
         yield Finding("note", "operations", "16-bit floats: there is no integer reference to compare them with")
@@ -236,7 +236,7 @@ def check_reference(subject: Subject) -> Iterator[Finding]:
 
 
 def check_counts(key: str, claimed: dict[str, Counts], measured: dict[str, Counts], images: int) -> Iterator[Finding]:
-    """A finding a step that differs, or one that none does. `key`: operations or strict."""
+    """One finding per step that differs, or a single one if none does. `key`: operations or strict."""
     none: Counts = Counter(), Counter()
     differing = False
     for name in sorted(claimed.keys() | measured.keys()):
@@ -253,10 +253,10 @@ def check_counts(key: str, claimed: dict[str, Counts], measured: dict[str, Count
 
 
 def check_logits(model: PackedModule, images: np.ndarray, exact: list[np.ndarray]) -> Finding:
-    """Logits of numpy and torch, and those of the reference's exact run. `images`: (N, C, H, W) uint8.
+    """Logits of numpy and torch against those of the reference's exact run. `images`: (N, C, H, W) uint8.
 
     Args:
-        exact: the reference's logits of each network, of the first images.
+        exact: the reference's logits of each network, for the first images.
     """
     import torch
 
@@ -272,14 +272,14 @@ def check_logits(model: PackedModule, images: np.ndarray, exact: list[np.ndarray
 
 
 def check_macs(subject: Subject) -> Iterator[Finding]:
-    """Multiply-accumulates against those of ptflops."""
+    """Multiply-accumulates against ptflops."""
     measured = subject.measured
     text = f"{measured['macs']:,}, as ptflops counts for the architecture that the file names"
     yield same("macs", measured["ptflops_macs"], measured["macs"], text)
 
 
 def check_own_claims(subject: Subject) -> Iterator[Finding]:
-    """What the file says about itself: its accuracy on validation images, and the params that made it."""
+    """The file's own claims: its validation accuracy, and the params that made it."""
     from micronet.scoring.measurement import predictions
 
     made, params = subject.model.packed.metadata, subject.params
@@ -299,7 +299,7 @@ def check_own_claims(subject: Subject) -> Iterator[Finding]:
 
 
 def unpriced(claims: dict[str, Any]) -> list[str]:
-    """The rule books that a score.json of before they were there says nothing of."""
+    """The rule books missing from a score.json written before they existed."""
     from micronet.scoring.books import BOOKS
 
     once = claims.get("one_pass")
@@ -308,7 +308,7 @@ def unpriced(claims: dict[str, Any]) -> list[str]:
 
 
 def without(measured: dict[str, Any], books: Collection[str]) -> dict[str, Any]:
-    """What a score.json would hold without these rule books: their scores, in one pass too, and their references."""
+    """The score.json content without these rule books: their scores, also in one pass, and their references."""
     names = {*books, *(f"{book}_score" for book in books)}
     return {
         key: without(value, books) if key in ("one_pass", "reference") else value
@@ -318,7 +318,7 @@ def without(measured: dict[str, Any], books: Collection[str]) -> dict[str, Any]:
 
 
 def check_claims(subject: Subject) -> Iterator[Finding]:
-    """What a score.json says about it."""
+    """The claims of a score.json."""
     from micronet.scoring.measurement import differences
 
     if subject.claims is None:
@@ -335,7 +335,7 @@ def check_claims(subject: Subject) -> Iterator[Finding]:
         yield Finding("ok", "claims", f"all of {subject.claims_path}, exactly")
 
 
-CHECKS = (  # in the order of their cost
+CHECKS = (  # cheapest first
     check_structure,
     check_storage,
     check_reference,
@@ -377,7 +377,7 @@ def print_measured(subject: Subject) -> None:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Prints every finding as it comes, then what was measured; the exit code."""
+    """Prints each finding as it comes, then the measurements; the exit code."""
     if arguments.save:
         arguments.save = Path(arguments.save).absolute()
     subject = open_published(arguments) if arguments.name else open_subject(arguments)

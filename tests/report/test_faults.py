@@ -137,7 +137,7 @@ def test_answers_that_contradict_the_score_are_a_line_and_give_no_interval_of_th
     unknown = changed(run, predictions=run.predictions[:100], stages={}, manifest=None)
     head = part("headline", unknown, context)
     assert head is not None and head["contradiction"] and head["interval"] is None
-    assert said_on_page(unknown, context, "The answers are not those of this score")
+    assert said_on_page(unknown, context, "The answers do not match this score")
 
 
 def said_on_page(run: Run, context: parts.Context, said: str) -> bool:
@@ -158,7 +158,7 @@ def test_a_model_without_a_packed_file_is_not_told_of_the_roots(committed):
 def test_the_released_file_is_called_so_and_not_by_its_place_in_the_cache(run, context):
     assert run.model is not None and run.packed_path == ""
     written = page_of_run(run, context)
-    assert "the released file, and computes" in written and "release/cache" not in written
+    assert "the released file, and runs" in written and "release/cache" not in written
 
 
 def test_a_file_that_is_here_and_was_not_priced_is_not_said_to_be_missing(run, context):

@@ -215,9 +215,9 @@ def test_the_class_that_is_found_least_often_may_be_one_that_is_never_found(run,
     said = [("cat", "dog")] * 10 + [("dog", "dog")] * 9 + [("dog", "cat")]
     rows = [dict(zip(answers.COLUMNS, (str(image), *one, "50"), strict=True)) for image, one in enumerate(said)]
     other = Run("blind", None, run.places, predictions=rows)
-    assert "The class that is found least often is cat, 0.0 %" in page_of_run(other, context)
+    assert "The class recognised least often is cat, 0.0 %" in page_of_run(other, context)
     other.predictions = [row for row in rows if row["actual"] == row["predicted"]]
-    assert "found least often" not in page_of_run(other, context), "where nothing is wrong none is the worst"
+    assert "recognised least often" not in page_of_run(other, context), "where nothing is wrong none is the worst"
 
 
 def test_mistakes_come_by_confidence_and_right_ones_by_doubt():
@@ -266,7 +266,7 @@ def test_answers_stand_beside_no_pictures_of_data_that_were_prepared_after_them(
         found = {"predictions": rows, "score": score} | known | fields
         return page_of_run(Run("tried", None, run.places, **found), context)
 
-    said = "is another dataset or split than these answers are of"
+    said = "is another dataset or split than that of these answers"
     for others in ({"manifest": {**manifest, "split_seed": 99}}, {"records": {"quantize": record}}):
         written = page_with(**others)
         assert said in written and 'alt="Test image' not in written
@@ -369,7 +369,7 @@ def test_foreign_text_is_never_markup(run, context):
 def test_a_model_without_params_is_told_where_they_would_be_and_not_to_overwrite_the_roots(committed, tmp_path):
     for source, model, place, way in (
         (committed, "folder", "metrics/folder/params.yaml", "<code>recipes/folder.yaml</code>"),
-        (tmp_path, "mine", "metrics/mine/params.yaml", "a copy of the params that made these results would be shown"),
+        (tmp_path, "mine", "metrics/mine/params.yaml", "there of the params that made these results would be shown"),
         (tmp_path, "", "params.yaml", "make use RECIPE=laptop"),
     ):
         (tmp_path / "metrics/mine").mkdir(parents=True, exist_ok=True)
@@ -402,9 +402,9 @@ def test_seeds_of_another_recipe_are_none_of_this_run(run, context):
     mine = written(params={**run.params, "seed": 7})
     assert "Mean and standard deviation of 2 seeds" in mine and "0.00200 ± 0.00010" in mine, "a seed is no recipe"
     for fields, said in (
-        ({"params": {**run.params, "prune": {**run.params["prune"], "amount": 0.31}}}, "is of other params than these"),
-        ({"seeds": {**seeds, "params_digest": "x"}}, "is of other params than these"),
-        ({"params": None}, "cannot be read as params of today"),
+        ({"params": {**run.params, "prune": {**run.params["prune"], "amount": 0.31}}}, "is from other params than"),
+        ({"seeds": {**seeds, "params_digest": "x"}}, "is from other params than"),
+        ({"params": None}, "cannot be read as current params"),
     ):
         other = written(**fields)
         assert said in other and "<code>make seeds</code> makes it anew" in other

@@ -89,7 +89,7 @@ def test_help_begins_with_six_lines_and_lists_every_target_once_with_a_purpose_i
 def test_helps_groups_are_the_headings_of_the_makefile_and_what_others_call_comes_last() -> None:
     groups = [group.splitlines()[0] for group in make(ROOT, "help").stdout.split("\n\n")[1:]]
     assert groups == re.findall(r"^# --- (.*) ---$", MAKEFILE, flags=re.MULTILINE)
-    assert groups[-1] == "what others call"
+    assert groups[-1] == "called by other targets"
 
 
 def test_every_target_is_phony_so_that_no_file_of_its_name_switches_it_off() -> None:

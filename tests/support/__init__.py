@@ -1,1 +1,1 @@
-"""What several test files share: places, images, networks, params. A helper that two files need stands here once."""
+"""Shared by several test files: places, images, networks, params. A helper that two files need is here once."""

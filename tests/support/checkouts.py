@@ -1,4 +1,4 @@
-"""A checkout as after `make score`, of a network that was never trained: what the commands of tools/ are tried on."""
+"""A checkout as after `make score`, with a network that was never trained, to test the commands of tools/ on."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ quantized,25.5,900,400,0.001,0.0005,50000
 
 
 def prepared_resnet(images: torch.Tensor, quantize: params.Quantize) -> torch.nn.Module:
-    """A quantized network that was never trained, three in four of its weights zero; its answers differ by image."""
+    """An untrained quantized network, three quarters of its weights zero; its answers differ by image."""
     model = new_model(RESNET).eval()
     with torch.no_grad():
         model.classifier.bias.zero_()
@@ -64,7 +64,7 @@ def prepared_resnet(images: torch.Tensor, quantize: params.Quantize) -> torch.nn
 
 
 def release_into(folder: Path, sample_data: params.Data, sample_manifest: Path) -> dict:
-    """Fills a folder with params, data, a packed file and metrics; gives the file's true score."""
+    """Fills a folder with params, data, a packed file and metrics; returns the file's true score."""
     (folder / "params.yaml").write_text(PARAMS.replace("FOLDER", sample_data.folder))
     (folder / "data").mkdir()
     shutil.copy(sample_manifest, folder / "data/manifest.json")

@@ -1,4 +1,4 @@
-"""Debian's Chromium, without a window and without a network, driven by Playwright."""
+"""Debian's Chromium, headless and offline, driven by Playwright."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.javascript import tool
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The browser. Fails with a line that says how to get it."""
+    """The browser. Fails with a line saying how to install it."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=tool("chromium"), args=["--no-sandbox"])
         yield browser
@@ -23,7 +23,7 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def page_of(browser: Browser, place: Path | None = None, **context: Any) -> Iterator[Page]:
-    """A page offline, that of a file or an empty one; in the end its console is empty, and it fetched nothing."""
+    """An offline page, of a file or empty; at the end its console must be empty, and nothing may have been fetched."""
     opened = browser.new_context(offline=True, **context)
     page, said, asked = opened.new_page(), list[str](), list[str]()
     page.on("console", lambda message: said.append(message.text))

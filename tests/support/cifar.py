@@ -1,4 +1,4 @@
-"""CIFAR-10's three forms on disk, made of any images."""
+"""CIFAR-10's three on-disk forms, made from any images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from micronet.data.formats import BATCHES, TEST_LABELS, TRAIN_LABELS
 
 
 def python_2_pickle(batch: np.ndarray) -> bytes:
-    """A batch as Python 2 wrote it: byte strings by the opcodes U and T, an array by numpy.core."""
+    """A batch as Python 2 wrote it: byte strings with the opcodes U and T, an array via numpy.core."""
     pixels = batch[:, 1:].tobytes()
     shape = b"(M" + len(batch).to_bytes(2, "little") + b"M" + (3072).to_bytes(2, "little") + b"t"
     array = (
@@ -27,7 +27,7 @@ def python_2_pickle(batch: np.ndarray) -> bytes:
 
 
 def sheet_of(batch: np.ndarray) -> Image.Image:
-    """A batch, (N, 3073) uint8, as a picture that has a row an image."""
+    """A batch, (N, 3073) uint8, as a picture with one row per image."""
     return Image.fromarray(batch[:, 1:].reshape(-1, 3, 1024).transpose(0, 2, 1).copy())
 
 
@@ -49,7 +49,7 @@ def write_form(folder: Path, records: dict[str, np.ndarray], form: str) -> Path:
 
 
 def write_archive(folder: Path, archive: Path) -> Path:
-    """Packs a folder as the npm package is."""
+    """Packs a folder like the npm package."""
     with tarfile.open(archive, "w:gz") as file:
         file.add(folder, arcname="package")
     return archive

@@ -1,4 +1,4 @@
-"""Colours of a style sheet, and how well one can be told from the other."""
+"""Colours of a style sheet, and their contrast."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def colours(style: str, scheme: str) -> dict[str, str]:
-    """{name: six digits} of the variables in the first `:root` block, light, or in the second one, dark."""
+    """{name: six digits} of the variables in the first `:root` block, light, or in the second, dark."""
     blocks = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
     return dict(re.findall(r"--([\w-]+): #(\w{6});", blocks[["light", "dark"].index(scheme)]))
 

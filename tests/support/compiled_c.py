@@ -39,7 +39,7 @@ static void run(int pixels, int classes, int count, int (*classify)(const uint8_
 
 
 def tool(name: str) -> str:
-    """The path of a program that these tests need; without it they fail with what would install it."""
+    """The path of a program these tests need; if it is missing they fail, saying what installs it."""
     found = shutil.which(name)
     assert found, f"{name} is not here; on Debian `apt-get install -y gcc clang` brings the compilers"
     return found
@@ -51,7 +51,7 @@ def cc(compiler: str, *words: object, cwd: Path | None = None) -> None:
 
 
 def write_c(data: bytes, folder: Path, **options: object) -> PackedModel:
-    """The C of a packed file, in a folder."""
+    """Writes the C of a packed file into a folder."""
     model = decode(data)
     for name, content in export(model, data, Options(**options)).files.items():  # type: ignore[arg-type]
         (folder / name).write_bytes(content)
@@ -67,7 +67,7 @@ class Library:
         self.loaded = ctypes.CDLL(str(folder / "model.so"))
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """(N, classes) of pixels (N, C, H, W) uint8; each answer is the greatest logit's."""
+        """(N, classes) for pixels (N, C, H, W) uint8; each answer must be the greatest logit."""
         found = np.empty((len(images), self.model.classes), np.int32)
         for image, row in zip(images, found, strict=True):
             given = np.ascontiguousarray(image)
@@ -89,10 +89,10 @@ def random_pixels(model: PackedModel, count: int, seed: int) -> np.ndarray:
 
 
 def check_together(files: Sequence[bytes], folder: Path, flags: Sequence[str] = SANITIZED, images: int = 3) -> None:
-    """Exports files by turns for size and for speed, compiles all of them into one program, and compares every logit.
+    """Exports files alternately for size and speed, compiles all into one program, and compares every logit.
 
     Raises:
-        AssertionError: the compiler complains, a sanitizer does, or a logit differs.
+        AssertionError: the compiler or a sanitizer complains, or a logit differs.
     """
     given, wanted, models = b"", [], []
     for index, data in enumerate(files):

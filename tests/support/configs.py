@@ -1,4 +1,4 @@
-"""Machines and sections of params that tests train with, and trees of params with other values."""
+"""Machines and params sections for test trainings, and params trees with changed values."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def train_config(**changes: Any) -> params.Train:
 
 
 def quantize_config(**changes: Any) -> params.Quantize:
-    """A quantization that hardly trains."""
+    """A quantization with hardly any training."""
     return params.Quantize(**({"train": params.Train(epochs=1, learning_rate=0.1)} | changes))
 
 
 def demo(*changes: tuple[str, Any]) -> dict[str, Any]:
-    """The demo recipe as a tree of its own, with other values by key path: `("teacher.train.epochs", 3)`."""
+    """The demo recipe as a separate tree, with values changed by key path: `("teacher.train.epochs", 3)`."""
     tree = copy.deepcopy(_DEMO)
     for path, value in changes:
         *sections, key = path.split(".")

@@ -1,4 +1,4 @@
-"""Packed files for the tests of exports: random networks, and what they should say."""
+"""Packed files for export tests: random networks, and their expected results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.places import ROOT
 
 @torch.no_grad()
 def random_file(seed: int) -> bytes | None:
-    """The packed file of a random network: of odd shapes, or of odd operations; None: the packer refuses it."""
+    """The packed file of a random network, with odd shapes or odd operations; None: the packer refuses it."""
     chance = random.Random(seed)
     if seed % 2:
         model, image = generated_shapes.network(chance)
@@ -51,35 +51,35 @@ def random_file(seed: int) -> bytes | None:
 
 
 RELEASED: dict[str, Any] = json.loads((ROOT / "tests/packed/released.json").read_text(encoding="utf-8"))
-"""What each released file was released with, by name."""
+"""The facts each released file was released with, by name."""
 
 
 def released(name: str) -> bytes:
-    """A released file; one that a later one replaced lies beside its tests."""
+    """A released file; superseded ones are kept beside their tests."""
     path = ROOT / f"release/{name}.safetensors"
     return (path if path.exists() else ROOT / "tests/packed" / path.name).read_bytes()
 
 
 @functools.cache
 def sample() -> np.ndarray:
-    """(100, 3, 32, 32) uint8: every fifth test image of the sample, which `released.json` tells the logits of."""
+    """(100, 3, 32, 32) uint8: every fifth test image of the sample, whose logits are in `released.json`."""
     arrays = fetch(params.Data(source="sample", validation_size=500))[1]
     return arrays.test_images[::5].reshape(-1, 3, 32, 32).copy()
 
 
 def seen_by(model: PackedModel, pixels: np.ndarray) -> np.ndarray:
-    """Images of a model's shape: a smaller network sees a corner of each."""
+    """Images in a model's shape: a smaller network sees a corner of each."""
     channels, height, width = model.image
     return np.ascontiguousarray(pixels[:, :channels, :height, :width])
 
 
 def digest(logits: np.ndarray) -> str:
-    """The sha256 of integer logits, as `released.json` has it."""
+    """The sha256 of integer logits, as in `released.json`."""
     return hashlib.sha256(np.ascontiguousarray(np.asarray(logits).astype("<i8")).tobytes()).hexdigest()
 
 
 def altered_files(count: int, seed: int = 0) -> list[bytes]:
-    """What hostile files decode to other networks, of so many; every operation is in some of them."""
+    """The hostile files, of so many, that still decode to networks; together they contain every operation."""
     sources = tiny_files()
     return [data for data in (hostile_file(sources, number, seed) for number in range(count)) if _decodes(data)]
 

@@ -1,4 +1,4 @@
-"""What goes wrong in tests: processes that die at one step, disks that are full."""
+"""Failures for tests: processes that die at a given step, disks that are full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from micronet.training.reporting import Reporter
 
 
 class StopAt(Reporter):
-    """Dies at one step, as a process that is killed does."""
+    """Dies at one step, like a killed process."""
 
     def __init__(self, epoch: int, images: int):
         self.where = epoch, images
@@ -32,5 +32,5 @@ class InterruptAt(StopAt):
 
 
 def full_disk(*_: object) -> None:
-    """Stands in for `os.fsync` or `os.replace` where nothing more can be written."""
+    """Stands in for `os.fsync` or `os.replace` when nothing more can be written."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

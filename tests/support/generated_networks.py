@@ -1,4 +1,4 @@
-"""Networks as users may spell them: random bodies of random operations, each in a random spelling.
+"""Networks as users may write them: random bodies of random operations, each in a random spelling.
 
 `python -m tests.support.generated_networks 1000` reads, prices, prepares, packs and compares so many of them.
 """
@@ -31,11 +31,11 @@ from tests.support.trying import outcomes
 
 IMAGES = random_images(8)
 CHANNELS, SIDE = 6, 8  # of the maps between stem and classifier
-HALF_APART = 0.05  # of the spread of the logits: what 16-bit floats may change
+HALF_APART = 0.05  # as a share of the logits' spread: what 16-bit floats may change
 
 
 class Recipe(nn.Module):
-    """Stem, a list of operations, classifier. An operation reads the value before it, and perhaps one before that."""
+    """Stem, a list of operations, classifier. An operation reads the previous value, and perhaps an earlier one."""
 
     def __init__(self, chance: random.Random):
         super().__init__()
@@ -236,10 +236,10 @@ METHODS: tuple[Quantize, ...] = (
 
 @torch.no_grad()
 def tried(number: int, seed: int = 0) -> str:
-    """Takes the network of a number through reading, pricing, preparing, packing; says what became of it.
+    """Reads, prices, prepares and packs the network of a number; returns the outcome.
 
     Raises:
-        AssertionError: it was packed and computes something else, costs nothing, or was refused in no line.
+        AssertionError: it was packed but computes something else, costs nothing, or was refused without a line.
     """
     chance = random.Random(f"{seed} {number}")
     model, method = settled(Recipe(chance), IMAGES), chance.choice(METHODS)
@@ -265,7 +265,7 @@ def tried(number: int, seed: int = 0) -> str:
 
 
 def main(count: int, seed: int = 0) -> Counter[str]:
-    """Tries so many networks; what became of them."""
+    """Tries so many networks; returns the outcomes."""
     return outcomes(range(count), lambda number: tried(number, seed))
 
 

@@ -1,6 +1,6 @@
-"""Params files that somebody may have damaged: the demo recipe, changed by a seeded draw.
+"""Params files that someone may have damaged: the demo recipe, changed by seeded draws.
 
-`python -m tests.support.generated_params 3000` runs so many of them through the whole check and says what came out.
+`python -m tests.support.generated_params 3000` runs so many of them through the whole check and prints the outcomes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.configs import demo
 from tests.support.places import ROOT
 from tests.support.trying import outcomes
 
-sys.path.insert(0, str(ROOT / "stages"))  # whose scripts import what stands beside them
+sys.path.insert(0, str(ROOT / "stages"))  # the scripts there import their neighbours
 
 LONGEST = 300  # characters of a line
 SECTIONS = ("teacher", "student", "distill", "prune", "retrain", "quantize")
@@ -39,7 +39,7 @@ Damage = Callable[[random.Random, str], str]
 
 
 def _places(tree: Any) -> list[tuple[Any, Any]]:
-    """(container, key) of every value of a tree."""
+    """(container, key) of every value in a tree."""
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     return [place for key, value in pairs for place in ((tree, key), *_places(value))]
 
@@ -60,7 +60,7 @@ def _a_key_more(chance: random.Random, tree: dict[str, Any]) -> None:
 
 
 def _a_known_key(chance: random.Random, tree: dict[str, Any]) -> None:
-    """A key that there is, with a number of its size or any value."""
+    """An existing key, with a number of its magnitude or any value."""
     section = chance.choice(list(params.Params.model_fields.values())).annotation
     names = list(getattr(section, "model_fields", {}) or {"seed": None})
     holders = [value for value in tree.values() if isinstance(value, dict)] or [tree]
@@ -71,7 +71,7 @@ def _a_known_key(chance: random.Random, tree: dict[str, Any]) -> None:
 
 
 def _another_network(chance: random.Random, tree: dict[str, Any]) -> None:
-    """Settings of a family, mostly small, sometimes absurd."""
+    """Settings of an architecture family, mostly small, sometimes absurd."""
 
     def size(*usual: int) -> int:
         return chance.choice((*usual * 8, 0, -1, 2048, 4096, 10**9))
@@ -96,7 +96,7 @@ def _another_network(chance: random.Random, tree: dict[str, Any]) -> None:
 
 
 def _another_run(chance: random.Random, tree: dict[str, Any]) -> None:
-    """What fits or does not fit together, all of it within its range."""
+    """Settings that may or may not fit together, each within its range."""
     section = tree.get(chance.choice(SECTIONS))
     if isinstance(section, dict) and isinstance(section.get("train"), dict):
         section["train"] |= {"batch_size": chance.choice((1, 2, "auto")), "epochs": chance.choice((0, 1))}
@@ -132,7 +132,7 @@ def _a_line_again(chance: random.Random, text: str) -> str:
 
 
 def _grown(chance: random.Random, text: str) -> str:
-    """More than a file of settings has."""
+    """More than a settings file has."""
     aliases = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
     merges = "".join(f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 9)}]}}\n" for i in range(1, 9))
     return text + "\n" + chance.choice(
@@ -157,7 +157,7 @@ DAMAGES: tuple[Damage, ...] = (_bytes_more, _bytes_less, _a_line_again, _grown)
 
 
 def generated(count: int, seed: int = 0) -> Iterator[bytes]:
-    """So many files, the same for the same seed: one to three changes of the values each, a quarter damaged as text."""
+    """So many files, the same for the same seed: one to three changed values each, a quarter damaged as text."""
     chance = random.Random(seed)
     for _ in range(count):
         tree = demo(("data.folder", "d"))
@@ -172,13 +172,13 @@ def generated(count: int, seed: int = 0) -> Iterator[bytes]:
 
 
 def wrong_lines(error: params.ParamsError) -> list[str]:
-    """The lines of an error that no terminal should be given."""
+    """The lines of an error that are unfit for a terminal."""
     lines = str(error).split("\n")
     return [line for line in lines if not line.isprintable() or not 0 < len(line) <= LONGEST] or lines[21:]
 
 
 def validated(content: bytes, path: Path) -> params.Params:
-    """What a file says, written to `path`. Raises `ParamsError`, see `stages/validation.py`."""
+    """The params of a file, written to `path`. Raises `ParamsError`, see `stages/validation.py`."""
     from validation import validate
 
     path.write_bytes(content)
@@ -186,10 +186,10 @@ def validated(content: bytes, path: Path) -> params.Params:
 
 
 def tried(content: bytes, path: Path) -> str:
-    """Takes a file, written to `path`, through the whole check; says what became of it.
+    """Puts a file, written to `path`, through the whole check; returns the outcome.
 
     Raises:
-        AssertionError: it is refused in lines that no terminal should be given.
+        AssertionError: it is refused with lines unfit for a terminal.
     """
     from consistency import inconsistencies
 
@@ -206,7 +206,7 @@ def tried(content: bytes, path: Path) -> str:
 
 
 def main(count: int, seed: int = 0) -> Counter[str]:
-    """Tries so many files; what became of them."""
+    """Tries so many files; returns the outcomes."""
     path = Path(tempfile.mkdtemp()) / "params.yaml"
     return outcomes(generated(count, seed), lambda content: tried(content, path))
 

@@ -1,4 +1,4 @@
-"""Small networks for images of any shape, of layers of any shape: rectangular, padded, dilated, strided, flattened.
+"""Small networks for images and layers of any shape: rectangular, padded, dilated, strided, flattened.
 
 `python -m tests.support.generated_shapes 1000` prepares, packs and compares so many of them.
 """
@@ -32,7 +32,7 @@ from tests.support.packed import check_witnessed
 from tests.support.trying import outcomes
 
 MOST_CHANNELS, MOST_FLAT = 8, 400
-HALF_APART = 0.05  # of the spread of the logits: what 16-bit floats may change
+HALF_APART = 0.05  # as a share of the logits' spread: what 16-bit floats may change
 METHODS = (
     quantize_config(weight_bits=8, activation_bits=8, multiplier_bits=14),
     quantize_config(weight_bits=4, activation_bits=4, per_channel=True, multiplier_bits=12),
@@ -44,7 +44,7 @@ METHODS = (
 
 
 class Branches(nn.Module):
-    """What two parts make of a map, added or concatenated."""
+    """The outputs of two branches, added or concatenated."""
 
     def __init__(self, one: nn.Module, two: nn.Module, added: bool):
         super().__init__()
@@ -56,7 +56,7 @@ class Branches(nn.Module):
 
 
 class Head(nn.Module):
-    """From a map to a vector, in one of the ways that there are."""
+    """From a map to a vector, in one of the possible ways."""
 
     def __init__(self, way: str):
         super().__init__()
@@ -75,13 +75,13 @@ class Head(nn.Module):
 
 
 def _pairs(chance: random.Random, low: int, *most: int) -> tuple[int, int]:
-    """Height and width, often different, each of `low` up to its `most`."""
+    """Height and width, often different, each from `low` to its `most`."""
     height, width = (chance.randint(low, max(low, each)) for each in (most * 2)[:2])
     return height, width
 
 
 def convolution(chance: random.Random, shape: tuple[int, int, int], out: int | None = None, same: bool = False) -> Any:
-    """A convolution that fits on a map (C, H, W), with a bias, norm and ReLU or without; `same`: it keeps the size."""
+    """A convolution that fits a map (C, H, W), with or without bias, norm and ReLU; `same`: it keeps the size."""
     channels, sides = shape[0], shape[1:]
     groups = chance.choice([size for size in range(1, channels + 1) if channels % size == 0])
     out = out or chance.randint(1, MOST_CHANNELS // groups) * groups
@@ -117,7 +117,7 @@ def branches(chance: random.Random, shape: tuple[int, int, int]) -> nn.Module:
 
 
 def head(chance: random.Random, shape: tuple[int, int, int], classes: int) -> list[nn.Module]:
-    """From a map to logits, with hidden layers or without."""
+    """From a map to logits, with or without hidden layers."""
     flat = int(np.prod(shape)) <= MOST_FLAT
     ways = ["mean", "greatest", "average", "maximum", *(["flatten", "flatten", "reshape"] if flat else [])]
     parts: list[nn.Module] = [Head(chance.choice(ways))]
@@ -125,7 +125,7 @@ def head(chance: random.Random, shape: tuple[int, int, int], classes: int) -> li
     width = int(np.prod(shape)) if whole else shape[0]
     for _ in range(chance.choice((0, 0, 1, 2))):
         inner = chance.randint(1, 12)
-        # The means of noise hardly differ from image to image, and a norm would make roundings large.
+        # Means of noise hardly differ between images, and a norm would amplify rounding.
         norm = [nn.BatchNorm1d(inner, affine=chance.random() < 0.8)] if whole and chance.random() < 0.5 else []
         last = chance.choice([[nn.ReLU()], [nn.ReLU(), nn.Dropout(0.2)], []])
         parts += [nn.Linear(width, inner, bias=chance.random() < 0.7), *norm, *last]
@@ -134,7 +134,7 @@ def head(chance: random.Random, shape: tuple[int, int, int], classes: int) -> li
 
 
 def network(chance: random.Random) -> tuple[nn.Module, tuple[int, int, int]]:
-    """A network, and the shape of its images."""
+    """A network, and its image shape."""
     torch.manual_seed(chance.randrange(2**31))
     image = chance.choice((1, 3)), chance.randint(8, 40), chance.randint(8, 40)
     classes, shape, layers = chance.randint(2, 20), image, list[nn.Module]()
@@ -152,13 +152,13 @@ def network(chance: random.Random) -> tuple[nn.Module, tuple[int, int, int]]:
 
 @torch.no_grad()
 def compared(chance: random.Random, count: bool = False) -> str:
-    """Packs a network and compares what it gives in numpy, in torch and in floats; says what became of it.
+    """Packs a network and compares its outputs in numpy, in torch and in floats; returns the outcome.
 
     Args:
-        count: what it takes number by number, too, which is slow.
+        count: also compare the counts number by number, which is slow.
 
     Raises:
-        AssertionError: they differ, its two prices do, or it was refused in no line.
+        AssertionError: outputs differ, its two prices do, or it was refused without a line.
     """
     model, image = network(chance)
     images = random_images(8, image=image)
@@ -208,11 +208,11 @@ def _rounded(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _close(logits: Tensor, *wanted: Tensor) -> None:
-    """Roundings that add up over a few layers leave what is computed recognisable.
+    """Rounding that accumulates over a few layers must leave the result recognisable.
 
     Args:
-        wanted: the logits of the prepared network and those of the floats. FX graph mode rounds what a pool gives to
-            8 bits where the packed model keeps the sum, so that the latter may be the nearer.
+        wanted: the logits of the prepared network and of the floats. FX graph mode rounds a pool's output to 8 bits
+            where the packed model keeps the sum, so the floats may be the closer ones.
     """
     near = [bool((logits - each).norm() <= 0.3 * each.norm() + 0.1) for each in wanted]
     assert any(near), "the packed network computes something else"
@@ -223,7 +223,7 @@ def _count(packed: Any, image: Tensor) -> None:
 
 
 def main(count: int, seed: int = 0) -> Counter[str]:
-    """Tries so many networks; what became of them."""
+    """Tries so many networks; returns the outcomes."""
     return outcomes(range(count), lambda number: compared(random.Random(f"{seed} {number}"), number % 8 == 0))
 
 

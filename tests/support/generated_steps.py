@@ -1,4 +1,4 @@
-"""Packed models whose steps are drawn by chance, without a network in torch behind them: any operation and window."""
+"""Packed models with random steps, not derived from a torch network: any operation and window."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from micronet.packed.steps.weights import Weights
 from micronet.packed.widths import signed_width
 
 MOST_NUMBERS, MOST_CHANNELS = 4000, 30  # of a map
-MOST_REACH = 1 << 20  # of what is scaled, so that multipliers of 16 bits stay within what a file may hold
+MOST_REACH = 1 << 20  # bound on what is scaled, so that 16-bit multipliers stay within what a file may hold
 
 
 def _pair(chance: random.Random, low: int, *most: int) -> tuple[int, int]:
@@ -32,7 +32,7 @@ def _pair(chance: random.Random, low: int, *most: int) -> tuple[int, int]:
 
 
 def _weights(chance: random.Random, shape: tuple[int, ...], source: Step, groups: int = 1) -> Weights:
-    """Codes of any width, often sparse, in the mask that takes the fewest bits or in another."""
+    """Codes of any width, often sparse, in the most compact mask or another one."""
     bits = chance.randint(1, 8)
     top = max(1, (1 << (bits - 1)) - 1)
     draw = np.random.default_rng(chance.randrange(1 << 30))
@@ -46,7 +46,7 @@ def _weights(chance: random.Random, shape: tuple[int, ...], source: Step, groups
 def _scaling(
     chance: random.Random, channels: int, low: np.ndarray, high: np.ndarray, others: list[tuple[int, Step]]
 ) -> Requantization:
-    """A scaling of sums in a range, which brings them to about its codes."""
+    """A scaling that brings sums in a range to about its codes."""
     signed = chance.random() < 0.5
     code_bits = chance.randint(2, 8)
     draw = np.random.default_rng(chance.randrange(1 << 30))
@@ -166,7 +166,7 @@ DRAWS = (_conv, _conv, _conv, _affine, _product, _table, _window(Pool), _window(
 
 
 def packed_file(seed: int, networks: int | None = None) -> bytes:
-    """The packed file of a number: one network or two in a row, with margins or without."""
+    """The packed file of a number: one network or two in a row, with or without margins."""
     chance = random.Random(seed)
     image = chance.choice((1, 2, 3)), chance.randint(1, 13), chance.randint(1, 13)
     classes, bits = chance.randint(2, 5), chance.randint(1, 8)
@@ -178,7 +178,7 @@ def packed_file(seed: int, networks: int | None = None) -> bytes:
 
 
 def _in_a_row(chance: random.Random, files: list[bytes]) -> bytes:
-    """A cascade, with margins below which about half of the images go on."""
+    """A cascade, with margins below which about half of the images continue."""
     model = decode(join([decode(one) for one in files]))
     steps = list(model.steps)
     for number, network in enumerate(model.networks):

@@ -1,6 +1,6 @@
-"""Packed files that lie: altered, and signed again so that only their content gives them away.
+"""Packed files that lie: altered, then signed again so that only their content gives them away.
 
-`python -m tests.support.hostile 20000 FILE ...` makes so many out of packed files and tries each.
+`python -m tests.support.hostile 20000 FILE ...` makes so many from packed files and tries each.
 """
 
 from __future__ import annotations
@@ -55,21 +55,21 @@ def opened(data: bytes) -> tuple[dict[str, Any], dict[str, Any], bytearray]:
 
 
 def framed(text: str, payload: bytes, more: dict[str, Any] | None = None) -> bytes:
-    """A safetensors file of a payload, whose metadata are this text."""
+    """A safetensors file with this payload and this text as metadata."""
     tensor = {"dtype": "U8", "shape": [len(payload)], "data_offsets": [0, len(payload)]}
     top = json.dumps({"__metadata__": {"micronet": text}, "payload": tensor, **(more or {})}).encode()
     return len(top).to_bytes(8, "little") + top + payload
 
 
 def signed(header: dict[str, Any], table: Any, payload: bytes) -> bytes:
-    """The file of a header, a table and a payload, with a digest that fits."""
+    """The file of a header, a table and a payload, with a matching digest."""
     text = table if isinstance(table, str) else json.dumps(table)
     header = header | {"table": base64.b85encode(zlib.compress(text.encode(), 1)).decode()}
     return framed(json.dumps(header | {"digest": _digest(header, bytes(payload))}), bytes(payload))
 
 
 def resigned(data: bytes, change: Change) -> bytes:
-    """A file whose header, table or payload `change(header, table, payload)` altered, with a digest that fits."""
+    """A file whose header, table or payload `change(header, table, payload)` altered, with a matching digest."""
     header, table, payload = opened(data)
     change(header, table, payload)
     return signed(header, table, payload)
@@ -85,7 +85,7 @@ def of_table(rows: list[Any], payload: bytes = b"", **table: Any) -> bytes:
 
 
 def hostile_file(sources: Sequence[bytes], number: int, seed: int = 0) -> bytes:
-    """The file of a number: one of the sources, damaged, or altered and signed; of the same arguments the same file."""
+    """The file of a number: a source, damaged, or altered and signed; the same arguments give the same file."""
     draw = random.Random(f"{seed} {number}")
     data = draw.choice(sources)
     if draw.random() < 0.15:
@@ -97,13 +97,13 @@ def hostile_file(sources: Sequence[bytes], number: int, seed: int = 0) -> bytes:
                 header, table, payload, draw
             )
         except (TypeError, KeyError, AttributeError, IndexError, ValueError):
-            break  # a change before took its place away
+            break  # an earlier change removed its place
     data = signed(header, table, payload)
     return _mended(data) if draw.random() < 0.5 else data
 
 
 def _damaged(data: bytes, draw: random.Random) -> bytes:
-    """Bits flipped, bytes cut off, inserted or repeated."""
+    """Flips bits, or cuts off, inserts or repeats bytes."""
     damaged = bytearray(data)
     for _ in range(draw.randint(1, 4)):
         place = draw.randrange(max(1, len(damaged)))
@@ -122,13 +122,13 @@ def _damaged(data: bytes, draw: random.Random) -> bytes:
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:
-    """(holder, key) of all values inside nested lists and dicts."""
+    """(holder, key) of all values in nested lists and dicts."""
     keys = tree.keys() if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
     return [found for key in keys for found in [(tree, key), *_leaves(tree[key])]]
 
 
 def _leaf(header: dict[str, Any], table: dict[str, Any], payload: bytearray, draw: random.Random) -> None:
-    """Any value of the table becomes an odd one, or goes."""
+    """Replaces any value of the table by an odd one, or removes it."""
     holder, key = draw.choice(_leaves(table))
     if isinstance(holder, dict) and draw.random() < 0.2:
         del holder[key]
@@ -137,7 +137,7 @@ def _leaf(header: dict[str, Any], table: dict[str, Any], payload: bytearray, dra
 
 
 def _number(header: dict[str, Any], table: dict[str, Any], payload: bytearray, draw: random.Random) -> None:
-    """A number of a step becomes a likely other one, or a step gets a key that it may have."""
+    """Replaces a number of a step by a likely other one, or gives a step a permitted key."""
     row = draw.choice(table["steps"])
     if draw.random() < 0.4:
         usual = {"stride": 2, "padding": 1, "window": 2, "groups": 2, "order": 2, "relu": 1, "norm": 1, "kernel": 2}
@@ -153,7 +153,7 @@ def _number(header: dict[str, Any], table: dict[str, Any], payload: bytearray, d
 
 
 def _row(header: dict[str, Any], table: dict[str, Any], payload: bytearray, draw: random.Random) -> None:
-    """Steps copied, left out, in another order, with the name of another."""
+    """Copies, omits, reorders or renames steps."""
     steps = table["steps"]
     here, there = draw.randrange(len(steps)), draw.randrange(len(steps))
     how = draw.choice(["copy", "leave out", "exchange", "insert", "name"])
@@ -175,7 +175,7 @@ def _row(header: dict[str, Any], table: dict[str, Any], payload: bytearray, draw
 
 
 def _bits(header: dict[str, Any], table: dict[str, Any], payload: bytearray, draw: random.Random) -> None:
-    """Codes, scalings and masks changed: bits flipped, bytes set, the end cut off or longer."""
+    """Changes codes, scalings and masks: bits flipped, bytes set, the end cut off or extended."""
     how = draw.choice(["flip", "flip", "flip", "set", "end"])
     place = draw.randrange(len(payload))
     if how == "flip":
@@ -189,7 +189,7 @@ def _bits(header: dict[str, Any], table: dict[str, Any], payload: bytearray, dra
 
 
 def _header(header: dict[str, Any], table: dict[str, Any], payload: bytearray, draw: random.Random) -> None:
-    """What the file says about itself."""
+    """Changes what the file says about itself."""
     how = draw.choice(["made", "model", "any", "arithmetic", "version", "classes", "logit_scale"])
     if how == "version":
         header["version"] = draw.choice([3, 4, 5])
@@ -217,7 +217,7 @@ MENDS = {
 
 
 def _mended(data: bytes) -> bytes:
-    """The file with what it states of widths and places made to fit, so that what is altered comes to run."""
+    """The file with its stated widths and places made to fit, so that the alteration is executed."""
     header, table, payload = opened(data)
     for _ in range(MOST_MENDS):
         try:
@@ -245,16 +245,16 @@ def _mended(data: bytes) -> bytes:
 
 
 def tried(data: bytes, count: bool = False) -> str:
-    """Reads a file; what is read computes an image in torch and in numpy, to the same integers, and has a price.
+    """Reads a file; if accepted, it must compute the same integers for an image in torch and numpy, and have a price.
 
     Args:
-        count: what the reference counts number by number, too, which is slow.
+        count: also compare what the reference counts number by number, which is slow.
 
     Returns:
-        What became of it.
+        The outcome.
 
     Raises:
-        AssertionError: a refusal that is no line for a terminal, or logits, bits or counts that differ.
+        AssertionError: a refusal that is not a line for a terminal, or logits, bits or counts that differ.
     """
     try:
         model = decode(data)
@@ -286,7 +286,7 @@ def _count(model: PackedModel) -> None:
 
 
 def main(count: int, sources: Sequence[bytes], seed: int = 0) -> Counter[str]:
-    """Tries so many files; what became of them."""
+    """Tries so many files; returns the outcomes."""
     return outcomes(range(count), lambda number: tried(hostile_file(sources, number, seed), count=number % 20 == 0))
 
 

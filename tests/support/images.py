@@ -1,4 +1,4 @@
-"""Images and labels that are drawn, the same ones for the same seed."""
+"""Random images and labels, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def random_split(count: int, seed: int = 0) -> Split:
 
 
 def bright_split(count: int, seed: int = 0) -> Split:
-    """Random images whose label shows in their brightness, so that a network can learn it."""
+    """Random images whose brightness shows their label, so that a network can learn it."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (count,), generator=generator)
     noise = torch.randint(0, 100, (count, 3, 32, 32), generator=generator)

@@ -17,17 +17,17 @@ INSTALL = "apt-get install chromium nodejs"
 
 
 def tool(name: str) -> str:
-    """The path of a program that the tests need. Fails with the line that says how to get it."""
+    """The path of a program the tests need. Fails with a line saying how to install it."""
     path = shutil.which(name)
     assert path is not None, f"there is no {name} here; get it with: {INSTALL}"
     return path
 
 
 def in_node(cases: Iterable[tuple[bytes, np.ndarray | None]], seconds: float = 600) -> list[dict[str, Any]]:
-    """What the runner says to (packed file, images (N, C, H, W) uint8), one answer a case.
+    """The runner's answers to (packed file, images (N, C, H, W) uint8), one per case.
 
-    An answer has `logits`, `labels`, `passes`, `confidences` of the images, `classes`, and `milliseconds` of all
-    images together; or `refused`, a line; or `crashed`, a fault of the runner.
+    An answer has `logits`, `labels`, `passes`, `confidences` of the images, `classes`, and `milliseconds` for all
+    images together; or `refused`, a line; or `crashed`, a bug of the runner.
     """
     with tempfile.TemporaryDirectory() as folder:
         rows = []

@@ -1,4 +1,4 @@
-"""Networks that are small enough to train and to pack in a test, and how two are compared."""
+"""Networks small enough to train and pack in a test, and how to compare two."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ GROUPED_DENSENET = DENSENET | {
 
 
 def new_model(spec: Mapping[str, Any] = TINY, seed: int = 0) -> nn.Module:
-    """A network as it begins, in train mode."""
+    """A freshly initialised network, in train mode."""
     torch.manual_seed(seed)
     return models.build(dict(spec))
 
 
 def meta(spec: str | Mapping[str, Any]) -> nn.Module:
-    """A network without weights, for what depends on shapes alone."""
+    """A network without weights, for what depends only on shapes."""
     return build_meta(spec if isinstance(spec, str) else dict(spec))
 
 
 def random_model(
     spec: Mapping[str, Any], seed: int = 0, *, zeros: float = 0.0, norms: tuple[float, float] = (0.5, 1.5)
 ) -> nn.Module:
-    """A network whose norms are random too, as if it had been trained, in train mode.
+    """A network whose norms are random too, as if trained, in train mode.
 
     Args:
-        zeros: the share of the weights of convolutions and linear layers that are zero.
-        norms: from where to where the factors of batch norms are drawn.
+        zeros: the share of zero weights in convolutions and linear layers.
+        norms: the range from which the factors of batch norms are drawn.
     """
     model = new_model(spec, seed)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def random_model(
                 module.weight.uniform_(*norms)
                 module.bias.normal_(0, 0.3)
             elif isinstance(module, nn.Conv2d | nn.Linear):
-                if spec["name"] == "convnet":  # begins as the identity, with hardly any weight that is not zero
+                if spec["name"] == "convnet":  # starts as the identity, with hardly any nonzero weight
                     nn.init.kaiming_normal_(module.weight)
                 module.weight.mul_(torch.rand_like(module.weight) >= zeros)
     return model
@@ -64,7 +64,7 @@ def random_model(
 def calibrated(
     model: nn.Module, quantize: Quantize, images: Tensor, image: tuple[int, int, int] = IMAGE
 ) -> fx.GraphModule:
-    """The network with its quantizers in place, in its own mode, their steps set by images (N, *image) uint8."""
+    """The network with its quantizers in place, mode unchanged, their steps set from images (N, *image) uint8."""
     prepared = prepare(model, quantize, image)
     calibrate(prepared, images)
     return prepared
@@ -73,17 +73,17 @@ def calibrated(
 def quantized(
     model: nn.Module, quantize: Quantize, images: Tensor, image: tuple[int, int, int] = IMAGE
 ) -> fx.GraphModule:
-    """The same in eval mode, the statistics of its norms set by the images too."""
+    """The same in eval mode, its norm statistics set from the images too."""
     prepared = calibrated(model, quantize, images, image)
     recalibrate_batch_norm(prepared, [normalise(images)])
     return prepared.eval()
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of all that a network consists of, on the CPU."""
+    """A copy of all of a network's parameters and buffers, on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
-    """Whether two networks' `weights` have the same names and bytes."""
+    """Whether the `weights` of two networks have the same names and bytes."""
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

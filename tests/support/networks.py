@@ -1,4 +1,4 @@
-"""A small network with a body to put in, as a user would write one."""
+"""A small network with a replaceable body, as a user would write one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from micronet.data.images import normalise
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int = 3, **settings: Any) -> nn.Sequential:
-    """A convolution that keeps the size of its map, and its batch norm."""
+    """A convolution that keeps its map's size, and its batch norm."""
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **settings)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
@@ -22,9 +22,9 @@ class Net(nn.Module):
     """Stem, body, classifier, for images (N, 3, 32, 32): logits (N, 10).
 
     Args:
-        body: what becomes of a map (N, 16, 32, 32), by what the network holds: `a` and `b`, convolutions of 16 channels
-            with their norms, and the parts. `a` or `b` that the body does not name is not there.
-        width: channels that the body gives.
+        body: transforms a map (N, 16, 32, 32) with what the network holds: `a` and `b`, convolutions of 16 channels
+            with their norms, and the parts. `a` or `b` is absent if the body does not name it.
+        width: output channels of the body.
         parts: further modules and buffers by name.
     """
 
@@ -45,7 +45,7 @@ class Net(nn.Module):
 
 @torch.no_grad()
 def settled(model: nn.Module, images: Tensor) -> nn.Module:
-    """The network with norms of other scales than 1, whose statistics are those of images (N, 3, 32, 32) uint8."""
+    """The network with norm factors other than 1 and statistics from images (N, 3, 32, 32) uint8."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             if module.affine:
@@ -59,7 +59,7 @@ def settled(model: nn.Module, images: Tensor) -> nn.Module:
 
 
 class SqueezeExcite(nn.Module):
-    """Of 16 channels; of convolutions or of linear layers."""
+    """With 16 channels; of convolutions or of linear layers."""
 
     def __init__(self, linears: bool = False, gate: Callable[[Tensor], Tensor] = torch.sigmoid):
         super().__init__()
@@ -74,7 +74,7 @@ class SqueezeExcite(nn.Module):
 
 
 def small(body: Callable[[Any, Tensor], Tensor], **parts: Any) -> Net:
-    """A network of maps of 4 x 4."""
+    """A network with 4 x 4 maps."""
     torch.manual_seed(0)
     return Net(body, stem=nn.Sequential(nn.AvgPool2d(8), *conv_norm(3, 16)), **parts)
 

@@ -1,4 +1,4 @@
-"""Packed models for tests: small networks with random weights, and models whose steps are made by hand."""
+"""Packed models for tests: small networks with random weights, and models of hand-made steps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def prepared_model(spec: dict[str, Any], quantize: Quantize, zeros: float = 0.0)
 def packed_network(
     spec: dict[str, Any], quantize: Quantize, images: Tensor, path: Path, zeros: float = 0.0
 ) -> PackedModel:
-    """A packed network with norms of both signs, as if trained: else the first steps cut nearly all codes off."""
+    """A packed network with norms of both signs, as if trained: otherwise the first steps clip nearly all codes."""
     model = random_model(spec, 2, zeros=zeros, norms=(-0.5, 1.5))
     recalibrate_batch_norm(model, [normalise(images)])
     names = CLASSES if model.spec["classes"] == len(CLASSES) else ()
@@ -59,11 +59,11 @@ def packed_network(
 def packed_and_compared(
     model: nn.Module, quantize: Quantize, images: Tensor, path: Path
 ) -> tuple[PackedModel, Tensor, float]:
-    """A network quantized, not trained any further, and packed; the logits of the file; how far the two are apart.
+    """Quantizes a network without further training and packs it; the file, its logits, how far the two are apart.
 
     Returns:
         Logits: (N, classes) float64. The distance: a share of the spread of the network's logits; a common factor does
-        not count, for integers lose their scale.
+            not count, as integers lose their scale.
     """
     wanted = model(normalise(images)).double()
     packed = pack(calibrated(model, quantize, images).eval(), path, quantize=quantize, seen=images)
@@ -73,7 +73,7 @@ def packed_and_compared(
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal, fields of dataclasses and entries of arrays too."""
+    """Whether two values are equal, including dataclass fields and array entries."""
     if is_dataclass(one):
         names = [item.name for item in fields(one)]
         return type(one) is type(other) and all(same(getattr(one, name), getattr(other, name)) for name in names)
@@ -84,12 +84,12 @@ def same(one: Any, other: Any) -> bool:
 
 
 def hand_made(*steps: Step) -> PackedModel:
-    """A model of hand-made steps behind an 8-bit image, written and read back."""
+    """A model of hand-made steps after an 8-bit image, written and read back."""
     return decode(encode([Input.of(8), *steps], None, "integer", {}))
 
 
 def tiles(side: int) -> Geometry:
-    """Square windows one beside the other."""
+    """Adjacent square windows."""
     return Geometry.tiles((side, side))
 
 
@@ -98,7 +98,7 @@ def vector(*numbers: int) -> np.ndarray:
 
 
 def weights(codes: np.ndarray, input_range: tuple[np.ndarray, np.ndarray], factored: bool = False) -> Weights:
-    """Codes with the widths that a file must state, on inputs of this range."""
+    """Codes with the widths a file must state, for inputs in this range."""
     source = Input.of(8)
     bits, mask = weight_storage(codes)
     found = Weights(codes=codes, bits=bits, mask=mask, factored=factored)
@@ -121,7 +121,7 @@ def conv(
     residual: Residual | None = None,
     **scaling: Any,
 ) -> Conv:
-    """A 1x1 convolution to 4-bit codes with multiplier 1, bias 0 unless given; widths as they must be stated."""
+    """A 1x1 convolution to 4-bit codes with multiplier 1, bias 0 unless given; widths as a file must state them."""
     codes = np.array(weight, np.int8)[:, :, None, None]
     rows = len(codes)
     usual = {
@@ -152,7 +152,7 @@ def linear(
     input_range: tuple[np.ndarray, np.ndarray],
     choice: Choice | None = None,
 ) -> Linear:
-    """A linear step; widths as they must be stated."""
+    """A linear step; widths as a file must state them."""
     codes, biases = np.array(weight, np.int8), vector(*bias)
     zero = np.zeros(len(codes), np.int32)
     return Linear(
@@ -177,7 +177,7 @@ def pool(source: int, channels: int, high: int = 15, kernel: int = 32) -> Pool:
 
 
 def tiny_files() -> list[bytes]:
-    """Small files that between them have every operation: of one network, of one with a flip margin, of two."""
+    """Small files that together contain every operation: one network, one with a flip margin, two networks."""
     few = replace(conv([[3, 0, -2], [1, 1, 0], [0, 0, 0], [-3, 2, 1]], name="stem", **PER_CHANNEL), stride=(8, 8))
     few = replace(few, shape=(4, 4, 4))
     codes = np.zeros(4), np.full(4, 15)
@@ -282,7 +282,7 @@ PER_CHANNEL = {
 def counted(
     records: Iterable[Operation], work: Callable[[Operation], tuple[Counter[int], Counter[int]]] = challenge_work
 ) -> dict[str, tuple[Counter[int], Counter[int]]]:
-    """Multiplications and additions of the records of each step, by default under challenge rules."""
+    """Multiplications and additions of each step's records, by default under challenge rules."""
     steps: dict[str, tuple[Counter[int], Counter[int]]] = {}
     for record in records:
         if record.rules == "deck":
@@ -295,7 +295,7 @@ def counted(
 
 
 def check_witnessed(records: Iterable[Operation], witnessed: Iterable[Counts]) -> None:
-    """Compares the counts of all steps, challenge and strict, with what the reference counted while it computed."""
+    """Compares the counts of all steps, challenge and strict, with what the reference counted while computing."""
     done = list(witnessed)
     for work, prefix in ((challenge_work, ""), (strict_work, "strict_")):
         found: dict[str, tuple[Counter[int], Counter[int]]] = {}

@@ -1,4 +1,4 @@
-"""The stages of the pipeline: params that run them in seconds, how they are run, what they leave behind."""
+"""The stages of the pipeline: params that run them in seconds, how to run them, what they leave behind."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CURVE = "epoch learning_rate train_loss train_accuracy_percent validation_loss v
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("DVC_STAGE", "PYTHONPATH")}
 ENVIRONMENT["OMP_NUM_THREADS"] = "1"
-LIMIT = 600  # seconds: only against a hang, a stage here takes two of them
+LIMIT = 600  # seconds: only a guard against hangs, a stage here takes two
 
 
 def shrunk() -> dict[str, Any]:
-    """The demo recipe with one epoch a stage, 200 images to train and 200 to validate, a small teacher, one thread."""
+    """The demo recipe with one epoch per stage, 200 training and 200 validation images, a small teacher, one thread."""
     tree = params.read_yaml(ROOT / "recipes/demo.yaml")
     tree["data"] |= {"validation_size": 200, "training_images": 200}
     tree["engine"] = {"device": "cpu", "precision": "fp32", "threads": 1}
@@ -54,12 +54,12 @@ def command(stage: str, *arguments: str) -> list[str]:
 
 
 def run(folder: Path, stage: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A stage in a process of its own, which had torch before."""
+    """Runs a stage in its own process, with torch already loaded."""
     return _run(folder, [str(warm.folder() / "python"), *command(stage, *arguments)[1:]])
 
 
 def succeed(folder: Path, *stages: str) -> str:
-    """What stages say that run one after the other and succeed."""
+    """The output of stages that run one after the other and succeed."""
     said = ""
     for stage in stages:
         done = run(folder, stage)
@@ -69,7 +69,7 @@ def succeed(folder: Path, *stages: str) -> str:
 
 
 def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """DVC, which finds the `python` of its stages on the PATH."""
+    """Runs DVC, which finds the `python` of its stages on the PATH."""
     return _run(folder, [str(warm.folder("dvc") / "python"), "-m", "dvc", *arguments], DVC_NO_ANALYTICS="1")
 
 
@@ -79,19 +79,19 @@ def _run(folder: Path, words: list[str], **more: str) -> subprocess.CompletedPro
 
 
 def executed(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The stages that `dvc repro` ran."""
+    """The stages `dvc repro` ran."""
     assert done.returncode == 0, done.stdout + done.stderr
     return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
 
 
 def results(folder: Path, stage: str) -> dict[str, bytes]:
-    """The bytes of everything that a training stage's result consists of."""
+    """The bytes of everything that makes up a training stage's result."""
     names = [f"checkpoints/{MADE[stage]}.safetensors", f"metrics/{stage}.json", f"metrics/curves/{stage}.csv"]
     return {name: (folder / name).read_bytes() for name in names}
 
 
 def forget(folder: Path, *stages: str) -> None:
-    """Removes what stages made."""
+    """Removes the outputs of stages."""
     for stage in stages:
         for name in (f"checkpoints/{MADE[stage]}.safetensors", f"metrics/{stage}.json", f"metrics/curves/{stage}.csv"):
             (folder / name).unlink(missing_ok=True)

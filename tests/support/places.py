@@ -5,11 +5,11 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MADE = {".git", ".venv", "build", "run", "__pycache__", "cache"}  # folders of an archive that was worked in
+MADE = {".git", ".venv", "build", "run", "__pycache__", "cache"}  # folders that using an unpacked archive creates
 
 
 def listed(root: Path = ROOT) -> list[str]:
-    """The files of the checkout, from the root: those that git lists, all of an unpacked archive."""
+    """The checkout's files, from the root: those git lists, or all of an unpacked archive."""
     if (root / ".git").exists():
         done = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True)
         return done.stdout.rstrip("\0").split("\0")
@@ -21,5 +21,5 @@ def listed(root: Path = ROOT) -> list[str]:
 
 
 def entries(folder: Path) -> list[str]:
-    """The names of what lies in a folder, hidden ones too."""
+    """The names in a folder, including hidden ones."""
     return sorted(path.name for path in folder.iterdir())

@@ -1,4 +1,4 @@
-"""Runs of several processes that a test starts, looks at and kills. They are forked: torch is loaded already."""
+"""Runs of several processes that a test starts, inspects and kills. They are forked, as torch is already loaded."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ NAME = "train_teacher"
 
 @dataclass
 class Started:
-    """A run in processes of its own; rank 0 leads their process group, as a command does in a terminal."""
+    """A run in its own processes; rank 0 leads their process group, like a command in a terminal."""
 
     folder: Path
     process: int
 
     def others(self) -> list[int]:
-        """The processes of the further ranks."""
+        """The processes of the other ranks."""
         return [int(each) for each in Path(f"/proc/{self.process}/task/{self.process}/children").read_text().split()]
 
     def until(self, name: str) -> None:
@@ -50,7 +50,7 @@ class Started:
             return False
 
     def ended(self, others: list[int], seconds: float) -> int:
-        """Waits until all processes are gone. Gives the exit code of rank 0."""
+        """Waits until all processes are gone. Returns rank 0's exit code."""
         limit = time.monotonic() + seconds
         while any(map(self.alive, [self.process, *others])):
             assert time.monotonic() < limit, f"not gone after {seconds} s"
@@ -63,7 +63,7 @@ class Started:
 
 
 def start(folder: Path, work: Callable[[Member], int | None], count: int = 2) -> Started:
-    """Starts `work` in so many processes, as a stage does; what they say goes to `folder/said`."""
+    """Starts `work` in so many processes, as a stage does; their output goes to `folder/said`."""
     process = os.fork()
     if process == 0:
         code = 70
@@ -80,7 +80,7 @@ def start(folder: Path, work: Callable[[Member], int | None], count: int = 2) ->
 
 
 def finished(folder: Path, work: Callable[[Member], int | None], count: int = 2) -> str:
-    """Runs `work` to its end. Gives what was said."""
+    """Runs `work` to its end. Returns the output."""
     started = start(folder, work, count)
     code = os.waitstatus_to_exitcode(os.waitpid(started.process, 0)[1])
     assert code == 0, started.said
@@ -88,13 +88,13 @@ def finished(folder: Path, work: Callable[[Member], int | None], count: int = 2)
 
 
 def keep(tensors: dict[str, Tensor], path: Path) -> None:
-    """Writes a rank's tensors. To be called by all of them: who ends first ends the others."""
+    """Writes a rank's tensors. All ranks must call it: the first to end ends the others."""
     torch.save(tensors, path)
     torch.distributed.barrier()
 
 
 class Slow(Reporter):
-    """Takes its time and leaves a file after a step, so that a test can meet the run in its midst."""
+    """Runs slowly and leaves a file after a step, so that a test can catch the run midway."""
 
     def __init__(self, folder: Path, seconds: float):
         self.folder, self.seconds = folder, seconds
@@ -105,14 +105,14 @@ class Slow(Reporter):
 
 
 def training(folder: Path, settings: Any, *, slow: float = 0.0, **more: Any) -> Callable[[Member], None]:
-    """Work that trains a small network and writes its weights to `folder/weights RANK`, saving its state every step."""
+    """Work that trains a small network and writes its weights to `folder/weights RANK`, saving state every step."""
 
     def work(member: Member) -> None:
         from micronet.params import Engine
         from micronet.training.hardware import machine
         from micronet.training.ranks import joined
 
-        model = new_model(seed=member.rank)  # the first one's counts
+        model = new_model(seed=member.rank)  # rank 0's counts
         state = ResumeState(folder / "run", "x") if member.first else contextlib.nullcontext()
         with state as saved, joined(member, machine(Engine(device="cpu", threads=1))) as ranks:
             reporter = Slow(folder, slow) if slow and member.first else None

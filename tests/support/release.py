@@ -1,6 +1,6 @@
-"""Whether this checkout is that of the release: the tests of its own documents run there, and nowhere else.
+"""Whether this is the release's checkout: the tests of its own documents run there, and nowhere else.
 
-On a branch with other params, or between two `dvc repro`, README and docs/ speak of other numbers than metrics/.
+On a branch with other params, or between two `dvc repro`, the numbers in README and docs/ are not those of metrics/.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.places import ROOT
 
 
 def is_here(root: Path = ROOT) -> bool:
-    """Whether metrics/ speak of the model that is published, and params.yaml is what made them."""
+    """Whether metrics/ describe the published model, and params.yaml is what made them."""
     try:
         check_released(root)
         params = read_yaml(root / "params.yaml")  # of YAML 1.2, as DVC reads it

@@ -1,4 +1,4 @@
-"""What a report is made of in tests."""
+"""Parts of reports for tests."""
 
 from __future__ import annotations
 

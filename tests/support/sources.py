@@ -1,4 +1,4 @@
-"""What the tests ask of the repository's own source."""
+"""What the tests check in the repository's own source."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def sources(*folders: str) -> list[Path]:
 
 
 class Facts(NamedTuple):
-    """What the tests ask of a file, so that its syntax tree need not be walked for each nor be kept."""
+    """What the tests check in a file, so that its syntax tree is neither walked repeatedly nor kept."""
 
-    imports: list[tuple[int, str, str]]  # (line, module, name) as written; "" for a name where the module is meant
+    imports: list[tuple[int, str, str]]  # (line, module, name) as written; "" as name if the module is meant
     relative: list[int]  # lines
-    calls: list[tuple[int, str]]  # (line, last name of what is called)
+    calls: list[tuple[int, str]]  # (line, last name of the callee)
     functions: list[tuple[int, str, int]]  # (line, name, lines)
 
 
 @functools.cache
 def facts(path: Path) -> Facts:
-    """The facts of a file, which is named from the root."""
+    """The facts of a file, named from the root."""
     found = Facts([], [], [], [])
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Matrices of cases of which `make test` runs some and `make test-slow` all the others."""
+"""Matrices of cases of which `make test` runs some and `make test-slow` the rest."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 
 def thinned(cases: Iterable[Any], every: int, name: Callable[[Any], str] | None = None) -> list[Any]:
-    """The cases as pytest's params: each `every`-th, from the first on, is quick, the others are marked slow.
+    """The cases as pytest params: every `every`-th, from the first on, is quick, the others are marked slow.
 
-    A stride that shares no factor with the length of the inner loop meets each of its values.
+    A stride coprime to the inner loop's length meets each of its values.
     """
     params = []
     for number, case in enumerate(cases):

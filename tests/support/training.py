@@ -1,4 +1,4 @@
-"""Short training runs, on images from which something can be learned."""
+"""Short training runs, on learnable images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from micronet.training.loop import TrainResult
 from tests.support.configs import MACHINE
 from tests.support.images import bright_split
 
-STEPS = 4  # an epoch: 64 images in batches of 16
+STEPS = 4  # per epoch: 64 images in batches of 16
 
 
 def train(model: nn.Module, settings: Train, **more: Any) -> TrainResult:
-    """Trains on `STEPS` batches of 16 an epoch, unless other images are given."""
+    """Trains on `STEPS` batches of 16 per epoch, unless other images are given."""
     data = {"training": bright_split(16 * STEPS), "validation": bright_split(20, 1)}
     return loop.train(model, config=settings, machine=MACHINE, seed=3, **data | more)

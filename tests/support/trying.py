@@ -1,4 +1,4 @@
-"""Many generated things tried one after the other, and what became of them counted."""
+"""Tries many generated things one after the other and counts the outcomes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def outcomes(things: Iterable[Any], tried: Callable[[Any], str]) -> Counter[str]:
-    """How often `tried` gave each answer. A fault counts under its kind and place, and is told with its number."""
+    """How often `tried` gave each answer. A fault counts under its kind and place, and is reported with its number."""
     became: Counter[str] = Counter()
     for number, thing in enumerate(things):
         try:

@@ -1,4 +1,4 @@
-"""A document that a reader follows: its commands and its edits, in their order, and the copy that they are made in."""
+"""A document that a reader follows: its commands and edits, in order, and the copy they run in."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support import warm
 from tests.support.pipeline import ENVIRONMENT
 from tests.support.places import ROOT
 
-LIMIT = 1800  # seconds: only against a hang, a command may be a whole pipeline on a machine that is busy otherwise
-# What the make or the git hook that runs the tests has set.
+LIMIT = 1800  # seconds: only a guard against hangs, a command may be a whole pipeline on a busy machine
+# Set by the make or git hook that runs the tests.
 FOREIGN = ("MAKE", "MFLAGS", "GIT_", "RECIPE", "FILE", "VENV", "PYTHON", "NAME", "ARGS")
 IDENTITY = {
     f"GIT_{role}_{what}": said
@@ -25,7 +25,7 @@ IDENTITY = {
 
 
 def page(name: str) -> str:
-    """What a page says. `name`: such as experiments, of docs/experiments.md."""
+    """The text of a page. `name`: such as experiments, for docs/experiments.md."""
     return (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
 
 
@@ -38,12 +38,12 @@ def steps(text: str) -> list[tuple[str, str]]:
 
 
 def commands(text: str) -> list[str]:
-    """The commands alone."""
+    """Only the commands."""
     return [command for kind, command in steps(text) if kind == "sh"]
 
 
 def edited(path: Path, diff: str) -> None:
-    """Makes an edit: its lines with - stand in the file once, those with + take their place."""
+    """Makes an edit: its lines with - must be in the file once, and those with + replace them."""
     old, new = ("".join(f"{line[1:]}\n" for line in diff.splitlines() if line.startswith(sign)) for sign in ("-", "+"))
     text = path.read_text(encoding="utf-8")
     assert text.count(old) == 1, f"{path.name}: {old!r}"
@@ -51,7 +51,7 @@ def edited(path: Path, diff: str) -> None:
 
 
 def copy(folder: Path) -> Path:
-    """A copy of what the pipeline consists of, without its results, with the demo for params."""
+    """A copy of the pipeline without its results, with the demo params."""
     for name in ("stages", "models", "micronet", "tools", "recipes", "networks", "data/sample"):
         if (ROOT / name).exists():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -63,12 +63,12 @@ def copy(folder: Path) -> Path:
 
 
 def environment(folder: Path) -> None:
-    """A `.venv` whose `python` and `dvc` are there at once."""
+    """A `.venv` whose `python` and `dvc` start at once."""
     programs = folder / ".venv/bin"
     programs.mkdir(parents=True)
     with_torch, with_dvc = warm.folder() / "python", warm.folder("dvc") / "python"
     _program(programs / "python", f'[ "$1 $2" = "-m dvc" ] && exec "{with_dvc}" "$@"\nexec "{with_torch}" "$@"')
-    # the worker of a queue outlives the command, so it is a Python of its own
+    # a queue worker outlives the command, so it gets a real Python
     real = f'[ "$1" = queue ] && exec "{sys.executable}" -m dvc "$@"'
     _program(programs / "dvc", f'{real}\nexec "{with_dvc}" -m dvc "$@"')
     shutil.copy(ROOT / "requirements.lock", folder / ".venv/installed.lock")
@@ -80,10 +80,10 @@ def _program(path: Path, lines: str) -> None:
 
 
 def shell(folder: Path, command: str) -> str:
-    """What a command says that somebody types in a folder, and that succeeds."""
+    """The output of a command typed in a folder, which must succeed."""
     path = f"{folder}/.venv/bin{os.pathsep}{ENVIRONMENT['PATH']}"
     ours = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(FOREIGN)}
-    with tempfile.TemporaryFile("w+") as said:  # no pipe: what goes on in the background would keep it open
+    with tempfile.TemporaryFile("w+") as said:  # not a pipe: background processes would keep it open
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=folder,

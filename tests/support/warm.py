@@ -1,9 +1,9 @@
-"""A Python that has torch already, or DVC: starting these takes longer than all that a short stage does.
+"""A Python with torch or DVC already loaded: starting these takes longer than all that a short stage does.
 
-A server imports one of the two and nothing of the project; `python SCRIPT ARGUMENTS` asks it for a child of its own,
-which has done nothing else before. The child gets the caller's folder, environment, stdout and stderr, and its exit
-code comes back. What is to be killed, or starts without torch, is run by a real Python instead. `torch._dynamo` takes
-seconds to load too, and the first step of every training does it.
+A server imports one of the two and nothing of the project; `python SCRIPT ARGUMENTS` asks it for a fresh child. The
+child gets the caller's folder, environment, stdout and stderr, and its exit code is passed back. Whatever is to be
+killed, or starts without torch, is run by a real Python instead. `torch._dynamo` takes seconds to load too, and the
+first step of every training does it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-LONGEST = 1 << 20  # bytes of a request, an environment included
+LONGEST = 1 << 20  # bytes of a request, including an environment
 LOADED = {
     "torch": ("torch._dynamo", "pydantic", "safetensors.torch", "ruamel.yaml", "PIL.Image"),
     "dvc": ("dvc.cli.parser", "dvc.repo.reproduce", "dvc.repo.status", "dvc.stage.run", "dvc_data.index"),
@@ -36,7 +36,7 @@ def folder(loaded: str = "torch") -> Path:
     ends with the run.
 
     Args:
-        loaded: what that Python has loaded, of `LOADED`.
+        loaded: what that Python has loaded, one of `LOADED`.
     """
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     owner = os.getppid() if run else os.getpid()  # a worker's parent is the run
@@ -50,11 +50,11 @@ def folder(loaded: str = "torch") -> Path:
 
 
 def _start(place: Path, loaded: str, owner: int) -> None:
-    """Starts a server and the script that asks it; returns when it answers."""
+    """Starts a server and the script that calls it; returns once it answers."""
     address, shim = place / "socket", place / "python"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [sys.executable, __file__, "serve", str(address), loaded, str(owner)]
-    with (place / "log").open("w") as log:  # it outlives the tests for a moment: their pipes must not wait for it
+    with (place / "log").open("w") as log:  # it briefly outlives the tests: their pipes must not wait for it
         server = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
     shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" ask "{address}" "$@"\n')
     shim.chmod(0o755)
@@ -96,7 +96,7 @@ def serve(address: str, loaded: str, owner: int) -> None:
 
 
 def answer(connection: socket.socket) -> None:
-    """Runs what is asked for in this process and ends it."""
+    """Runs the request in this process and ends it."""
     import runpy
     import traceback
 
