@@ -18,7 +18,7 @@ MODELS = {  # beside it
     "refined": "dense, trained further on mixed images",
     "glance": "the cascade's front network",
     "cascade": "glance, plus a second network for images it is unsure of",
-    "deck": "the slides' own recipe",
+    "deck": "the slides' own recipe, with a fraction of its epochs",
     "mnist": "handwritten digits; scores relative to its teacher",
 }
 
