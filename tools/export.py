@@ -16,11 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _tool import PACKED, SHOWN, ArgumentError, ToolError, arguments_of, front
+from _tool import PACKED, SHOWN, ToolError, arguments_of, front
 from compiled import compiler, sizes
 
 from micronet.errors import shown
 from micronet.files import FileError, in_the_way, read_json, reason, temporary_folder
+from micronet.front import ArgumentError
 
 if TYPE_CHECKING:
     from micronet.export.targets import Export

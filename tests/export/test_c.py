@@ -23,8 +23,8 @@ from micronet.packed.model import PackedModel
 from micronet.packed.reference import predict
 from micronet.packed.steps import Conv, Linear
 from micronet.scoring.packed_counts import packed_operations
-from tests.packed.test_released import RELEASED, content
 from tests.support.compiled_c import STRICT, THOROUGH, Library, cc, check_together, tool, write_c
+from tests.support.exports import INTEGERS, RELEASED, released
 from tests.support.generated_steps import packed_file
 from tests.support.hostile import hostile_file
 from tests.support.packed import conv, general_file, hand_made, linear, tiny_files
@@ -44,7 +44,7 @@ def pixels() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fast_record(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return Library(content(RECORD), tmp_path_factory.mktemp("record"), "speed")
+    return Library(released(RECORD), tmp_path_factory.mktemp("record"), "speed")
 
 
 def sha256(logits: np.ndarray) -> str:
@@ -69,21 +69,21 @@ def test_c_for_speed_gives_every_logit_of_the_record_for_500_images(fast_record,
 
 
 def test_c_for_size_gives_the_same_logits(fast_record, pixels, tmp_path):
-    packed = Library(content(RECORD), tmp_path, "size", ["-O1"])
+    packed = Library(released(RECORD), tmp_path, "size", ["-O1"])
     assert np.array_equal(packed.logits(pixels[:12]), fast_record.logits(pixels[:12]))
 
 
 @pytest.mark.parametrize(("name", "optimize"), thinned([("mnist", "size"), ("cascade", "speed")], 2))
 def test_c_of_a_release_gives_the_logits_that_it_was_released_with(name, optimize, pixels, tmp_path):
-    library = Library(content(name), tmp_path, optimize, ["-O1"])
+    library = Library(released(name), tmp_path, optimize, ["-O1"])
     assert sha256(library.logits(corner(pixels[::5], library.model))) == RELEASED[name]["answers_sha256"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimize", ["size", "speed"])
-@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("name", INTEGERS)
 def test_c_of_every_release_gives_every_logit_of_10000_images(name, optimize, pixels, tmp_path):
-    library = Library(content(name), tmp_path, optimize, ["-O3"])
+    library = Library(released(name), tmp_path, optimize, ["-O3"])
     shifted = [np.roll(pixels, (down, right), (2, 3)) for down in range(4) for right in range(5)]
     images = np.ascontiguousarray(corner(np.concatenate(shifted), library.model))
     assert len(images) == 10_000
@@ -150,7 +150,7 @@ def number(table: list[tuple[str, str]], what: str) -> int:
 
 def test_constants_for_size_are_the_payload_that_the_scorer_charges():
     for name in (RECORD, "mnist"):
-        data = content(name)
+        data = released(name)
         assert number(exported(data).table, "constants") == decode(data).payload_bits // 8
 
 
@@ -200,7 +200,7 @@ def test_multiplications_are_those_that_c_does_and_that_the_scorer_counts(tmp_pa
 
 
 def test_the_plan_stands_in_the_source_and_takes_no_more_than_what_is_live():
-    data = content(RECORD)
+    data = released(RECORD)
     found = exported(data)
     assert number(found.table, "memory for maps and sums") < number(found.table, "of it in use at one time") + 64
     lines = re.findall(r"^ \* +(\d+) - (\d+) +(\d+) - (\d+) +(.*)$", found.files[Path("micronet.c")].decode(), re.M)

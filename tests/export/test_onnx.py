@@ -31,7 +31,7 @@ from micronet.packed.reference import predict
 from micronet.scoring.challenge import challenge_score
 from micronet.scoring.deck import deck_score
 from micronet.scoring.packed_counts import packed_operations
-from tests.support.exports import RELEASED, altered_files, digest, released, sample, seen_by
+from tests.support.exports import FLOATS, INTEGERS, RELEASED, altered_files, digest, released, sample, seen_by
 from tests.support.images import random_images
 from tests.support.packed import conv, hand_made, linear, pool, tiny_files
 from tests.support.places import ROOT
@@ -52,7 +52,7 @@ def run(content: bytes, images: np.ndarray) -> np.ndarray:
     return target.logits(target.session(content), images)
 
 
-@pytest.mark.parametrize("name", thinned(RELEASED, 3))
+@pytest.mark.parametrize("name", thinned(INTEGERS, 3))
 def test_a_released_file_has_its_logits_in_the_exact_graph_and_its_classes_in_qdq(name):
     model, exact, quantized = both(released(name))
     images = seen_by(model, sample()[SOME])
@@ -62,6 +62,14 @@ def test_a_released_file_has_its_logits_in_the_exact_graph_and_its_classes_in_qd
     assert found.dtype == np.int32 and np.array_equal(found, logits)
     assert np.array_equal(run(quantized, images).argmax(1), logits.argmax(1))
     assert not model.ends[0].choice or int(look.passes.max()) > 1, "no image takes a second pass"
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_a_released_file_of_16_bit_floats_has_its_classes(name):
+    data = released(name)
+    (content,) = export(decode(data), data, Options()).files.values()
+    found = "".join(map(str, run(content, sample()[SOME]).argmax(1)))
+    assert found == RELEASED[name]["answers"][SOME]
 
 
 @pytest.mark.parametrize("count", [1, 7, 0])
@@ -206,11 +214,11 @@ def test_what_is_too_large_for_a_file_is_a_line(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("name", INTEGERS)
 def test_10000_images_have_equal_logits_in_the_exact_graph_and_their_class_and_accuracy_in_qdq(name):
     model, exact, quantized = both(released(name))
     assert digest(run(exact, seen_by(model, sample()))) == RELEASED[name]["answers_sha256"]
-    source = "mnist" if name == "mnist" else "auto"
+    source = "mnist" if name.startswith("mnist") else "auto"
     arrays = fetch(params.Data(source=source, validation_size=5000))[1]
     images = arrays.test_images.reshape(-1, *model.image).copy()
     assert len(images) == 10_000

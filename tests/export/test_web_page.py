@@ -19,7 +19,7 @@ from micronet.packed.file import decode
 from micronet.packed.reference import predict
 from tests.support.chromium import chromium, page_of
 from tests.support.colours import colours, contrast
-from tests.support.exports import RELEASED, digest, released, sample, seen_by
+from tests.support.exports import INTEGERS, RELEASED, digest, released, sample, seen_by
 from tests.support.hostile import resigned
 from tests.support.packed import general_file
 from tests.support.pictures import encoded, image_format, noise
@@ -166,7 +166,7 @@ def test_pictures_become_the_pixels_that_pillow_makes_but_for_a_level_and_images
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("name", INTEGERS)
 def test_every_released_file_has_its_logits_for_100_images_in_the_browser(browser, name):
     data = released(name)
     with page_of(browser) as page:

@@ -164,7 +164,7 @@ def test_a_stage_of_one_epoch_is_a_sentence_and_no_panel(run, context):
 
 
 def test_a_model_that_there_is_not_names_those_that_there_are(committed):
-    with pytest.raises(page.ReportError, match=r"NAME: nothing has no score in .*; cascade, dense, .*mnist"):
+    with pytest.raises(page.ReportError, match=r"NAME: nothing has no score in .*; cascade, deck, dense, .*mnist"):
         gather(Folder(committed), "", model="nothing")
     for name in ("runs", "../metrics", "mnist/../mnist", "."):
         with pytest.raises(page.ReportError, match="has no score"):

@@ -52,6 +52,9 @@ def random_file(seed: int) -> bytes | None:
 
 RELEASED: dict[str, Any] = json.loads((ROOT / "tests/packed/released.json").read_text(encoding="utf-8"))
 """The facts each released file was released with, by name."""
+INTEGERS = [name for name, facts in RELEASED.items() if "answers_sha256" in facts]
+"""Those whose logits are the same integers everywhere; one of 16-bit floats is computed in floats (`FLOATS`)."""
+FLOATS = [name for name in RELEASED if name not in INTEGERS]
 
 
 def released(name: str) -> bytes:

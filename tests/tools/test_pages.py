@@ -10,6 +10,7 @@ import compare
 import page
 import pytest
 
+from micronet.front import ArgumentError
 from report import page as pages
 from tests.support.places import ROOT
 
@@ -79,5 +80,5 @@ def test_a_comparison_has_both_sides_and_what_differs(results, capsys):
     assert text.index("Both at a glance") < text.index('class="side"') and "Deck score</th>" in text
     assert text.count('class="side"') == 2 * len(pages.BUILDERS)
     assert "metrics/prune.validation_accuracy_percent" in text and text.count('class="differs"') == 1
-    with pytest.raises(compare.ToolError, match="three is no commit"):
+    with pytest.raises(ArgumentError, match="three is no commit"):
         compare.write_page("one", "three", results, Path("compare.html"))
