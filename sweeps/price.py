@@ -1,4 +1,4 @@
-"""Prices a stage's checkpoint under the slides' and the challenge's rules, without the test set, as JSON.
+"""Prices a stage's checkpoint under every rule book, without the test set, as JSON.
 
 `python sweeps/price.py quantize --json FILE` in the folder where the stage ran. A packed model that sees some images
 twice is charged for the share measured on validation images.
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def scores(stage: str) -> dict[str, float]:
-    """`deck_score` and `challenge_score`; a float network is priced at 16 bits per weight."""
+    """The score under each rule book, as in `deck_score`; a float network is priced at 16 bits per weight."""
     from micronet.data.datasets import described
-    from micronet.scoring.books import CHALLENGE, DECK
+    from micronet.scoring.books import BOOKS
     from micronet.scoring.counting import operations
     from micronet.scoring.records import ONCE
     from micronet.scoring.references import of_params, reference_of
@@ -48,9 +48,7 @@ def scores(stage: str) -> dict[str, float]:
 
         ops = operations(load(path).model(), described(params.data).shape)
     against = of_params(params)
-    return {
-        f"{book.name}_score": book.score(ops, passes, reference_of(book, against)).score for book in (DECK, CHALLENGE)
-    }
+    return {f"{book.name}_score": book.score(ops, passes, reference_of(book, against)).score for book in BOOKS}
 
 
 def main() -> int:

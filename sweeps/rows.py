@@ -10,10 +10,11 @@ from typing import Any
 
 from micronet.errors import MicronetError, shown
 from micronet.files import read_csv, write_csv
+from micronet.scoring.books import BOOKS
 from sweeps.tasks import Task
 
 TABLES = Path("metrics/sweeps")
-PRICES = ("deck_score", "challenge_score")
+PRICES = tuple(f"{book.name}_score" for book in BOOKS)
 # How a task ends; the last: priced, but not trained. worker.py imports none of our modules and spells them itself.
 DONE, FAILED, TOO_DEAR = "done", "failed", "too_dear"
 

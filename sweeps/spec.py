@@ -21,6 +21,7 @@ from micronet.errors import shown
 from micronet.faults import faults
 from micronet.params import Epochs, ParamsError, read_yaml
 from micronet.pipeline import MADE_OF, TRAINING_STAGES
+from micronet.scoring.books import BOOKS
 from micronet.sections import Positive, PositiveCount, Section, Share
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +52,13 @@ def _varied(said: Any) -> Any:
     return said
 
 
+def _book(said: str) -> str:
+    """The name of a rule book. Raises ValueError."""
+    if said not in (names := [book.name for book in BOOKS]):
+        raise ValueError(f"must be one of {', '.join(names)} (got {shown(repr(said), 40)})")
+    return said
+
+
 def _addressed(said: str) -> str:
     """A remote's address that is valid in DVC's configuration. Raises ValueError."""
     if not said.strip() or not said.isprintable() or '"' in said or "'" in said:
@@ -62,6 +70,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Name = Annotated[str, AfterValidator(_named)]
 Key = Annotated[str, StringConstraints(pattern=r"^([a-z_]+\.)?[a-z_]+$", max_length=100)]
 Patch = dict[str, Any]
+RuleBookName = Annotated[str, AfterValidator(_book)]
 Last = Literal["train_teacher", "train_student", "distill", "prune", "retrain", "quantize", "score"]
 Place = tuple[str, ...]  # the path of a value in params: ("prune", "train", "epochs")
 
@@ -100,7 +109,7 @@ class Search(Section):
         description="key: values to choose from; numbers stand in their order"
     )
     trials: PositiveCount = Field(description="variants that are asked for, those that are too dear included")
-    rules: Literal["challenge", "deck"] = Field(default="challenge", description="the book whose score is the price")
+    rules: RuleBookName = Field(default="challenge", description="the rule book whose score is the price")
     most: Positive = Field(description="score above which a variant is not trained")
     keep: Share = Field(default=0.5, description="share of a rung that goes on; arXiv:1810.05934 without waiting")
     rungs: Annotated[list[Budget], Field(min_length=1)] = Field(description="budgets, the shortest first")
@@ -133,7 +142,7 @@ class Spec(Section):
     metrics: Annotated[list[Key], Field(min_length=1)] = Field(
         default=["validation_accuracy_percent"],
         description="columns: a key of the last stage's metrics (score's: of metrics/summary.json), STAGE.KEY, "
-        "deck_score or challenge_score",
+        "the score under a rule book, as in deck_score",
     )
     reference: Name | None = Field(default=None, description="the variant that the others are compared with")
     needs: Needs = Needs()

@@ -152,6 +152,17 @@ def test_more_zeros_and_fewer_bits_cost_less_before_any_training():
     assert costs[0] > costs[1] > costs[2] > 0
 
 
+@pytest.mark.slow
+def test_wider_activations_cost_more_where_a_rule_book_counts_them():
+    made = spec.Spec.model_validate({"base": "demo"})
+    (task,) = tasks.plan(made, code=CODE)
+    changes: dict[str, object] = {"quantize.method": "lsq", "quantize.weight_bits": 4, "quantize.input_bits": 4}
+    narrow, wide = (spec.patched(task.tree, {**changes, "quantize.activation_bits": bits}) for bits in (4, 8))
+    for rules in ("challenge", "strict", "course"):
+        assert search.price(wide, rules) > search.price(narrow, rules), rules
+    assert search.price(wide, "deck") == search.price(narrow, "deck"), "its operations have the weights' bits"
+
+
 def test_the_front_has_what_nothing_beats_in_both_and_its_picture_is_always_the_same(tmp_path):
     found = [
         Row(name, 0, "done", {search.ACCURACY: accuracy, "challenge_score": score}, budget="rung 0")

@@ -67,6 +67,10 @@ def told(tmp_path, capsys):
         ({"remote": ""}, "remote: must be an address, as in s3://bucket/folder, or a path (got '')"),
         ({"remote": 's3://x"\n[core]'}, "remote: must be an address"),
         ({"claimed": "c"}, "claimed: there is no variant 'c'"),
+        (
+            {"search": {"rules": "strikt", "most": 1, "trials": 1, "space": {"seed": [0]}, "rungs": [{}]}},
+            "search.rules: must be one of deck, challenge, strict, course (got 'strikt')",
+        ),
     ],
 )
 def test_a_fault_of_a_spec_is_a_line_and_nothing_runs(told, changes, line):
