@@ -9,7 +9,7 @@ import time
 
 import _bench
 import torch
-from _bench import BATCH_SIZE, CASES, CUDA_STEPS, TRAIN, WARM_STEPS, images
+from _bench import BATCH_SIZE, CASES, CUDA_STEPS, EPOCHS, TRAIN, WARM_STEPS, images
 
 import models
 from micronet import params
@@ -60,7 +60,7 @@ def main() -> None:
             import plain
 
             plain.train(
-                model, pixels, labels, epochs=2, rate=lambda step, steps: TRAIN["learning_rate"],
+                model, pixels, labels, epochs=EPOCHS, rate=lambda step, steps: TRAIN["learning_rate"],
                 weight_decay=TRAIN["weight_decay"], teacher=teacher, device=device, clock=watch,
             )  # fmt: skip
         else:
@@ -68,7 +68,7 @@ def main() -> None:
             split = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
             loss = distilled(lambda: teacher, params.Distillation(), here) if teacher is not None else None
             train(
-                model, config=params.Train(epochs=2, **TRAIN), training=split, validation=split, machine=here,
+                model, config=params.Train(epochs=EPOCHS, **TRAIN), training=split, validation=split, machine=here,
                 seed=0, loss=loss, reporter=watch,
             )  # fmt: skip
     except Done:

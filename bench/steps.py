@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE, WARM_STEPS, STEPS = 256, 2, 8
 TRIM = 0.3
-STEPS_OF_A_RUN = 1000  # trimming checks the weights after every hundredth of them
+STEPS_OF_A_RUN = 1000  # trimming checks the weights a hundred times in a run: after every tenth step of one this long
 
 
 def runs(machine: Machine) -> dict[str, Run]:

@@ -171,7 +171,7 @@ def files_of_metrics() -> dict[str, Any]:
     }
     limits = {"gflop_per_second": 100.0, "gb_per_second": 10.0}
     contents: dict[str, Any] = {
-        "bench": {"machine": this, "turns": 3, "cases": cases},
+        "bench": {"machine": this, "turns": 3, "epochs": 300, "cases": cases},
         "bench_accuracy": {
             "machine": this,
             "epochs": 4,
@@ -184,7 +184,7 @@ def files_of_metrics() -> dict[str, Any]:
         "bench_variants": {
             "machine": this,
             "model": "densenet_nano",
-            "images_per_second": {"NCHW": 10.0, "other": 15.0},
+            "images_per_second": {"NCHW": 10.0, "channels-last (what is used)": 15.0, "torch.compile": 24.0},
             "largest_relative_difference": 1e-12,
             "compile_seconds": 60.0,
         },
@@ -220,7 +220,7 @@ def files_of_metrics() -> dict[str, Any]:
             "memory_bytes_of_qdq_over_c": 121.0,
         },
     }
-    other = contents["bench"] | {"machine": this | {"device": "Another CPU"}}
+    other = {"machine": this | {"device": "Another CPU"}, "turns": 3, "cases": cases}
     return contents | {"bench": contents["bench"] | {"other_processors": [other]}}
 
 
@@ -246,10 +246,13 @@ def test_the_document_says_what_the_files_say(tmp_path):
         "12.5 %",
         "| trimming | 123 | 123 | **1.27** | 1.27 | 1.27 |",
         "| laptop student | 100 / 100 | 190 / 190 | **1.90** | 1.90 |",
+        "A compiled step is 1.60 times as fast",
+        "Steps of a run of 300 epochs.",
+        "Steps of a run of 2 epochs, too short to compile them.",
         "2026-01-02 on Another CPU",
     ):
         assert expected in text
-    assert "+1.00 points" in text and "beyond two of them" in text and "| other | 15 | 1.50 |" in text
+    assert "+1.00 points" in text and "beyond two of them" in text and "| torch.compile | 24 | 2.40 |" in text
     assert text.count("**1.50** | 3 | 5 | 5 |") == 2, "a table a processor"
     # Three times 100 images a second where the profile saw 1: 300 times as fast. It saw nothing of the other processor.
     assert text.count("| densenet_nano | 300.0 | 13200 % | 9900 % |") == 1

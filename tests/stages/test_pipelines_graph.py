@@ -104,7 +104,8 @@ def test_the_cascade_names_its_networks_as_what_it_reads():
     assert len(files) == len(VARS["shares"].split()) == 2 and set(files) < set(join["deps"])
     # a file of its own: of a link DVC reads nothing at another commit, and shows that as a change
     assert not (PIPELINES / "cascade/params.yaml").is_symlink()
-    assert (PIPELINES / "cascade/params.yaml").read_text() == (PIPELINES / "dense/params.yaml").read_text()
+    cascade, dense = ((PIPELINES / name / "params.yaml").read_text() for name in ("cascade", "dense"))
+    assert cascade.partition("\nseed:")[2] == dense.partition("\nseed:")[2]
 
 
 # --- under real DVC, with stages that take no time ---
