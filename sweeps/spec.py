@@ -106,12 +106,14 @@ class Search(Section):
     """Where Optuna searches for variants, and for how long."""
 
     space: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)] = Field(
-        description="key: values to choose from; numbers stand in their order"
+        description="key: values to choose from; numbers in ascending order"
     )
-    trials: PositiveCount = Field(description="variants that are asked for, those that are too dear included")
+    trials: PositiveCount = Field(description="how many variants Optuna proposes, those above the price limit included")
     rules: RuleBookName = Field(default="challenge", description="the rule book whose score is the price")
     most: Positive = Field(description="score above which a variant is not trained")
-    keep: Share = Field(default=0.5, description="share of a rung that goes on; arXiv:1810.05934 without waiting")
+    keep: Share = Field(
+        default=0.5, description="share of a rung that goes on (asynchronous successive halving, arXiv:1810.05934)"
+    )
     rungs: Annotated[list[Budget], Field(min_length=1)] = Field(description="budgets, the shortest first")
     seed: Seed = Field(default=0, description="of Optuna's choices")
 
@@ -131,7 +133,7 @@ class Spec(Section):
     budget: Name | None = Field(default=None, description="one of budgets; the only one when there is one")
     last: Last = Field(
         default="quantize",
-        description="the last stage that runs; `score`, which reads the test set, where nothing is compared",
+        description="the last stage that runs; `score`, which reads the test set, only without variants",
     )
     variants: Annotated[Any, AfterValidator(_varied)] = None
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(

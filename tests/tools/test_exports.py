@@ -80,11 +80,12 @@ def test_onnx_is_compared_with_the_packed_file_image_by_image():
     assert abs(found["accuracy_percent"] - found["qdq_accuracy_percent"]) <= 10
 
 
-def test_a_model_of_floats_has_one_graph_and_no_row_of_a_second(tmp_path):
+def test_a_model_of_floats_has_one_graph_whose_classes_are_compared(tmp_path):
     path = tmp_path / "m"
     packed_network(TINY, quantize_config(method="half"), IMAGES, path)
     found = exports.in_onnx(read(path), content(path), Split(random_images(4), torch.zeros(4, dtype=torch.int64)))
-    assert "same_class_percent" not in found and found["images"] == 4
+    assert "equal_logits_percent" not in found and "qdq_accuracy_percent" not in found
+    assert (found["images"], found["same_class_percent"]) == (4, 100)
 
 
 @pytest.mark.slow

@@ -122,11 +122,11 @@ def test_of_each_goal_the_best_model_that_is_accurate_enough_is_named(metrics, d
     assert "none so accurate" in row(goal)
     published("metrics/dense", 91.0, 0.0077)
     published("metrics/glance", 84.0, 0.001)
-    assert row(goal).endswith("| `dense` | 91.00 % | 0.0077 | 1.40 times as much |")
+    assert row(goal).endswith("| `dense` | 91.00 % | 0.0077 | 1.40 times the goal |")
     published("metrics/cascade", 91.2, 0.005)
     assert row(goal).endswith("| `cascade` | 91.20 % | 0.0050 | **reached** |")
     published("pipelines/cascade/metrics", 91.1, 0.0066)
-    assert row(goal).endswith("| `cascade` | 91.10 % | 0.0066 | 1.20 times as much |"), "its pipeline has run"
+    assert row(goal).endswith("| `cascade` | 91.10 % | 0.0066 | 1.20 times the goal |"), "its pipeline has run"
     published("pipelines/mnist/metrics", 99.0, 0.0001, reference={"name": "the teacher in 16 bits"})
     assert "`cascade`" in row(goal), "relative to another network"
 
