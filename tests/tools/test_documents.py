@@ -51,7 +51,9 @@ def test_the_committed_account_of_scale_is_that_of_the_metrics_measured_or_not(t
     content = {"empty_tasks_per_second": 900.0, "speedup": 1.9}
     content |= {name: {"seconds": 100.0, "rows": 24, "done": 24, "twice": 0} for name in ("one", "two", "killed")}
     (tmp_path / "bench_scale.json").write_text(json.dumps(content))
-    said = "1.90 times as long. When the second node was killed after a third of the rows, 24 of 24 rows still arrived, 0 of"
+    said = (
+        "1.90 times as long. When the second node was killed after a third of the rows, 24 of 24 rows still arrived, 0"
+    )
     assert said in measured.render("scale", tmp_path)
 
 
