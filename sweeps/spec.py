@@ -99,7 +99,7 @@ class Needs(Section):
     cpus: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         default=None, description="default: engine.threads times engine.processes"
     )
-    gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+    gpus: Annotated[float, Field(ge=0, le=64)] = Field(default=0.0, description="0.5: two tasks share one")
 
 
 class Search(Section):
@@ -122,32 +122,34 @@ class Spec(Section):
     """One sweep."""
 
     base: str = Field(default="params.yaml", description="a recipe's name, or the path of a params file")
-    question: str | None = None
+    question: str | None = Field(default=None, description="what the sweep asks, for docs/studies.md")
     deck: str | None = Field(default=None, description="what the slides say about the question")
     claim: Literal["better", "worse", "same"] | None = Field(
         default=None, description="what the slides' answer says of variant `claimed` against the reference"
     )
-    claimed: Name | None = None
+    claimed: Name | None = Field(default=None, description="the variant that `claim` is about")
     patch: Patch = Field(default={}, description="what all variants have in common")
-    budgets: dict[Name, Budget] = {}
+    budgets: dict[Name, Budget] = Field(default={}, description="how long a run is, by name")
     budget: Name | None = Field(default=None, description="one of budgets; the only one when there is one")
     last: Last = Field(
         default="quantize",
         description="the last stage that runs; `score`, which reads the test set, only without variants",
     )
-    variants: Annotated[Any, AfterValidator(_varied)] = None
+    variants: Annotated[Any, AfterValidator(_varied)] = Field(
+        default=None, description="patches of params by name, or a list of patches; none: the base itself"
+    )
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         default={}, description="key: values; every combination, with every one of variants"
     )
     absent: dict[Name, str] = Field(default={}, description="variants that cannot exist, and why")
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(default=[0], description="every variant runs with each")
     metrics: Annotated[list[Key], Field(min_length=1)] = Field(
         default=["validation_accuracy_percent"],
         description="columns: a key of the last stage's metrics (score's: of metrics/summary.json), STAGE.KEY, "
         "the score under a rule book, as in deck_score",
     )
     reference: Name | None = Field(default=None, description="the variant that the others are compared with")
-    needs: Needs = Needs()
+    needs: Needs = Field(default=Needs(), description="what a task takes of a machine")
     search: Search | None = Field(default=None, description="the variants come from Optuna instead")
     remote: Annotated[str, AfterValidator(_addressed)] | None = Field(
         default=None, description="address of a DVC remote through which machines share what is made once; or a path"

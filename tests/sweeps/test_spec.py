@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
@@ -75,6 +77,14 @@ def told(tmp_path, capsys):
 )
 def test_a_fault_of_a_spec_is_a_line_and_nothing_runs(told, changes, line):
     assert line in told(changes)
+
+
+def test_the_example_of_the_documents_is_a_sweep(tmp_path, capsys):
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/scale.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    path = tmp_path / "mine.yaml"
+    path.write_text(example)
+    assert run.main([str(path), "--check"]) == 0
+    assert capsys.readouterr().out == f"{path}: 18 runs of 6 variants\n"
 
 
 def test_a_spec_that_is_not_there_names_one_that_is(tmp_path):
@@ -175,3 +185,10 @@ def test_none_is_called_the_best_by_the_test_set():
     board.ended("a-0", Row("a", 0, "done", {"accuracy_percent": 90.0, "bytes": 3.0}), 1.0)
     assert board.best is None and "best" not in board.summary()
     assert run.told(spec.Spec.model_validate({"metrics": ["deck_score"]})) == "deck_score"
+
+
+def test_every_key_of_a_spec_is_described():
+    sections = (spec.Spec, spec.Budget, spec.Needs, spec.Search)
+    assert [
+        f"{one.__name__}.{key}" for one in sections for key, field in one.model_fields.items() if not field.description
+    ] == []
