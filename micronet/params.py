@@ -78,8 +78,8 @@ class Engine(Section):
     channels_last: bool = Field(default=True, description="store a pixel's channels side by side, which is faster")
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="torch.compile the network in training; auto: in long runs without quantizers, on CUDA, and for "
-        "DenseNets with narrow layers on a CPU with g++",
+        description="torch.compile the network in training; auto: in long runs without quantizers, on CUDA, and on a "
+        "CPU with g++ for DenseNets with narrow layers and networks with depthwise convolutions",
     )
     evaluation_batch_size: BatchSize = Field(default=500, description="images per batch when nothing is trained")
     save_every_seconds: Seconds = Field(default=60.0, description="minimum time between two saves of resume state")
@@ -186,13 +186,13 @@ class Distillation(Section):
     views: Views = Field(
         default=0,
         exclude_if=lambda views: views == 0,
-        description="fixed crops per image, with answers computed once; 0: the teacher answers every crop anew "
-        "(arXiv:2106.05237)",
+        description="fixed views per image (crops, mixed and cut as train.augment says), with answers computed once; "
+        "0: the teacher answers every image anew (arXiv:2106.05237)",
     )
     mirror_answers: bool = Field(
         default=False,
         exclude_if=lambda mirror: not mirror,
-        description="the teacher's answer to a crop is the mean over the crop and its mirror image",
+        description="the teacher's answer is the mean over an image, as the student sees it, and its mirror image",
     )
 
 
@@ -202,21 +202,12 @@ class Taught(Distillation):
     train: Train = Field(description="how long it trains, and how")
 
     @model_validator(mode="after")
-    def _views_are_crops(self) -> Taught:
-        augment = self.train.augment
-        drawn = {
-            "cutout_size": augment.cutout_size,
-            "mixup_alpha": augment.mixup_alpha,
-            "cutmix_alpha": augment.cutmix_alpha,
-        }
-        on = [name for name, value in drawn.items() if value > 0]
-        if self.views and on:
-            raise ValueError(f"views: must be 0 with train.augment.{on[0]}, which draws every image anew")
+    def _pairs_of_views(self) -> Taught:
         if self.mirror_answers and self.views % 2:
             raise ValueError(
-                f"views: must be even with mirror_answers, every crop with its mirror image (got {self.views})"
+                f"views: must be even with mirror_answers, every view with its mirror image (got {self.views})"
             )
-        if self.mirror_answers and not augment.flip:
+        if self.mirror_answers and not self.train.augment.flip:
             raise ValueError("mirror_answers: must be false where train.augment.flip is")
         return self
 

@@ -1,4 +1,4 @@
-"""What the stages that learn from the teacher share: it answers every crop anew, or a few crops once for all."""
+"""What the stages that learn from the teacher share: it answers every image anew, or fixed views once for all."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from micronet.training.constraints import Constraint
-    from micronet.training.distillation import Views
     from micronet.training.loop import TrainResult
     from micronet.training.sampling import Sampler
     from micronet.training.state import ResumeState
+    from micronet.training.views import Views
 
 ANSWERS = STATE / "answers"  # a folder for each combination of teacher and views; the stages of a pipeline share them
 KEPT = 2  # how many folders of other teachers or views are kept
@@ -58,22 +58,16 @@ class TaughtJob(TrainingJob):
         """A sampler for fixed views, with answers read from `ANSWERS`, or computed and written there."""
         import torch
 
-        from micronet.training.distillation import (
-            answers_to_view,
-            check_memory,
-            check_same_classes,
-            fixed_views,
-            known_answers,
-            mean_of_pairs,
-        )
+        from micronet.training.distillation import check_same_classes
         from micronet.training.interruption import Interrupted, orphan_watch
         from micronet.training.trial import class_count
+        from micronet.training.views import answers_to_view, check_memory, fixed_views, known_answers, mean_of_pairs
 
         images, augment = self.split("train").images, section.train.augment
         classes = class_count(model, images, self.machine, batch_size=2, trains=False)
         check_memory(section.views, len(images), classes, self.machine, self.member.size)
         seed, pairs = zlib.crc32(f"{self.params.seed} views".encode()), section.mirror_answers
-        views = fixed_views(section.views, len(images), augment, seed, pairs=pairs)
+        views = fixed_views(section.views, images, augment, seed, pairs=pairs)
         digest = self._answers_digest(views)
         kept = Answers(digest, alone=self.member.first)
         answers, orphaned, teacher = kept.read(len(views)), orphan_watch(), None
@@ -98,8 +92,7 @@ class TaughtJob(TrainingJob):
         code = digests("stages/taught.py", *families(self.params.teacher.model.spec()))
         inputs = [path for path in (MANIFEST, CHECKPOINTS / "teacher.safetensors") if path.is_file()]
         parts = [json.dumps(code), *(checksum(path) for path in inputs)]
-        tables = (views.rows, views.columns, views.mirrored)
-        parts += [hashlib.sha256(table.numpy().tobytes()).hexdigest() for table in tables]
+        parts += [hashlib.sha256(table.numpy().tobytes()).hexdigest() for table in views.tables().values()]
         parts += [parameters.digest(self.params.engine), str(views.padding)]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 

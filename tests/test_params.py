@@ -426,14 +426,6 @@ def test_only_a_student_that_the_teachers_channels_can_make_starts_from_its_weig
 # --- the digest ---
 
 
-@pytest.mark.parametrize("section", ["distill", "prune", "retrain", "quantize"])
-@pytest.mark.parametrize(("key", "value"), [("cutout_size", 8), ("mixup_alpha", 1.0), ("cutmix_alpha", 0.5)])
-def test_fixed_views_and_what_draws_every_image_anew_exclude_each_other(section, key, value):
-    tree = demo((f"{section}.views", 4), (f"{section}.train.augment", {key: value}))
-    why = "which draws every image anew"
-    assert faults(tree) == [f"params.yaml: {section}.views: must be 0 with train.augment.{key}, {why}"]
-
-
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
@@ -458,7 +450,7 @@ def test_a_digest_is_that_of_the_time_before_there_was_a_key_while_it_is_off(sec
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ([("distill.views", 3)], "views: must be even with mirror_answers, every crop with its mirror image (got 3)"),
+        ([("distill.views", 3)], "views: must be even with mirror_answers, every view with its mirror image (got 3)"),
         ([("distill.train.augment", {"flip": False})], "mirror_answers: must be false where train.augment.flip is"),
     ],
 )

@@ -9,6 +9,8 @@ CutMix: Yun et al. 2019, arXiv:1905.04899; unlike in the paper, box and lambda a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -69,13 +71,84 @@ def _uniform(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, generator=generator, device=generator.device)
 
 
-def _cutmix_masks(count: int, size: tuple[int, int], alpha: float, generator: torch.Generator) -> Tensor:
-    """(N, 1, H, W) bool on the generator's device: sides H and W times sqrt(1 - lambda), centre anywhere."""
+def cutout_boxes(count: int, size: tuple[int, int], side: int, generator: torch.Generator) -> Tensor:
+    """A square per image, centred anywhere in it: (N, 4) int64, top, left, height and width."""
+    top, left = (_integers(extent, count, generator) - side // 2 for extent in size)
+    sides = torch.full_like(top, side)
+    return torch.stack([top, left, sides, sides], 1)
+
+
+def cutmix_boxes(count: int, size: tuple[int, int], alpha: float, generator: torch.Generator) -> Tensor:
+    """A box per image, sides H and W times sqrt(1 - lambda), centre anywhere: (N, 4) int64, top, left, height, width."""
     side = (1 - sample_beta(alpha, count, generator)).sqrt()
     height, width = (side * size[0]).long(), (side * size[1]).long()
     top = _integers(size[0], count, generator) - height // 2
     left = _integers(size[1], count, generator) - width // 2
-    return box_masks(top, left, height, width, size)
+    return torch.stack([top, left, height, width], 1)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """With which other image each of N images is mixed, and how."""
+
+    partner: Tensor  # (N,) int64
+    boxes: Tensor | None  # CutMix: (N, 4) int64, what shows the partner; of height and width 0 where nothing does
+    weight: Tensor | None  # mixup: (N,) float32, how much of its own pixels an image keeps
+
+
+def draw_mixing(
+    count: int, size: tuple[int, int], config: params.Augment, generator: torch.Generator
+) -> Mixing | None:
+    """Draws how images are mixed, on the generator's device; None if mixup and CutMix are off."""
+    if not mixes(config):
+        return None
+    cutmix_share = config.cutmix_probability if config.cutmix_alpha > 0 else 0.0
+    mixup_share = config.mixup_probability if config.mixup_alpha > 0 else 0.0
+    # one uniform draw decides between CutMix, mixup and neither, so that no image gets both
+    choice = _uniform(count, generator)
+    partner = torch.randperm(count, generator=generator, device=generator.device)
+    boxes, weight = None, None
+    if config.cutmix_alpha > 0:
+        boxes = cutmix_boxes(count, size, config.cutmix_alpha, generator)
+        boxes[:, 2:] *= (choice < cutmix_share)[:, None]
+    if config.mixup_alpha > 0:
+        mixed = (choice >= cutmix_share) & (choice < cutmix_share + mixup_share)
+        weight = torch.where(mixed, sample_beta(config.mixup_alpha, count, generator), 1.0).float()
+    return Mixing(partner, boxes, weight)
+
+
+def mixes(config: params.Augment) -> bool:
+    """Whether images are mixed with others, and targets with theirs."""
+    return config.cutmix_alpha > 0 or config.mixup_alpha > 0
+
+
+def mix(images: Tensor, others: Tensor, boxes: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mixes each image with another one.
+
+    Args:
+        images, others: (N, C, H, W) uint8.
+        boxes, weight: as in `Mixing`.
+
+    Returns:
+        (N, C, H, W) float32, normalised; and (N,) float32, how much of its own label each image keeps.
+    """
+    kept = torch.ones(len(images), device=images.device)
+    own = images
+    if boxes is not None:
+        height, width = images.shape[2:]
+        masks = box_masks(*boxes.unbind(1), (height, width))
+        own = torch.where(masks, others, images)
+        kept = 1 - masks.sum((1, 2, 3)) / (height * width)
+    result = normalise(own)
+    if weight is not None:
+        result = torch.lerp(normalise(others), result, weight[:, None, None, None])
+        kept = kept * weight
+    return result, kept
+
+
+def mixed_targets(labels: Tensor, others: Tensor, kept: Tensor, classes: int) -> Tensor:
+    """(N, classes) float32, whose rows each sum to 1, from the labels, (N,) int64, of images and those mixed in."""
+    return torch.lerp(F.one_hot(others, classes).float(), F.one_hot(labels, classes).float(), kept[:, None])
 
 
 def augment(
@@ -102,40 +175,22 @@ def augment(
         when mixup or CutMix is on, (N, classes) float32 whose rows each sum to 1.
     """
     count, device, size = len(images), images.device, (images.shape[2], images.shape[3])
-    mixes = config.cutmix_alpha > 0 or config.mixup_alpha > 0
-    near = WHOLE if mixes else part  # an image may be mixed with any other
+    near = WHOLE if mixes(config) else part  # an image may be mixed with any other
     images = images[near]
     if config.crop_padding or config.flip:
         rows, columns = (_integers(2 * config.crop_padding + 1, count, generator).to(device) for _ in range(2))
         mirrored = (_uniform(count, generator) < (0.5 if config.flip else 0.0)).to(device)
         images = crop_and_flip(images, rows[near], columns[near], mirrored[near], config.crop_padding)
     if config.cutout_size:
-        side = torch.full((count,), config.cutout_size, device=device)
-        top, left = (_integers(extent, count, generator).to(device) - config.cutout_size // 2 for extent in size)
-        images = images.masked_fill(box_masks(top, left, side, side, size)[near], PIXEL_ZERO)
-
-    cutmix_share = config.cutmix_probability if config.cutmix_alpha > 0 else 0.0
-    mixup_share = config.mixup_probability if config.mixup_alpha > 0 else 0.0
-    if not mixes:
+        boxes = cutout_boxes(count, size, config.cutout_size, generator)[near].to(device)
+        images = images.masked_fill(box_masks(*boxes.unbind(1), size), PIXEL_ZERO)
+    mixing = draw_mixing(count, size, config, generator)
+    if mixing is None:
         return normalise(images).contiguous(memory_format=torch.channels_last), labels[part]
-
-    # one uniform draw decides between CutMix, mixup and neither, so that no image gets both
-    choice = _uniform(count, generator)
-    partner = torch.randperm(count, generator=generator, device=generator.device).to(device)[part]
-    others = images[partner]  # taken before any box is pasted, so a partner shows only what its label says
-    images = images[part]
-    kept = torch.ones(len(images), device=device)  # how much of its own label each image keeps
-    if config.cutmix_alpha > 0:
-        masks = _cutmix_masks(count, size, config.cutmix_alpha, generator)
-        masks = (masks & (choice < cutmix_share)[:, None, None, None])[part].to(device)
-        images = torch.where(masks, others, images)
-        kept = 1 - masks.sum((1, 2, 3)) / (size[0] * size[1])
-    result = normalise(images)
-    if config.mixup_alpha > 0:
-        mixed = (choice >= cutmix_share) & (choice < cutmix_share + mixup_share)
-        weight = torch.where(mixed, sample_beta(config.mixup_alpha, count, generator), 1.0)[part].float().to(device)
-        result = torch.lerp(normalise(others), result, weight[:, None, None, None])
-        kept = kept * weight
-    one_hot = F.one_hot(labels.long(), classes).float()
-    targets = torch.lerp(one_hot[partner], one_hot[part], kept[:, None])
+    partner, labels = mixing.partner[part].to(device), labels.long()
+    cut = None if mixing.boxes is None else mixing.boxes[part].to(device)
+    weight = None if mixing.weight is None else mixing.weight[part].to(device)
+    # partners are taken before any box is pasted, so that one shows only what its label says
+    result, kept = mix(images[part], images[partner], cut, weight)
+    targets = mixed_targets(labels[part], labels[partner], kept, classes)
     return result.contiguous(memory_format=torch.channels_last), targets

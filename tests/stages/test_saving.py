@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from micronet import params
-from micronet.training import checkpoint, distillation
+from micronet.training import checkpoint, views
 from micronet.training.checkpoint import CheckpointError, load
 from micronet.training.loop import TrainResult
 from micronet.training.memory import NoMemory
@@ -50,7 +50,7 @@ def test_zeros_that_16_bits_add_are_no_lie_and_zeros_that_lack_are(job, monkeypa
 
 
 def test_fixed_views_that_do_not_fit_are_refused_before_the_teacher_is_asked_for(job, monkeypatch):
-    monkeypatch.setattr(distillation, "available_memory", lambda: 3.0 * distillation.views_memory(6, 10))
+    monkeypatch.setattr(views, "available_memory", lambda: 3.0 * views.views_memory(6, 10))
     monkeypatch.setattr(job, "teacher", lambda: pytest.fail("the teacher was asked for"))
     section = params.Distill(views=4, train=job.params.distill.train)
     with pytest.raises(NoMemory, match="^views: 4 views of 6 images take .* views: 2 would fit"):
@@ -59,7 +59,7 @@ def test_fixed_views_that_do_not_fit_are_refused_before_the_teacher_is_asked_for
 
 def test_a_teacher_of_other_classes_is_refused_before_it_answers_a_view(job, monkeypatch):
     monkeypatch.setattr(job, "teacher", lambda: new_model(TINY | {"classes": 20}))
-    monkeypatch.setattr(distillation, "answers_to_view", lambda *_: pytest.fail("the teacher has answered"))
+    monkeypatch.setattr(views, "answers_to_view", lambda *_: pytest.fail("the teacher has answered"))
     section = params.Distill(views=2, train=job.params.distill.train)
     with pytest.raises(TrainingError, match="^the teacher tells 20 classes apart, the student 10"):
         job.learn(new_model(), section, state=None)

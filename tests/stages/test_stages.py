@@ -195,6 +195,7 @@ def test_the_stages_share_the_teachers_answers_to_fixed_views(resumed):
     tree = shrunk()
     for stage in ("distill", "prune"):
         tree[stage] |= {"views": 3}
+        tree[stage]["train"]["augment"] = {"mixup_alpha": 1.0}
     write_params(resumed, tree)
     forget(resumed, "distill")
     assert "the teacher answers view 3 of 3" in succeed(resumed, "distill")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from micronet import params
 from micronet.data.images import normalise
 from micronet.training import augmentation
-from micronet.training.augmentation import _cutmix_masks, box_masks, crop_and_flip, sample_beta
+from micronet.training.augmentation import box_masks, crop_and_flip, cutmix_boxes, sample_beta
 from tests.support.images import random_split
 from tests.support.thinning import thinned
 
@@ -172,7 +172,8 @@ def test_cutmix_boxes_differ_within_a_batch():
 
 def test_cutmix_box_area_follows_lambda():
     """A box of relative side s = sqrt(1 - lambda) covers, over all centres, (s - s^2 / 4)^2 on average."""
-    areas = _cutmix_masks(2000, (96, 96), 1.0, generator(0)).sum((1, 2, 3)) / 96**2
+    boxes = cutmix_boxes(2000, (96, 96), 1.0, generator(0))
+    areas = box_masks(*boxes.unbind(1), (96, 96)).sum((1, 2, 3)) / 96**2
     sides = (torch.arange(100_000) + 0.5).div(100_000).sqrt()  # lambda is uniform
     assert areas.mean().item() == pytest.approx((sides - sides**2 / 4).square().mean().item(), abs=0.015)
 

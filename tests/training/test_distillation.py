@@ -12,20 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from micronet.params import Augment, Distillation, Train
-from micronet.training import distillation
-from micronet.training.distillation import (
-    answering,
-    answers_to_view,
-    distillation_loss,
-    distilled,
-    fixed_views,
-    known_answers,
-    mean_of_pairs,
-)
+from micronet.training.distillation import answering, distillation_loss, distilled
 from micronet.training.loop import train
-from micronet.training.memory import NoMemory
 from micronet.training.sampling import Batch
 from micronet.training.trial import TrainingError
+from micronet.training.views import answers_to_view, fixed_views
 from tests.support.configs import MACHINE
 from tests.support.images import random_split
 from tests.support.models import TINY, new_model
@@ -206,56 +197,6 @@ def test_distilling_from_a_teacher_brings_the_students_answers_nearer():
     assert distance() < 0.7 * before
 
 
-# --- fixed views ---
-
-
-def test_a_fixed_view_is_the_crop_that_augment_would_make():
-    data, views = random_split(6, 6), fixed_views(3, 6, Augment(crop_padding=4), seed=1)
-    assert len(views) == 3
-    padded = F.pad(data.images, (4, 4, 4, 4), value=128)
-    for view in range(3):
-        shown = views.show(data.images, view, slice(0, 6))
-        for place, image in enumerate(padded):
-            row, column = int(views.rows[view, place]), int(views.columns[view, place])
-            window = image[:, row : row + 32, column : column + 32]
-            window = window.flip(2) if views.mirrored[view, place] else window
-            assert torch.equal(shown[place], (window.float() - 128) / 64)
-
-
-def test_fixed_views_are_drawn_from_all_crops_and_only_by_the_seed():
-    views = fixed_views(8, 500, Augment(crop_padding=4), seed=1)
-    assert {int(value) for value in views.rows.unique()} == set(range(9)) == {int(v) for v in views.columns.unique()}
-    assert 0.4 < float(views.mirrored.float().mean()) < 0.6
-    again, other = (fixed_views(8, 500, Augment(crop_padding=4), seed=seed) for seed in (1, 2))
-    assert torch.equal(views.rows, again.rows) and not torch.equal(views.rows, other.rows)
-    still = fixed_views(2, 50, Augment(crop_padding=0, flip=False), seed=1)
-    assert not still.rows.any() and not still.columns.any() and not still.mirrored.any()
-
-
-@pytest.mark.parametrize("drawn", [{"cutout_size": 8}, {"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
-def test_fixed_views_refuse_what_draws_every_image_anew(drawn):
-    with pytest.raises(ValueError, match="draw every image anew"):
-        fixed_views(2, 10, Augment(**drawn), seed=0)
-
-
-def test_a_known_answer_is_the_teachers_answer_to_the_image_beside_it():
-    data, teacher = random_split(40, 40), new_model().eval()
-    views = fixed_views(3, 40, Augment(), seed=1)
-    answers = torch.stack([answers_to_view(teacher, data.images, views, view, MACHINE, 16) for view in range(3)])
-    sample = known_answers(views, answers, MACHINE)
-    generator, indices = torch.Generator().manual_seed(2), torch.arange(40).flip(0)
-    drawn = [sample(data.images, data.labels.long(), indices, generator) for _ in range(2)]
-    assert not torch.equal(drawn[0].images, drawn[1].images)
-    for batch in drawn:
-        assert torch.equal(batch.targets, data.labels.long().flip(0))
-        with torch.no_grad():
-            assert torch.allclose(batch.answers, teacher(batch.images), atol=1e-4)
-    again, part = torch.Generator().manual_seed(2), slice(13, 30)  # a part is what it is in the whole
-    batch = sample(data.images, data.labels.long(), indices, again, part)
-    assert torch.equal(batch.images, drawn[0].images[part]) and torch.equal(batch.answers, drawn[0].answers[part])
-    assert torch.equal(batch.targets, drawn[0].targets[part])
-
-
 def test_known_answers_make_the_loss_of_asking_the_teacher():
     teacher, images, labels, student = new_model().eval(), some_images(), torch.arange(8), logits(1, count=8)
     answers = answering(teacher, MACHINE)(images)  # in the machine's layout: another one sums in another order
@@ -273,20 +214,6 @@ def test_an_image_and_its_mirror_image_get_the_same_answer_the_mean_of_both():
     assert torch.allclose(answer(images), (plain(images) + plain(images.flip(-1))) / 2, atol=1e-6)
     assert torch.allclose(answer(images), answer(images.flip(-1)), atol=1e-6)
     assert not torch.allclose(plain(images), plain(images.flip(-1)), atol=1e-3)
-
-
-def test_views_in_pairs_mirror_one_another_and_know_what_a_mirroring_teacher_answers():
-    data, teacher = random_split(20, 20), new_model().eval()
-    views = fixed_views(6, 20, Augment(), seed=1, pairs=True)
-    part, answer = slice(0, 20), answering(teacher, MACHINE, mirror=True)
-    answers = torch.stack([answers_to_view(teacher, data.images, views, view, MACHINE, 16) for view in range(6)])
-    means = mean_of_pairs(answers)
-    for view in range(3):
-        assert torch.equal(views.show(data.images, view, part).flip(-1), views.show(data.images, view + 3, part))
-    for view in range(6):
-        assert torch.allclose(means[view], answer(views.show(data.images, view, part)), atol=1e-4)
-    with pytest.raises(ValueError, match="3 views are no pairs"):
-        fixed_views(3, 20, Augment(), seed=1, pairs=True)
 
 
 # --- what cannot be learned from ---
@@ -307,13 +234,6 @@ def test_a_teacher_whose_answers_are_not_finite_is_refused(value):
         teacher.classifier.bias[0] = value
     with pytest.raises(TrainingError, match="^the teacher's answers are not finite"):
         loss_of(teacher, alpha=0.5)(logits(1, count=8), Batch(some_images(), torch.arange(8)))
-    images, views = random_split(4).images, fixed_views(1, 4, Augment(), seed=0)
+    images = random_split(4).images
     with pytest.raises(TrainingError, match="^the teacher's answers are not finite"):
-        answers_to_view(teacher, images, views, 0, MACHINE, 4)
-
-
-def test_views_beyond_the_memory_are_refused_with_what_would_fit(monkeypatch):
-    monkeypatch.setattr(distillation, "available_memory", lambda: 5.0 * distillation.views_memory(1000, 10))
-    distillation.check_memory(5, 1000, 10, MACHINE)
-    with pytest.raises(NoMemory, match=r"^views: 6 views of 1000 images take 0\.0 GB .*; views: 4 would fit, 0 asks"):
-        distillation.check_memory(6, 1000, 10, MACHINE)
+        answers_to_view(teacher, images, fixed_views(1, images, Augment(), seed=0), 0, MACHINE, 4)

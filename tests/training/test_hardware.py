@@ -87,16 +87,17 @@ DENSE = {"name": "densenet", "blocks": [12], "growth_rate": 4}
 MOBILE = {"name": "mobilenet", "blocks": [1], "widths": [8]}
 
 
-def test_long_runs_of_thin_networks_are_compiled_on_a_cpu_that_has_a_compiler(monkeypatch):
+@pytest.mark.parametrize("spec", [DENSE, MOBILE], ids=["thin", "depthwise"])
+def test_long_runs_of_thin_or_depthwise_networks_are_compiled_on_a_cpu_that_has_a_compiler(spec, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     here = machine(Engine(device="cpu", threads=0))
-    dense = new_model(DENSE)
+    dense = new_model(spec)
     steps = COMPILE_IMAGES // 100
     assert compiled(dense, here, steps, 100) is not dense
     assert compiled(dense, here, steps - 1, 100) is dense
     assert compiled(dense, replace(here, compile="off"), steps, 100) is dense
     assert compiled(dense, replace(here, compile="on"), 1, 1) is not dense
-    for other in (new_model(RESNET), new_model(MOBILE), prepare(dense, quantize_config(weight_bits=4))):
+    for other in (new_model(RESNET), prepare(dense, quantize_config(weight_bits=4))):
         assert compiled(other, here, 100 * steps, 100) is other
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert compiled(dense, here, steps, 100) is dense
