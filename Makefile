@@ -252,7 +252,7 @@ plots: env ## draw metrics/ to docs/plots: curves, path, peers, what each method
 	"$(PY)" tools/methods.py
 
 .PHONY: docs
-docs: env ## write the numbers of metrics/ to README.md and docs/{trust,record,performance,studies,export,...}.md
+docs: env ## write the numbers of metrics/ to README.md and docs/{trust,record,performance,studies,export,reference,...}
 	@"$(PY)" tools/released.py
 	"$(PY)" tools/results.py
 	"$(PY)" tools/record.py
@@ -260,6 +260,7 @@ docs: env ## write the numbers of metrics/ to README.md and docs/{trust,record,p
 	"$(PY)" tools/measured.py
 	"$(PY)" tools/studies.py
 	"$(PY)" tools/export_docs.py
+	"$(PY)" tools/references.py
 
 # The suppressed notice is about the authors' next program. A broken link or a missing page fails the build.
 .PHONY: site

@@ -1,4 +1,4 @@
-"""Every key of `params.yaml` as Markdown, from the typed params: type, default, range, meaning, source.
+"""Every key of `params.yaml`, or of another typed file, as Markdown: type, default, range, meaning, source.
 
 Each settings class is a table; keys inherited from another class appear once, in that class's table.
 """
@@ -17,13 +17,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import models
-from micronet.sections import Section
+from micronet.sections import HomePlace, Place, Section
 from models.settings import Settings
 
 PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "null"}
 LOWER, UPPER = {"ge": "≥", "gt": ">"}, {"le": "≤", "lt": "<"}
 COLUMNS = ("key", "meaning", "type", "default", "range", "source")
+PATHS = {one.func for place in (Place, HomePlace) for one in place.__metadata__}  # what checks a path
 BARE = {Section, Settings, BaseModel, object}  # base classes without keys of their own to document
 
 
@@ -40,13 +41,15 @@ def of(annotation: Any) -> tuple[Any, list[Any]]:
 def kind(annotation: Any, around: Sequence[Any] = ()) -> str:
     """The type of a value, in words: `` `a` or `b` ``, `list of whole numbers`, `path`."""
     annotation, inside = of(annotation)
-    if annotation is str and any(isinstance(one, AfterValidator) for one in (*around, *inside)):
+    if annotation is str and any(isinstance(one, AfterValidator) and one.func in PATHS for one in (*around, *inside)):
         return "path"
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " or ".join(f"`{one}`" for one in inner)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(kind(one) for one in inner))
+    if origin is list and inner == (Any,):
+        return "list"
     if origin in (list, tuple):
         parts = " and ".join(dict.fromkeys(kind(one) for one in inner if one is not ...))
         many = "" if parts.endswith(("`", ")")) else "s"
@@ -55,7 +58,7 @@ def kind(annotation: Any, around: Sequence[Any] = ()) -> str:
         return f"keys with a {kind(inner[1])} each" if inner and inner[1] is not Any else "keys"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"[section](#{anchor(annotation)})"
-    return NAMES.get(annotation, "any")
+    return NAMES.get(annotation, "any value")
 
 
 def limits(metadata: list[Any]) -> str:

@@ -1,32 +1,16 @@
-"""What `make site` inserts into pages while building them, as an mkdocs hook: params, make targets, Python names.
+"""What `make site` inserts into a page while building it, as an mkdocs hook: the names that Python can import.
 
-A page marks each place with a comment, so that it also reads well without the insertion.
+The page marks the place with a comment, so that it also reads well without the insertion.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from _tool import ROOT
-from params_reference import reference
+import _tool  # noqa: F401 - puts the repository on sys.path
 
 DOORS = ("packed", "scoring", "compress", "training", "data", "export")  # modules of micronet that users import from
-
-
-def targets() -> str:
-    """One table per Makefile group: its targets, each with its stated purpose."""
-    head = ["", "| command | what it does |", "|---|---|"]
-    parts = list[str]()
-    for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines():
-        if group := re.match(r"# --- (.*) ---$", line):
-            parts += ["", f"## {group[1].capitalize()}", *head]
-        elif target := re.match(r"([a-z][a-z-]*):.*## (.*)", line):
-            purpose = target[2].replace("|", "\\|")
-            parts.append(f"| `make {target[1]}` | {purpose} |")
-    return "\n".join(parts)
 
 
 def names() -> str:
@@ -41,9 +25,8 @@ def names() -> str:
     return "\n".join(parts)
 
 
-PARTS: dict[str, Callable[[], str]] = {"keys": reference, "targets": targets, "names": names}
-
-
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for every page."""
-    return re.sub(r"<!-- make site: (\w+) -->", lambda mark: PARTS[mark[1]](), markdown)
+    return (
+        markdown.replace("<!-- make site: names -->", names()) if "<!-- make site: names -->" in markdown else markdown
+    )

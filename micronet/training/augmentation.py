@@ -79,7 +79,7 @@ def cutout_boxes(count: int, size: tuple[int, int], side: int, generator: torch.
 
 
 def cutmix_boxes(count: int, size: tuple[int, int], alpha: float, generator: torch.Generator) -> Tensor:
-    """A box per image, sides H and W times sqrt(1 - lambda), centre anywhere: (N, 4) int64, top, left, height, width."""
+    """A box per image, sides H and W times sqrt(1 - lambda), centre anywhere: (N, 4) int64, as above."""
     side = (1 - sample_beta(alpha, count, generator)).sqrt()
     height, width = (side * size[0]).long(), (side * size[1]).long()
     top = _integers(size[0], count, generator) - height // 2
@@ -96,9 +96,7 @@ class Mixing:
     weight: Tensor | None  # mixup: (N,) float32, how much of its own pixels an image keeps
 
 
-def draw_mixing(
-    count: int, size: tuple[int, int], config: params.Augment, generator: torch.Generator
-) -> Mixing | None:
+def draw_mixing(count: int, size: tuple[int, int], config: params.Augment, generator: torch.Generator) -> Mixing | None:
     """Draws how images are mixed, on the generator's device; None if mixup and CutMix are off."""
     if not mixes(config):
         return None

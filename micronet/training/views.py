@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from micronet.data.images import PIXEL_ZERO, normalise
+from micronet.data.images import PIXEL_ZERO
 from micronet.data.progress import Watch, unwatched
 from micronet.params import Augment
 from micronet.training.augmentation import (
@@ -22,7 +22,6 @@ from micronet.training.augmentation import (
     draw_mixing,
     mix,
     mixed_targets,
-    mixes,
 )
 from micronet.training.distillation import answering, check_answers
 from micronet.training.hardware import Machine
@@ -114,9 +113,7 @@ def fixed_views(count: int, images: Tensor, config: Augment, seed: int, *, pairs
     return _with_mirror_images(drawn, images.shape[3]) if pairs else drawn
 
 
-def _further(
-    shape: tuple[int, int], images: Tensor, config: Augment, generator: torch.Generator
-) -> dict[str, Tensor]:
+def _further(shape: tuple[int, int], images: Tensor, config: Augment, generator: torch.Generator) -> dict[str, Tensor]:
     """Draws the tables of cutout, mixup and CutMix that the params ask for, view by view."""
     size, found = (images.shape[2], images.shape[3]), dict[str, list[Tensor]]()
     for _ in range(shape[0]):

@@ -14,11 +14,13 @@ from urllib.parse import unquote, urlsplit
 
 import params_reference
 import pytest
+import references
 import site_pages
 import yaml
 from playwright.sync_api import Browser
 
 from micronet import params
+from sweeps.spec import Spec
 from tests.support.chromium import chromium, page_of
 from tests.support.places import ROOT
 
@@ -108,6 +110,7 @@ def test_a_row_says_what_the_typed_params_hold():
         (list[Literal["a", "b"]], "list of `a` or `b`"),
         (Literal["off"] | list[Literal["a"]], "`off` or list of `a`"),
         (dict[str, Any], "keys"),
+        (list[Any], "list"),
         (Annotated[float, "of any kind"] | None, "number or null"),
     ],
 )
@@ -121,9 +124,22 @@ def test_every_section_that_a_row_leads_to_has_a_table():
     assert set(re.findall(r"\]\(#([\w-]+)\)", text)) <= anchors
 
 
+@pytest.mark.parametrize("name", references.TABLES)
+def test_the_committed_reference_is_that_of_the_code(name):
+    assert references.render(name) == (ROOT / f"docs/reference/{name}.md").read_text(encoding="utf-8"), "make docs"
+
+
+def test_every_key_of_a_sweep_has_a_row_with_a_meaning_and_a_type():
+    found = rows(references.keys_of_a_sweep())
+    assert {f"spec.{key}" for key in Spec.model_fields} < found.keys() and all(all(row[:4]) for row in found.values())
+    assert found["spec.reference"][2] == "text or null" and found["spec.grid"][2] == "keys with a list each"
+    assert found["search.rungs"][2] == "list of [section](#budget)"
+
+
 def test_every_target_of_the_makefile_is_in_the_table_with_its_purpose():
-    assert site_pages.targets().strip().startswith("## ") and "|---|---|\n\n" not in site_pages.targets()
-    listed = re.findall(r"^\| `make ([a-z-]+)` \| (.+) \|$", site_pages.targets(), re.MULTILINE)
+    targets = references.targets()
+    assert targets.strip().startswith("## ") and "|---|---|\n\n" not in targets
+    listed = re.findall(r"^\| `make ([a-z-]+)` \| (.+) \|$", targets, re.MULTILINE)
     assert {"score", "demo", "site", "doctor"} < dict(listed).keys() and all(purpose for _, purpose in listed)
 
 

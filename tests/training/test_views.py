@@ -84,7 +84,9 @@ def test_what_is_mixed_is_drawn_anew_in_each_view_in_the_shares_asked_for():
     assert not torch.equal(views.partner[0], views.partner[1])
     assert 0.35 < float((views.weight < 1).float().mean()) < 0.45
     assert 0.33 < float((views.cutmix[..., 2:] > 0).all(-1).float().mean()) < 0.45  # a thin box may have no pixel
-    assert views.cutout is None and set(views.tables()) == set(fixed_views(2, torch.zeros(3, 3, 8, 8), MIXED, 0).tables())
+    assert views.cutout is None and set(views.tables()) == set(
+        fixed_views(2, torch.zeros(3, 3, 8, 8), MIXED, 0).tables()
+    )
     plain = fixed_views(8, random_split(500).images, Augment(), seed=1)
     assert torch.equal(plain.rows, views.rows) and set(plain.tables()) == {"rows", "columns", "mirrored"}
 
