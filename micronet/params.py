@@ -275,6 +275,12 @@ class Quantize(Taught):
     activation_bits: Annotated[int, Field(ge=2, le=8)] = Field(
         default=8, description="bits of the maps between layers; fx_int8: 8; half ignores it"
     )
+    signed_bits: Annotated[int, Field(ge=2, le=8)] = Field(
+        default=8,
+        exclude_if=lambda bits: bits == 8,
+        description="bits of maps that may be negative, as sums of a residual stream without a ReLU (inverted "
+        "residuals) or what is added to one; fx_int8: 8; half ignores it",
+    )
     input_bits: Annotated[int, Field(ge=2, le=8)] = Field(default=8, description="bits kept of every pixel")
     per_channel: bool = Field(
         default=False,
@@ -327,8 +333,9 @@ class Quantize(Taught):
             raise ValueError("trim: must be 0 when train.epochs is 0: it reads the gradients of training")
         if self.method == "half" and self.flip_share:
             raise ValueError("flip_share: must be 0 for half, which has no integer logits")
-        if self.method == "fx_int8" and self.activation_bits != 8:
-            raise ValueError(f"activation_bits: fx_int8 takes 8 (got {self.activation_bits})")
+        for key in ("activation_bits", "signed_bits"):
+            if self.method == "fx_int8" and getattr(self, key) != 8:
+                raise ValueError(f"{key}: fx_int8 takes 8 (got {getattr(self, key)})")
         return self
 
 

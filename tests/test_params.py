@@ -298,6 +298,13 @@ def test_a_width_that_a_quantizer_does_not_have_is_refused(method, bits, takes):
     assert faults(tree) == [f"params.yaml: quantize.weight_bits: {method} takes {takes} (got {bits})"]
 
 
+@pytest.mark.parametrize("key", ["activation_bits", "signed_bits"])
+def test_fx_int8_has_8_bits_everywhere(key):
+    tree = demo(("quantize.method", "fx_int8"), ("quantize.weight_bits", 8), ("quantize.activation_bits", 8))
+    tree["quantize"][key] = 5
+    assert faults(tree) == [f"params.yaml: quantize.{key}: fx_int8 takes 8 (got 5)"]
+
+
 def test_more_pruning_rounds_than_epochs_are_refused():
     tree = demo(("prune.method", "iterative"), ("prune.rounds", 5))
     assert faults(tree) == ["params.yaml: prune.rounds: must be at most train.epochs, 4 (got 5)"]
@@ -435,6 +442,7 @@ def test_only_a_student_that_the_teachers_channels_can_make_starts_from_its_weig
         (params.Distillation, "mirror_answers", True),
         (params.Prune, "cost_exponent", 0.25),
         (params.Quantize, "trim", 0.25),
+        (params.Quantize, "signed_bits", 5),
         (params.Quantize, "flip_share", 0.25),
     ],
 )

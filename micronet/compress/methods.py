@@ -15,7 +15,7 @@ from micronet.compress.quantizers import (
 )
 from micronet.params import Quantize
 
-SIGNED_BITS = 8  # of results without a ReLU: they feed additions and norms, never a weighted sum
+MOST_BITS = 8  # of an activation
 
 
 class Integers:
@@ -30,14 +30,14 @@ class Integers:
 
     def activation(self, signed: bool) -> nn.Module:
         """The quantizer behind a ReLU, or of a result without one (`signed`)."""
-        return LsqActivation(SIGNED_BITS if signed else self.section.activation_bits, signed)
+        return LsqActivation(self.section.signed_bits if signed else self.section.activation_bits, signed)
 
     def argument(self) -> nn.Module:
         """The quantizer in front of a function of one value, whose table has one entry for each of its codes.
 
         Two bits more than the function's output, 8 at most: a 4-bit activation has a table of 63 entries, not 255.
         """
-        return LsqActivation(min(SIGNED_BITS, self.section.activation_bits + 2), signed=True)
+        return LsqActivation(min(MOST_BITS, self.section.activation_bits + 2), signed=True)
 
     def result(self, signed: bool) -> nn.Module:
         """The quantizer of the output of a function of one value."""
@@ -45,7 +45,7 @@ class Integers:
 
     def part(self) -> nn.Module:
         """The quantizer of one side of a signed result, at the same resolution."""
-        return LsqActivation(SIGNED_BITS, signed=False)
+        return LsqActivation(self.section.signed_bits, signed=False)
 
     def cut(self, ends: Ends) -> nn.Module:
         """The quantizer of a clamped value."""

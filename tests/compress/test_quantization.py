@@ -185,11 +185,13 @@ def test_a_branch_is_requantized_once_after_the_addition(resnet):
     assert users["stages.1.0.shortcut.norm"].target.startswith("activations.")
 
 
-def test_results_without_relu_are_signed_with_8_bits():
-    prepared = prepare(models.build(DENSENET), quantize_config(activation_bits=4))
-    signed = [module for module in prepared.modules() if isinstance(module, LsqActivation) and module.signed]
+@pytest.mark.parametrize(("changes", "bits"), [({}, 8), ({"signed_bits": 5}, 5)])
+def test_results_without_relu_are_signed_with_bits_of_their_own(changes, bits):
+    prepared = prepare(models.build(DENSENET), quantize_config(activation_bits=4, **changes))
+    found = [module for module in prepared.modules() if isinstance(module, LsqActivation)]
     # stem, 4 bottlenecks, 1 transition go on without a ReLU
-    assert [module.bits for module in signed] == [8] * 6
+    assert [module.bits for module in found if module.signed] == [bits] * 6
+    assert {module.bits for module in found if not module.signed} == {4}
 
 
 def test_layer_bits_set_single_layers(resnet):

@@ -43,7 +43,7 @@ CASES = [
     for changes, zeros in (
         ({}, 0.0),
         ({"weight_bits": 4, "activation_bits": 4}, 0.8),
-        ({"weight_bits": 4, "activation_bits": 4, "per_channel": True}, 0.8),
+        ({"weight_bits": 4, "activation_bits": 4, "signed_bits": 5, "per_channel": True}, 0.8),
         ({"weight_bits": 2, "activation_bits": 3, "input_bits": 4, "factored_sums": False}, 0.5),
         ({"method": "binary_connect", "weight_bits": 1, "activation_bits": 2}, 0.0),
         ({"weight_bits": 3, "activation_bits": 5, "flip_share": 0.4}, 0.9),

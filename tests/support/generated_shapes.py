@@ -36,7 +36,7 @@ HALF_APART = 0.05  # as a share of the logits' spread: what 16-bit floats may ch
 METHODS = (
     quantize_config(weight_bits=8, activation_bits=8, multiplier_bits=14),
     quantize_config(weight_bits=4, activation_bits=4, per_channel=True, multiplier_bits=12),
-    quantize_config(weight_bits=2, activation_bits=3, input_bits=5, multiplier_bits=8),
+    quantize_config(weight_bits=2, activation_bits=3, signed_bits=6, input_bits=5, multiplier_bits=8),
     quantize_config(method="binary_connect", weight_bits=1),
     quantize_config(method="half"),
     quantize_config(method="fx_int8", multiplier_bits=14),
