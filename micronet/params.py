@@ -278,8 +278,8 @@ class Quantize(Taught):
     signed_bits: Annotated[int, Field(ge=2, le=8)] = Field(
         default=8,
         exclude_if=lambda bits: bits == 8,
-        description="bits of maps that may be negative, as sums of a residual stream without a ReLU (inverted "
-        "residuals) or what is added to one; fx_int8: 8; half ignores it",
+        description="bits of results without a ReLU or another function: sums of inverted residuals, what is added, "
+        "concatenated or pooled, both parts of a PReLU per channel; fx_int8: 8; half ignores it",
     )
     input_bits: Annotated[int, Field(ge=2, le=8)] = Field(default=8, description="bits kept of every pixel")
     per_channel: bool = Field(

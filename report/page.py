@@ -23,8 +23,8 @@ from report.gathered import Run
 from report.glance import glance, relative_to_another
 from report.parts import BUILDERS, FORMS, filled, part
 
-ROOM = Path(__file__).parent
-TEMPLATES = ROOM / "templates"
+FOLDER = Path(__file__).parent
+TEMPLATES = FOLDER / "templates"
 LONGEST = 2_000  # characters of a text
 SHOWS_VEGA = "window.vegaEmbed = vegaEmbed;"
 
@@ -100,7 +100,7 @@ def render(title: str, runs: Sequence[Run], settings: Settings, context: Context
         Side(key, run, {name: part(name, run, context) for name in BUILDERS})
         for key, run in zip(("a", "b"), runs, strict=False)
     ]
-    library, script = _inline(vega()), _inline((ROOM / "report.mjs").read_text(encoding="utf-8"))
+    library, script = _inline(vega()), _inline((FOLDER / "report.mjs").read_text(encoding="utf-8"))
     runnable = [side for side in sides if side.packed]
     runner = _inline(module(*RUNNER, "pictures.mjs", "page.mjs")) if runnable else ""
     scripts = [text for text in (library, script, runner) if text]
@@ -116,7 +116,7 @@ def render(title: str, runs: Sequence[Run], settings: Settings, context: Context
                 glance=glance(runs) if len(runs) > 1 else [],
                 apart=relative_to_another(runs),
                 policy=Markup(policy(scripts)),
-                style=Markup((ROOM / "style.css").read_text(encoding="utf-8")),
+                style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
                 scripts=[Markup(text) for text in scripts],
                 config=CONFIG,
                 runnable=runnable,

@@ -71,6 +71,7 @@ class TaughtJob(TrainingJob):
         digest = self._answers_digest(views)
         kept = Answers(digest, alone=self.member.first)
         answers, orphaned, teacher = kept.read(len(views)), orphan_watch(), None
+        images = images.to(self.machine.device) if len(answers) < len(views) else images
         known, began = len(answers), time.monotonic()
         for view in range(known, len(views)):
             if teacher is None:

@@ -8,9 +8,9 @@ rise in loss, to second order, per unit of the challenge's price: optimal brain 
 gradients for the curvature, as in Theis et al. 2018 (arXiv:1801.05787), here of the mean loss of a batch, and with the
 price in the denominator, as in Yang et al. 2017 (arXiv:1611.05128).
 
-The price is an estimate, good to a few percent: a use costs an addition one bit wider than an activation's code
-(a factored sum has only a few multiplications per output), every layer is assumed to have a mask, of kernels and rows
-if it is 3x3, and second passes are ignored.
+The price is an estimate, good to a few percent: a use costs an addition one bit wider than the codes that the layer
+reads (a factored sum has only a few multiplications per output), every layer is assumed to have a mask, of kernels and
+rows if it is 3x3, and second passes are ignored.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from micronet.compress.pruning import GRADUAL_UPDATES, FixedMask, rising
-from micronet.compress.quantizers import LsqWeight
+from micronet.compress.quantizers import InputCodes, LsqActivation, LsqWeight
 from micronet.errors import MicronetError
 from micronet.params import Quantize
 from micronet.training.constraints import MASK
@@ -32,6 +32,7 @@ TRIMMED_AFTER = 0.5  # share of the steps after which all is trimmed; in the res
 SQUARES_DECAY = 0.99  # of the running mean of squared gradients: about the last 100 steps
 # One bit of an operation's width, in bits of storage: the reference's parameters over its operations.
 OPERATION_BIT = 5_586_981 / 834_362_880
+WHOLE_PIXEL = 8  # bits of an image's value where nothing quantizes it
 MASK_BITS = 3  # for a kernel's rows, or for a row's weights
 
 
@@ -39,19 +40,30 @@ class TrimmingError(MicronetError):
     """No gradient was seen, so the effect on the loss is unknown."""
 
 
-def weight_prices(model: nn.Module, activation_bits: int) -> dict[str, float]:
+def weight_prices(prepared: fx.GraphModule) -> dict[str, float]:
     """The cost of a nonzero weight, without its mask, in each layer that trains; in bits of storage.
 
     Its code, of which only a sign is left where the mask already tells 0 from -1 and 1, and one addition per output
     position.
     """
-    uses, prices = positions(model, getattr(model, "meta", {}).get("image", (3, 32, 32))), {}
-    for name, module in prunable(model):
+    uses, read, prices = positions(prepared, prepared.meta["image"]), _bits_read(prepared), {}
+    for name, module in prunable(prepared):
         quantizer = getattr(module, "quantizer", None)
         if isinstance(quantizer, LsqWeight) and module.weight.requires_grad:
             code_bits = 1 if quantizer.high == 1 else quantizer.bits
-            prices[name] = code_bits + uses[name] * (activation_bits + 1) * OPERATION_BIT
+            prices[name] = code_bits + uses[name] * (read[name] + 1) * OPERATION_BIT
     return prices
+
+
+def _bits_read(prepared: fx.GraphModule) -> dict[str, int]:
+    """The bits of the codes that each module reads, by its name: of the widest of the nearest quantizers before it."""
+    modules, made, read = dict(prepared.named_modules()), dict[fx.Node, int](), {}
+    for node in prepared.graph.nodes:
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        before = max((made[source] for source in node.all_input_nodes), default=WHOLE_PIXEL)
+        read[str(node.target)] = before
+        made[node] = module.bits if isinstance(module, InputCodes | LsqActivation) else before
+    return read
 
 
 def _in_rows(weight: Tensor) -> Tensor:
@@ -149,7 +161,7 @@ class Trimming(FixedMask):
     of the quantized weights: a weight beyond the last code has no gradient of its own.
     """
 
-    def __init__(self, model: nn.Module, prepared: nn.Module, section: Quantize):
+    def __init__(self, model: nn.Module, prepared: fx.GraphModule, section: Quantize):
         """
         Args:
             model: its zeros stay zero.
@@ -158,7 +170,7 @@ class Trimming(FixedMask):
         """
         super().__init__(model)
         self.share, self.step = section.trim, 0  # the last step seen
-        self.prices = weight_prices(prepared, section.activation_bits)
+        self.prices = weight_prices(prepared)
         # Weights that round to 0 cost nothing already. They go first, because the loss does not depend on them.
         self.total = sum(
             layer_price(module.quantizer.codes(module.weight)[0] != 0, self.prices[name])

@@ -1,4 +1,4 @@
-"""A whole dataset in memory or mapped from disk, what a network must know about it, and this room's error."""
+"""A whole dataset in memory or mapped from disk, what a network must know about it, and this package's error."""
 
 from __future__ import annotations
 

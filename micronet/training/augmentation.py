@@ -43,10 +43,15 @@ def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, mirrored: Tenso
     return padded.reshape(count, channels, -1).gather(2, places).view(images.shape)
 
 
-def box_masks(top: Tensor, left: Tensor, box_height: Tensor, box_width: Tensor, size: tuple[int, int]) -> Tensor:
-    """True inside one box per image: (N, 1, H, W) bool, from (N,) int64 corners and sides, clipped at the borders."""
-    y = torch.arange(size[0], device=top.device)
-    x = torch.arange(size[1], device=top.device)
+def box_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """True inside one box per image, clipped at the borders: (N, 1, H, W) bool.
+
+    Args:
+        boxes: (N, 4) int64, top, left, height and width.
+    """
+    top, left, box_height, box_width = boxes.unbind(1)
+    y = torch.arange(size[0], device=boxes.device)
+    x = torch.arange(size[1], device=boxes.device)
     rows = (y >= top[:, None]) & (y < (top + box_height)[:, None])
     columns = (x >= left[:, None]) & (x < (left + box_width)[:, None])
     return (rows[:, :, None] & columns[:, None, :])[:, None]
@@ -72,14 +77,14 @@ def _uniform(count: int, generator: torch.Generator) -> Tensor:
 
 
 def cutout_boxes(count: int, size: tuple[int, int], side: int, generator: torch.Generator) -> Tensor:
-    """A square per image, centred anywhere in it: (N, 4) int64, top, left, height and width."""
+    """A square per image, centred anywhere in it: (N, 4) int64, as for `box_masks`."""
     top, left = (_integers(extent, count, generator) - side // 2 for extent in size)
     sides = torch.full_like(top, side)
     return torch.stack([top, left, sides, sides], 1)
 
 
 def cutmix_boxes(count: int, size: tuple[int, int], alpha: float, generator: torch.Generator) -> Tensor:
-    """A box per image, sides H and W times sqrt(1 - lambda), centre anywhere: (N, 4) int64, as above."""
+    """A box per image, sides H and W times sqrt(1 - lambda), centre anywhere: (N, 4) int64, as for `box_masks`."""
     side = (1 - sample_beta(alpha, count, generator)).sqrt()
     height, width = (side * size[0]).long(), (side * size[1]).long()
     top = _integers(size[0], count, generator) - height // 2
@@ -134,7 +139,7 @@ def mix(images: Tensor, others: Tensor, boxes: Tensor | None, weight: Tensor | N
     own = images
     if boxes is not None:
         height, width = images.shape[2:]
-        masks = box_masks(*boxes.unbind(1), (height, width))
+        masks = box_masks(boxes, (height, width))
         own = torch.where(masks, others, images)
         kept = 1 - masks.sum((1, 2, 3)) / (height * width)
     result = normalise(own)
@@ -181,7 +186,7 @@ def augment(
         images = crop_and_flip(images, rows[near], columns[near], mirrored[near], config.crop_padding)
     if config.cutout_size:
         boxes = cutout_boxes(count, size, config.cutout_size, generator)[near].to(device)
-        images = images.masked_fill(box_masks(*boxes.unbind(1), size), PIXEL_ZERO)
+        images = images.masked_fill(box_masks(boxes, size), PIXEL_ZERO)
     mixing = draw_mixing(count, size, config, generator)
     if mixing is None:
         return normalise(images).contiguous(memory_format=torch.channels_last), labels[part]

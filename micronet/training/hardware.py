@@ -17,8 +17,8 @@ from micronet.training.openmp import ThreadsError, settle
 from micronet.training.processes import check_cores
 
 COMPILE_STEPS = 5_000  # on CUDA, a run this long makes up for the minute or so that compiling takes
-# On a CPU densenet_nano makes up for its 300 s of compiling after a quarter of this; inverted residuals, whose step was
-# 1.2 to 1.5 times as fast, for their half minute too.
+# On a CPU densenet_nano makes up for its 300 s of compiling after a quarter of this; inverted residuals, whose steps
+# are a fifth to a half faster, for their half minute too.
 COMPILE_IMAGES = 1_000_000
 # A DenseNet with narrow layers has at most this many convolution weights per normalised channel. On a CPU a compiled
 # step was 1.5 times as fast at growth rate 4, with 21 of them, and no faster at growth rate 12, with 62.

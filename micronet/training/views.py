@@ -6,7 +6,7 @@ image in the same view. What is kept is what was drawn, a few bytes per image, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,11 @@ class Views:
         return {name: table for name, table in found.items() if isinstance(table, Tensor)}
 
     def to(self, device: torch.device) -> Views:
-        return replace(self, **{name: table.to(device) for name, table in self.tables().items()})
+        return Views(self.padding, **{name: table.to(device) for name, table in self.tables().items()})
+
+    def alone(self, view: int) -> Views:
+        """One of the views."""
+        return Views(self.padding, **{name: table[view : view + 1] for name, table in self.tables().items()})
 
     def show(self, images: Tensor, view: Tensor | int, indices: Tensor | slice) -> Tensor:
         """One view of each of the images at `indices`: (N, C, H, W) float32, normalised.
@@ -90,7 +94,7 @@ class Views:
         if self.cutout is None:
             return crops
         size = (crops.shape[2], crops.shape[3])
-        return crops.masked_fill(box_masks(*self.cutout[view, indices].long().unbind(1), size), PIXEL_ZERO)
+        return crops.masked_fill(box_masks(self.cutout[view, indices].long(), size), PIXEL_ZERO)
 
 
 def fixed_views(count: int, images: Tensor, config: Augment, seed: int, *, pairs: bool = False) -> Views:
@@ -140,7 +144,8 @@ def _with_mirror_images(views: Views, width: int) -> Views:
             return torch.stack([top, width - left - wide, height, wide], -1)
         return table
 
-    return replace(views, **{name: torch.cat([table, mirrored(name, table)]) for name, table in views.tables().items()})
+    tables = {name: torch.cat([table, mirrored(name, table)]) for name, table in views.tables().items()}
+    return Views(views.padding, **tables)
 
 
 def views_memory(images: int, classes: int) -> int:
@@ -172,12 +177,12 @@ def answers_to_view(
     watch: Watch = unwatched,
 ) -> Tensor:
     """The teacher's logits for one view of every image, (M, classes) float32 on the CPU; `size` images at a time."""
-    answer, views, images = answering(teacher, machine), views.to(machine.device), images.to(machine.device)
+    answer, only, images = answering(teacher, machine), views.alone(view).to(machine.device), images.to(machine.device)
     parts = [slice(start, start + size) for start in range(0, len(images), size)]
     known = []
     with watch("the teacher answers", len(images), "images") as told:
         for part in parts:
-            known.append(answer(views.show(images, view, part)).float().cpu())
+            known.append(answer(only.show(images, 0, part)).float().cpu())
             told(min(part.stop, len(images)))
     answers = torch.cat(known)
     check_answers(answers, answers.shape[1])

@@ -31,7 +31,7 @@ from micronet.params import Quantize
 from micronet.scoring.records import REFERENCE_OPERATIONS, REFERENCE_PARAMETERS
 from micronet.training import reporting
 from micronet.training.state import ResumeState
-from micronet.training.weights import prunable
+from micronet.training.weights import positions, prunable
 from tests.support.configs import train_config
 from tests.support.failures import StopAt
 from tests.support.images import bright_split
@@ -75,7 +75,7 @@ def test_the_price_of_storage_is_that_of_the_packed_file_with_masks_of_kernels_a
 
 def test_a_weights_price_is_its_code_and_an_addition_a_use():
     ready = prepare(wide_model(), section())
-    prices = weight_prices(ready, 4)
+    prices = weight_prices(ready)
     assert math.isclose(prices["stages.0.0.conv1"], 3 + 32 * 32 * 5 * OPERATION_BIT)
     assert math.isclose(prices["classifier"], 3 + 5 * OPERATION_BIT)
 
@@ -83,16 +83,28 @@ def test_a_weights_price_is_its_code_and_an_addition_a_use():
 @pytest.mark.parametrize("bits", thinned(range(2, 9), 3))
 def test_a_code_has_the_bits_that_the_file_stores_it_in(bits):
     settings = section().model_copy(update={"layer_bits": {"classifier": bits}})
-    prices = weight_prices(prepare(wide_model(), settings), 4)
+    prices = weight_prices(prepare(wide_model(), settings))
     high = 2 ** (bits - 1) - 1
     codes = np.where(np.arange(300) % 9 == 0, np.where(np.arange(300) % 2, -high, high), 0)
     stored, mask = weight_storage(codes)
     assert mask is not None and math.isclose(prices["classifier"], stored + 5 * OPERATION_BIT)
 
 
+@pytest.mark.parametrize(
+    ("changes", "stem", "expand", "project"), [({}, 9, 9, 5), ({"signed_bits": 6, "input_bits": 4}, 5, 7, 5)]
+)
+def test_a_use_costs_an_addition_as_wide_as_the_codes_that_the_layer_reads(changes, stem, expand, project):
+    spec = {"name": "mobilenet", "blocks": [1, 2], "widths": [8, 8]}
+    prices = weight_prices(prepare(new_model(spec), section().model_copy(update=changes)))
+    widths = {"stem": stem, "stages.1.1.expand": expand, "stages.1.1.project": project}
+    uses = positions(new_model(spec))
+    for name, bits in widths.items():
+        assert math.isclose(prices[name], 3 + uses[name] * bits * OPERATION_BIT), name
+
+
 def test_weights_that_do_not_train_have_no_price():
     ready = prepare(models.build({"name": "convnet", "widths": [8]}), section())
-    assert "whiten" not in weight_prices(ready, 4) and "blocks.0.conv1" in weight_prices(ready, 4)
+    assert "whiten" not in weight_prices(ready) and "blocks.0.conv1" in weight_prices(ready)
 
 
 # --- what goes first ---

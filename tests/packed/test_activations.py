@@ -203,6 +203,12 @@ def test_a_table_is_as_fine_as_its_output_needs(tmp_path):
     assert [part.bits for part in prepared.modules() if isinstance(part, LsqActivation)] == [4, 6, 4]
 
 
+def test_both_parts_of_a_prelu_per_channel_and_their_sum_have_the_bits_of_results_without_a_relu():
+    prepared = prepare(module(nn.PReLU(16)), quantize_config(activation_bits=4, signed_bits=5))
+    bits = {name: part.bits for name, part in prepared.named_modules() if isinstance(part, LsqActivation)}
+    assert sorted(bits.values()) == [4, 5, 5, 6], bits
+
+
 @pytest.mark.parametrize("method", thinned(["lsq", "binary_connect", "half", "fx_int8"], 2))
 def test_training_through_functions_and_products_learns(method):
     body = "squeeze and excite" if method != "fx_int8" else "hard-swish"

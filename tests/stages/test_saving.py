@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -55,6 +56,19 @@ def test_fixed_views_that_do_not_fit_are_refused_before_the_teacher_is_asked_for
     section = params.Distill(views=4, train=job.params.distill.train)
     with pytest.raises(NoMemory, match="^views: 4 views of 6 images take .* views: 2 would fit"):
         job.learn(new_model(), section, state=None)
+
+
+def test_the_digest_of_the_answers_covers_whatever_was_drawn(job):
+    everything = params.Augment(
+        cutout_size=8, mixup_alpha=1.0, cutmix_alpha=1.0, mixup_probability=0.5, cutmix_probability=0.5
+    )
+    drawn = views.fixed_views(2, random_split(6).images, everything, seed=0)
+    digests = {job._answers_digest(drawn)}
+    for name, table in drawn.tables().items():
+        changed = table.clone()
+        changed[0, 0] = ~changed[0, 0] if table.dtype == torch.bool else changed[0, 0] + 1
+        digests.add(job._answers_digest(dataclasses.replace(drawn, **{name: changed})))
+    assert len(drawn.tables()) == 7 and len(digests) == 8
 
 
 def test_a_teacher_of_other_classes_is_refused_before_it_answers_a_view(job, monkeypatch):

@@ -228,7 +228,7 @@ HEADS = (
 METHODS: tuple[Quantize, ...] = (
     quantize_config(method="half"),
     quantize_config(multiplier_bits=14),
-    quantize_config(weight_bits=3, activation_bits=2, multiplier_bits=6, per_channel=True),
+    quantize_config(weight_bits=3, activation_bits=2, signed_bits=5, multiplier_bits=6, per_channel=True),
     quantize_config(method="binary_connect", weight_bits=1),
     quantize_config(method="fx_int8"),
 )

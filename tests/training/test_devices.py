@@ -20,6 +20,7 @@ from micronet.training.hardware import machine
 from micronet.training.loop import train
 from micronet.training.reporting import Reporter
 from micronet.training.state import ResumeState
+from micronet.training.views import answers_to_view, fixed_views, known_answers
 from micronet.training.weights import count_zeros
 from tests.support.configs import train_config
 from tests.support.images import bright_split
@@ -95,6 +96,22 @@ def test_pruning_and_distillation_train_on_the_device(here):
     train(model, config=settings.train, machine=here, seed=1, loss=loss, constraint=constraint, **DATA)
     zeros, count = count_zeros(model)
     assert zeros == round(0.5 * count)
+
+
+def test_fixed_views_are_answered_and_learned_from_on_the_device(here):
+    images, augmentation = DATA["training"].images, params.Augment(**EVERYTHING)
+    views, teacher = fixed_views(4, images, augmentation, seed=0, pairs=True), new_model(SPECS[2], seed=1)
+    answers = torch.stack([answers_to_view(teacher, images, views, view, here, 40) for view in range(4)])
+    with torch.no_grad():
+        plain = teacher.cpu().eval()(views.show(images, 1, slice(0, 64)))
+    assert torch.allclose(answers[1], plain, atol=0.05 * float(plain.abs().max()))  # bf16 where it is fast
+    settings = params.Distillation(views=4)
+    loss = distilled(lambda: teacher, settings, here)
+    found = [
+        trained(SPECS[0], here, train_config(), loss=loss, sampler=known_answers(views, answers, here))
+        for _ in range(2)
+    ]
+    assert same(*found)
 
 
 def test_quantizers_train_and_trim_on_the_device(here):

@@ -97,7 +97,8 @@ def test_long_runs_of_thin_or_depthwise_networks_are_compiled_on_a_cpu_that_has_
     assert compiled(dense, here, steps - 1, 100) is dense
     assert compiled(dense, replace(here, compile="off"), steps, 100) is dense
     assert compiled(dense, replace(here, compile="on"), 1, 1) is not dense
-    for other in (new_model(RESNET), prepare(dense, quantize_config(weight_bits=4))):
+    grouped = nn.Conv2d(8, 8, 3, groups=4)
+    for other in (new_model(RESNET), grouped, prepare(dense, quantize_config(weight_bits=4))):
         assert compiled(other, here, 100 * steps, 100) is other
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert compiled(dense, here, steps, 100) is dense
