@@ -211,6 +211,25 @@ def test_the_stages_share_the_teachers_answers_to_fixed_views(resumed):
     assert "prune: the teacher answers" not in said
 
 
+def test_a_teacher_of_the_same_params_and_images_is_taken_over_and_any_other_refused(prepared, pipeline):
+    assert run(prepared, "take_teacher", str(pipeline)).returncode == 0
+    taken = prepared / "checkpoints/teacher.safetensors"
+    assert taken.read_bytes() == (pipeline / "checkpoints/teacher.safetensors").read_bytes()
+    place = str(pipeline / "checkpoints/teacher.safetensors")
+    tree = shrunk()
+    tree["teacher"]["train"]["learning_rate"] *= 2
+    write_params(prepared, tree)
+    (line,) = run(prepared, "take_teacher", str(pipeline)).stderr.splitlines()
+    assert line.endswith("is not the teacher of these params; `seed` and `teacher` must be its own") and place in line
+    write_params(prepared, shrunk())
+    (prepared / "data/manifest.json").unlink()
+    (prepared / "data/manifest.json").write_text("{}")
+    (line,) = run(prepared, "take_teacher", str(pipeline)).stderr.splitlines()
+    assert "learned from other images than these; data/manifest.json must be the same" in line
+    done = run(prepared, "take_teacher", str(prepared / "nowhere"))
+    assert done.returncode == 1 and "there is no such checkpoint" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_network_is_its_own_teacher_and_becomes_a_packed_file(resumed):
     tree = shrunk()
