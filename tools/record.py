@@ -58,7 +58,7 @@ DECK = (  # of the deck's chapters: network, zeros
     ("densenet_nano", 0.0),
     ("densenet_nano", 0.197),
 )
-SEARCHES = {"metrics/sweeps/search.csv": "search.json", "metrics/sweeps/search_deck.csv": "search_deck.json"}
+SEARCHES = {"metrics/sweeps/search.csv": "search.json"}
 SCORED = "python stages/score.py"
 
 

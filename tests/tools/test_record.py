@@ -175,15 +175,11 @@ def test_the_document_says_what_each_search_found(deck, metrics):
         "challenge_score": None, "deck_score": 0.0063, "packed_version": record.VERSION,
     }  # fmt: skip
     ranking = {"short -> long": {"candidates": 5, "rank_correlation": 0.5}}
-    for name, found in (
-        ("search", {"rankings": ranking, "best": None}),
-        ("search_deck", {"rankings": {}, "best": best}),
-    ):
-        (metrics / f"{name}.json").write_text(json.dumps({"trials": 6} | found))
+    (metrics / "search.json").write_text(json.dumps({"trials": 6, "rankings": ranking, "best": best}))
     text = section(written(metrics, deck), "The search")
     assert "- short -> long: 5 candidates ran both; rank correlation 0.50." in text
     assert "mobilenet 1-3 8-16 strides 2-1, 0% zeros, 3/8 bits: 85.50 % on validation at deck 0.0063." in text
-    assert text.index("search.csv: 6 trials") < text.index("search_deck.csv: 6 trials")
+    assert "metrics/sweeps/search.csv: 6 trials" in text
 
 
 def test_why_belongs_to_a_run_that_was_tried(monkeypatch):
