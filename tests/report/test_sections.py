@@ -439,7 +439,7 @@ def _figures(content):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_and_marks_can_be_told_from_what_they_stand_on(scheme):
-    found = colours((page.ROOM / "style.css").read_text(), scheme)
+    found = colours((page.FOLDER / "style.css").read_text(), scheme)
     # WCAG 2.2, AA: 4.5 of text, 3 of what else has to be seen
     assert all(contrast(found[ink], found[on]) >= 4.5 for ink in ("ink", "quiet") for on in ("paper", "raised", "mark"))
     marks = ("main", "second", "third", "fourth", "strong", "focus")
