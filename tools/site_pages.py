@@ -5,11 +5,13 @@ The page marks the place with a comment, so that it also reads well without the 
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any
 
 import _tool  # noqa: F401 - puts the repository on sys.path
 
+MARK = "<!-- make site: names -->"
 DOORS = ("packed", "scoring", "compress", "training", "data", "export")  # modules of micronet that users import from
 
 
@@ -27,6 +29,4 @@ def names() -> str:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for every page."""
-    return (
-        markdown.replace("<!-- make site: names -->", names()) if "<!-- make site: names -->" in markdown else markdown
-    )
+    return re.sub(MARK, lambda _: names(), markdown)
