@@ -67,7 +67,6 @@ def section(name: str, study: Spec, found: Sequence[Row], order: Sequence[str]) 
         "commits": sorted({row.commit for row in done if row.commit}),
         "rows": len(done) + len(left_out),
         "left_out": len(left_out),
-        "old": any(row.code_digest == "studies" for row in done),
         "failed": failures(found, order),
     }
     return documents.render("study", facts)
