@@ -292,6 +292,7 @@ bench: env ## compare our training loop with the one everybody copies, and all e
 	"$(PY)" bench/export.py
 	"$(PY)" bench/processes.py
 	"$(PY)" bench/steps.py
+	"$(PY)" bench/allocation.py
 
 .PHONY: profile
 profile: env ## measure where the time of a training step goes, and what was tried on DenseNets

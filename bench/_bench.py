@@ -81,6 +81,15 @@ def engine(device: str) -> parameters.Engine:
     return _LAPTOP.engine.model_copy(update={"device": device})
 
 
+def machine_of_a_stage(engine: parameters.Engine, rank: int = 0) -> Machine:
+    """What a stage trains on: `machine`, and memory that is kept, as `micronet.training.process.settled` keeps it."""
+    from micronet.training.allocation import keep_freed_memory
+    from micronet.training.hardware import machine
+
+    keep_freed_memory(os.environ)
+    return machine(engine, rank)
+
+
 def describe(machine: Machine) -> dict[str, Any]:
     """The machine and the date of a run."""
     import torch

@@ -9,13 +9,12 @@ import time
 
 import _bench
 import torch
-from _bench import BATCH_SIZE, CASES, CUDA_STEPS, EPOCHS, TRAIN, WARM_STEPS, images
+from _bench import BATCH_SIZE, CASES, CUDA_STEPS, EPOCHS, TRAIN, WARM_STEPS, images, machine_of_a_stage
 
 import models
 from micronet import params
 from micronet.data.images import Split
 from micronet.training.distillation import distilled
-from micronet.training.hardware import machine
 from micronet.training.loop import train
 from micronet.training.reporting import Reporter
 
@@ -64,7 +63,7 @@ def main() -> None:
                 weight_decay=TRAIN["weight_decay"], teacher=teacher, device=device, clock=watch,
             )  # fmt: skip
         else:
-            here = machine(_bench.engine(device))
+            here = machine_of_a_stage(_bench.engine(device))
             split = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
             loss = distilled(lambda: teacher, params.Distillation(), here) if teacher is not None else None
             train(

@@ -24,6 +24,7 @@ from _bench import (
     describe,
     engine,
     images,
+    machine_of_a_stage,
     measure,
     others_wait,
     print_table,
@@ -48,7 +49,6 @@ def step_seconds(case: Case, threads: int, member: Member, alone: bool) -> list[
     from micronet import params
     from micronet.data.images import Split
     from micronet.training.distillation import distilled
-    from micronet.training.hardware import machine
     from micronet.training.loop import train
     from micronet.training.ranks import joined
     from micronet.training.reporting import Reporter
@@ -62,7 +62,8 @@ def step_seconds(case: Case, threads: int, member: Member, alone: bool) -> list[
             if len(self.marks) > WARM_STEPS + STEPS:
                 raise Done
 
-    here = machine(engine("cpu").model_copy(update={"threads": threads, "processes": member.size}), member.rank)
+    ours = engine("cpu").model_copy(update={"threads": threads, "processes": member.size})
+    here = machine_of_a_stage(ours, member.rank)
     torch.manual_seed(0)
     model = models.build(case.model)
     loss = distilled(lambda: models.build(case.teacher), params.Distillation(), here) if case.teacher else None

@@ -25,6 +25,7 @@ from _bench import (
     describe,
     engine,
     images,
+    machine_of_a_stage,
     print_table,
     write,
 )
@@ -199,9 +200,7 @@ def profile(case: Case, machine: Any) -> dict[str, Any]:
 
 def main() -> int:
     args = arguments(__doc__.splitlines()[0], "metrics/profile.json")
-    from micronet.training.hardware import machine
-
-    here = machine(engine(args.device))
+    here = machine_of_a_stage(engine(args.device))
     most = limits(here)
     found = {}
     for name, case in CASES.items():

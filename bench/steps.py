@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from _bench import ROOT, arguments, describe, images, others_wait, print_table, write
+from _bench import ROOT, arguments, describe, images, machine_of_a_stage, others_wait, print_table, write
 
 from micronet import params
 
@@ -82,9 +82,7 @@ def main() -> int:
     args = arguments(
         __doc__.splitlines()[0], "metrics/bench_steps.json", alone="as root: other programs wait during the steps"
     )
-    from micronet.training.hardware import machine
-
-    here = machine(params.Engine(device=args.device))
+    here = machine_of_a_stage(params.Engine(device=args.device))
     found = runs(here)
     if args.alone:
         others_wait()

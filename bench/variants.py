@@ -16,11 +16,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from _bench import BATCH_SIZE, NANO, arguments, describe, engine, others_wait, write
+from _bench import BATCH_SIZE, NANO, arguments, describe, engine, machine_of_a_stage, others_wait, write
 from torch import Tensor, nn
 
 import models
-from micronet.training.hardware import machine
 
 TURNS = 5
 USED, COMPILED = "channels-last (what is used)", "channels-last, torch.compile"
@@ -104,7 +103,7 @@ def main() -> int:
         compile="torch.compile too: minutes more",
         alone="as root: other programs wait during the steps",
     )
-    here = machine(engine("cpu"))
+    here = machine_of_a_stage(engine("cpu"))
     torch.manual_seed(0)
     plain, model = models.build(NANO).train(), models.build(NANO).to(memory_format=torch.channels_last).train()
     images = torch.randn(BATCH_SIZE, 3, 32, 32)

@@ -23,6 +23,7 @@ PARTS = {  # of the document: the file of metrics/, what makes it
     "variants": ("bench_variants", "make profile"),
     "startup": ("bench_startup", "make bench"),
     "steps": ("bench_steps", "make bench"),
+    "allocation": ("bench_allocation", "make bench"),
     "processes": ("bench_processes", "make bench"),
 }
 EXPORT = ("bench_export", "make bench")

@@ -1,4 +1,4 @@
-"""What a stage sets up in its own process before it works: streams, signals, threads. Does not load torch."""
+"""What a stage sets up in its own process before it works: streams, signals, memory, threads. Does not load torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from micronet.training.allocation import keep_freed_memory
 from micronet.training.openmp import settle
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -24,6 +25,7 @@ def settled(threads: int, say: Callable[[str], None]) -> Iterator[None]:
         ThreadsError: the environment allows fewer threads.
     """
     open_streams()
+    keep_freed_memory(os.environ)
     for line in settle(os.environ, threads):
         say(line)
 

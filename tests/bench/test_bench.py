@@ -200,6 +200,19 @@ def files_of_metrics() -> dict[str, Any]:
                 }
             },
         },
+        "bench_allocation": {
+            "machine": this,
+            "turns": 3,
+            "steps": 40,
+            "memory": {
+                "kept": {"images_per_second": 1480.0, "page_faults_per_step": 0.4, "peak_memory_bytes": 1_020_000_000},
+                "malloc's defaults": {
+                    "images_per_second": 1250.0,
+                    "page_faults_per_step": 24050.0,
+                    "peak_memory_bytes": 1_010_000_000,
+                },
+            },
+        },
         "bench_processes": {
             "machine": this,
             "turns": 3,
@@ -238,6 +251,7 @@ def test_the_document_says_what_the_files_say(tmp_path):
         "2026-01-02 on A CPU",
         "**1.50** | 3 | 5 | 5 |",
         "Below the goal: densenet_nano",
+        "| kept | 1,480 | 0 | 1,020 |\n| malloc's defaults | 1,250 | 24,050 | 1,010 |",
         "44 %",
         "1,000 weights, 88% of them zero",
         "| C | 0.65 | 3.10 | 0.1 |",
