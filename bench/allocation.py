@@ -6,43 +6,27 @@ Each kind in its own process, in turn; the teacher is left out. Writes metrics/b
 from __future__ import annotations
 
 import json
-import os
 import resource
 import statistics
 import sys
 import time
 from typing import Any
 
-from _bench import ROOT, arguments, describe, images, measure, median, print_table, write
+from _bench import arguments, describe, machine_of_a_stage, measure, median, print_table, write
+from steps import BATCH_SIZE, run_of
 
 from micronet import params
 
-BATCH_SIZE, WARM_STEPS, STEPS, TURNS = 256, 5, 40, 3
+WARM_STEPS, STEPS, TURNS = 5, 40, 3
 KEPT, DEFAULTS = "kept", "malloc's defaults"
 
 
-def steps(kept: bool) -> dict[str, Any]:
-    """Measures steps in this process."""
-    from micronet.training.allocation import keep_freed_memory
-
-    if kept:
-        keep_freed_memory(os.environ)
-    import torch
-
-    import models
-    from micronet.compress.pruning import PruningSchedule
-    from micronet.data.images import Split, normalise
+def measured(kept: bool) -> dict[str, Any]:
+    """Speed, page faults and memory of steps in this process."""
     from micronet.training.hardware import machine
-    from micronet.training.run import Run
 
-    recipe = params.load(ROOT / "recipes/record.yaml")
-    pixels, labels = images(BATCH_SIZE * (WARM_STEPS + STEPS))
-    data = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
-    torch.manual_seed(0)
-    network = models.build(recipe.student.model.spec())
-    models.fit(network, normalise(data.images[:500]))
-    train = recipe.prune.train.model_copy(update={"batch_size": BATCH_SIZE})
-    run = Run(network, train, data, machine(recipe.engine), 0, constraint=PruningSchedule(recipe.prune, network))
+    chosen = params.Engine()
+    run = run_of("pruning", machine_of_a_stage(chosen) if kept else machine(chosen))
     seconds, faults = [], 0
     for step, batch in enumerate(run.remaining_batches()):
         if step == WARM_STEPS:
@@ -72,7 +56,7 @@ def main() -> int:
         kept="only these steps, in this process; prints JSON", defaults="the same with malloc's defaults",
     )  # fmt: skip
     if args.kept or args.defaults:
-        print(json.dumps(steps(args.kept)))
+        print(json.dumps(measured(args.kept)))
         return 0
     from micronet.training.hardware import machine
 
@@ -81,7 +65,7 @@ def main() -> int:
         runs[DEFAULTS].append(measure("allocation.py", "--defaults"))
         runs[KEPT].append(measure("allocation.py", "--kept"))
     found = {name: summary(turns) for name, turns in runs.items()}
-    here = describe(machine(params.load(ROOT / "recipes/record.yaml").engine))
+    here = describe(machine(params.Engine()))
     write(args.output, {"machine": here, "turns": TURNS, "steps": STEPS, "memory": found})
     rows = []
     for name, result in found.items():

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 BATCH_SIZE, WARM_STEPS, STEPS = 256, 2, 8
 TRIM = 0.3
+KINDS = ("float", "pruning", "quantizing", "trimming")
 STEPS_OF_A_RUN = 1000  # trimming checks the weights a hundred times in a run: after every tenth step of one this long
 
 
-def runs(machine: Machine) -> dict[str, Run]:
-    """A run of each kind, all with the same network."""
+def run_of(kind: str, machine: Machine) -> Run:
+    """A run of one of `KINDS`; all kinds start from the same network."""
     import torch
 
     import models
@@ -40,30 +41,23 @@ def runs(machine: Machine) -> dict[str, Run]:
     recipe = params.load(ROOT / "recipes/record.yaml")
     pixels, labels = images(BATCH_SIZE * STEPS_OF_A_RUN // 10)
     data = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
+    torch.manual_seed(0)
+    network = models.build(recipe.student.model.spec())
+    models.fit(network, normalise(data.images[:500]))
 
-    def model() -> Any:
-        torch.manual_seed(0)
-        network = models.build(recipe.student.model.spec())
-        models.fit(network, normalise(data.images[:500]))
-        return network
-
-    def run(network: Any, section: Any, constraint: Any) -> Run:
+    def run(trained: Any, section: Any, constraint: Any) -> Run:
         train = section.train.model_copy(update={"epochs": 10, "batch_size": BATCH_SIZE, "learning_rate": 1e-3})
-        return Run(network, train, data, machine, 0, constraint=constraint)
+        return Run(trained, train, data, machine, 0, constraint=constraint)
 
-    found = {"float": run(model(), recipe.student, None)}
-    pruned = model()
-    found["pruning"] = run(pruned, recipe.prune, PruningSchedule(recipe.prune, pruned))
-    for kind, section in (
-        ("quantizing", recipe.quantize.model_copy(update={"trim": 0.0})),
-        ("trimming", recipe.quantize.model_copy(update={"trim": TRIM})),
-    ):
-        network = model()
-        prepared = prepare(network, section)
-        constraint = Trimming(network, prepared, section) if section.trim else FixedMask(network)
-        calibrate(prepared, data.images[:250])
-        found[kind] = run(prepared, section, constraint)
-    return found
+    if kind == "float":
+        return run(network, recipe.student, None)
+    if kind == "pruning":
+        return run(network, recipe.prune, PruningSchedule(recipe.prune, network))
+    section = recipe.quantize.model_copy(update={"trim": TRIM if kind == "trimming" else 0.0})
+    prepared = prepare(network, section)
+    constraint = Trimming(network, prepared, section) if section.trim else FixedMask(network)
+    calibrate(prepared, data.images[:250])
+    return run(prepared, section, constraint)
 
 
 def timed(found: dict[str, Run]) -> dict[str, list[float]]:
@@ -83,7 +77,7 @@ def main() -> int:
         __doc__.splitlines()[0], "metrics/bench_steps.json", alone="as root: other programs wait during the steps"
     )
     here = machine_of_a_stage(params.Engine(device=args.device))
-    found = runs(here)
+    found = {kind: run_of(kind, here) for kind in KINDS}
     if args.alone:
         others_wait()
     seconds = timed(found)
